@@ -1,0 +1,127 @@
+"""The one configuration of a training run: frozen, typed, checked when made, the same from YAML, argv or code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_tools.options import OptionError, check, option, parse_or_exit
+from training import imagenet18
+from training.phases import Schedule, from_phases
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """where the betons are and how they are read"""
+
+    dir: Path = option(Path("data/beton"), "folder that write_datasets.py wrote")
+    workers: int | None = option(None, "loader threads per process; none: the cores at hand / local processes", low=1)
+    train_images: int | None = option(None, "for run.plan: number of training images where there is no beton", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleOptions:
+    """epochs, sizes, batches, learning rates"""
+
+    phases: list[object] | None = option(None, "the phases (a list, in the YAML; see rn50_configs/titan8.yaml)")
+    imagenet18: str | None = option(None, "the same in the published one-line syntax, in place of phases")
+    gpus: int = option(1, "GPUs of the whole job that the learning rates are meant for", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.phases is None) == (self.imagenet18 is None):
+            raise OptionError("phases: give either phases or imagenet18 (a recipe: --config-file rn50_configs/titan8.yaml)")
+        self.build()
+
+    def build(self) -> Schedule:
+        """The schedule. OptionError names the entry at fault."""
+        return from_phases(self.phases) if self.imagenet18 is None else imagenet18.parse(self.imagenet18)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """the network"""
+
+    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = option(
+        "resnet50", "a ResNet of torchvision"
+    )
+    init_bn0: bool = option(True, "zero the last BatchNorm of each residual block; fc weights N(0, 0.01)")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    """optimizer, loss, precision"""
+
+    momentum: float = option(0.9, "of SGD", low=0, high=1)
+    nesterov: bool = option(False, "Nesterov momentum")
+    weight_decay: float = option(1e-4, "of convolution and linear weights", low=0)
+    decay_norm: bool = option(False, "weight decay on BatchNorm parameters too")
+    decay_bias: bool = option(True, "weight decay on biases too")
+    label_smoothing: float = option(0.0, "of the training loss", low=0, high=0.99)
+    amp: Literal["auto", "fp16", "bf16", "fp32"] = option("auto", "auto: bf16 from Ampere on, fp16 before, fp32 on a CPU")
+    loss_scale: float | Literal["dynamic"] = option(1024.0, "for fp16: a number, or dynamic", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dist:
+    """processes and devices"""
+
+    processes: int | None = option(None, "processes to start; none: one per visible GPU, else 1", low=1)
+    device: Literal["auto", "cuda", "cpu"] = option("auto", "auto: GPUs if there are any")
+    timeout_minutes: float = option(10.0, "give up when a process makes no progress for so long", low=0.05)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """what to do, and where the results go"""
+
+    dir: Path = option(Path("runs/imagenet"), "run folder: config, epochs.csv, events, checkpoints")
+    seed: int = option(0, "of weights, order and crops", low=0)
+    resume: str = option("auto", "auto: go on where the run folder's last checkpoint is; none: start anew; or a checkpoint")
+    plan: bool | Path = option(False, "true: print the schedule and stop; FILE.csv: write one row per batch and stop")
+    eval_only: bool = option(False, "validate run.checkpoint by the last phase's rules and stop")
+    checkpoint: Path | None = option(None, "weights for eval_only")
+    deterministic: bool = option(False, "the same bits on every run of the same machine; slower on a GPU")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.eval_only and self.checkpoint is None:
+            raise OptionError("eval_only: needs --run.checkpoint=PATH")
+        if self.checkpoint is not None and not self.eval_only:
+            raise OptionError("checkpoint: only for --run.eval_only=true; to continue training use --run.resume=PATH")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything a run depends on. Sections as on the command line: ``--section.key=value``."""
+
+    data: Data
+    schedule: ScheduleOptions
+    model: Model
+    train: Train
+    dist: Dist
+    run: Run
+
+
+def from_argv(argv: Sequence[str]) -> RunConfig:
+    """The configuration of a command line and its ``--config-file``; exits 2 with one line on a mistake."""
+    return parse_or_exit(
+        RunConfig,
+        argv,
+        prog="train_imagenet.py",
+        description="Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml.",
+    )
