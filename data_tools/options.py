@@ -3,8 +3,8 @@
 fastargs holds the sections and merges what was given; everything it is lax about is done here. It drops
 unknown keys in silence, lets environment variables override the command line, calls every non-empty string a
 true boolean and exits 0 on a validation error. Here an unknown key is answered with the nearest valid one,
-the environment takes no part, prefixes of options are not options, and every mistake is an `OptionError` whose
-text is one line naming the key.
+the environment takes no part, prefixes of options are not options, and every mistake is an `OptionError`
+whose text is one line naming the key.
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Write:
@@ -204,7 +204,9 @@ def _help(schema: type, prog: str, description: str) -> str:
 
 
 def _help_tail(field: dataclasses.Field[Any], kind: Any) -> str:
-    choices = f" ({'|'.join(map(str, typing.get_args(kind)))})" if typing.get_origin(kind) is Literal else ""
+    choices = (
+        f" ({'|'.join(map(str, typing.get_args(kind)))})" if typing.get_origin(kind) is typing.Literal else ""
+    )
     if field.default is REQUIRED:
         return choices + (" [required]" if field.default_factory is REQUIRED else "")
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
