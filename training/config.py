@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data_tools.options import OptionError, check, option, parse_or_exit
 from training import imagenet18
@@ -35,7 +35,9 @@ class ScheduleOptions:
     def __post_init__(self) -> None:
         check(self)
         if (self.phases is None) == (self.imagenet18 is None):
-            raise OptionError("phases: give either phases or imagenet18 (a recipe: --config-file rn50_configs/titan8.yaml)")
+            raise OptionError(
+                "phases: give either phases or imagenet18 (a recipe: --config-file rn50_configs/titan8.yaml)"
+            )
         self.build()
 
     def build(self) -> Schedule:
@@ -66,7 +68,9 @@ class Train:
     decay_norm: bool = option(False, "weight decay on BatchNorm parameters too")
     decay_bias: bool = option(True, "weight decay on biases too")
     label_smoothing: float = option(0.0, "of the training loss", low=0, high=0.99)
-    amp: Literal["auto", "fp16", "bf16", "fp32"] = option("auto", "auto: bf16 from Ampere on, fp16 before, fp32 on a CPU")
+    amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
+        "auto", "auto: bf16 from Ampere on, fp16 before, fp32 on a CPU"
+    )
     loss_scale: float | Literal["dynamic"] = option(1024.0, "for fp16: a number, or dynamic", low=1)
 
     def __post_init__(self) -> None:
@@ -91,7 +95,9 @@ class Run:
 
     dir: Path = option(Path("runs/imagenet"), "run folder: config, epochs.csv, events, checkpoints")
     seed: int = option(0, "of weights, order and crops", low=0)
-    resume: str = option("auto", "auto: go on where the run folder's last checkpoint is; none: start anew; or a checkpoint")
+    resume: str = option(
+        "auto", "auto: go on where the run folder's last checkpoint is; none: start anew; or a checkpoint"
+    )
     plan: bool | Path = option(False, "true: print the schedule and stop; FILE.csv: write one row per batch and stop")
     eval_only: bool = option(False, "validate run.checkpoint by the last phase's rules and stop")
     checkpoint: Path | None = option(None, "weights for eval_only")
@@ -115,6 +121,12 @@ class RunConfig:
     train: Train
     dist: Dist
     run: Run
+
+
+def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The configuration as sections of plain values, for a file."""
+    plain = asdict(config)
+    return {s: {k: str(v) if isinstance(v, Path) else v for k, v in o.items()} for s, o in plain.items()}
 
 
 def from_argv(argv: Sequence[str]) -> RunConfig:

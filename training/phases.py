@@ -213,7 +213,9 @@ def _span(where: str, value: object) -> tuple[int, int]:
 
 def _check_span(where: str, start: int, end: int) -> None:
     if not 0 <= start < end:
-        raise OptionError(f"{where}: [{start}, {end}] is empty or runs backwards; give [first epoch, epoch after the last]")
+        raise OptionError(
+            f"{where}: [{start}, {end}] is empty or runs backwards; give [first epoch, epoch after the last]"
+        )
 
 
 def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: int) -> None:
@@ -221,7 +223,9 @@ def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: i
     for part in parts:
         if part.start != at:
             kind, low, high = ("gap", at, part.start) if part.start > at else ("overlap", part.start, at)
-            raise OptionError(f"{where}: {kind} between epochs {low} and {high}; each part must begin where the last ended")
+            raise OptionError(
+                f"{where}: {kind} between epochs {low} and {high}; each part must begin where the last ended"
+            )
         at = part.end
     if at != epochs:
         kind = "no learning rate" if at < epochs else "a learning rate but no phase"
@@ -251,10 +255,10 @@ def batches_per_epoch(images: int, batch_per_gpu: int, gpus: int) -> int:
     return images // (batch_per_gpu * gpus)
 
 
-def plan(schedule: Schedule, images: int, gpus: int) -> Iterator[Batch]:
-    """Every training batch of a run over ``images`` images on ``gpus`` GPUs, in order."""
+def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[Batch]:
+    """Every training batch of a run on ``gpus`` GPUs, in order; ``images`` by beton set (``{"160": 1281167}``)."""
     for epoch in range(schedule.epochs):
         phase = schedule.phase(epoch)
-        batches = batches_per_epoch(images, phase.batch_per_gpu, gpus)
+        batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
             yield Batch(epoch=epoch, batch=batch, batches=batches, phase=phase, lr=schedule.lr(epoch, batch, batches))

@@ -1,0 +1,30 @@
+"""Train ImageNet from FFCV betons: python train_imagenet.py --config-file rn50_configs/titan8.yaml"""
+
+from __future__ import annotations
+
+import sys
+
+from training import config, inputs, plan
+
+
+def main(argv: list[str]) -> int:
+    options = config.from_argv(argv)
+    try:
+        if options.run.plan:
+            plan.show(options)
+            return 0
+        # Everything that can be known without a GPU is checked before any process starts.
+        inputs.read(options.data.dir, options.schedule.build())
+        from training import (
+            distributed,
+            trainer,
+        )  # torch takes seconds to load; a plan or a mistake needs none
+
+        return distributed.launch(trainer.run, options, options.dist)
+    except (OSError, ValueError) as error:
+        print(f"train_imagenet.py: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

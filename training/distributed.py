@@ -1,0 +1,132 @@
+"""Processes: who starts them, who this one is, and sums over all of them. Nothing happens where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from data_tools.options import OptionError
+from training.config import Dist
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process among all: ``rank`` of ``ranks``, ``local_rank`` of ``local_ranks`` on this machine."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    local_ranks: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def use_cuda(options: Dist) -> bool:
+    """Whether ``dist.device`` means GPUs here. OptionError where it asks for one and there is none."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("dist.device: cuda, but torch sees no GPU here; dist.device=cpu trains on the CPU")
+    return options.device != "cpu" and torch.cuda.is_available()
+
+
+def processes_to_start(options: Dist) -> int:
+    """One per visible GPU unless told otherwise. OptionError for more processes than GPUs."""
+    gpus = torch.cuda.device_count() if use_cuda(options) else 0
+    if gpus and options.processes and options.processes > gpus:
+        raise OptionError(
+            f"dist.processes: {options.processes}, but there are {gpus} GPUs here; "
+            f"give at most {gpus}, or dist.device=cpu"
+        )
+    return options.processes or gpus or 1
+
+
+def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
+    """Run ``main(config)`` in as many processes as ``options`` ask for; its exit status.
+
+    ``main`` must be importable by name. One process is this one; under torchrun (RANK is set) this is one of the
+    processes already; otherwise torch's elastic launcher starts them.
+    """
+    count = 1 if "RANK" in os.environ else processes_to_start(options)
+    if count == 1:
+        return main(config)
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    launcher = elastic_launch(
+        LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+        ),
+        main,
+    )
+    statuses = launcher(config)
+    return max(statuses.values())
+
+
+@contextlib.contextmanager
+def world(options: Dist) -> Iterator[World]:
+    """This process's place, with the process group open inside the block where there is more than one process."""
+    environment = {key: int(os.environ.get(key, default)) for key, default in _PLACE.items()}
+    cuda = use_cuda(options)
+    local_rank = environment["LOCAL_RANK"]
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    place = World(
+        rank=environment["RANK"],
+        ranks=environment["WORLD_SIZE"],
+        local_rank=local_rank,
+        local_ranks=environment["LOCAL_WORLD_SIZE"],
+        device=device,
+    )
+    if cuda:
+        torch.cuda.set_device(device)
+    if place.ranks == 1:
+        yield place
+        return
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        timeout=timedelta(minutes=options.timeout_minutes),
+        device_id=device if cuda else None,
+    )
+    try:
+        yield place
+    finally:
+        dist.destroy_process_group()
+
+
+_PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+
+def sum_over_ranks(counts: torch.Tensor, place: World) -> torch.Tensor:
+    """``counts`` summed elementwise over all processes, in place; every process gets the sum."""
+    if place.ranks > 1:
+        dist.all_reduce(counts)
+    return counts
+
+
+def share_buffers(model: nn.Module, place: World) -> None:
+    """Give every process the main one's buffers.
+
+    BatchNorm statistics are local while training, as published; before a validation all must mean the same model.
+    """
+    if place.ranks > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,26 @@
+"""Validation: exact top-1 and top-5, each image once."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from training.distributed import World, share_buffers
+from training.loaders import ValLoader
+from training.metrics import Scores, Tally
+from training.step import Predictor
+
+
+@torch.inference_mode()
+def evaluate(predict: Predictor, loader: ValLoader, place: World) -> Scores:
+    """Scores of the model over the whole set of ``loader``, whatever the number of processes."""
+    model = predict.model
+    share_buffers(model, place)
+    was_training = model.training
+    model.eval()
+    tally = Tally(place.device)
+    for images, labels in loader:
+        logits = predict(images)
+        tally.add(logits, labels, nn.functional.cross_entropy(logits, labels))
+    model.train(was_training)
+    return tally.scores(place)

@@ -1,0 +1,64 @@
+"""The betons that a schedule reads, known by their manifests before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.manifest import Manifest
+
+from data_tools import manifest
+from data_tools.options import OptionError
+from training.phases import Phase, Schedule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """``manifests`` by set name (``train_160``); all of them hold the same ``classes``."""
+
+    folder: Path
+    manifests: Mapping[str, Manifest]
+    classes: tuple[str, ...]
+
+    def beton(self, name: str) -> Path:
+        return self.folder / f"{name}.beton"
+
+    def images(self, phase: Phase) -> int:
+        """Training images of ``phase``."""
+        return self.manifests[f"train_{phase.data}"].images
+
+
+def read(folder: Path, schedule: Schedule) -> Inputs:
+    """The manifests of every set that ``schedule`` names.
+
+    FileNotFoundError or ValueError for a beton that is missing, or whose size is not its manifest's; OptionError
+    where the sets hold different classes.
+    """
+    manifests = {}
+    for name in schedule.sets():
+        path = folder / f"{name}.beton"
+        found = manifest.read(path)
+        if path.stat().st_size != found.bytes:
+            raise ValueError(
+                f"{path}: {path.stat().st_size} bytes, but its manifest says {found.bytes}; run write_datasets.py again"
+            )
+        manifests[name] = found
+    first, *others = manifests
+    for name in others:
+        if manifests[name].classes != manifests[first].classes:
+            raise OptionError(
+                f"data.dir: {name} and {first} in {folder} hold different classes; write them in one conversion"
+            )
+    return Inputs(folder=folder, manifests=manifests, classes=manifests[first].classes)
+
+
+def check_batches(inputs: Inputs, schedule: Schedule, gpus: int) -> None:
+    """OptionError where a phase's global batch over ``gpus`` processes is larger than its training set."""
+    for phase in schedule.phases:
+        batch, images = phase.batch_per_gpu * gpus, inputs.images(phase)
+        if batch > images:
+            raise OptionError(
+                f"schedule.phases[].batch_per_gpu: {phase.batch_per_gpu} on {gpus} processes is {batch}, "
+                f"but train_{phase.data} holds {images} images; give a smaller batch"
+            )

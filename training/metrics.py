@@ -1,0 +1,41 @@
+"""Loss and accuracy as counts on the device, reduced once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from training.distributed import World, sum_over_ranks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Over ``images`` images: mean ``loss``, ``top1`` and ``top5`` in percent."""
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+class Tally:
+    """Running sums (images, loss, top-1 hits, top-5 hits); reading them waits for the device, adding does not."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
+        """Count a batch: ``logits`` (n, classes), ``labels`` (n,), mean ``loss`` ()."""
+        ranked = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        count = len(labels)
+        hits = torch.stack([ranked[:, 0].sum(), ranked.sum()]).double()
+        self.sums[0] += count
+        self.sums[1] += loss.detach().double() * count
+        self.sums[2:] += hits
+
+    def scores(self, place: World) -> Scores:
+        """The sums over all processes as scores; every process must call it."""
+        images, loss, top1, top5 = sum_over_ranks(self.sums.clone(), place).tolist()
+        share = 1 / max(images, 1)
+        return Scores(images=round(images), loss=loss * share, top1=100 * top1 * share, top5=100 * top5 * share)

@@ -1,0 +1,72 @@
+"""The schedule of a run before it runs: one row an epoch to read, or one row a batch as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from data_tools import manifest
+from data_tools.options import OptionError
+from training.config import RunConfig
+from training.phases import Batch, Schedule, plan
+
+
+def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
+    """Training images by set: ``data.train_images`` where given, else what the manifests say."""
+    sets = {phase.data for phase in schedule.phases}
+    if config.data.train_images is not None:
+        return dict.fromkeys(sets, config.data.train_images)
+    try:
+        return {name: manifest.read(config.data.dir / f"train_{name}.beton").images for name in sets}
+    except FileNotFoundError as error:
+        raise OptionError(f"{error}; or give --data.train_images=1281167") from None
+
+
+def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
+    """A heading and a line for each epoch: its set, size, batch, rates from its first to its last batch."""
+    yield (
+        f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} "
+        f"{'batches':>7} {'images':>8}  validation"
+    )
+    epochs: dict[int, list[Batch]] = {}
+    for batch in plan(schedule, images, gpus):
+        epochs.setdefault(batch.epoch, []).append(batch)
+    for epoch, batches in epochs.items():
+        phase, global_batch = batches[0].phase, batches[0].phase.batch_per_gpu * gpus
+        yield (
+            f"{epoch:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
+            f"{batches[0].lr:>10.6f} {batches[-1].lr:>10.6f} {len(batches):>7} {len(batches) * global_batch:>8}  "
+            f"val_{phase.val_data} {'rectangles' if phase.rectangular else 'squares'}, batch {phase.val_batch}"
+        )
+
+
+def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: int) -> int:
+    """Every batch as a row of ``path``; the number of rows."""
+    partial = path.with_name(path.name + ".partial")
+    rows = 0
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr"))
+        for b in plan(schedule, images, gpus):
+            writer.writerow((b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, repr(b.lr)))
+            rows += 1
+    partial.replace(path)
+    return rows
+
+
+def show(config: RunConfig) -> None:
+    """Answer ``run.plan``: the table on the console, or the CSV."""
+    schedule = config.schedule.build()
+    images, gpus = images_of(config, schedule), config.dist.processes or config.schedule.gpus
+    for phase in schedule.phases:
+        if phase.batch_per_gpu * gpus > images[phase.data]:
+            raise OptionError(
+                f"schedule.phases[].batch_per_gpu: {phase.batch_per_gpu} on {gpus} GPUs is more than the "
+                f"{images[phase.data]} images of train_{phase.data}"
+            )
+    if isinstance(config.run.plan, Path):
+        rows = write_csv(config.run.plan, schedule, images, gpus)
+        print(f"{config.run.plan}: {rows} batches of {schedule.epochs} epochs on {gpus} GPUs")
+    else:
+        print("\n".join(table(schedule, images, gpus)))

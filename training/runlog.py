@@ -1,0 +1,141 @@
+"""What a run leaves behind while it goes: config, epochs.csv, TensorBoard events, lines on the console."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from training.config import RunConfig, as_mapping
+from training.metrics import Scores
+from training.phases import Phase
+
+CONFIG, EPOCHS = "config.json", "epochs.csv"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRow:
+    """A line of ``epochs.csv``; ``epoch`` counts completed epochs from 1, as the published table does."""
+
+    epoch: int
+    hours: float
+    top1: float
+    top5: float
+    train_loss: float
+    lr: float
+    images_per_s: float
+    px: int
+
+
+HEADING = f"{'epoch':>5} {'hours':>8} {'top1':>8} {'top5':>8} {'loss':>8} {'lr':>9} {'img/s':>8} {'px':>4}"
+
+
+def line(row: EpochRow) -> str:
+    """The console's line for an epoch, under :data:`HEADING`."""
+    return (
+        f"{row.epoch:>5} {row.hours:>8.4f} {row.top1:>8.4f} {row.top5:>8.4f} {row.train_loss:>8.4f} "
+        f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
+    )
+
+
+def read_epochs(run_dir: Path) -> list[EpochRow]:
+    """The rows of a run folder's ``epochs.csv``; none where there is no such file."""
+    path = run_dir / EPOCHS
+    if not path.is_file():
+        return []
+    kinds = {field.name: int if field.name in ("epoch", "px") else float for field in fields(EpochRow)}
+    with path.open(newline="") as file:
+        return [EpochRow(**{key: kinds[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def _write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
+    partial = run_dir / f"{EPOCHS}.partial"
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(EpochRow))
+        writer.writerows([_plain(getattr(row, field.name)) for field in fields(EpochRow)] for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(run_dir / EPOCHS)
+
+
+def _plain(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.8g}"
+
+
+class RunLog:
+    """The log of the main process, begun after ``epochs_done`` epochs and ``images_seen`` images."""
+
+    def __init__(self, config: RunConfig, epochs_done: int, images_seen: int) -> None:
+        self.dir = config.run.dir
+        self.dir.mkdir(parents=True, exist_ok=True)
+        # A run continued after a crash may have logged more than its checkpoint holds; that part comes again.
+        self.rows = [row for row in read_epochs(self.dir) if row.epoch <= epochs_done]
+        _write_epochs(self.dir, self.rows)
+        (self.dir / CONFIG).write_text(json.dumps(as_mapping(config), indent=2) + "\n")
+        self.events = SummaryWriter(str(self.dir), purge_step=images_seen)
+        self.bar: tqdm | None = None
+        if not epochs_done:
+            self.events.add_scalar("first", time.time(), images_seen)
+        print(HEADING)
+        for row in self.rows:
+            print(line(row))
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.events.close()
+
+    def epoch_begins(self, epoch: int, batches: int, phase: Phase, global_batch: int, images_seen: int) -> None:
+        self.events.add_scalar("sizes/image", phase.px, images_seen)
+        self.events.add_scalar("sizes/batch", global_batch, images_seen)
+        self.bar = tqdm(
+            total=batches,
+            desc=f"epoch {epoch + 1}",
+            unit="batch",
+            leave=False,
+            mininterval=0.5,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def batches_done(
+        self,
+        batch: int,
+        lr: float,
+        scores: Scores,
+        step_seconds: float,
+        wait_seconds: float,
+        images_seen: int,
+    ) -> None:
+        """After batch ``batch`` (from 1): ``scores`` over the batches since the last call, seconds a step."""
+        values = {
+            "losses/xent": scores.loss,
+            "losses/train_1": scores.top1,
+            "losses/train_5": scores.top5,
+            "sizes/lr": lr,
+            "times/step": 1000 * step_seconds,
+            "times/data": 1000 * wait_seconds,
+        }
+        for tag, value in values.items():
+            self.events.add_scalar(tag, value, images_seen)
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{scores.loss:.3f}", lr=f"{lr:.4g}", refresh=False)
+            self.bar.update(batch - self.bar.n)
+
+    def epoch_done(self, row: EpochRow, scores: Scores, eval_seconds: float, images_seen: int) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.events.add_scalar("losses/test_1", scores.top1, images_seen)
+        self.events.add_scalar("losses/test_5", scores.top5, images_seen)
+        self.events.add_scalar("times/eval_sec", eval_seconds, images_seen)
+        self.events.flush()
+        self.rows.append(row)
+        _write_epochs(self.dir, self.rows)
+        print(line(row), flush=True)
