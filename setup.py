@@ -1,0 +1,35 @@
+"""The native part: everything else about the build is in pyproject.toml."""
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, CompileError, LinkError
+
+NATIVE = Extension(
+    "data_tools._native",  # a plain shared library, opened by ctypes: it needs no Python header
+    sources=["data_tools/_native.cpp"],
+    libraries=["jpeg"],
+    extra_compile_args=["-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
+    extra_link_args=["-pthread"],
+    language="c++",
+)
+
+HELP = """
+The native image code did not build. It needs a C++17 compiler and libjpeg-turbo with its headers:
+    Debian, Ubuntu:  apt-get install g++ libjpeg-dev
+    conda-forge:     conda install cxx-compiler libjpeg-turbo
+The compiler's own message is above.
+"""
+
+
+class BuildNative(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except (CCompilerError, CompileError, LinkError) as error:
+            raise SystemExit(f"{error}\n{HELP}") from error
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return []  # no PyInit__native: this is not a Python module
+
+
+setup(ext_modules=[NATIVE], cmdclass={"build_ext": BuildNative})
