@@ -31,9 +31,10 @@ def parse(text: str) -> Schedule:
         _check(entry)
     ramps = _ramps([e for e in entries if "lr" in e])
     epochs = max(ramp["epochs"][1] for ramp in ramps) if ramps else 0
-    phases = _phases([e for e in entries if e.keys() & {"sz", "bs", "trndir"}], epochs)
-    if not phases:
+    sized = [e for e in entries if e.keys() & {"sz", "bs", "trndir"}]
+    if not sized:
         raise OptionError(f"{KEY}: no entry with 'sz' and 'bs'")
+    phases = _phases(sized, epochs)
     phases[0]["lr"] = ramps  # ramps tile the training whatever phase they are written under
     return from_phases(phases)
 

@@ -77,7 +77,7 @@ class Job:
     def state(self) -> dict[str, Any]:
         """All that a continued run needs, as tensors and plain values."""
         return {
-            "fingerprint": fingerprint(self.config, self.inputs),
+            "fingerprint": fingerprint(self.config, self.inputs, self.place),
             "classes": list(self.inputs.classes),
             "arch": self.config.model.arch,
             "model": self.model.state_dict(),
@@ -90,7 +90,7 @@ class Job:
         """Continue from ``state``. ValueError where it belongs to another config or other data."""
         differing = {
             key: (state["fingerprint"].get(key), value)
-            for key, value in fingerprint(self.config, self.inputs).items()
+            for key, value in fingerprint(self.config, self.inputs, self.place).items()
             if state["fingerprint"].get(key) != value
         }
         if differing:
@@ -104,13 +104,14 @@ class Job:
         self.progress = Progress(**state["progress"])
 
 
-def fingerprint(config: RunConfig, found: Inputs) -> dict[str, str]:
+def fingerprint(config: RunConfig, found: Inputs, place: World) -> dict[str, str]:
     """What must be the same for a run to go on: every option that shapes the result, and the data."""
     options = as_mapping(config)
     shaping = {f"{s}.{k}": v for s in ("model", "train") for k, v in options[s].items()}
     shaping["run.seed"] = options["run"]["seed"]
     schedule = json.dumps(repr(config.schedule.build()))
     marks = {key: json.dumps(value) for key, value in shaping.items()}
+    marks["processes"] = str(place.ranks)  # the global batch follows from it
     marks["schedule"] = hashlib.sha256(schedule.encode()).hexdigest()[:16]
     return marks | {name: m.digest for name, m in found.manifests.items()}
 
