@@ -78,7 +78,7 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
         ),
         main,
     )
-    statuses = launcher(config)
+    statuses: dict[int, int] = launcher(config)
     return max(statuses.values())
 
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data_tools.options import OptionError, nearest
+from data_tools.options import OptionError
+from data_tools.values import nearest
 from training.phases import FULL, Schedule, from_phases
 
 KEY = "imagenet18"

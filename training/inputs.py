@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.manifest import Manifest
-
 from data_tools import manifest
+from data_tools.manifest import Manifest
 from data_tools.options import OptionError
 from training.phases import Phase, Schedule
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from data_tools.options import OptionError, nearest
+from data_tools.options import OptionError
+from data_tools.values import nearest
 
 FULL = "full"
 
@@ -232,7 +233,10 @@ def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: i
         raise OptionError(f"{where}: {kind} for epochs {min(at, epochs)} to {max(at, epochs)}")
 
 
-def _covering(parts: Sequence[Any], epoch: int) -> Any:
+P = TypeVar("P", Phase, Ramp)
+
+
+def _covering(parts: Sequence[P], epoch: int) -> P:
     for part in parts:
         if part.start <= epoch < part.end:
             return part

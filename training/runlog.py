@@ -50,9 +50,11 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
     path = run_dir / EPOCHS
     if not path.is_file():
         return []
-    kinds = {field.name: int if field.name in ("epoch", "px") else float for field in fields(EpochRow)}
     with path.open(newline="") as file:
-        return [EpochRow(**{key: kinds[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+        return [
+            EpochRow(**{k: int(v) if k in ("epoch", "px") else float(v) for k, v in row.items()})  # type: ignore[arg-type]
+            for row in csv.DictReader(file)
+        ]
 
 
 def _write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:

@@ -48,7 +48,7 @@ class Job:
         self.progress = Progress()
         torch.manual_seed(config.run.seed)
         self.model = model.build(config.model.arch, len(found.classes), config.model.init_bn0)
-        self.model.to(place.device, memory_format=torch.channels_last)
+        self.model.to(place.device).to(memory_format=torch.channels_last)
         dtype = model.amp_dtype(config.train.amp, place.device)
         options = config.train
         self.optimizer = torch.optim.SGD(
