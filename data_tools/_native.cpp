@@ -1,4 +1,5 @@
-// Image work that has to be fast: JPEG in and out, an antialiased resize, XXH64.
+// Image work that has to be fast: JPEG in and out, an antialiased resize, XXH64, random crops, and the threads
+// that turn samples of a beton into batches.
 //
 // Rules of this file. Nothing here knows Python: data_tools/native.py binds the extern "C" functions at the
 // end by ctypes, which releases the GIL. Every entry point returns a Code and fills an Error; no exception and
@@ -8,14 +9,24 @@
 // picks at load time. All arithmetic on pixels is integer, so every machine gives the same bytes.
 
 #include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <system_error>
+#include <thread>
 #include <vector>
+
+#include <unistd.h>
 
 #include <jpeglib.h>
 
@@ -32,7 +43,7 @@
 
 namespace {
 
-enum Code : int32_t { OK = 0, DAMAGED = 1, NOT_RGB = 2, BAD_ARGUMENT = 3, NO_MEMORY = 4 };
+enum Code : int32_t { OK = 0, DAMAGED = 1, NOT_RGB = 2, BAD_ARGUMENT = 3, NO_MEMORY = 4, CUT_SHORT = 5 };
 
 struct Error {
     char text[256];
@@ -223,6 +234,7 @@ struct Reader {
 struct Scratch {
     Reader reader;
     Resizer resizer;
+    std::vector<uint8_t> stored;
 };
 
 Scratch& scratch() {
@@ -301,6 +313,69 @@ Code probe(Reader& reader, const uint8_t* data, size_t size, Info* info, Error* 
     return OK;
 }
 
+// What part of a stored image to take, and how to turn it.
+struct Crop {
+    int32_t top, left, height, width, flip;
+};
+
+struct Stored {
+    int32_t mode, width, height;  // as the beton's metadata says
+};
+
+enum Mode : int32_t { JPG = 0, RAW = 1 };
+
+struct Output {
+    int32_t height, width;
+    uint8_t* pixels;
+};
+
+// Only what the crop needs is decoded: rows above it are skipped after Huffman decoding, rows below are not read,
+// and of the columns only the MCUs that it touches. Two columns more on each side give the chroma upsampling at the
+// crop's edges its neighbours, so that the pixels are those of a full decode.
+Code decode_crop(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop, const Output& out,
+                 Error* error) {
+    jpeg_decompress_struct& cinfo = mine.reader.cinfo;
+    mine.resizer.plan(crop.height, crop.width, out.height, out.width, crop.flip, stored.width);
+    if (setjmp(mine.reader.errors.back)) {
+        jpeg_abort_decompress(&cinfo);
+        return fail(error, DAMAGED, mine.reader.errors.text);
+    }
+    Code code = read_header(mine.reader, data, size);
+    if (code == OK && (int(cinfo.image_width) != stored.width || int(cinfo.image_height) != stored.height)) code = BAD_ARGUMENT;
+    if (code != OK) {
+        jpeg_abort_decompress(&cinfo);
+        return fail(error, code, code == NOT_RGB ? NOT_RGB_TEXT : "the JPEG has another size than the metadata says");
+    }
+    cinfo.out_color_space = JCS_EXT_RGBX;
+    jpeg_start_decompress(&cinfo);
+    JDIMENSION left = std::max(0, crop.left - 2);
+    JDIMENSION width = std::min(stored.width, crop.left + crop.width + 2) - left;
+    if (int(width) < stored.width) jpeg_crop_scanline(&cinfo, &left, &width);
+    if (crop.top) jpeg_skip_scanlines(&cinfo, crop.top);
+    mine.resizer.run([&cinfo](int, uint8_t* row) { jpeg_read_scanlines(&cinfo, &row, 1); }, crop.left - int(left), out.pixels);
+    jpeg_abort_decompress(&cinfo);
+    return OK;
+}
+
+Code take_raw(Scratch& mine, const uint8_t* rgb, size_t size, const Stored& stored, const Crop& crop, const Output& out,
+              Error* error) {
+    if (size != 3 * size_t(stored.width) * stored.height)
+        return fail(error, BAD_ARGUMENT, "the raw sample has another size than the metadata says");
+    mine.resizer.plan(crop.height, crop.width, out.height, out.width, crop.flip, crop.width);
+    const uint8_t* first = rgb + 3 * (size_t(crop.top) * stored.width + crop.left);
+    mine.resizer.run([&](int row, uint8_t* to) { widen_row(first + 3 * size_t(stored.width) * row, to, crop.width); }, 0, out.pixels);
+    return OK;
+}
+
+Code take(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop, const Output& out, Error* error) {
+    if (crop.top < 0 || crop.left < 0 || crop.height < 1 || crop.width < 1 || crop.height > stored.height - crop.top ||
+        crop.width > stored.width - crop.left || out.height < 1 || out.width < 1)
+        return fail(error, BAD_ARGUMENT, "the crop lies outside of the image");
+    if (stored.mode == JPG) return decode_crop(mine, data, size, stored, crop, out, error);
+    if (stored.mode == RAW) return take_raw(mine, data, size, stored, crop, out, error);
+    return fail(error, BAD_ARGUMENT, "the sample is neither JPEG nor raw");
+}
+
 struct EncodeOptions {
     int32_t quality, h_samples, v_samples, optimize, restart_rows;
 };
@@ -375,14 +450,171 @@ uint64_t xxh64(const uint8_t* at, size_t size) {
     return hash ^ hash >> 32;
 }
 
+// ---------------------------------------------------------------------------------------------- random crops
+// Draw number n of a sample is a hash of (seed, epoch, sample, n): SplitMix64 started at a hash of the first three.
+// Nothing is carried from one sample to the next, so the crop of a sample does not depend on who asks for it when.
+
+inline uint64_t splitmix(uint64_t x) {
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
+    x = (x ^ x >> 27) * 0x94D049BB133111EB;
+    return x ^ x >> 31;
+}
+
+struct Draws {
+    uint64_t state;
+    Draws(uint64_t seed, uint64_t epoch, uint64_t sample) : state(splitmix(seed + GOLDEN)) {
+        state = splitmix(state ^ splitmix(epoch + 2 * GOLDEN));
+        state = splitmix(state ^ splitmix(sample + 3 * GOLDEN));
+    }
+    double unit() { return double(splitmix(state += GOLDEN) >> 11) * 0x1p-53; }
+    double between(double low, double high) { return low + unit() * (high - low); }
+    int below(int n) { return std::min(int(unit() * n), n - 1); }
+    static constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15;
+};
+
+struct CropRule {
+    uint64_t seed, epoch;
+    double min_scale, max_scale, min_ratio, max_ratio;
+};
+
+// torchvision's RandomResizedCrop.get_params, then a coin for the flip.
+Crop random_crop(const CropRule& rule, uint64_t sample, int width, int height) {
+    Draws draws(rule.seed, rule.epoch, sample);
+    int flip = draws.unit() < 0.5;
+    double area = double(width) * height, low = std::log(rule.min_ratio), high = std::log(rule.max_ratio);
+    for (int i = 0; i < 10; i++) {
+        double target = area * draws.between(rule.min_scale, rule.max_scale);
+        double ratio = std::exp(draws.between(low, high));
+        int w = int(std::nearbyint(std::sqrt(target * ratio))), h = int(std::nearbyint(std::sqrt(target / ratio)));
+        if (0 < w && w <= width && 0 < h && h <= height) {
+            int top = draws.below(height - h + 1);
+            return {top, draws.below(width - w + 1), h, w, flip};
+        }
+    }
+    double ratio = double(width) / height;
+    int w = width, h = height;
+    if (ratio < rule.min_ratio) h = std::min(height, int(std::nearbyint(w / rule.min_ratio)));
+    else if (ratio > rule.max_ratio) w = std::min(width, int(std::nearbyint(h * rule.max_ratio)));
+    return {(height - h) / 2, (width - w) / 2, h, w, flip};
+}
+
+// ---------------------------------------------------------------------------------------------- batches
+
+struct Task {  // one sample of a batch; data_tools/native.py has the same as a numpy dtype
+    uint64_t at, size, checksum;
+    Stored stored;
+    Crop crop;
+};
+
+struct Batch {  // belongs to Python, which keeps it and all it points to until it is finished or cancelled
+    const Task* tasks;
+    uint8_t* out;
+    int32_t file, samples, height, width, verify;
+    int32_t taken, finished;  // under the pool's lock, as is what follows
+    int32_t failed, code;     // the first sample that failed, or -1
+    Error error;
+};
+
+Code read_fully(int file, uint8_t* out, size_t size, uint64_t at, Error* error) {
+    // pread and not a memory map: a file that shrinks or a disk that fails is then an error and not a signal.
+    while (size) {
+        ssize_t got = pread(file, out, std::min<size_t>(size, 1 << 30), off_t(at));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return fail(error, CUT_SHORT, std::strerror(errno));
+        if (got == 0) return fail(error, CUT_SHORT, "the file ends before the sample does");
+        out += got, at += got, size -= got;
+    }
+    return OK;
+}
+
+Code load_sample(const Batch& batch, int i, Error* error) {
+    const Task& task = batch.tasks[i];
+    Output out = {batch.height, batch.width, batch.out + 3 * size_t(batch.height) * batch.width * i};
+    Scratch& mine = scratch();
+    if (mine.stored.size() < task.size) mine.stored.resize(task.size);
+    Code code = read_fully(batch.file, mine.stored.data(), task.size, task.at, error);
+    if (code != OK) return code;
+    if (batch.verify && xxh64(mine.stored.data(), task.size) != task.checksum)
+        return fail(error, DAMAGED, "its bytes are not those that were written (checksum)");
+    return take(mine, mine.stored.data(), task.size, task.stored, task.crop, out, error);
+}
+
 template <class Body>
 Code guarded(Error* error, Body body) {
     try {
         return body();
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
         return fail(error, NO_MEMORY, "out of memory");
     }
 }
+
+// Threads that work through batches, image by image, in the order of submission. No thread waits for a batch to end
+// before it begins the next, so a slow image at the end of a batch costs nothing.
+class Pool {
+public:
+    explicit Pool(int threads) {
+        try {
+            for (int i = 0; i < threads; i++) workers.emplace_back([this] { work(); });
+        } catch (...) {
+            stop();
+            throw;
+        }
+    }
+    ~Pool() { stop(); }
+
+    void submit(Batch* batch) {
+        std::lock_guard<std::mutex> hold(lock);
+        batch->taken = batch->finished = 0, batch->failed = -1, batch->code = OK;
+        waiting.push_back(batch);
+        to_do.notify_all();
+    }
+
+    bool wait(const Batch* batch, int milliseconds) {
+        std::unique_lock<std::mutex> hold(lock);
+        return done.wait_for(hold, std::chrono::milliseconds(milliseconds), [&] { return batch->finished == batch->samples; });
+    }
+
+    void cancel(Batch* batch) {  // on return no thread touches the batch
+        std::unique_lock<std::mutex> hold(lock);
+        waiting.erase(std::remove(waiting.begin(), waiting.end(), batch), waiting.end());
+        batch->samples = batch->taken;
+        done.wait(hold, [&] { return batch->finished == batch->samples; });
+    }
+
+private:
+    std::mutex lock;
+    std::condition_variable to_do, done;
+    std::deque<Batch*> waiting;  // batches with samples that nobody has taken
+    std::vector<std::thread> workers;
+    bool stopping = false;
+
+    void work() {
+        std::unique_lock<std::mutex> hold(lock);
+        while (true) {
+            to_do.wait(hold, [this] { return stopping || !waiting.empty(); });
+            if (stopping) return;
+            Batch* batch = waiting.front();
+            int i = batch->taken++;
+            if (batch->taken == batch->samples) waiting.pop_front();
+            hold.unlock();
+            Error error;
+            Code code = guarded(&error, [&] { return load_sample(*batch, i, &error); });
+            hold.lock();
+            if (code != OK && (batch->failed < 0 || i < batch->failed))
+                batch->failed = i, batch->code = code, batch->error = error;
+            if (++batch->finished == batch->samples) done.notify_all();
+        }
+    }
+
+    void stop() {
+        {
+            std::lock_guard<std::mutex> hold(lock);
+            stopping = true;
+        }
+        to_do.notify_all();
+        for (auto& worker : workers) worker.join();
+    }
+};
 
 }  // namespace
 
@@ -412,3 +644,44 @@ API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_i
 }
 
 API uint64_t native_checksum(const uint8_t* data, size_t size) { return xxh64(data, size); }
+
+API void native_crops(const CropRule* rule, const int64_t* samples, const int32_t* widths, const int32_t* heights, int64_t n, Crop* out) {
+    for (int64_t i = 0; i < n; i++) out[i] = random_crop(*rule, uint64_t(samples[i]), widths[i], heights[i]);
+}
+
+// One sample that is in memory, for numba: no structure by value, and the outcome as a number.
+API int32_t native_take(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height, const Crop* crop, uint8_t* out,
+                        int32_t out_height, int32_t out_width) {
+    Error error;
+    return guarded(&error, [&] { return take(scratch(), data, size, {mode, width, height}, *crop, {out_height, out_width, out}, &error); });
+}
+
+API int32_t native_take_random(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height, const CropRule* rule,
+                               int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
+    Crop crop = random_crop(*rule, uint64_t(sample), width, height);
+    return native_take(data, size, mode, width, height, &crop, out, out_height, out_width);
+}
+
+API Pool* native_pool_new(int32_t threads) {
+    try {
+        return new Pool(threads);
+    } catch (const std::exception&) {  // the system gives no more threads, or no memory
+        return nullptr;
+    }
+}
+
+API void native_pool_delete(Pool* pool) { delete pool; }
+API void native_pool_submit(Pool* pool, Batch* batch) { pool->submit(batch); }
+API int32_t native_pool_wait(Pool* pool, const Batch* batch, int32_t milliseconds) { return pool->wait(batch, milliseconds); }
+API void native_pool_cancel(Pool* pool, Batch* batch) { pool->cancel(batch); }
+
+// The same work as the pool's in the calling thread and nothing around it: what a loader can be measured against.
+API int32_t native_loop(const Batch* batch, Error* error) {
+    return guarded(error, [&] {
+        for (int i = 0; i < batch->samples; i++) {
+            Code code = load_sample(*batch, i, error);
+            if (code != OK) return code;
+        }
+        return OK;
+    });
+}

@@ -1,0 +1,234 @@
+"""Native threads that fill batches, and the iterator that keeps them busy and hands the batches out in order.
+
+There is no Python thread and no queue: batches are submitted a few ahead, and `next()` waits for the oldest. So an
+error is raised where the batch is asked for, and leaving a loop early leaves nothing behind.
+"""
+
+import ctypes
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_tools.native import library
+from training.crops import CROP
+
+BATCHES_AHEAD = 3
+WAIT_MILLISECONDS = 100  # between these Python looks at signals, so Ctrl-C works while a disk hangs
+
+TASK = np.dtype(
+    [
+        ("at", "<u8"),
+        ("size", "<u8"),
+        ("checksum", "<u8"),
+        ("mode", "<i4"),
+        ("image_width", "<i4"),
+        ("image_height", "<i4"),
+        ("crop", CROP),
+    ]
+)
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        ("tasks", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("file", "samples", "height", "width", "verify")),
+        *((name, ctypes.c_int32) for name in ("taken", "finished", "failed", "code")),
+        ("error", ctypes.c_char * 256),
+    )
+
+
+for _name, _arguments, _result in (
+    ("native_pool_new", [ctypes.c_int32], ctypes.c_void_p),
+    ("native_pool_delete", [ctypes.c_void_p], None),
+    ("native_pool_submit", [ctypes.c_void_p, ctypes.c_void_p], None),
+    ("native_pool_wait", [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32], ctypes.c_int32),
+    ("native_pool_cancel", [ctypes.c_void_p, ctypes.c_void_p], None),
+    ("native_loop", [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int32),
+):
+    getattr(library, _name).argtypes = _arguments
+    getattr(library, _name).restype = _result
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A batch to be made: rows of TASK out of an open file, all to (height, width)."""
+
+    file: int
+    tasks: NDArray[np.void]
+    height: int
+    width: int
+    labels: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    verify: bool = False
+
+
+@dataclass(slots=True)
+class Work:
+    """A batch in the making. Keeps alive what the native threads read and write."""
+
+    request: Request
+    images: torch.Tensor  # (batch, height, width, 3) uint8 on the host
+    native: _Batch = field(init=False)
+    copied: "tuple[torch.Tensor, torch.Tensor, torch.cuda.Event] | None" = None
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.native = _Batch(
+            tasks=request.tasks.ctypes.data,
+            out=self.images.data_ptr(),
+            file=request.file,
+            samples=len(request.tasks),
+            height=request.height,
+            width=request.width,
+            verify=request.verify,
+        )
+
+    @property
+    def failure(self) -> tuple[int, str] | None:
+        """(sample's number in the beton, what is wrong) of the first that failed. Valid when finished."""
+        if self.native.failed < 0:
+            return None
+        return int(self.request.samples[self.native.failed]), self.native.error.decode(errors="replace")
+
+
+class Pool:
+    """`workers` native threads. Closing waits for the images at hand, a few milliseconds."""
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"{workers} workers load nothing")
+        self._handle = library.native_pool_new(workers)
+        if not self._handle:
+            raise RuntimeError(f"the system gives no {workers} threads (see `ulimit -u`)")
+        # Also at the interpreter's exit, while the memory that the threads write to is still there.
+        self.close = weakref.finalize(self, library.native_pool_delete, self._handle)
+
+    def submit(self, work: Work) -> None:
+        library.native_pool_submit(self._handle, ctypes.byref(work.native))
+
+    def finished(self, work: Work, milliseconds: int = 0) -> bool:
+        return bool(library.native_pool_wait(self._handle, ctypes.byref(work.native), milliseconds))
+
+    def cancel(self, work: Work) -> None:
+        """Forget a batch; on return no thread touches it."""
+        if self.close.alive:
+            library.native_pool_cancel(self._handle, ctypes.byref(work.native))
+
+
+class HostBuffers:
+    """Memory for batches on the host.
+
+    On the way to a GPU torch's own cache of pinned memory serves: it knows when a copy has been done. For the CPU
+    the buffers are kept here, because fresh memory costs a page fault every 4 KB; one comes back when the last
+    tensor on it is gone, so a batch stays valid for as long as anybody holds it.
+    """
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, samples: int, height: int, width: int) -> torch.Tensor:
+        shape = (samples, height, width, 3)
+        if self._pinned:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        size = samples * height * width * 3
+        buffer = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if buffer.size < size:
+            buffer = np.empty(size, np.uint8)
+        view = buffer[:size].reshape(shape)
+        weakref.finalize(view, self._free.append, buffer).atexit = False
+        return torch.from_numpy(view)
+
+
+class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
+    """The batches of `requests` in order, as (images, labels) on `device`; made `BATCHES_AHEAD` ahead.
+
+    images: (batch, 3, height, width) uint8 in channels-last memory. labels: (batch,) int64. A sample that cannot
+    be decoded raises what `explain(sample, reason)` returns, and its batch is never handed out.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        buffers: HostBuffers,
+        requests: Iterator[Request],
+        device: torch.device,
+        explain: Callable[[int, str], Exception],
+    ) -> None:
+        self._pool, self._buffers, self._requests = pool, buffers, requests
+        self._device, self._explain = device, explain
+        self._ahead: deque[Work] = deque()
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._submit()
+
+    def _submit(self) -> None:
+        while len(self._ahead) < BATCHES_AHEAD:
+            request = next(self._requests, None)
+            if request is None:
+                return
+            work = Work(request, self._buffers.take(len(request.tasks), request.height, request.width))
+            self._pool.submit(work)
+            self._ahead.append(work)
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._ahead:
+            raise StopIteration
+        work = self._ahead[0]
+        while not self._pool.finished(work, WAIT_MILLISECONDS):
+            pass
+        self._ahead.popleft()
+        if work.failure is not None:
+            self.close()
+            raise self._explain(*work.failure)
+        self._submit()
+        return self._handed_out(work)
+
+    def _handed_out(self, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._stream is None:
+            return work.images.permute(0, 3, 1, 2), torch.from_numpy(work.request.labels)
+        # Copies run on a stream of their own, beside the computation. Batches that are ready already follow at once,
+        # so that a later call finds them on the device.
+        self._copy(work, self._stream)
+        for later in self._ahead:
+            if later.copied is None and (not self._pool.finished(later) or later.failure is not None):
+                break
+            self._copy(later, self._stream)
+        assert work.copied is not None
+        images, labels, event = work.copied
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+        for tensor in (images, labels):
+            tensor.record_stream(current)  # its memory is the side stream's; not to be reused while in use here
+        return images.permute(0, 3, 1, 2), labels
+
+    def _copy(self, work: Work, stream: Any) -> None:
+        if work.copied is not None:
+            return
+        with torch.cuda.stream(stream):
+            images = work.images.to(self._device, non_blocking=True)
+            labels = torch.from_numpy(work.request.labels).pin_memory().to(self._device, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(stream)
+        work.copied = (images, labels, event)
+
+    def close(self) -> None:
+        """Drop what has not been handed out. Idempotent."""
+        self._requests = iter(())
+        while self._ahead:
+            self._pool.cancel(self._ahead.pop())
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,81 @@
+"""Which sample when: pure functions of (seed, epoch, number of samples), the same on every machine.
+
+Hashes of the sample's number take the place of a random generator's state, so nothing depends on the number of
+processes, on the batch or on where a run was continued.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+GOLDEN = 0x9E3779B97F4A7C15
+MASK = (1 << 64) - 1
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser: every bit of the result depends on every bit of x."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _key(*numbers: int) -> np.uint64:
+    key = np.zeros(1, np.uint64)
+    for number in numbers:
+        key = _mixed(key ^ np.uint64((number + GOLDEN) & MASK))
+    return np.uint64(key[0])
+
+
+def _hashes(count: int, *numbers: int) -> NDArray[np.uint64]:
+    """One 64-bit hash for each of 0 .. count - 1, of it and of `numbers`."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    return _mixed(_key(*numbers) + steps)
+
+
+def epoch_order(seed: int, epoch: int, images: int) -> Indices:
+    """A permutation of 0 .. images - 1: the samples sorted by their hashes.
+
+    numpy's own permutation may change with its version; a sort by key may not.
+    """
+    return np.argsort(_hashes(images, seed, epoch), kind="stable").astype(np.int64)
+
+
+def page_order(seed: int, epoch: int, pages: NDArray[np.uint64], window: int) -> Indices:
+    """A shuffled order that stays near: `window` pages at a time, drawn at random, their samples mixed.
+
+    `pages` gives the page of each sample. For a beton larger than memory: each page is read once an epoch, and
+    `window` of them have to stay in the page cache. It is global like `epoch_order`, so it is dealt to processes
+    in the same way. `clumping` says how far from uniform it is.
+    """
+    if window < 1:
+        raise ValueError(f"a window of {window} pages holds no sample")
+    _, number = np.unique(pages, return_inverse=True)
+    place = np.empty(int(number.max()) + 1, np.int64)
+    place[epoch_order(seed, ~epoch, len(place))] = np.arange(len(place))  # another stream than the samples'
+    return np.lexsort((_hashes(len(pages), seed, epoch), place[number] // window)).astype(np.int64)
+
+
+def clumping(order: Indices, groups: NDArray[np.int64], batch: int) -> float:
+    """How much likelier two samples of a batch are of one group (class, page) than in a uniform order.
+
+    1.0 is uniform; 2.0 means that a batch holds twice the pairs of equals. Only full batches count.
+    """
+    full = order[: len(order) // batch * batch]
+    _, number = np.unique(groups, return_inverse=True)
+    kinds = int(number.max()) + 1
+    where = np.arange(len(full)) // batch * kinds + number[full]
+    pairs = _pairs(np.unique(where, return_counts=True)[1]) / (len(full) // batch)
+    everywhere = _pairs(np.bincount(number)) / (len(groups) * (len(groups) - 1))
+    return float(pairs / (batch * (batch - 1)) / everywhere)
+
+
+def _pairs(counts: NDArray[np.int64]) -> float:
+    return float((counts.astype(np.float64) * (counts - 1)).sum())
+
+
+def share(order: Indices, batch: int, rank: int, ranks: int) -> list[Indices]:
+    """The batches of one process: of each full global batch of batch * ranks samples every ranks-th, from rank on."""
+    whole = len(order) // (batch * ranks)
+    dealt = order[: whole * batch * ranks].reshape(whole, batch, ranks)
+    return list(np.ascontiguousarray(dealt[:, :, rank]))
