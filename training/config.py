@@ -53,6 +53,7 @@ class Model:
         "resnet50", "a ResNet of torchvision"
     )
     init_bn0: bool = option(True, "zero the last BatchNorm of each residual block; fc weights N(0, 0.01)")
+    blurpool: bool = option(False, "blur before every strided convolution, against aliasing")
 
     def __post_init__(self) -> None:
         check(self)
@@ -68,10 +69,17 @@ class Train:
     decay_norm: bool = option(False, "weight decay on BatchNorm parameters too")
     decay_bias: bool = option(True, "weight decay on biases too")
     label_smoothing: float = option(0.0, "of the training loss", low=0, high=0.99)
+    mixup: float = option(0.0, "alpha of MixUp; 0: off; with cutmix too, one of them is drawn for each batch", low=0)
+    cutmix: float = option(0.0, "alpha of CutMix; 0: off", low=0)
+    ema: float = option(0.0, "decay a step of averaged weights, validated beside the plain ones; 0: off", low=0, high=1)
     amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
         "auto", "auto: bf16 from Ampere on, fp16 before, fp32 on a CPU"
     )
     loss_scale: float | Literal["dynamic"] = option(1024.0, "for fp16: a number, or dynamic", low=1)
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option(
+        "auto", "torch.compile of the step, by mode; auto: default on a GPU, off on a CPU"
+    )
+    flip_tta: bool = option(False, "validate on the mean of each image and its mirror image")
 
     def __post_init__(self) -> None:
         check(self)
@@ -83,6 +91,7 @@ class Dist:
 
     processes: int | None = option(None, "processes to start; none: one per visible GPU, else 1", low=1)
     device: Literal["auto", "cuda", "cpu"] = option("auto", "auto: GPUs if there are any")
+    emulate_gpus: int | None = option(None, "keep the global batch of so many GPUs on fewer, by accumulation", low=1)
     timeout_minutes: float = option(10.0, "give up when a process makes no progress for so long", low=0.05)
 
     def __post_init__(self) -> None:

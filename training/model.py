@@ -9,7 +9,7 @@ from torch import nn
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def build(arch: str, classes: int, init_bn0: bool) -> nn.Module:
+def build(arch: str, classes: int, init_bn0: bool, blurpool: bool = False) -> nn.Module:
     """A torchvision ResNet ending in global average pooling, so that any image size goes in.
 
     ``init_bn0`` zeroes the last BatchNorm of each residual block, so that each block starts as the identity, and
@@ -20,7 +20,38 @@ def build(arch: str, classes: int, init_bn0: bool) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.01)
+    if blurpool:
+        _blur_strided_convolutions(model)
     return model
+
+
+class BlurredConv(nn.Module):
+    """A strided convolution with a fixed binomial blur before it.
+
+    Source: Zhang 2019, "Making Convolutional Networks Shift-Invariant Again"; the 3x3 filter that FFCV's recipes use.
+    """
+
+    kernel: torch.Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", torch.outer(line, line).repeat(conv.in_channels, 1, 1, 1), persistent=False)
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        blurred = nn.functional.conv2d(x, self.kernel.to(x.dtype), padding=1, groups=x.shape[1])
+        out: torch.Tensor = self.conv(blurred)
+        return out
+
+
+def _blur_strided_convolutions(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        # The first convolution sees the image itself, which the loader has already smoothed.
+        if isinstance(child, nn.Conv2d) and max(child.stride) > 1 and child.in_channels >= 16:
+            setattr(module, name, BlurredConv(child))
+        else:
+            _blur_strided_convolutions(child)
 
 
 def parameter_groups(

@@ -49,8 +49,9 @@ class Phase:
     """Epochs ``[start, end)`` trained at one size.
 
     ``data`` and ``val_data`` name beton sets (``"160"``, ``"320"``, ``"full"``); ``px`` is the side of the square
-    training crop and the short side of a validation crop; ``min_scale`` is the least share of the image's area that
-    a random crop keeps; ``rectangular`` validates on batches cut to their mean aspect ratio.
+    training crop, ``val_px`` (by default the same) the short side of a validation crop; ``min_scale`` is the least
+    share of the image's area that a random crop keeps; ``rectangular`` validates on batches cut to their mean aspect
+    ratio.
     """
 
     start: int
@@ -61,11 +62,17 @@ class Phase:
     min_scale: float
     rectangular: bool
     val_data: str
+    val_px: int
     val_batch: int
 
     def __post_init__(self) -> None:
         _check_span("phases[].epochs", self.start, self.end)
-        for key, low, high in (("px", 8, 4096), ("batch_per_gpu", 1, 1 << 20), ("val_batch", 1, 1 << 20)):
+        for key, low, high in (
+            ("px", 8, 4096),
+            ("val_px", 8, 4096),
+            ("batch_per_gpu", 1, 1 << 20),
+            ("val_batch", 1, 1 << 20),
+        ):
             if not low <= getattr(self, key) <= high:
                 raise OptionError(f"phases[].{key}: {getattr(self, key)} is outside {low}..{high}")
         if not 0 < self.min_scale <= 1:
@@ -138,6 +145,7 @@ _PHASE_KEYS = {
     "min_scale": False,
     "rectangular_val": False,
     "val_data": False,
+    "val_px": False,
     "val_batch": False,
 }
 _RAMP_KEYS = {"epochs": True, "from": True, "to": True}
@@ -163,6 +171,7 @@ def _phase(where: str, entry: object) -> tuple[Phase, list[Ramp]]:
         min_scale=_float(f"{where}.min_scale", entry.get("min_scale", 0.08)),
         rectangular=rectangular,
         val_data=_set_name(f"{where}.val_data", entry.get("val_data", data)),
+        val_px=_int(f"{where}.val_px", entry.get("val_px", px)),
         val_batch=_int(f"{where}.val_batch", entry.get("val_batch", default_val_batch(px, batch))),
     )
     return phase, [_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(lr)]

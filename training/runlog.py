@@ -7,22 +7,25 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training.config import RunConfig, as_mapping
+from training.job import Progress
 from training.metrics import Scores
 from training.phases import Phase
+from training.speed import Speed, StepClock
 
 CONFIG, EPOCHS = "config.json", "epochs.csv"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochRow:
-    """A line of ``epochs.csv``; ``epoch`` counts completed epochs from 1, as the published table does."""
+    """A line of ``epochs.csv``: ``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is
+    the clock of training and validation; the scores of averaged weights are nan where none are kept."""
 
     epoch: int
     hours: float
@@ -32,6 +35,40 @@ class EpochRow:
     lr: float
     images_per_s: float
     px: int
+    images_per_s_per_gpu: float
+    data_wait_percent: float
+    step_p50_ms: float
+    step_p99_ms: float
+    gpu_memory_gib: float
+    tflops: float
+    mfu_percent: float
+    ema_top1: float
+    ema_top5: float
+
+    @staticmethod
+    def of(
+        progress: Progress,
+        phase: Phase,
+        lr: float,
+        trained: Scores,
+        scores: Scores,
+        averaged: Scores | None,
+        train_seconds: float,
+        speed: Speed,
+    ) -> EpochRow:
+        return EpochRow(
+            epoch=progress.epoch,
+            hours=progress.seconds / 3600,
+            top1=scores.top1,
+            top5=scores.top5,
+            train_loss=trained.loss,
+            lr=lr,
+            images_per_s=trained.images / train_seconds,
+            px=phase.px,
+            ema_top1=averaged.top1 if averaged else float("nan"),
+            ema_top5=averaged.top5 if averaged else float("nan"),
+            **asdict(speed),
+        )
 
 
 HEADING = f"{'epoch':>5} {'hours':>8} {'top1':>8} {'top5':>8} {'loss':>8} {'lr':>9} {'img/s':>8} {'px':>4}"
@@ -62,7 +99,7 @@ def _write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
     with partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(EpochRow))
-        writer.writerows([_plain(getattr(row, field.name)) for field in fields(EpochRow)] for row in rows)
+        writer.writerows([_plain(value) for value in asdict(row).values()] for row in rows)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(run_dir / EPOCHS)
@@ -82,7 +119,7 @@ class RunLog:
         self.rows = [row for row in read_epochs(self.dir) if row.epoch <= epochs_done]
         _write_epochs(self.dir, self.rows)
         (self.dir / CONFIG).write_text(json.dumps(as_mapping(config), indent=2) + "\n")
-        self.events = SummaryWriter(str(self.dir), purge_step=images_seen)
+        self.events = SummaryWriter(str(self.dir), purge_step=images_seen or None)
         self.bar: tqdm | None = None
         if not epochs_done:
             self.events.add_scalar("first", time.time(), images_seen)
@@ -107,23 +144,15 @@ class RunLog:
             disable=not sys.stderr.isatty(),
         )
 
-    def batches_done(
-        self,
-        batch: int,
-        lr: float,
-        scores: Scores,
-        step_seconds: float,
-        wait_seconds: float,
-        images_seen: int,
-    ) -> None:
-        """After batch ``batch`` (from 1): ``scores`` over the batches since the last call, seconds a step."""
+    def batches_done(self, batch: int, lr: float, scores: Scores, clock: StepClock, images_seen: int) -> None:
+        """After batch ``batch`` (from 1) of an epoch; ``scores`` are of the batches since the last call."""
         values = {
             "losses/xent": scores.loss,
             "losses/train_1": scores.top1,
             "losses/train_5": scores.top5,
             "sizes/lr": lr,
-            "times/step": 1000 * step_seconds,
-            "times/data": 1000 * wait_seconds,
+            "times/step": 1000 * (clock.marks[-1] - clock.marks[0]) / batch,
+            "times/data": 1000 * clock.waited / batch,
         }
         for tag, value in values.items():
             self.events.add_scalar(tag, value, images_seen)
@@ -131,11 +160,11 @@ class RunLog:
             self.bar.set_postfix(loss=f"{scores.loss:.3f}", lr=f"{lr:.4g}", refresh=False)
             self.bar.update(batch - self.bar.n)
 
-    def epoch_done(self, row: EpochRow, scores: Scores, eval_seconds: float, images_seen: int) -> None:
+    def epoch_done(self, row: EpochRow, eval_seconds: float, images_seen: int) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.events.add_scalar("losses/test_1", scores.top1, images_seen)
-        self.events.add_scalar("losses/test_5", scores.top5, images_seen)
+        self.events.add_scalar("losses/test_1", row.top1, images_seen)
+        self.events.add_scalar("losses/test_5", row.top5, images_seen)
         self.events.add_scalar("times/eval_sec", eval_seconds, images_seen)
         self.events.flush()
         self.rows.append(row)

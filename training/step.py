@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms import v2
 
 from training.config import Train
 from training.metrics import Tally
@@ -29,45 +34,137 @@ class Normalise(nn.Module):
         return torch.addcmul(self.bias, images, self.scale)
 
 
-class Predictor:
-    """Images to logits in the run's precision."""
+class Predictor(nn.Module):
+    """Images to logits in the run's precision; with ``flip``, the mean over each image and its mirror image."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device, flip: bool = False) -> None:
+        super().__init__()
         self.model = model
         self.dtype = dtype
-        self.device = device
+        self.device_type = device.type
+        self.flip = flip
         self.normalise = Normalise(dtype, device)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes), fp32, of uint8 ``images`` (n, 3, h, w)."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits: torch.Tensor = self.model(self.normalise(images))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes), fp32, of ``images`` (n, 3, h, w), uint8 or already normalised."""
+        if images.dtype == torch.uint8:
+            images = self.normalise(images)
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            logits: torch.Tensor = self.model(images)
+            if self.flip:
+                logits = (logits + self.model(images.flip(3))) / 2
         return logits.float()
 
 
-class TrainStep:
-    """Forward, backward and update of one batch."""
+class Objective(nn.Module):
+    """Images and labels to the loss and the logits: all of a step that is differentiated, and compiled."""
 
-    def __init__(self, predict: Predictor, optimizer: torch.optim.SGD, options: Train) -> None:
+    def __init__(self, predict: Predictor, label_smoothing: float) -> None:
+        super().__init__()
         self.predict = predict
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.predict(images)
+        return self.loss(logits, labels), logits
+
+
+class Mixing:
+    """torchvision's MixUp and CutMix; what is drawn for a batch depends on its key alone."""
+
+    def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
+        kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+        kinds += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
+        self.kinds = kinds
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mixed normalised ``images`` (n, 3, h, w) and class shares (n, classes) of ``labels`` (n,)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
+            mixed: tuple[torch.Tensor, torch.Tensor] = kind(images, labels)
+        return mixed
+
+
+class TrainStep:
+    """Forward, backward and update of one batch, in ``parts`` accumulated where one process stands in for several."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        options: Train,
+        *,
+        parallel: nn.Module | None = None,
+        parts: int = 1,
+        mixing: Mixing | None = None,
+    ) -> None:
+        self.objective = objective
+        self.parallel: nn.Module = parallel or objective
+        self.forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.parallel
         self.optimizer = optimizer
-        self.loss = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
+        self.parts = parts
+        self.mixing = mixing
+        self.compile_mode = compile_mode(options, objective.predict.device_type)
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
-            predict.device.type,
+            objective.predict.device_type,
             init_scale=self.fixed_scale or 2.0**16,
-            enabled=predict.dtype == torch.float16,
+            enabled=objective.predict.dtype == torch.float16,
         )
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, tally: Tally) -> None:
-        """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; counts go to ``tally``."""
+    def prepare(self, px: int, batch: int, device: torch.device) -> None:
+        """Compile and tune for batches of this shape, leaving every weight and statistic as it was."""
+        if self.compile_mode is not None:
+            torch._dynamo.reset()  # the phase before has other shapes; its code is not needed again
+            self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
+        before = [buffer.clone() for buffer in self.objective.buffers()]
+        images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
+        labels = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.parallel.train()
+        self._accumulate(images.contiguous(memory_format=torch.channels_last), labels, 0, Tally(device))
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.objective.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, tally: Tally, key: int = 0) -> None:
+        """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; counts go to ``tally``.
+
+        ``key`` is the batch's own number, from which alone all that is random in the step is drawn.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        logits = self.predict(images)
-        loss = self.loss(logits, labels)
-        self.scaler.scale(loss).backward()
+        self._accumulate(images, labels, key, tally)
         self.scaler.step(self.optimizer)
         # A given number keeps the published static scale; without one the scaler adapts.
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
-        tally.add(logits, labels, loss)
+
+    def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, tally: Tally) -> None:
+        for part in range(self.parts):
+            # Every parts-th image: the very batch that one of the emulated processes would have had.
+            inputs, hard = images[part :: self.parts], labels[part :: self.parts]
+            targets = hard
+            if self.mixing:
+                inputs, targets = self.mixing(self.objective.predict.normalise(inputs), hard, key * self.parts + part)
+            last = part == self.parts - 1
+            with contextlib.nullcontext() if last else self._no_sync():
+                loss, logits = self.forward(inputs, targets)
+                self.scaler.scale(loss / self.parts).backward()
+            tally.add(logits, hard, loss)
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients of all but the last part need not be summed over the processes."""
+        if isinstance(self.parallel, DistributedDataParallel):
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
+
+
+def compile_mode(options: Train, device_type: str) -> str | None:
+    """The mode for torch.compile, or None where the step runs as it is."""
+    if options.compile == "auto":
+        return "default" if device_type == "cuda" else None
+    return None if options.compile == "off" else options.compile

@@ -1,119 +1,24 @@
-"""Build a run and go through its epochs."""
+"""The epochs of a run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from training import checkpoint, distributed, inputs, model
-from training.config import RunConfig, as_mapping
-from training.distributed import World
+from training import checkpoint, distributed, inputs
+from training.config import RunConfig
 from training.evaluate import evaluate
-from training.inputs import Inputs
+from training.job import Job
 from training.loaders import TrainLoader, ValLoader, usable_cores
 from training.metrics import Scores, Tally
-from training.phases import Phase, Schedule
+from training.phases import Phase
 from training.runlog import EpochRow, RunLog
-from training.step import Predictor, TrainStep
+from training.speed import Speed, StepClock, bottleneck, forward_flops
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is. All that changes in a run besides the tensors."""
-
-    epoch: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    best_top5: float = -1.0
-
-
-class Job:
-    """One process's share of a training run: the model, what updates it, and how far it is."""
-
-    def __init__(self, config: RunConfig, found: Inputs, place: World) -> None:
-        self.config = config
-        self.inputs = found
-        self.place = place
-        self.schedule: Schedule = config.schedule.build()
-        self.progress = Progress()
-        torch.manual_seed(config.run.seed)
-        self.model = model.build(config.model.arch, len(found.classes), config.model.init_bn0)
-        self.model.to(place.device).to(memory_format=torch.channels_last)
-        dtype = model.amp_dtype(config.train.amp, place.device)
-        options = config.train
-        self.optimizer = torch.optim.SGD(
-            model.parameter_groups(self.model, options.weight_decay, options.decay_norm, options.decay_bias),
-            lr=0.0,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            fused=True,
-        )
-        self.step = TrainStep(Predictor(self._parallel(), dtype, place.device), self.optimizer, options)
-        self.predict = Predictor(self.model, dtype, place.device)
-
-    def _parallel(self) -> nn.Module:
-        if self.place.ranks == 1:
-            return self.model
-        ids = [self.place.local_rank] if self.place.device.type == "cuda" else None
-        # BatchNorm statistics stay local, as published; evaluate() shares them when they matter.
-        return DistributedDataParallel(
-            self.model,
-            device_ids=ids,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            static_graph=True,
-        )
-
-    def state(self) -> dict[str, Any]:
-        """All that a continued run needs, as tensors and plain values."""
-        return {
-            "fingerprint": fingerprint(self.config, self.inputs, self.place),
-            "classes": list(self.inputs.classes),
-            "arch": self.config.model.arch,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-            "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
-        }
-
-    def restore(self, state: dict[str, Any], source: Path) -> None:
-        """Continue from ``state``. ValueError where it belongs to another config or other data."""
-        differing = {
-            key: (state["fingerprint"].get(key), value)
-            for key, value in fingerprint(self.config, self.inputs, self.place).items()
-            if state["fingerprint"].get(key) != value
-        }
-        if differing:
-            shown = "; ".join(f"{key}: there {there}, here {here}" for key, (there, here) in differing.items())
-            raise ValueError(
-                f"{source}: made by another run ({shown}); restore those, or --run.resume=none to start anew"
-            )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-
-
-def fingerprint(config: RunConfig, found: Inputs, place: World) -> dict[str, str]:
-    """What must be the same for a run to go on: every option that shapes the result, and the data."""
-    options = as_mapping(config)
-    shaping = {f"{s}.{k}": v for s in ("model", "train") for k, v in options[s].items()}
-    shaping["run.seed"] = options["run"]["seed"]
-    schedule = json.dumps(repr(config.schedule.build()))
-    marks = {key: json.dumps(value) for key, value in shaping.items()}
-    marks["processes"] = str(place.ranks)  # the global batch follows from it
-    marks["schedule"] = hashlib.sha256(schedule.encode()).hexdigest()[:16]
-    return marks | {name: m.digest for name, m in found.manifests.items()}
 
 
 def run(config: RunConfig) -> int:
@@ -123,10 +28,9 @@ def run(config: RunConfig) -> int:
         torch.use_deterministic_algorithms(config.run.deterministic)
         torch.backends.cudnn.benchmark = not config.run.deterministic
         torch.set_float32_matmul_precision("high")  # TF32 for what stays fp32
-        inputs.check_batches(found, config.schedule.build(), place.ranks)
         job = Job(config, found, place)
         if config.run.checkpoint is not None:
-            _print_scores(job, config.run.checkpoint)
+            validate(job, config.run.checkpoint)
         else:
             _resume(job)
             fit(job)
@@ -142,10 +46,11 @@ def _resume(job: Job) -> None:
         job.restore(checkpoint.load(path), path)
 
 
-def _print_scores(job: Job, path: Path) -> None:
+def validate(job: Job, path: Path) -> None:
+    """Print the scores of the weights at ``path`` by the last phase's rules."""
     state = checkpoint.load(path)
-    if state["classes"] != list(job.inputs.classes):
-        raise ValueError(f"{path}: trained on other classes than {job.inputs.folder} holds")
+    if state["classes"] != list(job.inputs.classes) or state["arch"] != job.config.model.arch:
+        raise ValueError(f"{path}: a {state['arch']} for other classes, or another network, than is asked for here")
     job.model.load_state_dict(state["model"])
     phase = job.schedule.phases[-1]
     loader = val_loader(job, phase)
@@ -155,7 +60,7 @@ def _print_scores(job: Job, path: Path) -> None:
         kind = "rectangles" if phase.rectangular else "squares"
         print(
             f"{path}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
-            f"({scores.images} images, {phase.px} px {kind} of val_{phase.val_data})"
+            f"({scores.images} images, {phase.val_px} px {kind} of val_{phase.val_data})"
         )
 
 
@@ -163,7 +68,7 @@ def train_loader(job: Job, phase: Phase) -> TrainLoader:
     return TrainLoader(
         job.inputs.beton(f"train_{phase.data}"),
         px=phase.px,
-        batch=phase.batch_per_gpu,
+        batch=phase.batch_per_gpu * job.parts,
         min_scale=phase.min_scale,
         seed=job.config.run.seed,
         rank=job.place.rank,
@@ -177,7 +82,7 @@ def train_loader(job: Job, phase: Phase) -> TrainLoader:
 def val_loader(job: Job, phase: Phase) -> ValLoader:
     return ValLoader(
         job.inputs.beton(f"val_{phase.val_data}"),
-        px=phase.px,
+        px=phase.val_px,
         batch=phase.val_batch,
         rectangular=phase.rectangular,
         rank=job.place.rank,
@@ -197,6 +102,7 @@ def fit(job: Job) -> None:
         if job.place.is_main:
             print(f"{job.config.run.dir}: complete after {job.schedule.epochs} epochs; --run.resume=none starts anew")
         return
+    _warn_of_another_batch(job)
     log = RunLog(job.config, job.progress.epoch, job.progress.images_seen) if job.place.is_main else None
     try:
         for phase in job.schedule.phases:
@@ -207,63 +113,76 @@ def fit(job: Job) -> None:
             log.close()
 
 
+def _warn_of_another_batch(job: Job) -> None:
+    wanted, have = job.config.schedule.gpus, job.parts * job.place.ranks
+    if wanted != have and job.place.is_main:
+        print(
+            f"note: the learning rates are meant for {wanted} GPUs, and the global batch is that of {have}; "
+            f"--dist.emulate_gpus={wanted} keeps the recipe's batch, or give rates for this one",
+            file=sys.stderr,
+        )
+
+
 def fit_phase(job: Job, phase: Phase, log: RunLog | None) -> None:
-    """The epochs of ``phase`` that are left. The clock stands still while its loaders are made."""
+    """The epochs of ``phase`` that are left. The clock stands still while they are prepared."""
     training, validation = train_loader(job, phase), val_loader(job, phase)
+    net = job.config.model
+    flops = forward_flops(net.arch, len(job.inputs.classes), phase.px, net.blurpool)
+    job.step.prepare(phase.px, training.batch, job.place.device)
     try:
         for epoch in range(max(phase.start, job.progress.epoch), phase.end):
             began = time.perf_counter()
             if log is not None:
-                global_batch = phase.batch_per_gpu * job.place.ranks
-                log.epoch_begins(epoch, training.batches, phase, global_batch, job.progress.images_seen)
-            trained = train_epoch(job, training, epoch, log)
+                log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress.images_seen)
+            trained, speed = train_epoch(job, training, epoch, flops, log)
             train_seconds = time.perf_counter() - began
             scores = evaluate(job.predict, validation, job.place)
-            seconds = time.perf_counter() - began
+            eval_seconds = time.perf_counter() - began - train_seconds
+            averaged = evaluate(job.averaged, validation, job.place) if job.averaged is not None else None
             job.progress.epoch += 1
-            job.progress.seconds += seconds
-            row = EpochRow(
-                epoch=job.progress.epoch,
-                hours=job.progress.seconds / 3600,
-                top1=scores.top1,
-                top5=scores.top5,
-                train_loss=trained.loss,
-                lr=job.schedule.lr(epoch, training.batches, training.batches),
-                images_per_s=trained.images / train_seconds,
-                px=phase.px,
-            )
+            job.progress.seconds += train_seconds + eval_seconds
+            lr = job.schedule.lr(epoch, training.batches, training.batches)
             if log is not None:
-                log.epoch_done(row, scores, seconds - train_seconds, job.progress.images_seen)
+                row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, train_seconds, speed)
+                log.epoch_done(row, eval_seconds, job.progress.images_seen)
             save(job, scores)
+        if job.place.is_main:
+            print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", flush=True)
     finally:
         training.close()
         validation.close()
 
 
-def train_epoch(job: Job, loader: TrainLoader, epoch: int, log: RunLog | None) -> Scores:
-    """One pass over the training images; the scores of the batches as they were trained on."""
+def train_epoch(job: Job, loader: TrainLoader, epoch: int, flops: float, log: RunLog | None) -> tuple[Scores, Speed]:
+    """One pass over the training images; the scores of the batches as they were trained on, and how fast it went."""
     job.model.train()
     total, recent = Tally(job.place.device), Tally(job.place.device)
     global_batch = loader.batch * job.place.ranks
-    lap, waited, asked = time.perf_counter(), 0.0, time.perf_counter()
-    laps = 0
     with loader.epoch(epoch) as batches:
+        clock, asked = StepClock(job.place.device), time.perf_counter()
         for batch, (images, labels) in enumerate(batches, start=1):
-            waited += time.perf_counter() - asked
+            clock.wait(asked)
             lr = job.schedule.lr(epoch, batch, loader.batches)
-            job.step(images, labels, lr, recent)
+            job.step(images, labels, lr, recent, key=step_key(job, epoch, batch))
+            if job.ema is not None:
+                job.ema.update_parameters(job.model)
+            clock.lap()
             job.progress.images_seen += global_batch
-            laps += 1
             if batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches:
                 scores = recent.scores(job.place)
                 total.sums += recent.sums
-                recent = Tally(job.place.device)
-                now = time.perf_counter()
+                recent.sums.zero_()
                 if log is not None:
-                    log.batches_done(batch, lr, scores, (now - lap) / laps, waited / laps, job.progress.images_seen)
-                lap, waited, laps = now, 0.0, 0
+                    log.batches_done(batch, lr, scores, clock, job.progress.images_seen)
             asked = time.perf_counter()
-    return total.scores(job.place)
+        speed = clock.speed(loader.batches * loader.batch, flops)
+    return total.scores(job.place), speed
+
+
+def step_key(job: Job, epoch: int, batch: int) -> int:
+    """A number of this process's batch alone, the same on every run of the same seed."""
+    place = job.place
+    return ((job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch) * place.ranks + place.rank
 
 
 def save(job: Job, scores: Scores) -> None:

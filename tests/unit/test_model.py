@@ -12,7 +12,7 @@ from training import model
 from training.config import Train
 from training.distributed import World
 from training.metrics import Tally
-from training.step import MEAN, STD, Normalise, Predictor, TrainStep
+from training.step import MEAN, STD, Normalise, Objective, Predictor, TrainStep
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
@@ -81,11 +81,10 @@ def test_step_is_plain_sgd(smoothing: float) -> None:
     ours = tiny()
     theirs = copy.deepcopy(ours)
     images, labels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8), torch.tensor([0, 1, 2, 3, 5])
-    options = Train(amp="fp32", label_smoothing=smoothing)
+    options = Train()
     groups = model.parameter_groups(ours, 1e-2, decay_norm=False, decay_bias=True)
-    step = TrainStep(
-        Predictor(ours, torch.float32, CPU), torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True), options
-    )
+    objective = Objective(Predictor(ours, torch.float32, CPU), smoothing)
+    step = TrainStep(objective, torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True), options)
     norm, rest = list(theirs[1].parameters()), [*theirs[0].parameters(), *theirs[5].parameters()]
     reference = torch.optim.SGD(
         [{"params": rest, "weight_decay": 1e-2}, {"params": norm, "weight_decay": 0.0}], lr=0.5, momentum=0.9
@@ -109,7 +108,7 @@ def test_fp16_with_a_static_scale_trains_as_fp32() -> None:
     images, labels = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8), torch.arange(8) % 6
     for net, dtype in zip(nets, (torch.float32, torch.float16), strict=True):
         optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
-        step = TrainStep(Predictor(net, dtype, CPU), optimizer, Train(loss_scale=1024))
+        step = TrainStep(Objective(Predictor(net, dtype, CPU), 0.0), optimizer, Train(loss_scale=1024))
         for _ in range(4):
             step(images, labels, 0.1, Tally(CPU))
     for full, short in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
@@ -120,13 +119,13 @@ def test_static_scale_stays_and_skips_a_bad_step() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
     before = copy.deepcopy(net.state_dict())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, fused=True)
-    step = TrainStep(Predictor(net, torch.float16, CPU), optimizer, Train(loss_scale=1024))
+    step = TrainStep(Objective(Predictor(net, torch.float16, CPU), 0.0), optimizer, Train(loss_scale=1024))
     images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
     step(images, labels, 0.1, Tally(CPU))
     assert step.scaler.get_scale() == 1024.0
     moved = copy.deepcopy(net.state_dict())
     assert any(not torch.equal(before[key], moved[key]) for key in before)
-    step.loss = lambda logits, labels: logits.sum() * float("inf")
+    step.forward = lambda images, labels: (net(images.float()).sum() * float("inf"), net(images.float()))
     step(images, labels, 0.1, Tally(CPU))
     assert step.scaler.get_scale() == 1024.0
     assert all(torch.equal(moved[key], value) for key, value in net.state_dict().items())

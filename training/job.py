@@ -1,0 +1,138 @@
+"""One process's share of a training run: the model, what updates it, how far it is, and all of that as a state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from data_tools.options import OptionError
+from training import model
+from training.config import RunConfig, as_mapping
+from training.distributed import World
+from training.inputs import Inputs
+from training.phases import Phase
+from training.step import Mixing, Objective, Predictor, TrainStep, compile_mode
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is. All that changes in a run besides the tensors."""
+
+    epoch: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    best_top5: float = -1.0
+
+
+class Job:
+    """``step`` trains ``model``, ``predict`` asks it, ``averaged`` asks its moving average where there is one."""
+
+    def __init__(self, config: RunConfig, found: Inputs, place: World) -> None:
+        self.config, self.inputs, self.place = config, found, place
+        self.schedule = config.schedule.build()
+        self.progress = Progress()
+        self.parts = parts(config.dist.emulate_gpus, place.ranks)
+        torch.manual_seed(config.run.seed)
+        net, train = config.model, config.train
+        self.model = model.build(net.arch, len(found.classes), net.init_bn0, net.blurpool).to(place.device)
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            model.parameter_groups(self.model, train.weight_decay, train.decay_norm, train.decay_bias),
+            lr=0.0,
+            momentum=train.momentum,
+            nesterov=train.nesterov,
+            fused=True,
+        )
+        dtype = model.amp_dtype(train.amp, place.device)
+        objective = Objective(Predictor(self.model, dtype, place.device), train.label_smoothing)
+        self.step = TrainStep(
+            objective,
+            self.optimizer,
+            train,
+            parallel=self._parallel(objective),
+            parts=self.parts,
+            mixing=Mixing(train.mixup, train.cutmix, len(found.classes)),
+        )
+        self.predict = Predictor(self.model, dtype, place.device, flip=train.flip_tta)
+        self.ema: AveragedModel | None = None
+        self.averaged: Predictor | None = None
+        if train.ema:
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
+            self.averaged = Predictor(self.ema.module, dtype, place.device, flip=train.flip_tta)
+
+    def _parallel(self, objective: Objective) -> nn.Module:
+        if self.place.ranks == 1:
+            return objective
+        on_gpu = self.place.device.type == "cuda"
+        return DistributedDataParallel(
+            objective,
+            device_ids=[self.place.local_rank] if on_gpu else None,
+            # BatchNorm statistics stay local, as published; evaluate() shares them when they matter.
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            # A compiled graph is cut at the buckets, and an accumulated one changes from part to part.
+            static_graph=self.parts == 1 and compile_mode(self.config.train, self.place.device.type) is None,
+        )
+
+    def global_batch(self, phase: Phase) -> int:
+        return phase.batch_per_gpu * self.parts * self.place.ranks
+
+    def state(self) -> dict[str, Any]:
+        """All that a continued run needs, as tensors and plain values."""
+        return {
+            "fingerprint": fingerprint(self),
+            "classes": list(self.inputs.classes),
+            "arch": self.config.model.arch,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "progress": asdict(self.progress),
+        }
+
+    def restore(self, state: dict[str, Any], source: Path) -> None:
+        """Continue from ``state``. ValueError where it belongs to another config or other data."""
+        there, here = state["fingerprint"], fingerprint(self)
+        differing = [key for key in here | there if there.get(key) != here.get(key)]
+        if differing:
+            shown = "; ".join(f"{key}: there {there.get(key)}, here {here.get(key)}" for key in differing)
+            raise ValueError(
+                f"{source}: made by another run ({shown}); restore those, or --run.resume=none to start anew"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+
+
+def parts(emulate_gpus: int | None, ranks: int) -> int:
+    """Batches that each of ``ranks`` processes accumulates to stand in for ``emulate_gpus``."""
+    if emulate_gpus is None:
+        return 1
+    if emulate_gpus % ranks:
+        raise OptionError(f"dist.emulate_gpus: {emulate_gpus} is no multiple of the {ranks} processes at work")
+    return emulate_gpus // ranks
+
+
+def fingerprint(job: Job) -> dict[str, str]:
+    """What must be the same for a run to go on: every option that shapes the result, and the data.
+
+    Not among it: how many processes share the global batch, which changes nothing but rounding.
+    """
+    options = as_mapping(job.config)
+    shaping = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
+    shaping["run.seed"] = options["run"]["seed"]
+    shaping["GPUs in the global batch"] = job.parts * job.place.ranks
+    marks = {key: json.dumps(value) for key, value in shaping.items()}
+    marks["schedule"] = hashlib.sha256(repr(job.schedule).encode()).hexdigest()[:16]
+    return marks | {name: found.digest for name, found in job.inputs.manifests.items()}

@@ -1,0 +1,124 @@
+"""Where an epoch's time went, and how much of the hardware it used."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training import model
+
+# Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by a part of the card's name.
+PEAK_TFLOPS = {
+    "TITAN RTX": 65,
+    "T4": 65,
+    "V100": 125,
+    "A100": 312,
+    "A10": 125,
+    "A40": 150,
+    "L4": 121,
+    "L40S": 362,
+    "RTX 3090": 71,
+    "RTX 4090": 165,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "B200": 2250,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time spent waiting for images,
+    ``tflops`` what the model needs (not what the hardware may do twice), ``mfu_percent`` its share of the peak."""
+
+    images_per_s_per_gpu: float
+    data_wait_percent: float
+    step_p50_ms: float
+    step_p99_ms: float
+    gpu_memory_gib: float
+    tflops: float
+    mfu_percent: float
+
+
+class StepClock:
+    """Times the steps of an epoch without making the host wait for the device: on a GPU by events in its stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.waited = 0.0
+        self.marks: list[float] = []
+        self.events: list[torch.cuda.Event] = []
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self.lap()
+
+    def lap(self) -> None:
+        """A step was issued."""
+        self.marks.append(time.perf_counter())
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.events.append(event)
+
+    def wait(self, since: float) -> None:
+        """The host waited for a batch since ``since``."""
+        self.waited += time.perf_counter() - since
+
+    def speed(self, images: int, flops_per_image: float) -> Speed:
+        """Of the ``images`` this process trained on since it was made. Waits for the device."""
+        if self.events:
+            self.events[-1].synchronize()
+            laps = [a.elapsed_time(b) for a, b in zip(self.events, self.events[1:], strict=False)]
+        else:
+            laps = [1000 * (b - a) for a, b in zip(self.marks, self.marks[1:], strict=False)]
+        seconds = time.perf_counter() - self.marks[0]
+        ranked = sorted(laps)
+        on_gpu = self.device.type == "cuda"
+        tflops = 3 * flops_per_image * images / seconds / 1e12
+        peak = peak_tflops(torch.cuda.get_device_name(self.device)) if on_gpu else None
+        return Speed(
+            images_per_s_per_gpu=images / seconds,
+            data_wait_percent=100 * self.waited / seconds,
+            step_p50_ms=ranked[len(ranked) // 2],
+            step_p99_ms=ranked[min(len(ranked) - 1, len(ranked) * 99 // 100)],
+            gpu_memory_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else 0.0,
+            tflops=tflops,
+            mfu_percent=100 * tflops / peak if peak else float("nan"),
+        )
+
+
+def peak_tflops(name: str) -> float | None:
+    """The tabulated peak of a card; None where it is not in the table."""
+    fitting = [key for key in PEAK_TFLOPS if key in name]
+    return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
+
+
+def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> float:
+    """Floating-point operations of one image's forward pass: two for each multiply-accumulate.
+
+    A training step is three forward passes' worth: forward, and the gradients of inputs and of weights.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model.build(arch, classes, init_bn0=False, blurpool=blurpool)(torch.empty(1, 3, px, px))
+    return float(counter.get_total_flops())
+
+
+def bottleneck(speed: Speed) -> str:
+    """What held a phase back, in plain words, with what to change."""
+    if speed.data_wait_percent >= 5:
+        return (
+            f"loader-bound: {speed.data_wait_percent:.0f} % of the time waiting for images; give the loader more cores "
+            "(data.workers), keep the betons in RAM, or write them with a smaller cap or raw pixels"
+        )
+    if speed.step_p99_ms > 2 * speed.step_p50_ms:
+        return (
+            f"uneven: 1 step in 100 takes {speed.step_p99_ms / speed.step_p50_ms:.1f} times the median; look for other "
+            "load on the machine, a slow disk, or (run.profile=true) where the long steps spend their time"
+        )
+    return (
+        f"compute-bound: waiting for images {speed.data_wait_percent:.1f} % of the time; a larger batch, bf16 or "
+        "fp16 and torch.compile are what is left to try"
+    )
