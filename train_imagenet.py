@@ -13,13 +13,13 @@ def main(argv: list[str]) -> int:
         if options.run.plan:
             plan.show(options)
             return 0
-        # Everything that can be known without a GPU is checked before any process starts.
-        inputs.read(options.data.dir, options.schedule.build())
-        from training import (
-            distributed,
-            trainer,
-        )  # torch takes seconds to load; a plan or a mistake needs none
+        # All that can be known without a GPU is checked before any process starts.
+        schedule = options.schedule.build()
+        found = inputs.read(options.data.dir, schedule)
+        # torch takes seconds to load; a plan or a mistake above needs none of it.
+        from training import distributed, trainer
 
+        inputs.check_batches(found, schedule, distributed.ranks_of_job(options.dist))
         return distributed.launch(trainer.run, options, options.dist)
     except (OSError, ValueError) as error:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)

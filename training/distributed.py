@@ -52,6 +52,11 @@ def processes_to_start(options: Dist) -> int:
     return options.processes or gpus or 1
 
 
+def ranks_of_job(options: Dist) -> int:
+    """How many processes the job has in all: those that torchrun started, else those that :func:`launch` will."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
+
+
 def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     """Run ``main(config)`` in as many processes as ``options`` ask for; its exit status.
 
