@@ -49,7 +49,7 @@ class Manifest:
     mode: str  # jpg, raw or proportion
     raw_share: float  # for proportion: the share of samples stored as pixels
     seed: int  # what keys that choice
-    full: str  # encode, or original: the source's own JPEG bytes where they could be kept
+    originals: bool  # whether the source's own JPEG bytes were kept where they could be
     images: int
     bytes: int
     page_bytes: int

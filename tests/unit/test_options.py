@@ -23,8 +23,8 @@ class Write:
     rate: float = option(0.1, "a rate", low=0)
     dry: bool = option(False, "no files")
     limit: int | None = option(None, "a limit")
-    phases: list[Any] = option([], "a structure")  # noqa: RUF009
-    out: Path = option(Path("data"), "folder")  # noqa: RUF009
+    phases: list[Any] = option([], "a structure")
+    out: Path = option(Path("data"), "folder")
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,0 +1,26 @@
+"""Convert ImageNet, in whatever form it comes, to FFCV betons: several sizes from one read, resumable.
+
+python write_datasets.py --data.source=imagenet-data-sorted.tar --data.out=data/beton
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_tools.options import parse_or_exit
+from data_tools.spec import WriteSpec
+
+DESCRIPTION = "Convert images to FFCV betons at several sizes from one read; interrupted, the same command continues."
+
+
+def main(argv: Sequence[str]) -> int:
+    spec = parse_or_exit(WriteSpec, argv, prog=Path(__file__).name, description=DESCRIPTION)
+    from data_tools import progress  # heavy imports after the command line is known to be sound
+
+    return progress.convert(spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
