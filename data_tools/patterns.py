@@ -1,0 +1,159 @@
+"""Pictures of ten kinds of pattern, photographed badly: what the sample dataset shows (numpy and PIL only)."""
+
+# mypy: disable-error-code="no-any-return"
+# numpy's stubs give Any for every ufunc; each pattern below ends in one.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from colorsys import hsv_to_rgb
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+
+Plane: TypeAlias = NDArray[np.floating[Any]]  # (height, width), single precision
+TAU = np.float32(2 * np.pi)
+
+
+# --- coordinates in periods -> coverage, above 0 inside the figure and below 0 outside ---
+
+
+def _cell(u: Plane, v: Plane) -> tuple[Plane, Plane]:
+    """Coordinates from the middle of each unit cell, (-0.5, 0.5); odd rows are shifted by half a cell."""
+    row = np.floor(v)
+    return (u + 0.5 * (row % 2)) % 1 - np.float32(0.5), v - row - np.float32(0.5)
+
+
+def bricks(u: Plane, v: Plane) -> Plane:
+    x, y = _cell(u / 2, v)
+    return np.minimum(0.46 - np.abs(x), (0.42 - np.abs(y)) / 2)
+
+
+def checks(u: Plane, v: Plane) -> Plane:
+    return np.sin(TAU / 2 * u) * np.sin(TAU / 2 * v)
+
+
+def clouds(u: Plane, v: Plane) -> Plane:
+    """Sines at incommensurable angles, bent by one another: blotches without a period."""
+    a = np.sin(TAU * (0.31 * u + 0.17 * v) + 1.7 * np.sin(TAU * (0.12 * u - 0.23 * v)))
+    b = np.sin(TAU * (0.41 * v - 0.13 * u) + 1.9 * np.sin(TAU * (0.19 * v + 0.29 * u)))
+    return (a + b) * np.float32(0.35)
+
+
+def crosses(u: Plane, v: Plane) -> Plane:
+    x, y = (np.abs(c) for c in _cell(u * 0.8, v * 0.8))
+    return np.minimum(0.09 - np.minimum(x, y), 0.4 - np.maximum(x, y))
+
+
+def discs(u: Plane, v: Plane) -> Plane:
+    x, y = _cell(u * 0.8, v * 0.8)
+    return 0.34 - np.hypot(x, y)
+
+
+def honeycomb(u: Plane, v: Plane) -> Plane:
+    """Walls between hexagons: the centres are two interleaved grids, the nearer one counts."""
+    height = np.float32(3**0.5)
+    x1, y1 = u % 1 - np.float32(0.5), v % height - height / 2
+    x2, y2 = (u + np.float32(0.5)) % 1 - np.float32(0.5), (v + height / 2) % height - height / 2
+    second = x1 * x1 + y1 * y1 > x2 * x2 + y2 * y2
+    x, y = np.abs(np.where(second, x2, x1)), np.abs(np.where(second, y2, y1))
+    return np.maximum(x, x / 2 + y * height / 2) - 0.42
+
+
+def rings(u: Plane, v: Plane) -> Plane:
+    x, y = _cell(u * 0.6, v * 0.6)
+    return 0.09 - np.abs(np.hypot(x, y) - 0.34)
+
+
+def stripes(u: Plane, v: Plane) -> Plane:
+    del v
+    return np.sin(TAU * u) * np.float32(0.7) + np.float32(0.4)
+
+
+def triangles(u: Plane, v: Plane) -> Plane:
+    x, y = _cell(u * 0.7, v * 0.7)
+    return np.minimum(y + 0.36, (0.4 - y) * 0.5 - np.abs(x) * 0.95)
+
+
+def waves(u: Plane, v: Plane) -> Plane:
+    return np.sin(TAU * (u + 0.35 * np.sin(TAU * 0.45 * v))) * np.float32(0.7)
+
+
+PATTERNS: dict[str, Callable[[Plane, Plane], Plane]] = {
+    f.__name__: f for f in (bricks, checks, clouds, crosses, discs, honeycomb, rings, stripes, triangles, waves)
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How a kind tends to look: its hue in turns, its period as a part of the shorter side."""
+
+    hue: float
+    period: tuple[float, float]
+
+
+# Each hue belongs to two patterns, a fine and a coarse one: colour alone is right half of the time, and shape
+# alone would take a small network longer than a demonstration lasts.
+FINE, COARSE = (0.11, 0.18), (0.16, 0.26)
+PAIRS = (
+    ("bricks", "discs"),
+    ("stripes", "rings"),
+    ("honeycomb", "clouds"),
+    ("checks", "crosses"),
+    ("waves", "triangles"),
+)
+LOOKS = {
+    kind: Look(hue=place / len(PAIRS), period=period)
+    for place, pair in enumerate(PAIRS)
+    for kind, period in zip(pair, (FINE, COARSE), strict=True)
+}
+
+
+# --- a picture of a pattern: any angle, period, colours, light, bend, and grain ---
+
+
+def _smooth_field(rng: np.random.Generator, height: int, width: int, knots: int) -> Plane:
+    """A smooth random field in (-1, 1): a few random values, enlarged."""
+    values = Image.fromarray(rng.uniform(-1, 1, (knots, knots)).astype(np.float32))
+    return np.asarray(values.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _colours(hue: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
+    """RGB in 0..255 of the figure, near `hue`, and of a ground: faint, and different on grey, too."""
+    while True:
+        figure = np.multiply(255, hsv_to_rgb(hue + rng.uniform(-0.08, 0.08), *rng.uniform((0.5, 0.4), 1)))
+        ground = np.multiply(255, hsv_to_rgb(rng.uniform(0, 1), *rng.uniform(0, (0.25, 1))))
+        if abs((figure - ground) @ (0.299, 0.587, 0.114)) > 80:
+            return figure.astype(np.float32), ground.astype(np.float32)
+
+
+def _pattern(kind: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(height, width, 3): the pattern at any angle and period, bent, lit unevenly, somewhat out of focus."""
+    period = rng.uniform(*LOOKS[kind].period) * min(height, width)
+    angle, stretch, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), np.float32(rng.uniform(0, 0.3))
+    ys = np.arange(height, dtype=np.float32)[:, None] / np.float32(period)
+    xs = np.arange(width, dtype=np.float32) / np.float32(period)
+    cos, sin = np.cos(angle), np.sin(angle)
+    u = np.float32(cos * stretch) * xs + np.float32(sin * stretch) * ys
+    v = np.float32(cos) * ys - np.float32(sin) * xs
+    for plane, shift in zip((u, v), rng.uniform(0, 64, 2).astype(np.float32), strict=True):
+        plane += bend * _smooth_field(rng, height, width, 4) + shift
+
+    softness = np.float32(rng.uniform(0.04, 0.15))  # in periods
+    ink = np.clip(PATTERNS[kind](u, v) / softness + np.float32(0.5), 0, 1)
+    light = 1 + np.float32(rng.uniform(0.05, 0.35)) * _smooth_field(rng, height, width, 3)
+    figure, ground = _colours(LOOKS[kind].hue, rng)
+    channels = [np.clip((g + ink * (f - g)) * light, 0, 255) for f, g in zip(figure, ground, strict=True)]
+    return np.stack([c.astype(np.uint8) for c in channels], axis=-1)
+
+
+def render(kind: str, height: int, width: int, rng: np.random.Generator) -> Image.Image:
+    """One picture of the pattern `kind`, drawn at half size because it is smooth, enlarged, grain added."""
+    pattern = Image.fromarray(_pattern(kind, (height + 1) // 2, (width + 1) // 2, rng))
+    picture = pattern.resize((width, height), Image.Resampling.BICUBIC)
+    strength = int(rng.integers(1, 17))
+    grain = Image.fromarray(rng.integers(0, 2 * strength + 1, (height, width), np.uint8))
+    return ImageChops.add(picture, Image.merge("RGB", (grain, grain, grain)), offset=-strength)

@@ -1,0 +1,151 @@
+"""The sample dataset: the same bytes from the same seed, balanced, disjoint, as odd as ImageNet."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools import sample
+
+SMALL = {"classes": 4, "train": 44, "val": 12}  # 44: every residue modulo 41, so every oddity
+
+
+def read(tar: Path) -> dict[str, bytes]:
+    """name -> bytes, in the order of the archive."""
+    with tarfile.open(tar) as members:
+        return {m.name: members.extractfile(m).read() for m in members}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("sample") / "sample.tar"
+    sample.write(out, sample.specs(**SMALL))
+    return read(out)
+
+
+@pytest.fixture(scope="module")
+def images(files: dict[str, bytes]) -> dict[str, Image.Image]:
+    opened = {name: Image.open(io.BytesIO(data)) for name, data in files.items()}
+    for image in opened.values():
+        image.load()
+    return opened
+
+
+def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
+    specs = sample.specs(classes=2, train=4, val=2)
+    for workers in (1, 2):
+        sample.write(tmp_path / f"{workers}.tar", specs, workers=workers)
+    assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
+    sample.write(tmp_path / "other.tar", sample.specs(classes=2, train=4, val=2, seed=1))
+    first, other = read(tmp_path / "1.tar"), read(tmp_path / "other.tar")
+    assert first.keys() == other.keys()
+    assert not set(first.values()) & set(other.values())
+
+
+def test_a_larger_set_holds_the_smaller_one() -> None:
+    """An image depends on its own key alone, not on how many others there are."""
+    small, large = sample.specs(classes=2, train=4, val=2), sample.specs(classes=2, train=8, val=2)
+    assert set(small) <= set(large)
+
+
+def test_layout_is_that_of_the_sorted_tar(files: dict[str, bytes]) -> None:
+    assert list(files) == sorted(files)
+    classes = {"train": Counter[str](), "val": Counter[str]()}
+    for name in files:
+        top, split, kind, file = name.split("/")
+        assert top == "sample"
+        assert file.endswith(".JPEG")
+        classes[split][kind] += 1
+    assert classes["train"].keys() == classes["val"].keys()
+    assert set(classes["train"].values()) == {11}  # balanced: a constant guess is right once in four
+    assert set(classes["val"].values()) == {3}
+
+
+def test_no_two_files_and_no_two_pictures_are_the_same(files: dict[str, bytes], images: dict[str, Image.Image]) -> None:
+    """Validation shares nothing with training: neither bytes nor, under another encoding, pixels."""
+    assert len({hashlib.sha256(data).digest() for data in files.values()}) == len(files)
+    tiny = [image.convert("L").resize((8, 8)).tobytes() for image in images.values()]
+    assert len(set(tiny)) == len(files)
+
+
+def test_oddities_are_what_they_claim(files: dict[str, bytes], images: dict[str, Image.Image]) -> None:
+    kinds: Counter[str] = Counter()
+    for name, image in images.items():
+        kinds[f"{image.format} {image.mode}"] += 1
+        kinds["progressive"] += "progressive" in image.info
+        kinds["turned"] += image.getexif().get(0x0112, 1) != 1
+        assert (files[name][:8] == b"\x89PNG\r\n\x1a\n") == (image.format == "PNG")
+    for oddity in ("JPEG L", "JPEG CMYK", "PNG RGB", "PNG P", "progressive", "turned"):
+        assert kinds[oddity] >= 1, oddity
+    assert kinds["JPEG RGB"] > 0.8 * len(images)
+
+
+def test_each_class_meets_each_oddity() -> None:
+    met = {(s.kind, s.oddity) for s in sample.specs(train=1600, val=400) if s.split == "train"}
+    assert len(met) == 10 * (len(sample.ODDITIES) + 1)
+
+
+def test_sizes_and_qualities_are_those_of_photographs(images: dict[str, Image.Image]) -> None:
+    sides = [image.size for image in images.values()]
+    assert 400 <= min(map(min, sides)) <= max(map(max, sides)) <= 640
+    assert {width > height for width, height in sides} == {True, False}
+    colour = [i for i in images.values() if i.format == "JPEG" and i.mode == "RGB"]
+    tables = {tuple(i.quantization[0]) for i in colour}
+    assert len(tables) > 10  # many qualities
+    assert {i.layer[0][1:3] for i in colour} == {(1, 1), (2, 1), (2, 2)}  # 4:4:4, 4:2:2 and 4:2:0
+
+
+def test_colour_alone_does_not_tell_the_class() -> None:
+    """Classes share their hue in pairs: the nearest mean colour must be wrong often, and right more than by chance."""
+    specs = sample.specs(train=150, val=60)
+    means = np.array([np.asarray(sample.render(s.kind, 64, 80, rng(s))).mean((0, 1)) for s in specs])
+    kinds = np.array([s.kind for s in specs])
+    train = np.array([s.split == "train" for s in specs])
+    names = np.unique(kinds)
+    centres = np.stack([means[train & (kinds == k)].mean(0) for k in names])
+    nearest = names[((means[~train, None] - centres) ** 2).sum(-1).argmin(1)]
+    assert 0.1 < (nearest == kinds[~train]).mean() < 0.75
+
+
+def rng(spec: sample.Spec) -> np.random.Generator:
+    return np.random.default_rng((spec.split == "val", spec.index))
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "sample.tar"
+    out.write_bytes(b"the old one")
+
+    def broken(spec: sample.Spec) -> bytes:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(sample, "make", broken)
+    with pytest.raises(OSError, match="disk full"):
+        sample.write(out, sample.specs(classes=2, train=2, val=2))
+    assert [p.name for p in tmp_path.iterdir()] == ["sample.tar"]
+    assert out.read_bytes() == b"the old one"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--classes", "11"], "--classes 11"),
+        (["--classes", "1"], "--classes 1"),
+        (["--val", "9"], "--val 9"),
+        (["--seed", "-1"], "--seed -1"),
+    ],
+)
+def test_wrong_options_are_named(
+    tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        sample.main([str(tmp_path / "x.tar"), *options])
+    assert exit_.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
