@@ -1,0 +1,99 @@
+# make demo    sample data -> betons -> a short training -> the table of its epochs
+# make test    the tests
+# Either makes what it needs first: system packages, uv, the environment in .venv. Nothing outside this folder is
+# touched but by apt, and by apt only if something is missing.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# An activated environment of another project must not leak into this one.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+export UV_PROJECT_ENVIRONMENT := .venv
+
+PYTHON := .venv/bin/python
+UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .tools/bin/uv)
+ENV := .venv/made
+
+DEMO_DATA := data/demo
+DEMO_TAR := $(DEMO_DATA)/sample.tar
+DEMO_RUN := runs/demo
+
+.PHONY: help demo test soak lint type format env lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 14
+
+demo: $(ENV) $(DEMO_TAR)  ## generate a sample dataset, convert it, train on it, print the table
+	$(PYTHON) write_datasets.py --data.source=$(DEMO_TAR) --data.out=$(DEMO_DATA) --data.caps=64,96,full
+	rm -rf $(DEMO_RUN)
+	$(PYTHON) train_imagenet.py --config-file rn50_configs/cpu_demo.yaml --data.dir=$(DEMO_DATA) --run.dir=$(DEMO_RUN)
+
+# A picture depends on its own key alone and the tar is renamed into place when whole, so a tar that is there is good.
+$(DEMO_TAR): data_tools/sample.py data_tools/patterns.py | $(ENV)
+	$(PYTHON) -m data_tools.sample $@
+
+test: $(ENV)  ## run the tests, but for those marked slow
+	$(PYTHON) -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
+
+soak: $(ENV)  ## run the slow tests
+	$(PYTHON) -m pytest -m slow
+
+lint: $(ENV)  ## check style and format
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+type: $(ENV)  ## check types
+	$(PYTHON) -m mypy
+
+format: $(ENV)  ## put the code into its format
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+env: $(ENV)  ## make or renew the environment in .venv
+
+# Renewed when a version, the build or the native code changes.
+$(ENV): pyproject.toml uv.lock setup.py data_tools/_native.cpp
+	@$(SYSTEM_PACKAGES)
+	@if [ $(UV) = .tools/bin/uv ] && [ ! -x .tools/bin/uv ]; then \
+	    echo "make: no uv here; putting one into .tools"; \
+	    python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; \
+	fi
+	$(UV) sync --locked
+	$(PYTHON) -c 'import ffcv, data_tools.native'
+	@touch $@
+
+lock:  ## renew uv.lock after a change to pyproject.toml; then bring environment.yml into line
+	$(UV) lock
+
+clean:  ## remove the environment, caches and what the demo made; betons and runs of your own stay
+	rm -rf .venv .tools build dist *.egg-info data_tools/_native*.so $(DEMO_DATA) $(DEMO_RUN)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What FFCV and the native code are built from. Asked for by what it can do rather than by package name, so that conda's
+# or a self-built OpenCV counts, too.
+define SYSTEM_PACKAGES
+missing=(); \
+need() { local package=$$1; shift; "$$@" >/dev/null 2>&1 || missing+=("$$package"); }; \
+python_header() { python3 -c 'import pathlib, sysconfig as s; pathlib.Path(s.get_path("include"), "Python.h").stat()'; }; \
+need g++ command -v g++; \
+need pkg-config command -v pkg-config; \
+need libopencv-dev pkg-config --exists opencv4; \
+need libturbojpeg0-dev pkg-config --exists libturbojpeg; \
+need libjpeg-dev pkg-config --exists libjpeg; \
+need python3-dev python_header; \
+[ $(UV) = uv ] || need python3-venv python3 -c 'import ensurepip'; \
+if [ $${#missing[@]} -gt 0 ]; then \
+    if [ -z "$$(command -v apt-get)" ]; then \
+        echo "make: please install what Debian calls: $${missing[*]}" >&2; exit 1; \
+    fi; \
+    root=(); [ "$$(id -u)" = 0 ] || root=(sudo); \
+    echo "make: installing $${missing[*]}"; \
+    { "$${root[@]}" apt-get update -q && \
+      "$${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$${missing[@]}"; \
+    } || { echo "make: could not install the packages: $${missing[*]}" >&2; exit 1; }; \
+fi
+endef
