@@ -19,11 +19,12 @@ def main(argv: list[str]) -> int:
         # torch takes seconds to load; a plan or a mistake above needs none of it.
         from training import distributed, trainer
 
-        inputs.check_batches(found, schedule, distributed.ranks_of_job(options.dist))
-        return distributed.launch(trainer.run, options, options.dist)
+        ranks = distributed.ranks_of_job(options.dist)
+        inputs.check_batches(found, schedule, distributed.parts(options.dist, ranks) * ranks)
     except (OSError, ValueError) as error:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)
         return 2
+    return distributed.launch(trainer.run, options, options.dist)
 
 
 if __name__ == "__main__":

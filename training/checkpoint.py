@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from data_tools.options import OptionError
+
 VERSION = 1
 
 
@@ -22,13 +24,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state saved at ``path``, on the CPU. FileNotFoundError and ValueError name the file and the remedy."""
+    """The state saved at ``path``, on the CPU. OptionError names the file and the remedy."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
+        raise OptionError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged or hostile file
-        raise ValueError(f"{path}: not a readable checkpoint ({type(error).__name__}); use another") from error
+        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}); use another") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise ValueError(f"{path}: not a checkpoint of this program, or of another version; use another")
+        raise OptionError(f"{path}: not a checkpoint of this program, or of another version; use another")
     return state

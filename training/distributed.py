@@ -57,6 +57,15 @@ def ranks_of_job(options: Dist) -> int:
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
 
 
+def parts(options: Dist, ranks: int) -> int:
+    """Batches that each of ``ranks`` processes accumulates to stand in for ``dist.emulate_gpus``."""
+    if options.emulate_gpus is None:
+        return 1
+    if options.emulate_gpus % ranks:
+        raise OptionError(f"dist.emulate_gpus: {options.emulate_gpus} is no multiple of the {ranks} processes at work")
+    return options.emulate_gpus // ranks
+
+
 def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     """Run ``main(config)`` in as many processes as ``options`` ask for; its exit status.
 

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data_tools.options import OptionError
 from training import model
 from training.config import RunConfig, as_mapping
-from training.distributed import World
+from training.distributed import World, parts
 from training.inputs import Inputs
 from training.phases import Phase
 from training.step import Mixing, Objective, Predictor, TrainStep, compile_mode
@@ -39,7 +39,7 @@ class Job:
         self.config, self.inputs, self.place = config, found, place
         self.schedule = config.schedule.build()
         self.progress = Progress()
-        self.parts = parts(config.dist.emulate_gpus, place.ranks)
+        self.parts = parts(config.dist, place.ranks)
         torch.manual_seed(config.run.seed)
         net, train = config.model, config.train
         self.model = model.build(net.arch, len(found.classes), net.init_bn0, net.blurpool).to(place.device)
@@ -99,13 +99,13 @@ class Job:
         }
 
     def restore(self, state: dict[str, Any], source: Path) -> None:
-        """Continue from ``state``. ValueError where it belongs to another config or other data."""
+        """Continue from ``state``. OptionError where it belongs to another config or other data."""
         there, here = state["fingerprint"], fingerprint(self)
         differing = [key for key in here | there if there.get(key) != here.get(key)]
         if differing:
             shown = "; ".join(f"{key}: there {there.get(key)}, here {here.get(key)}" for key in differing)
-            raise ValueError(
-                f"{source}: made by another run ({shown}); restore those, or --run.resume=none to start anew"
+            raise OptionError(
+                f"run.resume: {source}: made by another run ({shown}); restore those, or --run.resume=none to start anew"
             )
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
@@ -113,15 +113,6 @@ class Job:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-
-
-def parts(emulate_gpus: int | None, ranks: int) -> int:
-    """Batches that each of ``ranks`` processes accumulates to stand in for ``emulate_gpus``."""
-    if emulate_gpus is None:
-        return 1
-    if emulate_gpus % ranks:
-        raise OptionError(f"dist.emulate_gpus: {emulate_gpus} is no multiple of the {ranks} processes at work")
-    return emulate_gpus // ranks
 
 
 def fingerprint(job: Job) -> dict[str, str]:

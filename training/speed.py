@@ -102,7 +102,7 @@ def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> f
     A training step is three forward passes' worth: forward, and the gradients of inputs and of weights.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model.build(arch, classes, init_bn0=False, blurpool=blurpool)(torch.empty(1, 3, px, px))
+        model.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
     return float(counter.get_total_flops())
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
 import torch
 
+from data_tools.options import OptionError
 from training import checkpoint, distributed, inputs
 from training.config import RunConfig
 from training.evaluate import evaluate
@@ -22,7 +24,20 @@ LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 
 
 def run(config: RunConfig) -> int:
-    """Train, or validate a checkpoint, in this process; every process of the run calls it. The exit status."""
+    """Train, or validate a checkpoint, in this process; every process of the run calls it. The exit status.
+
+    A mistake of the user's ends in one line and 2; anything else is raised with its traceback.
+    """
+    try:
+        _run(config)
+    except OptionError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"train_imagenet.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(config: RunConfig) -> None:
     found = inputs.read(config.data.dir, config.schedule.build())
     with distributed.world(config.dist) as place:
         torch.use_deterministic_algorithms(config.run.deterministic)
@@ -34,7 +49,6 @@ def run(config: RunConfig) -> int:
         else:
             _resume(job)
             fit(job)
-    return 0
 
 
 def _resume(job: Job) -> None:
@@ -50,7 +64,9 @@ def validate(job: Job, path: Path) -> None:
     """Print the scores of the weights at ``path`` by the last phase's rules."""
     state = checkpoint.load(path)
     if state["classes"] != list(job.inputs.classes) or state["arch"] != job.config.model.arch:
-        raise ValueError(f"{path}: a {state['arch']} for other classes, or another network, than is asked for here")
+        raise OptionError(
+            f"run.checkpoint: {path}: a {state['arch']} for other classes, or another network, than is asked for here"
+        )
     job.model.load_state_dict(state["model"])
     phase = job.schedule.phases[-1]
     loader = val_loader(job, phase)
@@ -147,7 +163,8 @@ def fit_phase(job: Job, phase: Phase, log: RunLog | None) -> None:
                 log.epoch_done(row, eval_seconds, job.progress.images_seen)
             save(job, scores)
         if job.place.is_main:
-            print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", flush=True)
+            # The table is standard output's; what is said about it goes beside it.
+            print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
     finally:
         training.close()
         validation.close()

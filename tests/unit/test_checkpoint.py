@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_tools.options import OptionError
 from training import checkpoint
 
 
@@ -29,15 +30,15 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_missing_damaged_foreign(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkpoint here"):
+    with pytest.raises(OptionError, match="no checkpoint here"):
         checkpoint.load(tmp_path / "none.pt")
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"model": {"w": torch.zeros(1000)}})
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(OptionError, match="not a readable checkpoint"):
         checkpoint.load(path)
     torch.save({"w": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="not a checkpoint of this program"):
+    with pytest.raises(OptionError, match="not a checkpoint of this program"):
         checkpoint.load(path)
 
 
@@ -51,6 +52,6 @@ def test_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     Path("raw.pt").write_bytes(pickle.dumps(Hostile()))
     torch.save({"version": 1, "model": Hostile()}, "zip.pt")
     for name in ("raw.pt", "zip.pt"):
-        with pytest.raises(ValueError, match="not a readable checkpoint"):
+        with pytest.raises(OptionError, match="not a readable checkpoint"):
             checkpoint.load(Path(name))
     assert not Path("was_run").exists()

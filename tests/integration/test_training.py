@@ -1,0 +1,167 @@
+"""train_imagenet.py end to end on tiny betons, on the CPU, with one process and with two."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint
+from training.runlog import read_epochs
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+model: {{arch: resnet18}}
+train: {{amp: fp32}}
+dist: {{device: cpu}}
+run: {{deterministic: true}}
+data: {{dir: {betons}, workers: 1}}
+schedule:
+  phases:
+    - {{epochs: [0, 2], px: 32, batch_per_gpu: 8, data: 160, val_batch: 5,
+       lr: [{{epochs: [0, 2], from: 0.01, to: 0.02}}]}}
+    - {{epochs: [2, 3], px: 48, batch_per_gpu: 4, data: full, val_batch: 4, min_scale: 0.5, rectangular_val: true,
+       lr: [{{epochs: [2, 3], from: 0.002, to: 0.001}}]}}
+"""
+
+
+@pytest.fixture(scope="session")
+def recipe(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.format(betons=betons))
+    return path
+
+
+def command(recipe: Path, run_dir: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "train_imagenet.py"),
+        "--config-file",
+        str(recipe),
+        f"--run.dir={run_dir}",
+        *more,
+    ]
+
+
+def train(recipe: Path, run_dir: Path, *more: str) -> str:
+    done = subprocess.run(command(recipe, run_dir, *more), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    run_dir = tmp_path_factory.mktemp("runs") / "one"
+    return run_dir, train(recipe, run_dir)
+
+
+def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
+    run_dir, printed = finished
+    rows = read_epochs(run_dir)
+    assert [row.epoch for row in rows] == [1, 2, 3]
+    assert [row.px for row in rows] == [32, 32, 48]
+    assert [row.lr for row in rows] == [0.015, 0.02, 0.001]
+    assert all(a.hours < b.hours for a, b in itertools.pairwise(rows))
+    assert all(0 <= row.top1 <= row.top5 <= 100 for row in rows)
+    assert [line.split()[0] for line in printed.splitlines()] == ["epoch", "1", "2", "3"]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["train"]["momentum"] == 0.9
+    assert {"last.pt", "best.pt", "epochs.csv"} <= {p.name for p in run_dir.iterdir()}
+
+
+def test_events_carry_the_published_tags(finished: tuple[Path, str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished[0]))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        *("first", "losses/test_1", "losses/test_5", "losses/xent", "losses/train_1", "losses/train_5"),
+        *("times/eval_sec", "times/step", "times/data", "sizes/lr", "sizes/batch", "sizes/image"),
+    }
+    tests = events.Scalars("losses/test_5")
+    state = checkpoint.load(finished[0] / "last.pt")
+    assert len(tests) == 3
+    assert tests[-1].step == state["progress"]["images_seen"]
+    assert tests[-1].value == pytest.approx(read_epochs(finished[0])[-1].top5, abs=1e-3)
+
+
+def test_eval_only_gives_the_last_epochs_scores(finished: tuple[Path, str], recipe: Path) -> None:
+    run_dir, _ = finished
+    printed = train(recipe, run_dir, "--run.eval_only=true", f"--run.checkpoint={run_dir / 'last.pt'}")
+    last = read_epochs(run_dir)[-1]
+    assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} %" in printed
+    assert "48 px rectangles of val_full" in printed
+
+
+def test_a_complete_run_is_not_trained_again(finished: tuple[Path, str], recipe: Path) -> None:
+    run_dir, _ = finished
+    before = (run_dir / "last.pt").stat().st_mtime_ns
+    assert "complete after 3 epochs" in train(recipe, run_dir)
+    assert (run_dir / "last.pt").stat().st_mtime_ns == before
+
+
+def test_another_recipe_does_not_continue_the_run(finished: tuple[Path, str], recipe: Path) -> None:
+    done = subprocess.run(
+        command(recipe, finished[0], "--train.weight_decay=0.01"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "train.weight_decay: there 0.0001, here 0.01" in done.stderr
+
+
+def test_killed_after_an_epoch_and_continued_gives_the_same_weights(
+    finished: tuple[Path, str], recipe: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "killed"
+    process = subprocess.Popen(command(recipe, run_dir), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run_dir / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.load(run_dir / "last.pt")["progress"]["epoch"] < 3
+    train(recipe, run_dir)
+    whole, continued = (checkpoint.load(d / "last.pt") for d in (finished[0], run_dir))
+    assert whole["progress"]["images_seen"] == continued["progress"]["images_seen"]
+    for key, weight in whole["model"].items():
+        assert torch.equal(weight, continued["model"][key]), key
+    strip = [
+        [(r.epoch, r.top1, r.top5, r.train_loss, r.lr, r.px) for r in read_epochs(d)] for d in (finished[0], run_dir)
+    ]
+    assert strip[0] == strip[1]
+
+
+def test_two_processes_count_every_validation_image_once(
+    finished: tuple[Path, str], recipe: Path, tmp_path: Path
+) -> None:
+    checkpoints = f"--run.checkpoint={finished[0] / 'last.pt'}"
+    one, two = (train(recipe, tmp_path, "--run.eval_only=true", checkpoints, f"--dist.processes={n}") for n in (1, 2))
+    assert one == two
+
+
+def test_two_processes_train(recipe: Path, tmp_path: Path) -> None:
+    printed = train(recipe, tmp_path / "two", "--dist.processes=2")
+    assert [line.split()[0] for line in printed.splitlines()] == ["epoch", "1", "2", "3"]
+
+
+def test_more_processes_than_gpus(recipe: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    done = subprocess.run(command(recipe, tmp_path, "--dist.device=cuda"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "torch sees no GPU here" in done.stderr
+
+
+def test_batch_larger_than_the_dataset(recipe: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(recipe, tmp_path, "--dist.processes=1000"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "on 1000 processes is 8000, but train_160 holds" in done.stderr
