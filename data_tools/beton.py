@@ -23,12 +23,14 @@ from data_tools.index import Index
 from data_tools.journal import Journal
 from data_tools.manifest import Manifest, Skipped
 from data_tools.output import Output
+from data_tools.parquet import group_of
 from data_tools.plan import ConversionError, Pass, locked, plan, versions
 from data_tools.pool import Item, Piece, Pool
 from data_tools.spec import WriteSpec
 
 CHUNK_IMAGES = 16  # what a worker is given at once
 CHUNK_BYTES = 4 << 20
+CHUNK_ROWS = 128  # of parquet: within a row group, which a worker has to read from its start
 BARRIER_BYTES = 256 << 20  # written between two syncs: what a power cut can cost, and a signal may wait for
 
 Report = Callable[[int, int], None]  # images laid down, images in all
@@ -132,15 +134,22 @@ class Conversion:
 
     def _chunks(self, done: int) -> Iterator[tuple[int, list[Item]]]:
         """What is left to do, in pieces of work; reading and laying down go in the same order."""
-        first, items, size = done, [], 0
+        items: list[Item] = []
+        first, size = done, 0
         for position in range(done, self.images):
             sample = self._sample(position)
             file, offset, length = self.stream.places[sample].tolist()
+            rows = self.index.files[file].kind == "parquet"
+            if items and rows and (items[-1][0], group_of(items[-1][1])) != (file, group_of(offset)):
+                yield first, items
+                first, items, size = position, [], 0
             items.append((file, offset, length, self.stream.key(sample)))
             size += length
-            if len(items) == CHUNK_IMAGES or size >= CHUNK_BYTES or position + 1 == self.images:
+            if len(items) == (CHUNK_ROWS if rows else CHUNK_IMAGES) or size >= CHUNK_BYTES:
                 yield first, items
                 first, items, size = position + 1, [], 0
+        if items:
+            yield first, items
 
     def _sample(self, position: int) -> int:
         return position if self.stream.order is None else int(self.stream.order[position])

@@ -33,7 +33,7 @@ RECORD = np.dtype(
     ]
 )
 SLOTS = 3
-SLOT_BYTES = 4 << 20  # a piece is handed over when it is this large
+SLOT_BYTES = 8 << 20  # a piece is handed over when it is this large
 _PR_SET_PDEATHSIG = 1
 
 
