@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools import layout, manifest, sources
+from data_tools import estimate, layout, manifest, sources
 from data_tools.index import Index
 from data_tools.journal import Journal
 from data_tools.manifest import Manifest, Skipped
@@ -56,6 +56,11 @@ def write(spec: WriteSpec, *, report: Report | None = None, say: Say | None = No
         passes = plan(index, spec)
         summaries = [_found(path) for each in passes for path in each.paths if all(each.done)]
         passes = [each for each in passes if not all(each.done)]
+        if passes:
+            workers = spec.write.workers
+            expected = [each for job in passes for each in estimate.estimate(job, index, workers)]
+            tell(estimate.table(expected, spec.data.out))
+            estimate.check_room(expected, spec.data.out)
         total, before = sum(len(each.stream) for each in passes), 0
         for each in passes:
             step = _step(report, before, total)

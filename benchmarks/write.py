@@ -1,0 +1,161 @@
+"""How fast the conversion is, against the way ffcv-imagenet writes: PIL and cv2 through DatasetWriter, a pass a size.
+
+    python benchmarks/write.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
+
+Both write 160, 320 and full from the same photographs, with the same meaning of a cap (FFCV's: the longer side),
+in turns; medians are reported, and ratios of medians. Nothing is pinned; every process may use every core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+IMAGENET_IMAGES = 1_281_167 + 50_000
+CASES = ("encode", "original")
+
+
+def main() -> int:
+    given = _arguments()
+    with tempfile.TemporaryDirectory(dir=given.work) as name:
+        work = Path(name)
+        images = _prepare(given.source, work, given.images)
+        print(f"{images} photographs of {given.source.name}, 160 + 320 + full, {given.repeats} alternations")
+        runs: dict[tuple[str, str, int], Callable[[], float]] = {
+            ("both", "ffcv_imagenet", 1): lambda: _theirs(work),
+            **{(case, "ours", 1): lambda case=case: _ours(work, case, 1) for case in CASES},
+            **{(case, "ours", 2): lambda case=case: _ours(work, case, 2) for case in CASES if given.workers > 1},
+        }
+        seconds: dict[tuple[str, str, int], list[float]] = {key: [] for key in runs}
+        for _ in range(given.repeats):
+            for key, run in runs.items():
+                seconds[key].append(run())
+    rows = _rows({key: images / statistics.median(times) for key, times in seconds.items()})
+    _show(rows, seconds, images)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
+    parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
+    parser.add_argument("--images", type=int, default=1000, help="how many; the source's are repeated")
+    parser.add_argument("--repeats", type=int, default=5, help="alternations")
+    parser.add_argument("--workers", type=int, default=2, help="1: leave out the case of two workers")
+    parser.add_argument("--work", type=Path, help="folder for temporary files")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    given = parser.parse_args()
+    if not given.source.exists():
+        parser.error(f"{given.source}: no such file; give --source a sorted tar of photographs")
+    return given
+
+
+def _prepare(source: Path, work: Path, images: int) -> int:
+    """The same photographs as files, for ffcv-imagenet's ImageFolder, and as a sorted tar, for us."""
+    with tarfile.open(source) as tar:
+        photographs = [tar.extractfile(info).read() for info in tar if info.isfile()]  # type: ignore[union-attr]
+    folder = work / "files/train/n00000000"
+    folder.mkdir(parents=True)
+    with tarfile.open(work / "sorted.tar", "w") as tar:
+        for at in range(images):
+            data = photographs[at % len(photographs)]
+            (folder / f"{at:06d}.JPEG").write_bytes(data)
+            info = tarfile.TarInfo(f"raw-data/train/n00000000/{at:06d}.JPEG")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return images
+
+
+def _ours(work: Path, case: str, workers: int) -> float:
+    from data_tools import beton
+    from data_tools.spec import Data, Write, WriteSpec
+
+    out = work / "ours"
+    spec = WriteSpec(
+        data=Data(source=(work / "sorted.tar",), out=out, caps=("160", "320", "full"), side="longer"),
+        write=Write(full=case, workers=workers),  # type: ignore[arg-type]
+    )
+    started = time.perf_counter()
+    beton.write(spec)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(out)
+    return seconds
+
+
+class _ImageFolder:
+    """What torchvision's ImageFolder hands to DatasetWriter in ffcv-imagenet: PIL images and labels."""
+
+    def __init__(self, root: Path) -> None:
+        self.files = sorted(root.rglob("*.JPEG"))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, at: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        with self.files[at].open("rb") as file:
+            return Image.open(file).convert("RGB"), 0
+
+
+def _theirs(work: Path) -> float:
+    """ffcv-imagenet's write_imagenet.py, once for each size, with one worker."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    dataset = _ImageFolder(work / "files")
+    out = work / "theirs.beton"
+    started = time.perf_counter()
+    for longest in (160, 320, None):
+        field = RGBImageField(write_mode="jpg", max_resolution=longest, jpeg_quality=90)
+        with redirect_stderr(io.StringIO()):
+            writer = DatasetWriter(str(out), {"image": field, "label": IntField()}, num_workers=1)
+            writer.from_indexed_dataset(dataset, chunksize=100)
+        out.unlink()
+    return time.perf_counter() - started
+
+
+def _rows(speeds: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
+    baseline = speeds["both", "ffcv_imagenet", 1]
+    rows = []
+    for case in CASES:
+        for (of, name, cores), speed in speeds.items():
+            if of in (case, "both"):
+                row = {"case": case, "name": name, "images_per_s": round(speed, 1), "baseline": round(baseline, 1)}
+                rows.append(row | {"ratio": round(speed / baseline, 3), "cores": cores})
+    return rows
+
+
+def _show(rows: list[dict[str, Any]], seconds: dict[tuple[str, str, int], list[float]], images: int) -> None:
+    print(
+        f"{'case':<10}{'name':<15}{'workers':>8}{'images/s':>10}{'(min - max)':>18}{'ratio':>7}{'ImageNet, 16 cores':>20}"
+    )
+    for row in rows:
+        times = seconds.get((row["case"], row["name"], row["cores"])) or seconds["both", row["name"], row["cores"]]
+        span = f"({images / max(times):.0f} - {images / min(times):.0f})"
+        hours = IMAGENET_IMAGES / (row["images_per_s"] / row["cores"] * 16) / 3600
+        print(
+            f"{row['case']:<10}{row['name']:<15}{row['cores']:>8}{row['images_per_s']:>10.1f}{span:>18}"
+            f"{row['ratio']:>7.2f}{hours:>18.2f} h"
+        )
+    for case in CASES:
+        mine = {row["cores"]: row["images_per_s"] for row in rows if row["case"] == case and row["name"] == "ours"}
+        if 2 in mine:
+            print(f"{case}: two workers do {mine[2] / mine[1]:.2f}x of one")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
