@@ -65,8 +65,14 @@ $(ENV): pyproject.toml uv.lock setup.py data_tools/_native.cpp
 	$(PYTHON) -c 'import ffcv, data_tools.native'
 	@touch $@
 
-lock:  ## renew uv.lock after a change to pyproject.toml; then bring environment.yml into line
+# OpenCV is conda-forge's in environment.yml, and the project itself comes last.
+lock: $(ENV)  ## renew uv.lock after a change to pyproject.toml, and environment.yml with it
 	$(UV) lock
+	{ sed '/from uv.lock, by/q' environment.yml; \
+	  $(UV) export -q --locked --no-hashes --no-annotate --no-header --no-emit-project \
+	      --prune opencv-python --prune opencv-python-headless | sed 's/.*/      - "&"/'; \
+	  echo '      - -e .'; } > environment.yml.partial
+	mv environment.yml.partial environment.yml
 
 clean:  ## remove the environment, caches and what the demo made; betons and runs of your own stay
 	rm -rf .venv .tools build dist *.egg-info data_tools/_native*.so $(DEMO_DATA) $(DEMO_RUN)
