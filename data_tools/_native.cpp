@@ -34,8 +34,10 @@
 #error "this libjpeg lacks the RGBX colour space: libjpeg-turbo is needed (Debian: libjpeg-dev, conda-forge: libjpeg-turbo)"
 #endif
 
-#if defined(__x86_64__) && defined(__GLIBC__) && (defined(__clang__) ? __clang_major__ >= 17 : __GNUC__ >= 11)
-#define FAST __attribute__((target_clones("default", "avx2", "arch=skylake-avx512")))
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FAST __attribute__((target_clones("default", "arch=x86-64-v3")))
+#elif defined(__x86_64__) && defined(__GLIBC__) && (!defined(__clang__) || __clang_major__ >= 17)
+#define FAST __attribute__((target_clones("default", "avx2")))
 #else
 #define FAST
 #endif
@@ -111,42 +113,69 @@ void Axis::plan(int input, int output, bool flip) {
         std::swap_ranges(&weight[o * taps], &weight[o * taps] + taps, &weight[(output - 1 - o) * taps]);
 }
 
-FAST void scale_row(const uint8_t* row, unsigned weight, uint16_t* sum, int n) {
+// Down: rows of RGBX are weighted and summed to 8.8 bits; the last step of an output row makes floats of them.
+FAST void weigh(const uint8_t* row, unsigned weight, uint16_t* sum, int n) {
     for (int i = 0; i < n; i++) sum[i] = uint16_t(row[i] * weight);
 }
 
-FAST void add_row(const uint8_t* row, unsigned weight, uint16_t* sum, int n) {
+FAST void weigh_add(const uint8_t* row, unsigned weight, uint16_t* sum, int n) {
     for (int i = 0; i < n; i++) sum[i] = uint16_t(sum[i] + row[i] * weight);
 }
 
-typedef uint16_t Pixel16 __attribute__((vector_size(8)));
-typedef uint32_t Pixel32 __attribute__((vector_size(16)));
+FAST void weigh_add_last(const uint8_t* row, unsigned weight, const uint16_t* sum, float* out, int n) {
+    for (int i = 0; i < n; i++) out[i] = float(uint16_t(sum[i] + row[i] * weight));
+}
 
-// RGBX sums of 8.8 bits to RGB bytes. A pixel is stored as four bytes, the next one overwrites the fourth; the
-// caller stores the last of a row, whose fourth byte may belong to another thread's image.
+FAST void weigh_only(const uint8_t* row, unsigned weight, float* out, int n) {
+    for (int i = 0; i < n; i++) out[i] = float(uint16_t(row[i] * weight));
+}
+
+FAST void weigh_two(const uint8_t* a, unsigned weight_a, const uint8_t* b, unsigned weight_b, float* out, int n) {
+    for (int i = 0; i < n; i++) out[i] = float(uint16_t(a[i] * weight_a + b[i] * weight_b));
+}
+
+// Across: four output pixels at a time, each a vector of its channels. The floats are whole numbers all along: a sum
+// of 16 bits times weights of 8 bits fits the 24 bits of a float, so nothing is ever rounded but the result.
+typedef float Pixel __attribute__((vector_size(16)));
+typedef int32_t Words __attribute__((vector_size(16)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+
+#ifdef __clang__
+#define SHUFFLE(bytes, ...) __builtin_shufflevector(bytes, bytes, __VA_ARGS__)
+#else
+#define SHUFFLE(bytes, ...) __builtin_shuffle(bytes, Bytes{__VA_ARGS__})
+#endif
+
 template <int TAPS>
-inline __attribute__((always_inline)) void squeeze(const uint16_t* row, const Axis& axis, int taps, uint8_t* out, int n) {
-    const uint16_t* weight = axis.weight.data();
-    for (int o = 0; o < n; o++, weight += TAPS ? TAPS : taps) {
-        const uint16_t* at = row + 4 * size_t(axis.first[o]);
-        Pixel32 sum = {1 << 15, 1 << 15, 1 << 15, 1 << 15};
-        for (int k = 0; k < (TAPS ? TAPS : taps); k++) {
-            Pixel16 pixel;
-            std::memcpy(&pixel, at + 4 * k, sizeof pixel);
-            sum += __builtin_convertvector(pixel, Pixel32) * uint32_t(weight[k]);
-        }
-        uint8_t rgbx[4] = {uint8_t(sum[0] >> 16), uint8_t(sum[1] >> 16), uint8_t(sum[2] >> 16), 0};
-        std::memcpy(out + 3 * size_t(o), rgbx, o + 1 < n ? 4 : 3);
+inline __attribute__((always_inline)) Words weighted(const float* row, const float* weight, int taps) {
+    Pixel sum = {0.5f, 0.5f, 0.5f, 0.5f};
+    for (int k = 0; k < (TAPS ? TAPS : taps); k++) {
+        Pixel pixel;
+        std::memcpy(&pixel, row + 4 * k, sizeof pixel);
+        sum += pixel * weight[k];
+    }
+    return __builtin_convertvector(sum, Words);
+}
+
+template <int TAPS>
+inline __attribute__((always_inline)) void across(const float* row, const int32_t* first, const float* weight, int taps, uint8_t* out, int n) {
+    if (TAPS) taps = TAPS;
+    for (int o = 0; o < n; o += 4, first += 4, weight += 4 * taps, out += 12) {
+        Words four = weighted<TAPS>(row + first[0], weight, taps) | weighted<TAPS>(row + first[1], weight + taps, taps) << 8 |
+                     weighted<TAPS>(row + first[2], weight + 2 * taps, taps) << 16 |
+                     weighted<TAPS>(row + first[3], weight + 3 * taps, taps) << 24;
+        Bytes rgb = SHUFFLE((Bytes)four, 0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, 12, 12, 12, 12);
+        std::memcpy(out, &rgb, o + 4 <= n ? 12 : 3 * (n - o));
     }
 }
 
-FAST void squeeze_row(const uint16_t* row, const Axis& axis, uint8_t* out, int n) {
-    switch (axis.taps) {
-        case 1: return squeeze<1>(row, axis, 1, out, n);
-        case 2: return squeeze<2>(row, axis, 2, out, n);
-        case 3: return squeeze<3>(row, axis, 3, out, n);
-        case 4: return squeeze<4>(row, axis, 4, out, n);
-        default: return squeeze<0>(row, axis, axis.taps, out, n);
+FAST void squeeze(const float* row, const int32_t* first, const float* weight, int taps, uint8_t* out, int n) {
+    switch (taps) {
+        case 1: return across<1>(row, first, weight, taps, out, n);
+        case 2: return across<2>(row, first, weight, taps, out, n);
+        case 3: return across<3>(row, first, weight, taps, out, n);
+        case 4: return across<4>(row, first, weight, taps, out, n);
+        default: return across<0>(row, first, weight, taps, out, n);
     }
 }
 
@@ -161,34 +190,58 @@ FAST void widen_row(const uint8_t* rgb, uint8_t* rgbx, int n) {
 // Rows come in order and each is asked for once or twice, so two of them are kept. `read` fills a row of RGBX.
 struct Resizer {
     Axis x, y;
+    std::vector<int32_t> x_first;   // of the row's floats, with three more entries: `squeeze` works in fours
+    std::vector<float> x_weight, row;
     std::vector<uint8_t> rows[2];
     std::vector<uint16_t> sum;
-    int width_in, width, height;
+    int values_in, width, height;
 
-    void plan(int height_in, int width_in_, int height_, int width_, bool flip, int row_pixels) {
-        width_in = width_in_, width = width_, height = height_;
+    void plan(int height_in, int width_in, int height_, int width_, bool flip, int row_pixels) {
+        values_in = 4 * width_in, width = width_, height = height_;
         x.plan(width_in, width, flip);
         y.plan(height_in, height, false);
-        for (auto& row : rows) row.resize(4 * size_t(row_pixels));
-        sum.resize(4 * size_t(width_in));
+        x_first.assign(width + 3, 0);
+        x_weight.assign(size_t(width + 3) * x.taps, 0);
+        for (int o = 0; o < width; o++) x_first[o] = 4 * x.first[o];
+        for (int i = 0; i < width * x.taps; i++) x_weight[i] = float(x.weight[i]) / 65536;
+        for (auto& each : rows) each.resize(4 * size_t(row_pixels) + 64);
+        sum.resize(values_in);
+        row.resize(values_in);
+    }
+
+    // libjpeg-turbo writes a row that is aligned to its vectors past the caches, and this code reads it next.
+    static uint8_t* unaligned(std::vector<uint8_t>& row) {
+        return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(row.data()) + 31) / 32 * 32 + 4);
     }
 
     template <class Read>
     void run(Read read, int offset, uint8_t* out) {
         int have = 0;
+        auto input = [&](int at) {
+            for (; have <= at; have++) read(have, unaligned(rows[have & 1]));
+            return unaligned(rows[at & 1]) + 4 * size_t(offset);
+        };
         for (int o = 0; o < height; o++, out += 3 * size_t(width)) {
-            bool started = false;
-            for (int k = 0; k < y.taps; k++) {
-                unsigned weight = y.weight[o * y.taps + k];
-                if (!weight) continue;
-                int at = y.first[o] + k;
-                for (; have <= at; have++) read(have, rows[have & 1].data());
-                const uint8_t* row = rows[at & 1].data() + 4 * size_t(offset);
-                (started ? add_row : scale_row)(row, weight, sum.data(), 4 * width_in);
-                started = true;
-            }
-            squeeze_row(sum.data(), x, out, width);
+            const uint16_t* weight = &y.weight[size_t(o) * y.taps];
+            int first = 0, last = y.taps - 1;
+            while (!weight[first]) first++;
+            while (!weight[last]) last--;
+            int at = y.first[o];
+            if (first == last) weigh_only(input(at + first), weight[first], row.data(), values_in);
+            else down(input, at, first, last, weight);
+            squeeze(row.data(), x_first.data(), x_weight.data(), x.taps, out, width);
         }
+    }
+
+    template <class Input>
+    void down(Input input, int at, int first, int last, const uint16_t* weight) {
+        if (last == first + 1) {
+            const uint8_t* above = input(at + first);
+            return weigh_two(above, weight[first], input(at + last), weight[last], row.data(), values_in);
+        }
+        weigh(input(at + first), weight[first], sum.data(), values_in);
+        for (int k = first + 1; k < last; k++) weigh_add(input(at + k), weight[k], sum.data(), values_in);
+        weigh_add_last(input(at + last), weight[last], sum.data(), row.data(), values_in);
     }
 };
 
