@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from PIL import Image
 
 from data_tools.spec import Data, Write, WriteSpec
+
+# Tests run side by side; threads that spin at each other's barriers make two trainings ten times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def photo(seed: int, width: int = 500, height: int = 375) -> np.ndarray:

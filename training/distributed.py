@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -84,6 +85,7 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",

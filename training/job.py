@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,18 @@ class Job:
         if self.place.ranks == 1:
             return objective
         on_gpu = self.place.device.type == "cuda"
-        return DistributedDataParallel(
-            objective,
-            device_ids=[self.place.local_rank] if on_gpu else None,
-            # BatchNorm statistics stay local, as published; evaluate() shares them when they matter.
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            # A compiled graph is cut at the buckets, and an accumulated one changes from part to part.
-            static_graph=self.parts == 1 and compile_mode(self.config.train, self.place.device.type) is None,
-        )
+        with warnings.catch_warnings():
+            # From torch 2.15 on it has another name, which 2.11 does not know.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+            return DistributedDataParallel(
+                objective,
+                device_ids=[self.place.local_rank] if on_gpu else None,
+                # BatchNorm statistics stay local, as published; evaluate() shares them when they matter.
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                # A compiled graph is cut at the buckets, and an accumulated one changes from part to part.
+                static_graph=self.parts == 1 and compile_mode(self.config.train, self.place.device.type) is None,
+            )
 
     def global_batch(self, phase: Phase) -> int:
         return phase.batch_per_gpu * self.parts * self.place.ranks
