@@ -1,5 +1,7 @@
 """The native part: everything else about the build is in pyproject.toml."""
 
+from typing import Any
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, LinkError
@@ -31,7 +33,7 @@ class BuildNative(build_ext):
         except (CCompilerError, CompileError, LinkError) as error:
             raise SystemExit(f"{error}\n{HELP}") from error
 
-    def get_export_symbols(self, ext: Extension) -> list[str]:
+    def get_export_symbols(self, ext: Any) -> list[str]:
         return []  # no PyInit__native: this is not a Python module
 
 

@@ -551,6 +551,16 @@ Crop random_crop(const CropRule& rule, uint64_t sample, int width, int height) {
     return {(height - h) / 2, (width - w) / 2, h, w, flip};
 }
 
+// Resize(int(px * 1.14)) and the centre out of it as one crop, px being the output's shorter side. An image too narrow
+// for that gives the largest part of the output's shape instead of black bars.
+Crop centre_crop(int width, int height, int out_height, int out_width) {
+    int resized = int(std::min(out_height, out_width) * 1.14);
+    double scale = double(std::min(width, height)) / std::max(1, resized);
+    scale = std::min({scale, double(width) / out_width, double(height) / out_height});
+    int h = std::max(1, int(std::nearbyint(out_height * scale))), w = std::max(1, int(std::nearbyint(out_width * scale)));
+    return {(height - h) / 2, (width - w) / 2, h, w, 0};
+}
+
 // ---------------------------------------------------------------------------------------------- batches
 
 struct Task {  // one sample of a batch; data_tools/native.py has the same as a numpy dtype
@@ -702,17 +712,18 @@ API void native_crops(const CropRule* rule, const int64_t* samples, const int32_
     for (int64_t i = 0; i < n; i++) out[i] = random_crop(*rule, uint64_t(samples[i]), widths[i], heights[i]);
 }
 
-// One sample that is in memory, for numba: no structure by value, and the outcome as a number.
-API int32_t native_take(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height, const Crop* crop, uint8_t* out,
-                        int32_t out_height, int32_t out_width) {
-    Error error;
-    return guarded(&error, [&] { return take(scratch(), data, size, {mode, width, height}, *crop, {out_height, out_width, out}, &error); });
+API void native_centre_crops(const int32_t* widths, const int32_t* heights, int64_t n, int32_t out_height, int32_t out_width, Crop* out) {
+    for (int64_t i = 0; i < n; i++) out[i] = centre_crop(widths[i], heights[i], out_height, out_width);
 }
 
-API int32_t native_take_random(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height, const CropRule* rule,
-                               int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
-    Crop crop = random_crop(*rule, uint64_t(sample), width, height);
-    return native_take(data, size, mode, width, height, &crop, out, out_height, out_width);
+// One sample that is in memory, for numba: the outcome is a number alone. Without a rule the crop is the centre.
+API int32_t native_take(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height, const CropRule* rule,
+                        int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
+    Error error;
+    return guarded(&error, [&] {
+        Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height) : centre_crop(width, height, out_height, out_width);
+        return take(scratch(), data, size, {mode, width, height}, crop, {out_height, out_width, out}, &error);
+    });
 }
 
 API Pool* native_pool_new(int32_t threads) {

@@ -11,7 +11,6 @@ from data_tools.native import library
 Sides = NDArray[np.int32]
 
 CROP = np.dtype([(name, "<i4") for name in ("top", "left", "height", "width", "flip")])
-RESIZE_TO_CROP = 1.14  # validation images are resized to int(px * 1.14) before the centre is cut out
 
 
 class _Rule(ctypes.Structure):
@@ -27,6 +26,11 @@ class _Rule(ctypes.Structure):
 
 library.native_crops.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64, ctypes.c_void_p]
 library.native_crops.restype = None
+library.native_centre_crops.argtypes = [
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),
+    *(ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p),
+]
+library.native_centre_crops.restype = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,14 +83,11 @@ def centre_crops(widths: Sides, heights: Sides, out_height: int, out_width: int)
 
     An image too narrow for the crop gives the largest part of the same shape instead of black bars.
     """
-    resized = int(min(out_height, out_width) * RESIZE_TO_CROP)
-    scale = np.minimum(widths, heights) / resized
-    scale = np.minimum(scale, np.minimum(widths / out_width, heights / out_height))
-    out = np.zeros(len(widths), CROP)
-    out["height"] = np.maximum(1, np.rint(out_height * scale))
-    out["width"] = np.maximum(1, np.rint(out_width * scale))
-    out["top"] = (heights - out["height"]) // 2
-    out["left"] = (widths - out["width"]) // 2
+    widths, heights = np.ascontiguousarray(widths, np.int32), np.ascontiguousarray(heights, np.int32)
+    out = np.empty(len(widths), CROP)
+    library.native_centre_crops(
+        widths.ctypes.data, heights.ctypes.data, len(widths), out_height, out_width, out.ctypes.data
+    )
     return out
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_tools.native import library
 from training.crops import CROP
+from training.transfer import HostBuffers
 
 BATCHES_AHEAD = 3
 WAIT_MILLISECONDS = 100  # between these Python looks at signals, so Ctrl-C works while a disk hangs
@@ -76,7 +77,7 @@ class Work:
     request: Request
     images: torch.Tensor  # (batch, height, width, 3) uint8 on the host
     native: _Batch = field(init=False)
-    copied: "tuple[torch.Tensor, torch.Tensor, torch.cuda.Event] | None" = None
+    copied: Any = None  # what the copies' `start` gave
 
     def __post_init__(self) -> None:
         request = self.request
@@ -111,40 +112,22 @@ class Pool:
         self.close = weakref.finalize(self, library.native_pool_delete, self._handle)
 
     def submit(self, work: Work) -> None:
+        self._check_open()
         library.native_pool_submit(self._handle, ctypes.byref(work.native))
 
     def finished(self, work: Work, milliseconds: int = 0) -> bool:
+        """Whether a batch is made, waiting for it so long; there is no other way to wait."""
+        self._check_open()
         return bool(library.native_pool_wait(self._handle, ctypes.byref(work.native), milliseconds))
+
+    def _check_open(self) -> None:
+        if not self.close.alive:
+            raise RuntimeError("the loader is closed")
 
     def cancel(self, work: Work) -> None:
         """Forget a batch; on return no thread touches it."""
         if self.close.alive:
             library.native_pool_cancel(self._handle, ctypes.byref(work.native))
-
-
-class HostBuffers:
-    """Memory for batches on the host.
-
-    On the way to a GPU torch's own cache of pinned memory serves: it knows when a copy has been done. For the CPU
-    the buffers are kept here, because fresh memory costs a page fault every 4 KB; one comes back when the last
-    tensor on it is gone, so a batch stays valid for as long as anybody holds it.
-    """
-
-    def __init__(self, pinned: bool) -> None:
-        self._pinned = pinned
-        self._free: list[NDArray[np.uint8]] = []
-
-    def take(self, samples: int, height: int, width: int) -> torch.Tensor:
-        shape = (samples, height, width, 3)
-        if self._pinned:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        size = samples * height * width * 3
-        buffer = self._free.pop() if self._free else np.empty(0, np.uint8)
-        if buffer.size < size:
-            buffer = np.empty(size, np.uint8)
-        view = buffer[:size].reshape(shape)
-        weakref.finalize(view, self._free.append, buffer).atexit = False
-        return torch.from_numpy(view)
 
 
 class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
@@ -158,14 +141,13 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         self,
         pool: Pool,
         buffers: HostBuffers,
+        copies: Any,
         requests: Iterator[Request],
-        device: torch.device,
         explain: Callable[[int, str], Exception],
     ) -> None:
-        self._pool, self._buffers, self._requests = pool, buffers, requests
-        self._device, self._explain = device, explain
+        self._pool, self._buffers, self._copies = pool, buffers, copies
+        self._requests, self._explain = requests, explain
         self._ahead: deque[Work] = deque()
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._submit()
 
     def _submit(self) -> None:
@@ -188,35 +170,17 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
             self.close()
             raise self._explain(*work.failure)
         self._submit()
-        return self._handed_out(work)
-
-    def _handed_out(self, work: Work) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._stream is None:
-            return work.images.permute(0, 3, 1, 2), torch.from_numpy(work.request.labels)
-        # Copies run on a stream of their own, beside the computation. Batches that are ready already follow at once,
-        # so that a later call finds them on the device.
-        self._copy(work, self._stream)
-        for later in self._ahead:
-            if later.copied is None and (not self._pool.finished(later) or later.failure is not None):
+        self._start_copy(work)
+        for later in self._ahead:  # those that are ready follow at once: a later call finds them on the device
+            if not self._pool.finished(later) or later.failure is not None:
                 break
-            self._copy(later, self._stream)
-        assert work.copied is not None
-        images, labels, event = work.copied
-        current = torch.cuda.current_stream(self._device)
-        current.wait_event(event)
-        for tensor in (images, labels):
-            tensor.record_stream(current)  # its memory is the side stream's; not to be reused while in use here
+            self._start_copy(later)
+        images, labels = self._copies.hand_over(work.copied)
         return images.permute(0, 3, 1, 2), labels
 
-    def _copy(self, work: Work, stream: Any) -> None:
-        if work.copied is not None:
-            return
-        with torch.cuda.stream(stream):
-            images = work.images.to(self._device, non_blocking=True)
-            labels = torch.from_numpy(work.request.labels).pin_memory().to(self._device, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(stream)
-        work.copied = (images, labels, event)
+    def _start_copy(self, work: Work) -> None:
+        if work.copied is None:
+            work.copied = self._copies.start(work.images, torch.from_numpy(work.request.labels))
 
     def close(self) -> None:
         """Drop what has not been handed out. Idempotent."""

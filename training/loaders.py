@@ -1,23 +1,60 @@
 """A beton and a phase in, batches on the device out. The place within an epoch is state that can be saved."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from training import order
-from training.cores import default_workers, usable_cores
 from training.crops import CropRule, centre_crops, random_crops, rectangle
-from training.engine import Batches, HostBuffers, Pool, Request
+from training.engine import BATCHES_AHEAD, Batches, Pool, Request
+from training.machine import check_memory, default_workers, usable_cores
 from training.opened import LoadError, Opened
+from training.transfer import CudaCopies, HostBuffers, NoCopies
 
-__all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "usable_cores"]
+__all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "prepare", "usable_cores"]
+
+L = TypeVar("L")
 
 
-class TrainLoader:
+class _Loader:
+    """What both loaders have: a beton, threads, and at most one iteration under way."""
+
+    def __init__(self, beton: Opened, *, workers: int, device: torch.device) -> None:
+        self._beton = beton
+        self._pool = Pool(workers)
+        self._buffers = HostBuffers(pinned=device.type == "cuda")
+        self._copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
+        self._under_way: Batches | None = None
+
+    def _begin(self, requests: Iterator[Request]) -> Batches:
+        self._stop()
+        self._beton.check_unchanged()
+        self._under_way = Batches(self._pool, self._buffers, self._copies, requests, self._beton.explain)
+        return self._under_way
+
+    def _stop(self) -> None:
+        if self._under_way is not None:
+            self._under_way.close()
+
+    def close(self) -> None:
+        """End the threads and close the file. Idempotent; also what leaving a `with` block does."""
+        self._stop()
+        self._pool.close()
+        self._beton.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TrainLoader(_Loader):
     """Randomly cropped and flipped batches of a beton, each image at most once an epoch.
 
     `batch` is per process; global batch b of an epoch is `order[b*batch*ranks : (b+1)*batch*ranks]`, of which this
@@ -42,50 +79,45 @@ class TrainLoader:
         page_window: int = 0,
         checksums: bool = False,
     ) -> None:
-        if not 0 <= rank < ranks or batch < 1 or px < 1:
-            raise ValueError(f"no loader for batch {batch} of {px} px as rank {rank} of {ranks}")
-        self._beton = Opened(path, classes=classes, checksums=checksums)
-        self.images = self._beton.images
-        self.batches = self.images // (batch * ranks)
+        _check_arguments(px, batch, rank, ranks)
+        beton = Opened(path, classes=classes, checksums=checksums)
+        self.images, self.batches = beton.images, beton.images // (batch * ranks)
         if not self.batches:
-            self._beton.close()
-            raise ValueError(f"{path}: a batch of {batch} x {ranks} processes is larger than its {self.images} images")
+            beton.close()
+            raise ValueError(f"{path}: a batch of {batch} x {ranks} processes is larger than its {beton.images} images")
+        check_memory(path, (BATCHES_AHEAD + 2) * batch * px * px * 3)
+        super().__init__(beton, workers=workers, device=device)
         self.px, self.batch, self.min_scale, self.seed = px, batch, min_scale, seed
         self._rank, self._ranks, self._page_window = rank, ranks, page_window
-        self._device = device
-        self._pool = Pool(workers)
-        self._buffers = HostBuffers(pinned=device.type == "cuda")
-        self._open: Batches | None = None
         self._place = (0, 0)  # epoch, and global batches handed out of it
+        self._continue_at: tuple[int, int] | None = None  # likewise, from a loaded state
 
     def epoch(self, epoch: int, start_batch: int | None = None) -> "TrainEpoch":
         """The batches of an epoch from `start_batch` on, as a context manager and an iterator.
 
-        Without `start_batch`: from where a loaded state stands if that is in this epoch, else from the beginning.
+        Without `start_batch`: where a state just loaded stands if that is in this epoch, else from the beginning.
         An epoch that is still open is closed.
         """
+        saved, self._continue_at = self._continue_at, None
         if start_batch is None:
-            start_batch = self._place[1] if self._place[0] == epoch else 0
+            start_batch = saved[1] if saved is not None and saved[0] == epoch else 0
         if not 0 <= start_batch <= self.batches:
-            raise ValueError(f"batch {start_batch} of an epoch of {self.batches}")
-        self._beton.check_unchanged()
-        if self._open is not None:
-            self._open.close()
+            raise ValueError(f"{self._beton.path}: no batch {start_batch} in an epoch of {self.batches}")
         rule = CropRule(seed=self.seed, epoch=epoch, min_scale=self.min_scale)
-        requests = self._requests(rule, self._order(epoch), start_batch)
-        self._open = Batches(self._pool, self._buffers, requests, self._device, self._beton.explain)
-        return TrainEpoch(self, self._open, epoch, start_batch)
+        batches = self._begin(self._requests(rule, self._order(epoch)[start_batch:]))
+        self._place = (epoch, start_batch)
+        return TrainEpoch(self, batches)
 
-    def _order(self, epoch: int) -> list[order.Indices]:
+    def _order(self, epoch: int) -> NDArray[np.int64]:
         if self._page_window:
             samples = order.page_order(self.seed, epoch, self._beton.pages(), self._page_window)
         else:
             samples = order.epoch_order(self.seed, epoch, self.images)
         return order.share(samples, self.batch, self._rank, self._ranks)
 
-    def _requests(self, rule: CropRule, dealt: list[order.Indices], start_batch: int) -> Iterator[Request]:
+    def _requests(self, rule: CropRule, batches: NDArray[np.int64]) -> Iterator[Request]:
         beton = self._beton
-        for samples in dealt[start_batch:]:
+        for samples in batches:
             crops = random_crops(rule, samples, beton.widths[samples], beton.heights[samples])
             yield _request(beton, samples, crops, self.px, self.px)
 
@@ -105,28 +137,15 @@ class TrainLoader:
         for key, here in self.state_dict().items():
             if key not in ("epoch", "batches") and state[key] != here:
                 raise ValueError(f"{self._beton.path}: the saved place has {key} {state[key]}, but here it is {here}")
-        self._place = (state["epoch"], state["batches"])
-
-    def close(self) -> None:
-        """End the threads and close the file. Idempotent; also what leaving a `with` block does."""
-        if self._open is not None:
-            self._open.close()
-        self._pool.close()
-        self._beton.close()
-
-    def __enter__(self) -> "TrainLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._stop()
+        self._place = self._continue_at = (state["epoch"], state["batches"])
 
 
 class TrainEpoch(Iterator[tuple[torch.Tensor, torch.Tensor]]):
     """The batches of one epoch; see `TrainLoader.epoch`. Leaving its `with` block drops what is on the way."""
 
-    def __init__(self, loader: TrainLoader, batches: Batches, epoch: int, start_batch: int) -> None:
+    def __init__(self, loader: TrainLoader, batches: Batches) -> None:
         self._loader, self._batches = loader, batches
-        loader._place = (epoch, start_batch)
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         batch = next(self._batches)
@@ -137,14 +156,14 @@ class TrainEpoch(Iterator[tuple[torch.Tensor, torch.Tensor]]):
     def close(self) -> None:
         self._batches.close()
 
-    def __enter__(self) -> "TrainEpoch":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class ValLoader:
+class ValLoader(_Loader):
     """Every image of a beton exactly once over all ranks, in whole batches dealt out in turn; the last is ragged.
 
     Square: Resize(int(px * 1.14)) and a centre crop of px. `rectangular`: images sorted by width / height, batches
@@ -166,49 +185,42 @@ class ValLoader:
         classes: int | None = None,
         checksums: bool = False,
     ) -> None:
-        if not 0 <= rank < ranks or batch < 1 or px < 1:
-            raise ValueError(f"no loader for batch {batch} of {px} px as rank {rank} of {ranks}")
-        self._beton = Opened(path, classes=classes, checksums=checksums)
-        self.images = self._beton.images
-        self.px, self.batch, self.rectangular = px, batch, rectangular
-        self._ratios = self._beton.widths / self._beton.heights
-        samples = np.argsort(self._ratios, kind="stable") if rectangular else np.arange(self.images)
+        _check_arguments(px, batch, rank, ranks)
+        beton = Opened(path, classes=classes, checksums=checksums)
+        super().__init__(beton, workers=workers, device=device)
+        self.images, self.px, self.batch, self.rectangular = beton.images, px, batch, rectangular
+        ratios = beton.widths / beton.heights
+        samples = np.argsort(ratios, kind="stable") if rectangular else np.arange(self.images)
         cut = [samples[at : at + batch] for at in range(0, self.images, batch)]
-        self._mine: list[NDArray[np.int64]] = cut[rank::ranks]
-        self._device = device
-        self._pool = Pool(workers)
-        self._buffers = HostBuffers(pinned=device.type == "cuda")
-        self._open: Batches | None = None
+        shapes = [rectangle(ratios[each], px) if rectangular else (px, px) for each in cut]
+        largest = max((height * width for height, width in shapes), default=0)
+        check_memory(path, (BATCHES_AHEAD + 2) * batch * largest * 3)
+        self._mine = list(zip(cut, shapes, strict=True))[rank::ranks]
 
     def __len__(self) -> int:
         return len(self._mine)
 
     def __iter__(self) -> Batches:
-        self._beton.check_unchanged()
-        if self._open is not None:
-            self._open.close()
-        self._open = Batches(self._pool, self._buffers, self._requests(), self._device, self._beton.explain)
-        return self._open
+        return self._begin(self._requests())
 
     def _requests(self) -> Iterator[Request]:
         beton = self._beton
-        for samples in self._mine:
-            height, width = rectangle(self._ratios[samples], self.px) if self.rectangular else (self.px, self.px)
+        for samples, (height, width) in self._mine:
             crops = centre_crops(beton.widths[samples], beton.heights[samples], height, width)
             yield _request(beton, samples, crops, height, width)
 
-    def close(self) -> None:
-        """End the threads and close the file. Idempotent."""
-        if self._open is not None:
-            self._open.close()
-        self._pool.close()
-        self._beton.close()
 
-    def __enter__(self) -> "ValLoader":
-        return self
+def prepare(make: Callable[[], L]) -> "Future[L]":
+    """Make something (the loaders of the next phase) in the background; `.result()` gives it or raises its error."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+    future = thread.submit(make)
+    thread.shutdown(wait=False)
+    return future
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+
+def _check_arguments(px: int, batch: int, rank: int, ranks: int) -> None:
+    if not 0 <= rank < ranks or batch < 1 or px < 1:
+        raise ValueError(f"no loader for batches of {batch} images of {px} px as rank {rank} of {ranks}")
 
 
 def _request(beton: Opened, samples: NDArray[np.int64], crops: NDArray[np.void], height: int, width: int) -> Request:

@@ -102,7 +102,7 @@ def _checksums(path: Path, images: int) -> NDArray[np.uint64]:
 
 def _open(path: Path) -> int:
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     if allowed - used < SPARE_DESCRIPTORS:
         raise OSError(f"{path}: {used} of {allowed} file descriptors are in use; raise the limit: ulimit -n 4096")
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -74,8 +74,8 @@ def _pairs(counts: NDArray[np.int64]) -> float:
     return float((counts.astype(np.float64) * (counts - 1)).sum())
 
 
-def share(order: Indices, batch: int, rank: int, ranks: int) -> list[Indices]:
-    """The batches of one process: of each full global batch of batch * ranks samples every ranks-th, from rank on."""
+def share(order: Indices, batch: int, rank: int, ranks: int) -> Indices:
+    """(batches, batch): of each full global batch of batch * ranks samples every ranks-th one, from rank on."""
     whole = len(order) // (batch * ranks)
     dealt = order[: whole * batch * ranks].reshape(whole, batch, ranks)
-    return list(np.ascontiguousarray(dealt[:, :, rank]))
+    return np.ascontiguousarray(dealt[:, :, rank])

@@ -1,14 +1,18 @@
-"""How many cores this process may use: what the machine has is not what a container or a cluster job gets."""
+"""What this process may use: a container or a cluster job gets less than the machine has."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
     """The least of CPU affinity, the cgroups' CPU quota and, in a SLURM job, its CPUs on this machine."""
-    limits = [float(len(os.sched_getaffinity(0))), *_quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
-    limits += _slurm(os.environ)
+    limits = [float(len(os.sched_getaffinity(0))), *_slurm(os.environ)]
+    for folder in _cgroups(MEMBERSHIP, CGROUPS):
+        limits += _cpu_quota(folder)
     return max(1, int(min(limits)))
 
 
@@ -17,12 +21,30 @@ def default_workers(local_ranks: int) -> int:
 
     Under srun with one task a process, affinity is already the process's own share and not divided again.
     """
-    cores = usable_cores()
+    cores, per_task = usable_cores(), os.environ.get("SLURM_CPUS_PER_TASK", "")
     own_task = local_ranks > 1 and _tasks_here(os.environ) == local_ranks
-    per_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if own_task and per_task.isdigit() and len(os.sched_getaffinity(0)) <= int(per_task):
         return cores
     return max(1, cores // max(1, local_ranks))
+
+
+def check_memory(path: Path, needed: int) -> None:
+    """Raises MemoryError when batches of a loader would not fit into what is left."""
+    available = available_memory()
+    if needed > available:
+        raise MemoryError(
+            f"{path}: the batches under way take {needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB of memory "
+            "are available; give a smaller batch"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that can still be had: the machine's, or what the cgroups above this process leave of them."""
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    limits = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for folder in _cgroups(MEMBERSHIP, CGROUPS):
+        limits += _memory_left(folder)
+    return min(limits, default=1 << 62)
 
 
 def _slurm(environment: Mapping[str, str]) -> list[float]:
@@ -38,23 +60,19 @@ def _tasks_here(environment: Mapping[str, str]) -> int:
     return max(1, int(first)) if first.isdigit() else 1
 
 
-def _quotas(membership: Path, root: Path) -> list[float]:
-    """CPU quotas of the cgroups (v2 and v1) above this process, in cores."""
-    found = []
+def _cgroups(membership: Path, root: Path) -> Iterator[Path]:
+    """The folders of the cgroups (v2 and v1) above this process."""
     for line in membership.read_text().splitlines() if membership.exists() else []:
         _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
         base = root / controllers if controllers else root
         # Inside a container the path named may not be mounted, and its limits stand at the mount's root.
         for folder in (base / name.lstrip("/"), *(base / name.lstrip("/")).parents):
-            found += _quota(folder)
+            yield folder
             if folder == root:
                 break
-    return found
 
 
-def _quota(folder: Path) -> list[float]:
+def _cpu_quota(folder: Path) -> list[float]:
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
@@ -63,4 +81,16 @@ def _quota(folder: Path) -> list[float]:
             period = (folder / "cpu.cfs_period_us").read_text()
         return [int(quota) / int(period)] if int(quota) > 0 else []
     except (OSError, ValueError):  # no such group, or "max"
+        return []
+
+
+def _memory_left(folder: Path) -> list[int]:
+    """The page cache counts as used, and gives way."""
+    v2 = (folder / "memory.max").exists()
+    limit, used = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    try:
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cache = int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
+        return [int((folder / limit).read_text()) - int((folder / used).read_text()) + cache]
+    except (OSError, ValueError):
         return []

@@ -1,0 +1,80 @@
+"""Host memory for batches, and their way to the GPU: pinned memory, a stream beside the computation, uint8."""
+
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class HostBuffers:
+    """Memory for batches on the host.
+
+    On the way to a GPU torch's own cache of pinned memory serves: it knows when a copy has been done. For the CPU
+    the buffers are kept here, because fresh memory costs a page fault every 4 KB; one comes back when the last
+    tensor on it is gone, so a batch stays valid for as long as anybody holds it.
+    """
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, samples: int, height: int, width: int) -> torch.Tensor:
+        """(samples, height, width, 3) uint8 with anything in it."""
+        shape = (samples, height, width, 3)
+        if self._pinned:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        size = samples * height * width * 3
+        buffer = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if buffer.size < size:
+            buffer = np.empty(size, np.uint8)
+        view = buffer[:size].reshape(shape)
+        weakref.finalize(view, self._free.append, buffer).atexit = False
+        return torch.from_numpy(view)
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A batch on its way to the device; there once `event` has happened."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    event: torch.cuda.Event
+
+
+class CudaCopies:
+    """Copies on a stream of their own, so that none waits for the computation that is queued already."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def start(self, images: torch.Tensor, labels: torch.Tensor) -> Copied:
+        """Begin to copy (samples, height, width, 3) pinned images and labels; returns at once."""
+        with torch.cuda.stream(self._stream):
+            copied = Copied(
+                images.to(self._device, non_blocking=True),
+                labels.pin_memory().to(self._device, non_blocking=True),
+                torch.cuda.Event(),
+            )
+            copied.event.record(self._stream)
+        return copied
+
+    def hand_over(self, copied: Copied) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch for the caller's stream, which waits for the copy; this thread does not."""
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(copied.event)
+        for tensor in (copied.images, copied.labels):
+            tensor.record_stream(current)  # its memory is the side stream's: not to be reused while in use here
+        return copied.images, copied.labels
+
+
+class NoCopies:
+    """For the CPU: batches are where they should be."""
+
+    def start(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, labels
+
+    def hand_over(self, copied: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return copied
