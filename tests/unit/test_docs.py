@@ -1,0 +1,105 @@
+"""What the documents tell a reader to type or open exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+from data_tools.spec import WriteSpec
+from training.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+README = (ROOT / "README.md").read_text()
+
+
+def text(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def options(schema: type) -> set[str]:
+    return {
+        f"--{section}.{field.name}"
+        for section, kind in typing.get_type_hints(schema).items()
+        for field in dataclasses.fields(kind)
+    }
+
+
+def commands(document: str) -> list[list[str]]:
+    """The words of each command: of indented lines, and of what is in backticks, that calls one of the programs."""
+    candidates = [line.strip() for line in text(document).splitlines() if line.startswith("    ")]
+    candidates += re.findall(r"`([^`]+)`", text(document))
+    words = [shlex.split(c.partition("  #")[0], posix=False) for c in candidates if "python" in c and "'" not in c]
+    return [w for w in words if len(w) > 1 and w[0].endswith("python")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_exist(document: str) -> None:
+    written = set(re.findall(r"--[a-z]+\.[a-z_0-9]+", text(document)))
+    assert written <= options(WriteSpec) | options(RunConfig) | {"--section.key"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_take_the_options_that_are_shown(document: str) -> None:
+    """A training option shown for the conversion exists, and is still wrong."""
+    schemas = {"write_datasets.py": WriteSpec, "train_imagenet.py": RunConfig}
+    for words in commands(document):
+        program = words[1]
+        if program in schemas:
+            shown = {w.partition("=")[0] for w in words[2:] if w.startswith("--")} - {"--config-file", "--help"}
+            assert shown <= options(schemas[program]), words
+            recipes = [w for w in words if w.startswith("rn50_configs/")]
+            assert all((ROOT / recipe).is_file() for recipe in recipes), words
+        elif program == "-m" and words[2].startswith(("data_tools.", "training.")) and "…" not in words[2]:
+            assert importlib.util.find_spec(words[2]), words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets_exist(document: str) -> None:
+    typed = re.findall(r"(?:^    |`)make ((?:[a-z]+ )*[a-z]+)", text(document), re.MULTILINE)
+    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    assert {target for line in typed for target in line.split()} <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_and_links_exist(document: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text(document)) if not link.startswith("http")]
+    missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
+    named = re.findall(r"`((?:data_tools|training|tests|rn50_configs|docs|benchmarks|\.ci)/[\w./]+)`", text(document))
+    missing += [name for name in named if not ((ROOT / name).exists() or (ROOT / f"{name}.py").exists())]
+    assert not missing
+
+
+def test_every_recipe_is_in_the_readme() -> None:
+    listed = re.findall(r"^\| \[`(\w+)`\]\(rn50_configs/(\w+)\.yaml\)", README, re.MULTILINE)
+    assert all(shown == file for shown, file in listed)
+    assert {file for _, file in listed} == {p.stem for p in ROOT.glob("rn50_configs/*.yaml")}
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert "\nmake test\n" in text(".ci/run")
+    assert "    make test" in README
+    assert "    make demo" in README
+
+
+def test_modules_of_the_architecture_exist() -> None:
+    """Every bare module name in backticks is a module of one of the packages."""
+    modules = {p.stem for package in ("data_tools", "training") for p in (ROOT / package).glob("*.py")}
+    followed = text("docs/ARCHITECTURE.md").partition("## One image")[2].partition("## Where the tree")[0]
+    named = set(re.findall(r"`([a-z_]+)`", followed))
+    assert named <= modules, named - modules
+
+
+@pytest.mark.parametrize("program", ["write_datasets.py", "train_imagenet.py"])
+def test_help_lists_every_option(program: str) -> None:
+    done = subprocess.run([sys.executable, program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    schema = WriteSpec if program == "write_datasets.py" else RunConfig
+    assert options(schema) <= set(re.findall(r"--[a-z]+\.[a-z_0-9]+", done.stdout))
