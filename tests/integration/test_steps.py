@@ -1,0 +1,181 @@
+"""Twenty seeded steps of every option against recorded losses, and processes against their emulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from training import model
+from training.config import Train
+from training.distributed import World
+from training.metrics import Tally
+from training.step import Mixing, Objective, Predictor, TrainStep
+
+CPU = torch.device("cpu")
+ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+CLASSES, STEPS, BATCH, PX = 10, 20, 8, 32
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "mixup_or_cutmix": {"mixup": 0.2, "cutmix": 1.0},
+    "ema": {"ema": 0.9},
+    "nesterov": {"nesterov": True},
+    "decay_everything": {"decay_norm": True, "weight_decay": 0.05},
+    "blurpool": {"blurpool": True},
+    "no_init_bn0": {"init_bn0": False},
+    "bf16": {"amp": "bf16"},
+    "two_parts": {"parts": 2},
+}
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    source = torch.Generator().manual_seed(7)
+    shape = (BATCH, 3, PX, PX)
+    return [
+        (
+            torch.randint(0, 256, shape, dtype=torch.uint8, generator=source),
+            torch.randint(0, CLASSES, (BATCH,), generator=source),
+        )
+        for _ in range(STEPS)
+    ]
+
+
+def losses(changes: dict[str, Any]) -> list[float]:
+    """The loss of each step; with averaged weights, the one that those would have had after the step."""
+    changes = dict(changes)
+    parts, init_bn0 = changes.pop("parts", 1), changes.pop("init_bn0", True)
+    blurpool = changes.pop("blurpool", False)
+    options = Train(**{"amp": "fp32", **changes})
+    torch.manual_seed(3)
+    net = model.build("resnet18", CLASSES, init_bn0, blurpool)
+    predict = Predictor(net, model.amp_dtype(options.amp, CPU), CPU)
+    groups = model.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.nesterov, fused=True)
+    mixing = Mixing(options.mixup, options.cutmix, CLASSES)
+    step = TrainStep(Objective(predict, options.label_smoothing), optimizer, options, parts=parts, mixing=mixing)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
+    found = []
+    for number, (images, labels) in enumerate(batches()):
+        tally = Tally(CPU)
+        step(images, labels, 0.005, tally, key=number)
+        if options.ema:
+            average.update_parameters(net)
+            with torch.no_grad():
+                logits = Predictor(average.module.eval(), torch.float32, CPU)(images)
+            found.append(nn.functional.cross_entropy(logits, labels).item())
+        else:
+            found.append(tally.scores(ALONE).loss)
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_twenty_steps_give_the_recorded_losses(name: str) -> None:
+    # Other processors sum in another order; a change of meaning shows in the first digits.
+    tolerance = 2e-2 if name == "bf16" else 2e-3
+    assert losses(OPTIONS[name]) == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=tolerance)
+
+
+def test_every_option_changes_the_losses() -> None:
+    recorded = json.loads(GOLDEN.read_text())
+    for name in OPTIONS.keys() - {"published"}:
+        assert recorded[name][-1] != pytest.approx(recorded["published"][-1], rel=1e-4), name
+
+
+def test_mixing_depends_on_its_key_alone() -> None:
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    mixing = Mixing(0.4, 1.0, CLASSES)
+    state = torch.random.get_rng_state()
+    first, second, other = mixing(images, labels, 5), mixing(images, labels, 5), mixing(images, labels, 6)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+    assert torch.allclose(first[1].sum(1), torch.ones(4))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_flip_tta_is_the_mean_with_the_mirror_image() -> None:
+    torch.manual_seed(0)
+    net = model.build("resnet18", CLASSES, init_bn0=False).eval()
+    images = batches()[0][0]
+    plain, flipped = Predictor(net, torch.float32, CPU), Predictor(net, torch.float32, CPU, flip=True)
+    with torch.no_grad():
+        expected = (plain(images) + plain(images.flip(3))) / 2
+        assert torch.allclose(flipped(images), expected, atol=1e-6)
+        assert not torch.allclose(flipped(images), plain(images), atol=1e-3)
+
+
+def test_blurpool_keeps_shapes_and_blurs_only_strides() -> None:
+    net = model.build("resnet50", CLASSES, init_bn0=True, blurpool=True)
+    blurred = [m for m in net.modules() if isinstance(m, model.BlurredConv)]
+    # Layers 2, 3 and 4 each: the strided 3x3 and the strided downsampling convolution; conv1 has 3 channels.
+    assert len(blurred) == 6
+    constant = torch.ones(1, 128, 9, 9)
+    inner = nn.functional.conv2d(constant, blurred[0].kernel, padding=1, groups=128)[..., 1:-1, 1:-1]
+    assert torch.allclose(inner, torch.ones_like(inner))
+    assert net.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, CLASSES)
+
+
+def test_prepare_leaves_everything_as_it_was() -> None:
+    torch.manual_seed(0)
+    net = model.build("resnet18", CLASSES, init_bn0=True)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    step = TrainStep(Objective(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train())
+    step.prepare(PX, BATCH, CPU)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+# -------------------------------------------------------------------------------------- processes and their emulation
+def frozen_step(parts: int, ranks: int) -> tuple[nn.Module, TrainStep]:
+    """A step whose BatchNorm does not depend on who shares a batch."""
+    torch.manual_seed(3)
+    net = model.build("resnet18", CLASSES, init_bn0=False)
+    objective = Objective(Predictor(net, torch.float32, CPU), 0.0)
+    parallel = DistributedDataParallel(objective) if ranks > 1 else objective
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
+    net.eval()
+    return net, TrainStep(objective, optimizer, Train(), parallel=parallel, parts=parts)
+
+
+def weights_after(parts: int, rank: int, ranks: int) -> torch.Tensor:
+    net, step = frozen_step(parts, ranks)
+    for images, labels in batches()[:4]:
+        step(images[rank::ranks], labels[rank::ranks], 0.05, Tally(CPU))
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    for parts in (1, 2):
+        torch.save(weights_after(parts, rank, 2), f"{folder}/{parts}_{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+    whole = weights_after(1, 0, 1)
+    emulated = weights_after(4, 0, 1)
+    for parts, alone in ((1, whole), (2, emulated)):
+        both = [torch.load(tmp_path / f"{parts}_{rank}.pt", weights_only=True) for rank in (0, 1)]
+        assert torch.equal(both[0], both[1])
+        assert torch.allclose(both[0], alone, atol=1e-6)
+    # The gradient of a mean over equal parts is the mean of the parts' gradients.
+    assert torch.allclose(whole, emulated, atol=1e-6)
+
+
+if __name__ == "__main__":  # python -m tests.integration.test_steps: record anew after a change that is meant
+    GOLDEN.write_text(json.dumps({name: losses(changes) for name, changes in OPTIONS.items()}, indent=1) + "\n")
