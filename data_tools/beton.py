@@ -57,16 +57,20 @@ def write(spec: WriteSpec, *, report: Report | None = None, say: Say | None = No
         summaries = [_found(path) for each in passes for path in each.paths if all(each.done)]
         passes = [each for each in passes if not all(each.done)]
         if passes:
-            workers = spec.write.workers
-            expected = [each for job in passes for each in estimate.estimate(job, index, workers)]
-            tell(estimate.table(expected, spec.data.out))
-            estimate.check_room(expected, spec.data.out)
-        total, before = sum(len(each.stream) for each in passes), 0
-        for each in passes:
-            step = _step(report, before, total)
-            summaries += Conversion(each, index, spec).run(step)
-            before += len(each.stream)
+            summaries += _write(passes, index, spec, report, tell)
     return sorted(summaries, key=lambda summary: summary.path)
+
+
+def _write(passes: list[Pass], index: Index, spec: WriteSpec, report: Report | None, tell: Say) -> list[Summary]:
+    expected = [each for job in passes for each in estimate.estimate(job, index, spec.write.workers)]
+    tell(estimate.table(expected, spec.data.out))
+    estimate.check_room(expected, spec.data.out)
+    summaries, before, total = [], 0, sum(len(each.stream) for each in passes)
+    with Pool(spec.write.workers) as pool:
+        for each in passes:
+            summaries += Conversion(each, index, spec, pool).run(_step(report, before, total))
+            before += len(each.stream)
+    return summaries
 
 
 def _step(report: Report | None, before: int, total: int) -> Callable[[int], None]:
@@ -87,8 +91,8 @@ def _found(path: Path) -> Summary:
 class Conversion:
     """One pass, from where its journal says it is to betons under their final names."""
 
-    def __init__(self, job: Pass, index: Index, spec: WriteSpec) -> None:
-        self.job, self.index, self.spec = job, index, spec
+    def __init__(self, job: Pass, index: Index, spec: WriteSpec, pool: Pool) -> None:
+        self.job, self.index, self.spec, self.pool = job, index, spec, pool
         self.stream = job.stream
         self.images = len(job.stream)
 
@@ -124,17 +128,16 @@ class Conversion:
         if journal.progress.done == self.images:
             return
         since = 0
-        with Pool(self.spec.write.workers, self.index.files, self.job.recipe) as pool:
-            for piece in pool.run(self._chunks(journal.progress.done)):
-                self._check_bad(journal, piece)
-                for at, output in enumerate(outputs):
-                    output.lay(piece.first, piece.records["size"][:, at].tolist(), piece.blobs[at])
-                    since += len(piece.blobs[at])
-                journal.add(piece.first, piece.records, piece.bad)
-                if since >= BARRIER_BYTES:
-                    _sync(journal, outputs)
-                    since = 0
-                report(journal.progress.done)
+        for piece in self.pool.run(self.index.files, self.job.recipe, self._chunks(journal.progress.done)):
+            self._check_bad(journal, piece)
+            for at, output in enumerate(outputs):
+                output.lay(piece.first, piece.records["size"][:, at].tolist(), piece.blobs[at])
+                since += len(piece.blobs[at])
+            journal.add(piece.first, piece.records, piece.bad)
+            if since >= BARRIER_BYTES:
+                _sync(journal, outputs)
+                since = 0
+            report(journal.progress.done)
         _sync(journal, outputs)
 
     def _chunks(self, done: int) -> Iterator[tuple[int, list[Item]]]:

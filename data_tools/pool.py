@@ -60,16 +60,14 @@ class _Member:
 
 
 class Pool:
-    """`workers` processes for one list of files and one recipe; a context manager that leaves none behind."""
+    """`workers` processes; a context manager that leaves none behind."""
 
-    def __init__(self, workers: int, files: Sequence[File], recipe: Recipe) -> None:
-        job = {"files": [[each.kind, each.path] for each in files], "recipe": asdict(recipe)}
-        self._outputs = len(recipe.caps)
+    def __init__(self, workers: int) -> None:
+        self._outputs = 0
         self._members: list[_Member] = []
         try:
             for _ in range(workers):
                 self._members.append(_start())
-                self._members[-1].connection.send_bytes(json.dumps(job).encode())
         except BaseException:
             self.close()
             raise
@@ -94,8 +92,12 @@ class Pool:
                     each.close()
         self._members = []
 
-    def run(self, chunks: Iterator[tuple[int, list[Item]]]) -> Iterator[Piece]:
-        """Pieces in the order of the chunks, which come as (first position, items)."""
+    def run(self, files: Sequence[File], recipe: Recipe, chunks: Iterator[tuple[int, list[Item]]]) -> Iterator[Piece]:
+        """Pieces in the order of the chunks, which come as (first position, items); to be taken to the end."""
+        self._outputs = len(recipe.caps)
+        for member in self._members:
+            job = {"files": [[each.kind, each.path] for each in files], "recipe": asdict(recipe)}
+            self._send(member, job)
         waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
         firsts: dict[int, int] = {}
         given = turn = 0

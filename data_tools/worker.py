@@ -84,11 +84,6 @@ class Worker:
         self.slots = slots
         self.free = deque(range(len(slots)))
         self.tasks: deque[dict[str, Any]] = deque()
-        job = json.loads(connection.recv_bytes())
-        self.reader = Reader(job["files"])
-        self.recipe = images.Recipe(
-            **job["recipe"] | {key: tuple(job["recipe"][key]) for key in ("caps", "page_bytes")}
-        )
 
     def run(self) -> None:
         while True:
@@ -100,6 +95,10 @@ class Worker:
         message = json.loads(self.connection.recv_bytes())
         if "free" in message:
             self.free.append(message["free"])
+        elif "recipe" in message:
+            given = message["recipe"]
+            self.reader = Reader(message["files"])
+            self.recipe = images.Recipe(**given | {key: tuple(given[key]) for key in ("caps", "page_bytes")})
         else:
             self.tasks.append(message)
 
