@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from data_tools.options import OptionError
@@ -130,8 +131,8 @@ def from_phases(entries: object) -> Schedule:
     ramps: list[Ramp] = []
     for number, entry in enumerate(entries):
         where = f"phases[{number}]"
-        phase, own_ramps = _phase(where, entry)
-        phases.append(phase)
+        stretches, own_ramps = _phase(where, entry)
+        phases.extend(stretches)
         ramps.extend(own_ramps)
     return Schedule(phases=tuple(phases), ramps=tuple(sorted(ramps, key=lambda r: r.start)))
 
@@ -142,6 +143,7 @@ _PHASE_KEYS = {
     "batch_per_gpu": True,
     "data": True,
     "lr": False,
+    "px_ramp": False,
     "min_scale": False,
     "rectangular_val": False,
     "val_data": False,
@@ -151,30 +153,58 @@ _PHASE_KEYS = {
 _RAMP_KEYS = {"epochs": True, "from": True, "to": True}
 
 
-def _phase(where: str, entry: object) -> tuple[Phase, list[Ramp]]:
+_PX_RAMP_KEYS = {"from": True, "epochs": True}
+
+
+def _phase(where: str, entry: object) -> tuple[list[Phase], list[Ramp]]:
     entry = _mapping(where, entry, _PHASE_KEYS)
     start, end = _span(f"{where}.epochs", entry["epochs"])
-    px, batch = _int(f"{where}.px", entry["px"]), _int(f"{where}.batch_per_gpu", entry["batch_per_gpu"])
-    data = _set_name(f"{where}.data", entry["data"])
+    _check_span(f"{where}.epochs", start, end)
+    batch, data = _int(f"{where}.batch_per_gpu", entry["batch_per_gpu"]), _set_name(f"{where}.data", entry["data"])
     rectangular = entry.get("rectangular_val", False)
     if not isinstance(rectangular, bool):
         raise OptionError(f"{where}.rectangular_val: {rectangular!r} is neither true nor false")
     lr = entry.get("lr", [])
     if not isinstance(lr, list | tuple):
         raise OptionError(f"{where}.lr: not a list of {{epochs: [a, b], from: x, to: y}}")
-    phase = Phase(
-        start=start,
-        end=end,
-        px=px,
-        batch_per_gpu=batch,
-        data=data,
-        min_scale=_float(f"{where}.min_scale", entry.get("min_scale", 0.08)),
-        rectangular=rectangular,
-        val_data=_set_name(f"{where}.val_data", entry.get("val_data", data)),
-        val_px=_int(f"{where}.val_px", entry.get("val_px", px)),
-        val_batch=_int(f"{where}.val_batch", entry.get("val_batch", default_val_batch(px, batch))),
-    )
-    return phase, [_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(lr)]
+    phases = [
+        Phase(
+            start=first,
+            end=after,
+            px=px,
+            batch_per_gpu=batch,
+            data=data,
+            min_scale=_float(f"{where}.min_scale", entry.get("min_scale", 0.08)),
+            rectangular=rectangular,
+            val_data=_set_name(f"{where}.val_data", entry.get("val_data", data)),
+            val_px=_int(f"{where}.val_px", entry.get("val_px", px)),
+            val_batch=_int(f"{where}.val_batch", entry.get("val_batch", default_val_batch(px, batch))),
+        )
+        for first, after, px in _sizes(where, entry, start, end)
+    ]
+    return phases, [_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(lr)]
+
+
+def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int) -> list[tuple[int, int, int]]:
+    """Stretches (first epoch, epoch after the last, px): one, or with ``px_ramp`` one for each size on the way.
+
+    Over the ramp's epochs the size goes linearly from ``from`` to ``px``, rounded to multiples of 32 (halves to the
+    even multiple), as ffcv-imagenet's ``resolution`` section does it.
+    """
+    px = _int(f"{where}.px", entry["px"])
+    if "px_ramp" not in entry:
+        return [(start, end, px)]
+    ramp = _mapping(f"{where}.px_ramp", entry["px_ramp"], _PX_RAMP_KEYS)
+    px_from, (low, high) = _int(f"{where}.px_ramp.from", ramp["from"]), _span(f"{where}.px_ramp.epochs", ramp["epochs"])
+    _check_span(f"{where}.px_ramp.epochs", low, high)
+
+    def size(epoch: int) -> int:
+        if epoch <= low or epoch >= high:
+            return px_from if epoch <= low else px
+        return round((px_from + (px - px_from) * (epoch - low) / (high - low)) / 32) * 32
+
+    changes = [e for e in range(start, end) if e == start or size(e) != size(e - 1)]
+    return [(first, after, size(first)) for first, after in pairwise([*changes, end])]
 
 
 def _ramp(where: str, entry: object) -> Ramp:

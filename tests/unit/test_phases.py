@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_tools.options import OptionError, parse
@@ -145,6 +146,26 @@ def test_plan_drops_the_ragged_rest() -> None:
     rows = list(plan(from_phases([phase()]), {"160": 10}, 1))
     assert [(r.epoch, r.batch, r.batches) for r in rows] == [(0, 1, 2), (0, 2, 2), (1, 1, 2), (1, 2, 2)]
     assert [r.lr for r in rows] == [1.25, 1.5, 1.75, 2.0]
+
+
+def test_px_ramp_in_steps_of_32() -> None:
+    ramp = {"from": 128, "epochs": [2, 6]}
+    lr = [{"epochs": [0, 8], "from": 1.0, "to": 1.0}]
+    ramped = from_phases([phase(epochs=[0, 8], px=224, px_ramp=ramp, lr=lr)])
+    # Linear between epochs 2 and 6: 128, 152, 176, 200, 224; to multiples of 32: 128, 160, 192 (5.5 to even), 192, 224.
+    assert [ramped.phase(e).px for e in range(8)] == [128, 128, 128, 160, 192, 192, 224, 224]
+    assert [(p.start, p.end) for p in ramped.phases] == [(0, 3), (3, 4), (4, 6), (6, 8)]
+    assert [p.val_px for p in ramped.phases] == [128, 160, 192, 224]
+
+
+def test_ffcv_recipes_change_size_where_ffcv_does() -> None:
+    # ffcv-imagenet: np.round(np.interp(epoch, [start_ramp, end_ramp], [160, 192]) / 32) * 32
+    for name, ramp, epochs in (("rn50_16_epochs", (11, 13), 16), ("rn50_88_epochs", (65, 76), 88)):
+        ours = recipe(name)
+        theirs = [int(np.round(np.interp(e, ramp, [160, 192]) / 32)) * 32 for e in range(epochs)]
+        assert [ours.phase(e).px for e in range(epochs)] == theirs
+        assert ours.lr(1, 10, 10) == 1.7
+        assert {p.val_px for p in ours.phases} == {256}
 
 
 @pytest.mark.parametrize(
