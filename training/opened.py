@@ -1,5 +1,6 @@
 """A beton opened for reading: checked against its manifest first, then its tables as plain arrays."""
 
+import hashlib
 import os
 import resource
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools import layout, manifest
+from data_tools.layout import Layout
 from training.engine import TASK
 
 SPARE_DESCRIPTORS = 16
@@ -32,6 +34,7 @@ class Opened:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             raise ValueError(f"{faults[0]}{more}; run write_datasets.py again")
         found = layout.read(self.path)
+        checksums_kept = _checksums(self.path, found, self.manifest)
         self.images = len(found.samples)
         self.page_bytes = found.page_bytes
         self.file_bytes = found.file_bytes
@@ -49,7 +52,11 @@ class Opened:
             self._tasks[name] = values
         self.verify = checksums
         if checksums:
-            self._tasks["checksum"] = _checksums(self.path, self.images)
+            if checksums_kept is None:
+                raise FileNotFoundError(
+                    f"{manifest.checksums_of(self.path)}: no checksums beside the beton; run write_datasets.py again"
+                )
+            self._tasks["checksum"] = checksums_kept
         self._check_labels(classes)
         self.file = _open(self.path)
 
@@ -90,14 +97,19 @@ class Opened:
             os.close(file)
 
 
-def _checksums(path: Path, images: int) -> NDArray[np.uint64]:
+def _checksums(path: Path, found: Layout, record: manifest.Manifest) -> NDArray[np.uint64] | None:
+    """The checksums beside a beton, if they are there: with them the tables are known to be those written."""
     sidecar = manifest.checksums_of(path)
     if not sidecar.exists():
-        raise FileNotFoundError(f"{sidecar}: no checksums beside the beton; run write_datasets.py again")
-    checksums = np.fromfile(sidecar, "<u8")
-    if len(checksums) != images:
-        raise ValueError(f"{sidecar}: {len(checksums)} checksums for {images} samples; run write_datasets.py again")
-    return checksums
+        return None
+    content = sidecar.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record.checksums_digest or len(content) != 8 * record.images:
+        raise ValueError(f"{sidecar}: not the checksums that the manifest names; run write_datasets.py again")
+    with path.open("rb") as file:
+        head = file.read(layout.SAMPLES_START + found.samples.nbytes)
+    if layout.digest(head, found.alloc.tobytes(), content) != record.digest:
+        raise ValueError(f"{path}: not the file that its manifest describes; run write_datasets.py again")
+    return np.frombuffer(content, "<u8")
 
 
 def _open(path: Path) -> int:

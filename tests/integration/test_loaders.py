@@ -1,0 +1,333 @@
+"""Loaders on small betons: the same pixels however they are split, against PIL; places, closing, refusals."""
+
+import gc
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import make_sorted_tar, spec_for
+from PIL import Image
+
+from data_tools import beton, layout
+from training.crops import CropRule, random_crops
+from training.loaders import TrainLoader, ValLoader, prepare
+
+CPU = torch.device("cpu")
+PX = 64
+
+
+def train(folder: Path, name: str = "train_160", **options: object) -> TrainLoader:
+    defaults = {"px": PX, "batch": 8, "min_scale": 0.08, "seed": 1, "workers": 2, "device": CPU}
+    return TrainLoader(folder / f"{name}.beton", **defaults | options)
+
+
+def val(folder: Path, name: str = "val_160", **options: object) -> ValLoader:
+    defaults = {"px": PX, "batch": 5, "rectangular": False, "workers": 2, "device": CPU}
+    return ValLoader(folder / f"{name}.beton", **defaults | options)
+
+
+def stored(path: Path) -> list[np.ndarray]:
+    """The samples of a beton as PIL sees them."""
+    tables, data = layout.read(path), path.read_bytes()
+    pictures = []
+    for sample, size in zip(tables.samples["f0"], tables.sizes(), strict=True):
+        piece = data[sample["data_ptr"] : int(sample["data_ptr"]) + int(size)]
+        if sample["mode"] == layout.RAW:
+            shape = (sample["height"], sample["width"], 3)
+            pictures.append(np.frombuffer(piece, np.uint8).reshape(shape))
+        else:
+            pictures.append(np.asarray(Image.open(io.BytesIO(piece)).convert("RGB")))
+    return pictures
+
+
+def by_sample(loader: TrainLoader, epoch: int) -> dict[int, tuple[bytes, int]]:
+    """Pixels and label of every sample that an epoch gives, by the sample's number."""
+    got = {}
+    order = loader._order(epoch)
+    with loader.epoch(epoch) as batches:
+        for samples, (images, labels) in zip(order, batches, strict=True):
+            for i, sample in enumerate(samples):
+                got[int(sample)] = images[i].numpy().tobytes(), int(labels[i])
+    loader.close()
+    return got
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-9)))
+
+
+def test_batches_are_uint8_channels_last_and_labelled(betons: Path) -> None:
+    labels = layout.read(betons / "train_160.beton").samples["f1"]
+    with train(betons) as loader, loader.epoch(0) as batches:
+        assert (loader.images, loader.batches) == (40, 5)
+        for samples, (images, got) in zip(loader._order(0), batches, strict=True):
+            assert images.shape == (8, 3, PX, PX) and images.dtype == torch.uint8
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert got.dtype == torch.int64 and got.tolist() == labels[samples].tolist()
+
+
+@pytest.mark.parametrize("name", ["train_160", "train_full"])
+def test_the_same_pixels_for_any_workers_batch_and_ranks(betons: Path, name: str) -> None:
+    expected = by_sample(train(betons, name, workers=1, batch=40), 3)
+    assert len(expected) == 40
+    for options in ({"workers": 2, "batch": 10}, {"workers": 5, "batch": 4}):
+        assert by_sample(train(betons, name, **options), 3) == expected
+    halves = [by_sample(train(betons, name, batch=5, rank=rank, ranks=2), 3) for rank in (0, 1)]
+    assert not halves[0].keys() & halves[1].keys()
+    assert halves[0] | halves[1] == expected
+    assert by_sample(train(betons, name, batch=40), 4) != expected
+
+
+@pytest.mark.parametrize(("name", "px"), [("train_160", 128), ("train_320", 224), ("train_full", 64)])
+def test_pixels_are_those_of_pil(betons: Path, name: str, px: int) -> None:
+    pictures = stored(betons / f"{name}.beton")
+    sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
+    samples = np.arange(40)
+    rule = CropRule(seed=1, epoch=0, min_scale=0.08)
+    crops = random_crops(rule, samples, sizes[:, 1].copy(), sizes[:, 0].copy())
+    got = by_sample(train(betons, name, px=px), 0)
+    ratios = []
+    for sample, crop in enumerate(crops):
+        box = crop["left"], crop["top"], crop["left"] + crop["width"], crop["top"] + crop["height"]
+        theirs = reduced(Image.fromarray(pictures[sample]).crop(box), px)
+        ours = np.frombuffer(got[sample][0], np.uint8).reshape(3, px, px).transpose(1, 2, 0)
+        ratios.append(psnr(ours[:, ::-1] if crop["flip"] else ours, theirs))
+    assert np.median(ratios) >= 40
+    assert min(ratios) > 30
+
+
+def reduced(image: Image.Image, px: int) -> np.ndarray:
+    """PIL's BOX along a side that shrinks, BILINEAR along one that grows."""
+    for size in ((px, image.height), (px, px)):
+        shrinks = size[0] < image.width or size[1] < image.height
+        image = image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def test_flips_are_exact(betons: Path) -> None:
+    """Of two epochs with the same crop, one flipped, one image is the other's mirror."""
+    loader = train(betons, min_scale=1.0, batch=40)
+    by_crop: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+    for epoch in range(30):
+        samples = loader._order(epoch)[0]
+        rule = CropRule(seed=1, epoch=epoch, min_scale=1.0)
+        crops = random_crops(rule, samples, loader._beton.widths[samples], loader._beton.heights[samples])
+        with loader.epoch(epoch) as batches:
+            images = next(batches)[0].numpy()
+        for sample, crop, image in zip(samples, crops, images, strict=True):
+            top, left, height, width, flip = crop.tolist()
+            by_crop.setdefault((int(sample), top, left, height, width), {})[flip] = image
+    loader.close()
+    pairs = [each for each in by_crop.values() if len(each) == 2]
+    assert len(pairs) > 5
+    for pair in pairs:
+        np.testing.assert_array_equal(pair[0], pair[1][:, :, ::-1])
+
+
+def test_raw_samples_take_the_same_resize(tmp_path: Path) -> None:
+    """The same photographs stored as pixels and as JPEG at quality 100 give nearly the same batches."""
+    tar = make_sorted_tar(tmp_path / "few.tar", classes=2, per_class=4, val_per_class=1)
+    got = {}
+    for mode, quality in (("raw", 90), ("jpg", 100)):
+        beton.write(spec_for(tar, tmp_path / mode, caps=("160",), mode=mode, quality=quality))
+        got[mode] = by_sample(train(tmp_path / mode), 0)
+        assert layout.read(tmp_path / mode / "train_160.beton").samples["f0"]["mode"].max() == (mode == "raw")
+    pixels = [np.concatenate([np.frombuffer(got[mode][i][0], np.uint8) for i in range(8)]) for mode in ("raw", "jpg")]
+    assert psnr(*pixels) > 35
+
+
+@pytest.mark.parametrize("page_window", [0, 1])
+def test_a_saved_place_continues_with_the_exact_remainder_on_any_ranks(betons: Path, page_window: int) -> None:
+    options = {"page_window": page_window}
+    whole = by_sample(train(betons, batch=8, **options), 2)
+    loader = train(betons, batch=8, **options)
+    with loader.epoch(2) as batches:
+        first = [next(batches) for _ in range(2)]
+        state = json.loads(json.dumps(loader.state_dict()))
+    loader.close()
+    assert (state["epoch"], state["batches"]) == (2, 2)
+    seen = {image.numpy().tobytes() for images, _ in first for image in images}
+    rest = set()
+    for rank in (0, 1):
+        with train(betons, batch=4, rank=rank, ranks=2, **options) as half:
+            half.load_state_dict(state)
+            assert half.state_dict() == state
+            with half.epoch(2) as batches:
+                rest |= {image.numpy().tobytes() for images, _ in batches for image in images}
+            with half.epoch(2) as batches:  # asked for again, it is the whole epoch
+                assert len(list(batches)) == 5
+    assert len(seen) == 16 and len(rest) == 24
+    assert seen | rest == {pixels for pixels, _ in whole.values()}
+
+
+def test_a_place_in_other_data_is_refused(betons: Path) -> None:
+    with train(betons) as loader:
+        state = loader.state_dict()
+        for change in ({"global_batch": 16}, {"seed": 9}, {"beton": "another"}):
+            with pytest.raises(ValueError, match=f"saved place has {next(iter(change))}"):
+                loader.load_state_dict(state | change)
+
+
+def test_100_early_breaks_leave_nothing_behind(betons: Path) -> None:
+    process = psutil.Process()
+    with train(betons, px=128) as loader, val(betons) as validation:
+        for warm in range(5):
+            next(loader.epoch(warm))
+        gc.collect()
+        threads, memory = process.num_threads(), process.memory_info().rss
+        for epoch in range(100):
+            for _ in loader.epoch(epoch):
+                break
+            for _ in validation:
+                break
+        gc.collect()
+        assert process.num_threads() == threads
+        assert process.memory_info().rss - memory < 50e6
+    assert process.num_threads() <= threads - 4
+
+
+def test_closing_twice_and_reading_after(betons: Path) -> None:
+    loader = train(betons)
+    batches = loader.epoch(0)
+    next(batches)
+    loader.close()
+    loader.close()
+    batches.close()
+    with pytest.raises(StopIteration):
+        next(batches)
+    with pytest.raises((RuntimeError, OSError)):
+        loader.epoch(1)
+
+
+def test_a_batch_stays_as_it_is_while_it_is_held(betons: Path) -> None:
+    with train(betons) as loader, loader.epoch(0) as batches:
+        held = [images for images, _ in batches]
+    kept = [images.clone() for images in held]
+    with train(betons) as loader, loader.epoch(0) as again:
+        for images, copy, (fresh, _) in zip(held, kept, again, strict=True):
+            assert torch.equal(images, copy) and torch.equal(images, fresh)
+
+
+def test_two_loaders_at_once(betons: Path) -> None:
+    alone = by_sample(train(betons), 0), [images for images, _ in val(betons)]
+    with train(betons) as loader, val(betons) as validation, loader.epoch(0) as batches:
+        both = list(zip(batches, validation, strict=False))
+    assert both
+    for i, ((images, _), (validated, _)) in enumerate(both):
+        assert {image.numpy().tobytes() for image in images} <= {pixels for pixels, _ in alone[0].values()}
+        assert torch.equal(validated, alone[1][i])
+
+
+@pytest.mark.parametrize("rectangular", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular: bool) -> None:
+    labels, images = [], []
+    for rank in range(ranks):
+        with val(betons, rectangular=rectangular, rank=rank, ranks=ranks) as loader:
+            assert loader.images == 12
+            for batch, got in loader:
+                assert batch.shape[0] == len(got) <= 5 and min(batch.shape[2:]) == PX
+                assert all(side % 8 == 0 for side in batch.shape[2:])
+                labels += got.tolist()
+                images += [image.numpy().tobytes() for image in batch]
+            assert sum(len(got) for _, got in loader) == sum(len(s) for s, _ in loader._mine)  # again
+    assert sorted(labels) == sorted(layout.read(betons / "val_160.beton").samples["f1"].tolist())
+    assert len(set(images)) == 12
+
+
+def test_square_validation_is_resize_and_centre_crop(betons: Path) -> None:
+    with val(betons, "val_320", px=224, batch=12) as loader:
+        images = next(iter(loader))[0].numpy().transpose(0, 2, 3, 1)
+    ratios = []
+    for ours, picture in zip(images, stored(betons / "val_320.beton"), strict=True):
+        height, width = picture.shape[:2]
+        scale = int(224 * 1.14) / min(height, width)
+        left, top = (width - 224 / scale) / 2, (height - 224 / scale) / 2
+        box = left, top, left + 224 / scale, top + 224 / scale
+        kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+        ratios.append(psnr(ours, np.asarray(Image.fromarray(picture).resize((224, 224), kernel, box))))
+    assert np.median(ratios) > 32  # the crop is rounded to whole pixels
+
+
+def test_rectangles_follow_the_mean_ratio(betons: Path) -> None:
+    pictures = stored(betons / "val_160.beton")
+    ratios = sorted(picture.shape[1] / picture.shape[0] for picture in pictures)
+    with val(betons, rectangular=True, batch=4) as loader:
+        shapes = [tuple(images.shape[2:]) for images, _ in loader]
+    for at, shape in enumerate(shapes):
+        mean = np.mean(ratios[4 * at : 4 * at + 4])
+        longer = int(PX * max(mean, 1 / mean)) // 8 * 8
+        assert shape == ((PX, longer) if mean >= 1 else (longer, PX))
+    assert len(set(shapes)) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 3}, r"train_160\.beton: sample \d+ has label 3, but the model has 3 classes"),
+        ({"batch": 41}, "batch of 41 x 1 processes is larger than its 40 images"),
+        ({"batch": 21, "ranks": 2}, "batch of 21 x 2 processes is larger than its 40 images"),
+        ({"rank": 2, "ranks": 2}, "rank 2 of 2"),
+        ({"workers": 0}, "0 workers"),
+        ({"min_scale": 0.0}, "share"),
+    ],
+)
+def test_what_cannot_work_is_refused(betons: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(betons, **options).epoch(0)
+
+
+def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.machine.available_memory", lambda: 1000)
+    for make in (train, val):
+        with pytest.raises(MemoryError, match="give a smaller batch"):
+            make(betons)
+
+
+def test_a_missing_beton_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"train_160\.beton: no beton here; run write_datasets\.py"):
+        train(tmp_path)
+
+
+def test_the_next_loader_is_made_in_the_background(betons: Path, tmp_path: Path) -> None:
+    future = prepare(lambda: train(betons))
+    with future.result(timeout=30) as loader:
+        assert loader.images == 40
+    with pytest.raises(FileNotFoundError):
+        prepare(lambda: train(tmp_path)).result(timeout=30)
+
+
+FOREVER = """
+import sys, torch
+from pathlib import Path
+from training.loaders import TrainLoader
+loader = TrainLoader(Path(sys.argv[1]), px=224, batch=20, min_scale=0.5, seed=0, workers=2, device=torch.device("cpu"))
+for epoch in range(1_000_000):
+    for images, labels in loader.epoch(epoch):
+        print("batch", flush=True)
+"""
+
+
+def test_ctrl_c_is_clean(betons: Path) -> None:
+    command = [sys.executable, "-c", FOREVER, str(betons / "train_full.beton")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stdout.readline() == "batch\n"
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=30)
+    assert run.returncode == -signal.SIGINT, errors  # what Python ends with after a KeyboardInterrupt
+    assert errors.rstrip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
+
+
+def test_leaving_python_in_the_middle_is_clean(betons: Path) -> None:
+    script = FOREVER.replace('print("batch", flush=True)', "sys.exit(7)")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(betons / "train_full.beton")], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (7, "")
