@@ -64,16 +64,14 @@ def damaged() -> dict[str, bytes]:
     """Files that must not go into a beton, by what is wrong with them."""
     whole = jpeg(photo(5, 400, 300))
     png = _saved(Image.fromarray(photo(6, 200, 150)), "PNG")
-    flipped = bytearray(whole)
     middle = len(whole) // 2
-    flipped[middle : middle + 40] = bytes(range(1, 41))
     return {
         "empty": b"",
         "text": b"this is no image, whatever its name says\n" * 20,
         "truncated": whole[: len(whole) // 2],
         "truncated late": whole[:-200],
         "header only": whole[:200],
-        "flipped": bytes(flipped),
+        "stray marker": whole[:middle] + b"\xff\xd9" + whole[middle + 2 :],
         "truncated png": png[: len(png) // 2],
     }
 
