@@ -110,6 +110,7 @@ class Run:
     plan: bool | Path = option(False, "true: print the schedule and stop; FILE.csv: write one row per batch and stop")
     eval_only: bool = option(False, "validate run.checkpoint by the last phase's rules and stop")
     checkpoint: Path | None = option(None, "weights for eval_only")
+    profile: bool = option(False, "torch profiler's trace of ten steady steps of each phase into the run folder")
     deterministic: bool = option(False, "the same bits on every run of the same machine; slower on a GPU")
 
     def __post_init__(self) -> None:

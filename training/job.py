@@ -109,7 +109,7 @@ class Job:
         if differing:
             shown = "; ".join(f"{key}: there {there.get(key)}, here {here.get(key)}" for key in differing)
             raise OptionError(
-                f"run.resume: {source}: made by another run ({shown}); restore those, or --run.resume=none to start anew"
+                f"run.resume: {source}: of another run ({shown}); restore those, or --run.resume=none to start anew"
             )
         self.model.load_state_dict(state["model"])
         if self.ema is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -104,6 +107,21 @@ def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> f
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
     return float(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def profiled(trace: Path | None, batches: int) -> Iterator[Callable[[], None]]:
+    """Writes a trace of ten steady steps (fewer in a short epoch) to ``trace``; the block calls what it is given
+    after every step. Nothing happens for None."""
+    if trace is None or batches < 2:
+        yield lambda: None
+        return
+    wait = min(5, max(0, batches - 11))
+    phases = torch.profiler.schedule(wait=wait, warmup=1, active=min(10, batches - 1 - wait), repeat=1)
+    with torch.profiler.profile(
+        schedule=phases, on_trace_ready=lambda profile: profile.export_chrome_trace(str(trace)), profile_memory=True
+    ) as profile:
+        yield profile.step
 
 
 def bottleneck(speed: Speed) -> str:

@@ -18,7 +18,7 @@ from training.loaders import TrainLoader, ValLoader, usable_cores
 from training.metrics import Scores, Tally
 from training.phases import Phase
 from training.runlog import EpochRow, RunLog
-from training.speed import Speed, StepClock, bottleneck, forward_flops
+from training.speed import Speed, StepClock, bottleneck, forward_flops, profiled
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 
@@ -175,7 +175,9 @@ def train_epoch(job: Job, loader: TrainLoader, epoch: int, flops: float, log: Ru
     job.model.train()
     total, recent = Tally(job.place.device), Tally(job.place.device)
     global_batch = loader.batch * job.place.ranks
-    with loader.epoch(epoch) as batches:
+    profile = job.config.run.profile and job.place.is_main and epoch == job.schedule.phase(epoch).start
+    trace = job.config.run.dir / f"trace_{loader.px}px_epoch{epoch + 1}.json.gz" if profile else None
+    with loader.epoch(epoch) as batches, profiled(trace, loader.batches) as stepped:
         clock, asked = StepClock(job.place.device), time.perf_counter()
         for batch, (images, labels) in enumerate(batches, start=1):
             clock.wait(asked)
@@ -184,6 +186,7 @@ def train_epoch(job: Job, loader: TrainLoader, epoch: int, flops: float, log: Ru
             if job.ema is not None:
                 job.ema.update_parameters(job.model)
             clock.lap()
+            stepped()
             job.progress.images_seen += global_batch
             if batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches:
                 scores = recent.scores(job.place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import itertools
 import json
@@ -161,6 +162,18 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
     last = read_epochs(run_dir)[-1]
     alone = train(recipe, tmp_path, "--run.eval_only=true", f"--run.checkpoint={run_dir / 'last.pt'}")
     assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} % (12 images" in alone
+
+
+def test_profile_and_options_that_change_the_step(recipe: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "more"
+    options = ("--train.mixup=0.2", "--train.ema=0.9", "--model.blurpool=1", "--train.flip_tta=1", "--train.amp=bf16")
+    train(recipe, run_dir, "--run.profile=true", "--dist.emulate_gpus=2", *options)
+    assert {p.name for p in run_dir.glob("trace*")} == {"trace_32px_epoch1.json.gz", "trace_48px_epoch3.json.gz"}
+    with gzip.open(run_dir / "trace_32px_epoch1.json.gz") as file:
+        names = {event.get("name", "") for event in json.load(file)["traceEvents"]}
+    assert any("conv" in name for name in names)
+    assert all(0 <= row.ema_top1 <= row.ema_top5 <= 100 for row in read_epochs(run_dir))
+    assert checkpoint.load(run_dir / "last.pt")["ema"]["n_averaged"] > 0
 
 
 def test_more_processes_than_gpus(recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""How long a recipe will take, and what it will cost.
+
+    python -m training.estimate --config-file rn50_configs/titan8.yaml [--gpu NAME | --measure] [--gpus N] [--price P]
+
+From tabulated images a second of a card, or from those of this machine's (``--measure``: the engine on synthetic
+images, phase by phase; the loader is not in it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from data_tools.options import OptionError, parse
+from training.config import RunConfig
+from training.phases import Phase, Schedule, batches_per_epoch
+
+IMAGENET_TRAIN, IMAGENET_VAL = 1_281_167, 50_000
+# A validation image needs the forward pass of the three passes' worth that a training image needs.
+VAL_COST = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """Published ResNet-50 training rates of a card, images a second, by px; other sizes follow by area.
+
+    ``whole_epochs``: the rates are those of whole epochs, validation included; ``phase_start_s``: seconds that the
+    first epoch of a phase took longer than the others.
+    """
+
+    rates: Mapping[int, float]
+    source: str
+    whole_epochs: bool = False
+    phase_start_s: float = 0.0
+
+    def rate(self, px: int) -> float:
+        nearest = min(self.rates, key=lambda known: abs(known - px))
+        return self.rates[nearest] * (nearest / px) ** 2
+
+
+CARDS = {
+    "titan8-run": Card(
+        rates={128: 1152, 224: 391, 288: 202},
+        source="the published titan8 run, whole epochs (Lambda, January 2019)",
+        whole_epochs=True,
+        phase_start_s=68,
+    ),
+    "titan-rtx": Card(rates={224: 646}, source="Lambda's benchmark, AMP, synthetic images"),
+    "a100": Card(rates={224: 2470}, source="NVIDIA's examples, AMP, synthetic images"),
+    "h100": Card(rates={224: 2791}, source="Lambda's benchmark, AMP, synthetic images"),
+    "h200": Card(rates={224: 3079}, source="NVIDIA's examples, AMP, synthetic images"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseTime:
+    phase: Phase
+    images_per_s_per_gpu: float
+    seconds: float
+
+
+def phase_times(
+    schedule: Schedule, rate: Callable[[Phase], float], gpus: int, train: int, val: int, start_s: float
+) -> list[PhaseTime]:
+    """Seconds of each phase on ``gpus`` cards of ``rate(phase)`` training images a second each."""
+    times = []
+    for phase in schedule.phases:
+        batches = batches_per_epoch(train, phase.batch_per_gpu, gpus)
+        trained = batches * phase.batch_per_gpu * gpus
+        validated = val * VAL_COST * (phase.val_px / phase.px) ** 2
+        per_s = rate(phase)
+        seconds = (phase.end - phase.start) * (trained + validated) / (per_s * gpus) + start_s
+        times.append(PhaseTime(phase=phase, images_per_s_per_gpu=per_s, seconds=seconds))
+    return times
+
+
+def hours_after(times: list[PhaseTime], epochs: int) -> float:
+    """Hours until ``epochs`` epochs are complete."""
+    seconds = 0.0
+    for time in times:
+        span = time.phase.end - time.phase.start
+        seconds += time.seconds * min(max(epochs - time.phase.start, 0), span) / span
+    return seconds / 3600
+
+
+def card_times(schedule: Schedule, card: Card, gpus: int, train: int, val: int) -> list[PhaseTime]:
+    """Times by a tabulated card."""
+    counted = 0 if card.whole_epochs else val
+    return phase_times(schedule, lambda phase: card.rate(phase.px), gpus, train, counted, card.phase_start_s)
+
+
+def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
+    """Training images a second of this machine's device at ``phase``'s size and batch, images resident on it."""
+    from training import engine_rate
+
+    return engine_rate.of_config(config, phase.px, phase.batch_per_gpu, steps)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.estimate", allow_abbrev=False, description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config-file", required=True, help="the recipe")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--gpu", choices=sorted(CARDS), default="titan8-run", help="a tabulated card [titan8-run]")
+    how.add_argument("--measure", action="store_true", help="time the engine on this machine")
+    parser.add_argument("--gpus", type=int, help="cards; by default the recipe's")
+    parser.add_argument("--price", type=float, help="money per card and hour")
+    parser.add_argument("--train-images", type=int, default=IMAGENET_TRAIN)
+    parser.add_argument("--val-images", type=int, default=IMAGENET_VAL)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    given = _arguments(argv)
+    try:
+        config = parse(RunConfig, ["--config-file", given.config_file], prog="python -m training.estimate")
+    except OptionError as error:
+        print(f"training.estimate: error: {error}", file=sys.stderr)
+        return 2
+    schedule, gpus = config.schedule.build(), given.gpus or config.schedule.gpus
+    if given.measure:
+        source = "measured here, synthetic images on the device"
+        rates = {phase: measured_rate(config, phase) for phase in schedule.phases}
+        times = phase_times(schedule, rates.__getitem__, gpus, given.train_images, given.val_images, 0.0)
+    else:
+        card = CARDS[given.gpu]
+        source = f"{given.gpu}: {card.source}"
+        times = card_times(schedule, card, gpus, given.train_images, given.val_images)
+    print(f"{given.config_file} on {gpus} GPUs; {source}")
+    print(f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}")
+    for time in times:
+        span, so_far = f"{time.phase.start + 1}-{time.phase.end}", hours_after(times, time.phase.end)
+        rate, hours = time.images_per_s_per_gpu, time.seconds / 3600
+        print(f"{span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}")
+    total = hours_after(times, schedule.epochs)
+    cost = f", {total * gpus * given.price:,.2f} at {given.price:g} per GPU-hour" if given.price else ""
+    print(f"in all {total:.4f} hours, {total * gpus:.2f} GPU-hours{cost}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
