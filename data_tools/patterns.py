@@ -97,7 +97,7 @@ class Look:
 
 # Each hue belongs to two patterns, a fine and a coarse one: colour alone is right half of the time, and shape
 # alone would take a small network longer than a demonstration lasts.
-FINE, COARSE = (0.11, 0.18), (0.16, 0.26)
+FINE, COARSE = (0.1, 0.16), (0.18, 0.27)
 PAIRS = (
     ("bricks", "discs"),
     ("stripes", "rings"),
@@ -124,7 +124,7 @@ def _smooth_field(rng: np.random.Generator, height: int, width: int, knots: int)
 def _colours(hue: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
     """RGB in 0..255 of the figure, near `hue`, and of a ground: faint, and different on grey, too."""
     while True:
-        figure = np.multiply(255, hsv_to_rgb(hue + rng.uniform(-0.08, 0.08), *rng.uniform((0.5, 0.4), 1)))
+        figure = np.multiply(255, hsv_to_rgb(hue + rng.uniform(-0.07, 0.07), *rng.uniform((0.5, 0.4), 1)))
         ground = np.multiply(255, hsv_to_rgb(rng.uniform(0, 1), *rng.uniform(0, (0.25, 1))))
         if abs((figure - ground) @ (0.299, 0.587, 0.114)) > 80:
             return figure.astype(np.float32), ground.astype(np.float32)
@@ -133,7 +133,7 @@ def _colours(hue: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
 def _pattern(kind: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """(height, width, 3): the pattern at any angle and period, bent, lit unevenly, somewhat out of focus."""
     period = rng.uniform(*LOOKS[kind].period) * min(height, width)
-    angle, stretch, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), np.float32(rng.uniform(0, 0.3))
+    angle, stretch, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), np.float32(rng.uniform(0, 0.25))
     ys = np.arange(height, dtype=np.float32)[:, None] / np.float32(period)
     xs = np.arange(width, dtype=np.float32) / np.float32(period)
     cos, sin = np.cos(angle), np.sin(angle)
