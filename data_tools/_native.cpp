@@ -30,6 +30,8 @@
 
 #include <jpeglib.h>
 
+#include <jerror.h>
+
 #ifndef JCS_EXTENSIONS
 #error "this libjpeg lacks the RGBX colour space: libjpeg-turbo is needed (Debian: libjpeg-dev, conda-forge: libjpeg-turbo)"
 #endif
@@ -259,10 +261,14 @@ struct Errors {
     std::longjmp(errors->back, 1);
 }
 
-// A warning (level -1) means lost or invented pixels: premature end, corrupt data. Training on them is worse
-// than stopping.
+// A warning (level -1) means lost or invented pixels (premature end, corrupt data), and training on them is worse than
+// stopping. These four are about the header or what follows the picture.
 void on_message(j_common_ptr cinfo, int level) {
-    if (level < 0) on_error(cinfo);
+    if (level >= 0) return;
+    switch (cinfo->err->msg_code) {
+        case JWRN_JFIF_MAJOR: case JWRN_ADOBE_XFORM: case JWRN_BOGUS_ICC: case JWRN_TOO_MUCH_DATA: return;
+        default: on_error(cinfo);
+    }
 }
 
 void attach(Errors& errors) {
@@ -306,31 +312,42 @@ Code read_header(Reader& reader, const uint8_t* data, size_t size) {
 
 const char* const NOT_RGB_TEXT = "libjpeg has no conversion from this JPEG's colours to RGB";
 
-Code decode_whole(Reader& reader, const uint8_t* data, size_t size, uint8_t* out, int width, int height, Error* error) {
-    jpeg_decompress_struct& cinfo = reader.cinfo;
-    if (setjmp(reader.errors.back)) {
+// A picture that has no way to RGB is decoded too, to be told apart from a damaged one.
+void read_to_the_end(jpeg_decompress_struct& cinfo, uint8_t* row) {
+    if (cinfo.jpeg_color_space == JCS_YCCK) cinfo.out_color_space = JCS_CMYK;
+    jpeg_start_decompress(&cinfo);
+    while (cinfo.output_scanline < cinfo.output_height) jpeg_read_scanlines(&cinfo, &row, 1);
+    jpeg_finish_decompress(&cinfo);
+}
+
+Code decode_whole(Scratch& mine, const uint8_t* data, size_t size, uint8_t* out, int width, int height, Error* error) {
+    jpeg_decompress_struct& cinfo = mine.reader.cinfo;
+    mine.stored.resize(std::max(mine.stored.size(), size_t(MAX_COMPONENTS) * width));
+    if (setjmp(mine.reader.errors.back)) {
         jpeg_abort_decompress(&cinfo);
-        return fail(error, DAMAGED, reader.errors.text);
+        return fail(error, DAMAGED, mine.reader.errors.text);
     }
-    Code code = read_header(reader, data, size);
-    if (code == OK && (int(cinfo.image_width) != width || int(cinfo.image_height) != height)) code = BAD_ARGUMENT;
-    if (code != OK) {
+    Code code = read_header(mine.reader, data, size);
+    if (int(cinfo.image_width) != width || int(cinfo.image_height) != height) {
         jpeg_abort_decompress(&cinfo);
-        return fail(error, code, code == NOT_RGB ? NOT_RGB_TEXT : "the image has another size than its header said");
+        return fail(error, BAD_ARGUMENT, "the image has another size than its header said");
+    }
+    if (code == NOT_RGB) {
+        read_to_the_end(cinfo, mine.stored.data());
+        return fail(error, NOT_RGB, NOT_RGB_TEXT);
     }
     cinfo.out_color_space = JCS_EXT_RGB;
     jpeg_start_decompress(&cinfo);
     while (cinfo.output_scanline < cinfo.output_height) {
-        JSAMPROW rows[4];
-        for (int i = 0; i < 4; i++) rows[i] = out + 3 * size_t(width) * std::min<size_t>(cinfo.output_scanline + i, height - 1);
-        jpeg_read_scanlines(&cinfo, rows, 4);
+        JSAMPROW row = out + 3 * size_t(width) * cinfo.output_scanline;
+        jpeg_read_scanlines(&cinfo, &row, 1);
     }
     jpeg_finish_decompress(&cinfo);
     return OK;
 }
 
 struct Info {
-    int32_t width, height, components, colours, h_samples, v_samples, progressive, restart_interval, quality;
+    int32_t width, height, components, colours, h_samples, v_samples, progressive, arithmetic, restart_interval, quality;
 };
 
 // The libjpeg quality whose scaled standard table lies nearest to this image's luminance table; 0 without one.
@@ -361,7 +378,7 @@ Code probe(Reader& reader, const uint8_t* data, size_t size, Info* info, Error* 
     const jpeg_component_info& chroma = cinfo.comp_info[cinfo.num_components > 1 ? 1 : 0];
     *info = {int(cinfo.image_width), int(cinfo.image_height), cinfo.num_components, cinfo.jpeg_color_space,
              luma.h_samp_factor / std::max(1, chroma.h_samp_factor), luma.v_samp_factor / std::max(1, chroma.v_samp_factor),
-             cinfo.progressive_mode, int(cinfo.restart_interval), estimate_quality(cinfo)};
+             cinfo.progressive_mode, cinfo.arith_code, int(cinfo.restart_interval), estimate_quality(cinfo)};
     jpeg_abort_decompress(&cinfo);
     return OK;
 }
@@ -688,7 +705,7 @@ API int32_t native_probe(const uint8_t* data, size_t size, Info* info, Error* er
 }
 
 API int32_t native_decode(const uint8_t* data, size_t size, uint8_t* out, int32_t width, int32_t height, Error* error) {
-    return guarded(error, [&] { return decode_whole(scratch().reader, data, size, out, width, height, error); });
+    return guarded(error, [&] { return decode_whole(scratch(), data, size, out, width, height, error); });
 }
 
 API int32_t native_encode(const uint8_t* rgb, int32_t width, int32_t height, const EncodeOptions* options, uint8_t* out,
@@ -705,6 +722,10 @@ API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_i
         return OK;
     });
 }
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+API const char* native_libjpeg_version() { return "libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION); }
 
 API uint64_t native_checksum(const uint8_t* data, size_t size) { return xxh64(data, size); }
 

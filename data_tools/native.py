@@ -43,6 +43,7 @@ class _Info(ctypes.Structure):
             "h_samples",
             "v_samples",
             "progressive",
+            "arithmetic",
             "restart_interval",
             "quality",
         )
@@ -69,6 +70,7 @@ def _open() -> ctypes.CDLL:
     }.items():
         getattr(library, name).argtypes = arguments
         getattr(library, name).restype = ctypes.c_int32
+    library.native_libjpeg_version.restype = ctypes.c_char_p
     library.native_checksum.argtypes = [pointer, size]
     library.native_checksum.restype = ctypes.c_uint64
     return library
@@ -106,6 +108,7 @@ class JpegInfo:
     components: int
     subsampling: str
     progressive: bool
+    arithmetic: bool
     restart_interval: int
     quality_estimate: int
 
@@ -122,6 +125,7 @@ def probe(data: Data) -> JpegInfo:
         components=info.components,
         subsampling="grey" if info.colours == GREY else subsampling,
         progressive=bool(info.progressive),
+        arithmetic=bool(info.arithmetic),
         restart_interval=info.restart_interval,
         quality_estimate=info.quality,
     )
@@ -131,7 +135,7 @@ def decode(data: Data) -> Bytes:
     """Decode a JPEG to (height, width, 3) RGB.
 
     Raises NativeError also where libjpeg only warns and would invent pixels (premature end, corrupt data),
-    and NotRGBError for CMYK and YCCK.
+    and NotRGBError for CMYK and YCCK that are otherwise sound.
     """
     source, info = _bytes(data), probe(data)
     out = np.empty((info.height, info.width, 3), np.uint8)
@@ -175,3 +179,8 @@ def checksum(data: Data) -> int:
     """XXH64 with seed 0."""
     source = _bytes(data)
     return int(library.native_checksum(source.ctypes.data, source.size))
+
+
+def libjpeg_version() -> str:
+    """The library that this was built for, such as "libjpeg-turbo 2.1.5"."""
+    return str(library.native_libjpeg_version().decode())

@@ -1,6 +1,7 @@
 """JPEG, resize and checksum against PIL, cv2 and published vectors."""
 
 import io
+import re
 
 import cv2
 import numpy as np
@@ -51,7 +52,7 @@ def test_decode_takes_every_kind_of_bytes_and_progressive_and_grey() -> None:
 def test_probe_reads_the_header() -> None:
     info = native.probe(jpeg(photo(33, 77), quality=83, subsampling=1, progressive=True))
     assert (info.width, info.height, info.components, info.subsampling) == (77, 33, 3, "422")
-    assert info.progressive and info.restart_interval == 0 and info.quality_estimate == 83
+    assert info.progressive and not info.arithmetic and info.restart_interval == 0 and info.quality_estimate == 83
     assert native.probe(jpeg(photo(9, 9), "L")).subsampling == "grey"
 
 
@@ -61,9 +62,24 @@ def test_quality_is_estimated_as_written(quality: int) -> None:
 
 
 def test_cmyk_is_told_apart_from_damage() -> None:
+    data = jpeg(photo(200, 200), "CMYK")
     with pytest.raises(native.NotRGBError, match="conversion"):
-        native.decode(jpeg(photo(20, 20), "CMYK"))
-    assert native.probe(jpeg(photo(20, 20), "CMYK")).components == 4
+        native.decode(data)
+    assert native.probe(data).components == 4
+    with pytest.raises(native.NativeError, match="Premature") as caught:
+        native.decode(data[:-500])
+    assert not isinstance(caught.value, native.NotRGBError)
+
+
+def test_oddities_that_lose_no_pixel_are_no_damage() -> None:
+    data = jpeg(photo(60, 80))
+    assert data[6:11] == b"JFIF\0"
+    odd_version = data[:11] + b"\x07" + data[12:]
+    np.testing.assert_array_equal(native.decode(odd_version), native.decode(data))
+
+
+def test_the_library_is_named() -> None:
+    assert re.fullmatch(r"libjpeg-turbo \d+\.\d+\.\d+\S*", native.libjpeg_version())
 
 
 def test_damage_is_an_error_and_never_pixels() -> None:
