@@ -140,9 +140,8 @@ def _rows(speeds: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
 
 
 def _show(rows: list[dict[str, Any]], seconds: dict[tuple[str, str, int], list[float]], images: int) -> None:
-    print(
-        f"{'case':<10}{'name':<15}{'workers':>8}{'images/s':>10}{'(min - max)':>18}{'ratio':>7}{'ImageNet, 16 cores':>20}"
-    )
+    columns = f"{'case':<10}{'name':<15}{'workers':>8}{'images/s':>10}{'(min - max)':>18}{'ratio':>7}"
+    print(f"{columns}{'ImageNet, 16 cores':>20}")
     for row in rows:
         times = seconds.get((row["case"], row["name"], row["cores"])) or seconds["both", row["name"], row["cores"]]
         span = f"({images / max(times):.0f} - {images / min(times):.0f})"

@@ -43,7 +43,8 @@ class Summary:
 
     path: Path
     images: int
-    bytes: int
+    bytes: int  # of the file; the last page is written out in full, so a small one is mostly zeros
+    stored: int  # of the samples alone
     seconds: float
 
 
@@ -54,7 +55,7 @@ def write(spec: WriteSpec, *, report: Report | None = None, say: Say | None = No
     tell(_contents(index))
     with locked(spec.data.out):
         passes = plan(index, spec)
-        summaries = [_found(path) for each in passes for path in each.paths if all(each.done)]
+        summaries = [_summary(path) for each in passes for path in each.paths if all(each.done)]
         passes = [each for each in passes if not all(each.done)]
         if passes:
             summaries += _write(passes, index, spec, report, tell)
@@ -62,11 +63,11 @@ def write(spec: WriteSpec, *, report: Report | None = None, say: Say | None = No
 
 
 def _write(passes: list[Pass], index: Index, spec: WriteSpec, report: Report | None, tell: Say) -> list[Summary]:
-    expected = [each for job in passes for each in estimate.estimate(job, index, spec.write.workers)]
-    tell(estimate.table(expected, spec.data.out))
-    estimate.check_room(expected, spec.data.out)
     summaries, before, total = [], 0, sum(len(each.stream) for each in passes)
-    with Pool(spec.write.workers) as pool:
+    with Pool(spec.write.workers) as pool:  # the workers start up while the estimate is made
+        expected = [each for job in passes for each in estimate.estimate(job, index, spec.write.workers)]
+        tell(estimate.table(expected, spec.data.out))
+        estimate.check_room(expected, spec.data.out)
         for each in passes:
             summaries += Conversion(each, index, spec, pool).run(_step(report, before, total))
             before += len(each.stream)
@@ -83,9 +84,10 @@ def _contents(index: Index) -> str:
     return f"{counts} images of {len(index.classes):,} classes{ignored}"
 
 
-def _found(path: Path) -> Summary:
+def _summary(path: Path, seconds: float = 0.0) -> Summary:
     record = manifest.read(path)
-    return Summary(path=path, images=record.images, bytes=record.bytes, seconds=0.0)
+    stored = int(layout.read(path).alloc["size"].sum())
+    return Summary(path=path, images=record.images, bytes=record.bytes, stored=stored, seconds=seconds)
 
 
 class Conversion:
@@ -117,9 +119,7 @@ class Conversion:
         self.job.journal.unlink()
         seconds = time.monotonic() - started
         return [
-            Summary(path=path, images=found.images, bytes=found.bytes, seconds=0.0 if done else seconds)
-            for path, done in zip(self.job.paths, self.job.done, strict=True)
-            for found in [manifest.read(path)]
+            _summary(path, 0.0 if done else seconds) for path, done in zip(self.job.paths, self.job.done, strict=True)
         ]
 
     # ------------------------------------------------------------------------------------------ samples

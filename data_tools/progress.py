@@ -98,7 +98,7 @@ def table(summaries: list[Summary], seconds: float) -> str:
     """What was written: a line a file."""
     lines = [f"{'file':<24}{'images':>12}{'MB':>12}{'KB/image':>10}{'seconds':>10}"]
     for each in summaries:
-        kilobytes = each.bytes / each.images / 1e3
+        kilobytes = each.stored / each.images / 1e3
         time_taken = f"{each.seconds:.1f}" if each.seconds else "there"
         line = f"{each.path.name:<24}{each.images:>12,}{each.bytes / 1e6:>12,.1f}{kilobytes:>10.1f}{time_taken:>10}"
         lines.append(line)
