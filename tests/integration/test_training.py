@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -188,3 +189,22 @@ def test_batch_larger_than_the_dataset(recipe: Path, tmp_path: Path) -> None:
     status, _, err = attempt(recipe, tmp_path, "--dist.processes=1000")
     assert status == 2
     assert "on 1000 processes is 8000, but train_160 holds" in err
+
+
+def test_two_nodes_on_loopback(recipe: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    node = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, *node, f"--master-port={port}", f"--node-rank={rank}", *command(recipe, tmp_path)[1:]],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0]
+    assert [line.split()[0] for line in printed[0].splitlines()] == ["epoch", "1", "2", "3"]
+    assert printed[1] == ""

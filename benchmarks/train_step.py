@@ -1,0 +1,203 @@
+"""Training steps a second: this engine against the eager loops of torchvision's references and ffcv-imagenet.
+
+    python benchmarks/train_step.py [--betons DIR] [--json FILE]
+
+Synthetic images on the device first (the engine alone), at 128, 224 and 288 px with titan8's batches; with
+``--betons`` also the whole path, from DIR's betons through the loader. All names of a case run in turn, several
+rounds in one process; the figures are medians over the rounds and the ratio is taken round by round. Without a GPU the
+same runs on the CPU, on a smaller network and smaller batches, and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from training.config import Train
+from training.engine_rate import SyntheticRun, synchronise
+from training.loaders import TrainLoader, usable_cores
+from training.metrics import Tally
+from training.speed import forward_flops, peak_tflops
+from training.step import MEAN, STD
+
+CLASSES = 1000
+SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}
+
+
+class Reference:
+    """The step that users would have otherwise: eager, fp16 autocast, GradScaler, SGD; float images.
+
+    ``channels_last`` is how ffcv-imagenet runs it, contiguous how torchvision's references do.
+    """
+
+    def __init__(self, arch: str, px: int, batch: int, device: torch.device, channels_last: bool) -> None:
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.device = device
+        self.half = device.type == "cuda"
+        self.model = getattr(torchvision.models, arch)(num_classes=CLASSES).to(device).to(memory_format=self.layout)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half)
+        self.loss = nn.CrossEntropyLoss()
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+        images = torch.randint(0, 256, (batch, 3, px, px), device=device)
+        # Both get their images normalised by the loader, so that is not part of their step.
+        images = ((images - mean) / std).to(torch.float16 if self.half and channels_last else torch.float32)
+        self.images = images.contiguous(memory_format=self.layout)
+        self.labels = torch.randint(0, CLASSES, (batch,), device=device)
+        self.model.train()
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half):
+            loss = self.loss(self.model(self.images), self.labels)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronise(device)
+    return time.perf_counter() - began
+
+
+def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterator[tuple[float, float]]:
+    """(seconds, seconds waited for images) of ``steps`` steps, again and again, on what the loader delivers."""
+    tally = Tally(engine.images.device)
+    epoch = 0
+    while True:
+        seconds = waited = 0.0
+        done = 0
+        while done < steps:
+            with loader.epoch(epoch) as batches:
+                epoch += 1
+                first = next(batches)  # the pipeline's start is no part of a steady step
+                engine.step(*first, 1e-3, tally)
+                synchronise(engine.images.device)
+                began = asked = time.perf_counter()
+                for images, labels in batches:
+                    waited += time.perf_counter() - asked
+                    engine.step(images, labels % CLASSES, 1e-3, tally)
+                    done += 1
+                    asked = time.perf_counter()
+                synchronise(engine.images.device)
+                seconds += time.perf_counter() - began
+        yield seconds / done * steps, waited / done * steps
+
+
+def measure_case(
+    px: int, arch: str, batch: int, given: argparse.Namespace, device: torch.device
+) -> list[dict[str, Any]]:
+    set_name, _, min_scale = SIZES[px]
+    engine = SyntheticRun(arch, CLASSES, px, batch, device, Train())
+    contenders: dict[str, Callable[[], None]] = {
+        "ours": engine,
+        "ffcv_imagenet": Reference(arch, px, batch, device, channels_last=True),
+        "torchvision": Reference(arch, px, batch, device, channels_last=False),
+    }
+    paths: Iterator[tuple[float, float]] | None = None
+    if given.betons is not None:
+        loader = TrainLoader(
+            given.betons / f"train_{set_name}.beton",
+            px=px,
+            batch=batch,
+            min_scale=min_scale,
+            seed=0,
+            workers=usable_cores(),
+            device=device,
+        )
+        paths = whole_path(engine, loader, given.steps)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    waits: list[float] = []
+    for number in range(given.rounds + 1):
+        for name, step in contenders.items():
+            seconds[name].append(timed(step, given.steps if number else 2, device))
+        if paths is not None:
+            taken, waited = next(paths)
+            seconds.setdefault("ours_whole_path", []).append(taken)
+            waits.append(100 * waited / taken)
+    rounds = {name: found[1:] for name, found in seconds.items()}  # the first round warms up
+    return rows(px, arch, batch, given.steps, rounds, waits[1:], device)
+
+
+def rows(
+    px: int, arch: str, batch: int, steps: int, rounds: dict[str, list[float]], waits: list[float], device: torch.device
+) -> list[dict[str, Any]]:
+    flops = 3 * forward_flops(arch, CLASSES, px)
+    peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    found = []
+    for name, seconds in rounds.items():
+        rate = steps * batch / statistics.median(seconds)
+        baselines = (
+            ["ours"] if name == "ours_whole_path" else ["ffcv_imagenet", "torchvision"] if name == "ours" else [""]
+        )
+        for baseline in baselines:
+            other = rounds.get(baseline, seconds)
+            ratio = statistics.median(b / a for a, b in zip(seconds, other, strict=True))
+            found.append(
+                {
+                    "case": f"{px}",
+                    "name": name,
+                    "images_per_s": round(rate, 1),
+                    "baseline": baseline,
+                    "ratio": round(ratio, 3),
+                    "cores": usable_cores(),
+                    "batch": batch,
+                    "tflops": round(rate * flops / 1e12, 2),
+                    "mfu_percent": round(100 * rate * flops / 1e12 / peak, 1) if peak else None,
+                    "data_wait_percent": round(statistics.median(waits), 2) if name == "ours_whole_path" else None,
+                }
+            )
+    return found
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--betons", type=Path, help="folder with train_160, train_320 and train_full betons")
+    parser.add_argument("--px", type=int, nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=5, help="alternations counted [5]")
+    parser.add_argument("--steps", type=int, help="steps of each in a round [20 on a GPU, 2 on a CPU]")
+    parser.add_argument("--json", type=Path, help="write the rows as JSON")
+    given = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    given.steps = given.steps or (20 if on_gpu else 2)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    where = (
+        torch.cuda.get_device_name(device) if on_gpu else f"CPU only, {usable_cores()} cores: ResNet-18, batch 16, fp32"
+    )
+    print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}; medians of {given.rounds} rounds")
+    print(f"{'px':>4} {'name':<16} {'img/s':>9} {'against':<14} {'ratio':>6} {'TFLOP/s':>8} {'MFU %':>6} {'wait %':>7}")
+    found = []
+    for px in given.px:
+        arch, batch = ("resnet50", SIZES[px][1]) if on_gpu else ("resnet18", 16)
+        for row in measure_case(px, arch, batch, given, device):
+            found.append(row)
+            mfu, wait = (("" if row[key] is None else row[key]) for key in ("mfu_percent", "data_wait_percent"))
+            print(
+                f"{px:>4} {row['name']:<16} {row['images_per_s']:>9} {row['baseline']:<14} {row['ratio']:>6} "
+                f"{row['tflops']:>8} {mfu:>6} {wait:>7}",
+                flush=True,
+            )
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
