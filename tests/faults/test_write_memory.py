@@ -1,0 +1,66 @@
+"""Memory at ImageNet's scale: a tar of a million tiny pictures, converted, while every process is watched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import jpeg, photo
+
+from data_tools import layout, manifest
+
+IMAGES = 1_000_000
+CLASSES = 1000
+ROOT = Path(__file__).parents[2]
+
+
+def write_large_tar(path: Path, images: int) -> None:
+    """Names as long as ImageNet's, all members the same picture, in an order that is not the sorted one."""
+    data = jpeg(photo(0, 8, 8), quality=50)
+    padded = data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    with path.open("wb", buffering=1 << 22) as file:
+        for at in range(images):
+            wnid = f"n{1440764 + at % CLASSES:08d}"
+            info = tarfile.TarInfo(f"raw-data/train/{wnid}/{wnid}_{at * 7919 % images}.JPEG")
+            info.size = len(data)
+            file.write(info.tobuf(tarfile.USTAR_FORMAT))
+            file.write(padded)
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most memory that a process has held; shared pages count for each that maps them."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_at_a_million_images(tmp_path: Path) -> None:
+    source, out = tmp_path / "large.tar", tmp_path / "out"
+    write_large_tar(source, IMAGES)
+    command = [sys.executable, str(ROOT / "write_datasets.py"), f"--data.source={source}", f"--data.out={out}"]
+    process = subprocess.Popen([*command, "--data.expect=any", "--write.workers=2"], stderr=subprocess.DEVNULL)
+    peaks: dict[str, float] = {"writer": 0.0, "worker": 0.0}
+    while process.poll() is None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        try:
+            peaks["writer"] = max(peaks["writer"], peak_megabytes(process.pid))
+            for child in children.read_text().split():
+                peaks["worker"] = max(peaks["worker"], peak_megabytes(int(child)))
+        except OSError:
+            pass  # it ended meanwhile
+        time.sleep(0.1)
+    print(f"peak memory at {IMAGES:,} images: {peaks}")
+    assert process.returncode == 0
+    assert 0 < peaks["writer"] < 500
+    assert 0 < peaks["worker"] < 200
+    path = out / "train_160.beton"
+    assert layout.check(path, manifest.read(path)) == []
+    assert np.bincount(layout.read(path).samples["f1"]).tolist() == [IMAGES // CLASSES] * CLASSES
