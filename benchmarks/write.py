@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def main() -> int:
         images = _prepare(given.source, work, given.images)
         print(f"{images} photographs of {given.source.name}, 160 + 320 + full, {given.repeats} alternations")
         runs: dict[tuple[str, str, int], Callable[[], float]] = {
-            ("both", "ffcv_imagenet", 1): lambda: _theirs(work),
-            **{(case, "ours", 1): lambda case=case: _ours(work, case, 1) for case in CASES},
-            **{(case, "ours", 2): lambda case=case: _ours(work, case, 2) for case in CASES if given.workers > 1},
+            ("both", "ffcv_imagenet", 1): partial(_theirs, work),
+            **{(case, "ours", 1): partial(_ours, work, case, 1) for case in CASES},
+            **{(case, "ours", 2): partial(_ours, work, case, 2) for case in CASES if given.workers > 1},
         }
         seconds: dict[tuple[str, str, int], list[float]] = {key: [] for key in runs}
         for _ in range(given.repeats):

@@ -46,9 +46,7 @@ def convert(value: Any, kind: Any) -> Any:
         for choice in arguments:
             if choice == value or str(choice) == str(value):
                 return choice
-        raise ValueError(
-            f"{value!r} is not one of {', '.join(map(str, arguments))}{nearest(value, arguments)}"
-        )
+        raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}{nearest(value, arguments)}")
     if origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
@@ -94,11 +92,7 @@ def _scalar(value: Any, kind: Any) -> Any:
     if kind is float:
         try:
             # YAML 1.1 reads 1e-4 as text, so text is a number here too.
-            number = (
-                float(value)
-                if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-                else math.nan
-            )
+            number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
@@ -135,10 +129,6 @@ def _check_bounds(value: Any, low: float | None, high: float | None) -> None:
             (low is not None and number < low) or (high is not None and number > high)
         ):
             wanted = (
-                f"at least {low:g}"
-                if high is None
-                else f"at most {high:g}"
-                if low is None
-                else f"{low:g} to {high:g}"
+                f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
             )
             raise ValueError(f"{number} is out of range ({wanted})")

@@ -65,12 +65,15 @@ def damaged() -> dict[str, bytes]:
     whole = jpeg(photo(5, 400, 300))
     png = _saved(Image.fromarray(photo(6, 200, 150)), "PNG")
     middle = len(whole) // 2
+    cmyk = _saved(Image.fromarray(photo(7, 300, 200)).convert("CMYK"), "JPEG", quality=90)
     return {
         "empty": b"",
         "text": b"this is no image, whatever its name says\n" * 20,
         "truncated": whole[: len(whole) // 2],
         "truncated late": whole[:-200],
         "header only": whole[:200],
+        "cut cmyk": cmyk[: len(cmyk) // 2],
+        "stray marker in cmyk": cmyk[: len(cmyk) // 2] + b"\xff\xd9" + cmyk[len(cmyk) // 2 + 2 :],
         "stray marker": whole[:middle] + b"\xff\xd9" + whole[middle + 2 :],
         "truncated png": png[: len(png) // 2],
     }
