@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from data_tools.options import OptionError, check, option, parse_or_exit
 from training import imagenet18
-from training.phases import Schedule, from_phases
+from training.phases import Schedule
+from training.recipe import from_phases
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +76,7 @@ class Train:
     amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
         "auto", "auto: bf16 from Ampere on, fp16 before, fp32 on a CPU"
     )
+    max_bad_steps: int = option(10, "stop after so many steps in a row without a finite loss or gradient", low=1)
     loss_scale: float | Literal["dynamic"] = option(1024.0, "for fp16: a number, or dynamic", low=1)
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option(
         "auto", "torch.compile of the step, by mode; auto: default on a GPU, off on a CPU"
@@ -107,6 +109,7 @@ class Run:
     resume: str = option(
         "auto", "auto: go on where the run folder's last checkpoint is; none: start anew; or a checkpoint"
     )
+    checkpoint_minutes: float = option(10.0, "save within an epoch so often; at its end in any case", low=0)
     plan: bool | Path = option(False, "true: print the schedule and stop; FILE.csv: write one row per batch and stop")
     eval_only: bool = option(False, "validate run.checkpoint by the last phase's rules and stop")
     checkpoint: Path | None = option(None, "weights for eval_only")

@@ -14,7 +14,8 @@ from typing import Any
 
 from data_tools.options import OptionError
 from data_tools.values import nearest
-from training.phases import FULL, Schedule, from_phases
+from training.phases import FULL, Schedule
+from training.recipe import from_phases
 
 KEY = "imagenet18"
 _ENTRY_KEYS = ("ep", "sz", "bs", "trndir", "val_dir", "min_scale", "rect_val", "keep_dl", "lr")

@@ -10,7 +10,8 @@ import pytest
 from data_tools.options import OptionError, parse
 from training import imagenet18
 from training.config import RunConfig
-from training.phases import Ramp, Schedule, batches_per_epoch, default_val_batch, from_phases, plan
+from training.phases import Ramp, Schedule, batches_per_epoch, default_val_batch, plan
+from training.recipe import from_phases
 
 RECIPES = Path(__file__).parents[2] / "rn50_configs"
 L4, L8, L16 = 2.0, 1.92, 1.88
