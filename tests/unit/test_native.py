@@ -104,17 +104,22 @@ def test_encode_is_as_good_and_as_small_as_pil(subsampling: str, pil: int) -> No
     assert len(ours) < 1.01 * len(theirs)
 
 
-def test_encode_options() -> None:
-    rgb = photo(100, 100)
-    plain = native.encode(rgb, quality=90)
-    small = native.encode(rgb, quality=90, optimize=True)
-    np.testing.assert_array_equal(native.decode(plain), native.decode(small))
-    assert len(small) < len(plain)
-    assert native.probe(native.encode(rgb, quality=90, restart_rows=1)).restart_interval == 7
+def test_seekable_changes_no_pixel() -> None:
+    rgb = photo(100, 150)
+    plain, seekable = native.encode(rgb, quality=90), native.encode(rgb, quality=90, seekable=True)
+    assert native.probe(seekable).restart_interval == 1 and native.probe(plain).restart_interval == 0
+    np.testing.assert_array_equal(native.decode(plain), native.decode(seekable))
+    theirs = [np.asarray(Image.open(io.BytesIO(data.tobytes()))) for data in (plain, seekable)]
+    np.testing.assert_array_equal(*theirs)
+
+
+def test_encode_of_noise_and_of_what_is_no_picture() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    assert psnr(native.decode(native.encode(noise, quality=100, subsampling="444")), noise) > 40
+    for seekable in (False, True):
+        data = native.encode(noise, quality=100, subsampling="444", seekable=seekable)
+        assert psnr(native.decode(data), noise) > 40
     with pytest.raises(TypeError, match="uint8"):
-        native.encode(rgb.astype(float), quality=90)
+        native.encode(noise.astype(float), quality=90)
 
 
 def test_shrinking_by_a_whole_factor_is_the_mean() -> None:

@@ -1,0 +1,146 @@
+"""The native threads: what is decoded of a sample, whatever it is and wherever the crop lies."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import jpeg, photo
+from PIL import Image
+
+from data_tools import native
+from training.crops import CROP
+from training.engine import TASK, Batches, Pool, Request
+from training.transfer import HostBuffers, NoCopies
+
+
+def load(
+    folder: Path, samples: Sequence[bytes], sizes: Sequence[tuple[int, int]], crops: np.ndarray, out: tuple[int, int]
+) -> np.ndarray:
+    """Crops (as CROP) of stored samples of (height, width), one each, through the threads."""
+    tasks = np.zeros(len(samples), TASK)
+    (folder / "samples").write_bytes(b"".join(samples))
+    tasks["size"] = [len(sample) for sample in samples]
+    tasks["at"] = np.cumsum(tasks["size"]) - tasks["size"]
+    tasks["image_height"], tasks["image_width"] = np.array(sizes).T
+    tasks["crop"] = crops
+    file, number = os.open(folder / "samples", os.O_RDONLY), np.arange(len(samples))
+    pool = Pool(2)
+    try:
+        requests = iter([Request(file, tasks, *out, number, number)])
+        explain = lambda sample, reason: ValueError(f"{sample}: {reason}")  # noqa: E731
+        (images, _), *_ = Batches(pool, HostBuffers(pinned=False), NoCopies(), requests, explain)
+        return images.permute(0, 2, 3, 1).numpy()
+    finally:
+        pool.close()
+        os.close(file)
+
+
+def any_crops(count: int, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(height * width)
+    crops = np.zeros(count, CROP)
+    crops["height"], crops["width"] = rng.integers(1, height + 1, count), rng.integers(1, width + 1, count)
+    crops["top"] = rng.integers(0, height - crops["height"] + 1)
+    crops["left"] = rng.integers(0, width - crops["width"] + 1)
+    crops["flip"] = rng.integers(0, 2, count)
+    return crops
+
+
+SIZES = [(1, 1), (7, 40), (33, 16), (64, 64), (97, 130), (160, 213)]
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+def test_part_of_a_jpeg_is_that_part_of_the_whole(tmp_path: Path, subsampling: str) -> None:
+    """Region-of-interest decoding, and jumping between restart markers, against a full decode and then the crop."""
+    for height, width in SIZES:
+        rgb = photo(height, width, height)
+        crops = any_crops(60, height, width)
+        encoded = [native.encode(rgb, quality=90, subsampling=subsampling, seekable=each) for each in (False, True)]
+        raw = native.decode(encoded[0])
+        parts = [load(tmp_path, [data.tobytes()] * 60, [(height, width)] * 60, crops, (32, 24)) for data in encoded]
+        for crop, plain, seekable in zip(crops, *parts, strict=True):
+            top, left, rows, columns, flip = crop.tolist()
+            whole = native.resize(raw[top : top + rows, left : left + columns], 32, 24)
+            np.testing.assert_array_equal(plain, whole[:, ::-1] if flip else whole)
+            np.testing.assert_array_equal(seekable, plain)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}])
+def test_jpegs_of_other_writers(tmp_path: Path, options: dict[str, object]) -> None:
+    data = jpeg(photo(5, 213, 160), 85, **options)
+    raw, crops = native.decode(data), any_crops(40, 160, 213)
+    for crop, part in zip(crops, load(tmp_path, [data] * 40, [(160, 213)] * 40, crops, (64, 64)), strict=True):
+        top, left, rows, columns, flip = crop.tolist()
+        whole = native.resize(raw[top : top + rows, left : left + columns], 64, 64)
+        np.testing.assert_array_equal(part, whole[:, ::-1] if flip else whole)
+
+
+def grey(height: int, width: int) -> bytes:
+
+    out = io.BytesIO()
+    Image.fromarray(photo(3, width, height)).convert("L").save(out, "JPEG", quality=90, restart_marker_blocks=1)
+    return out.getvalue()
+
+
+def test_grey_jpegs_that_restart(tmp_path: Path) -> None:
+    data = grey(70, 90)
+    assert native.probe(data).restart_interval == 1
+    raw, crops = native.decode(data), any_crops(40, 70, 90)
+    for crop, part in zip(crops, load(tmp_path, [data] * 40, [(70, 90)] * 40, crops, (32, 32)), strict=True):
+        top, left, rows, columns, flip = crop.tolist()
+        whole = native.resize(raw[top : top + rows, left : left + columns], 32, 32)
+        np.testing.assert_array_equal(part, whole[:, ::-1] if flip else whole)
+
+
+def test_damage_between_restart_markers_is_an_error(tmp_path: Path) -> None:
+    data = native.encode(photo(6, 160, 128), quality=90, seekable=True).tobytes()
+    crop = np.array([(0, 0, 128, 160, 0)], CROP)
+    markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
+    assert len(markers) == 79
+    without = data[: markers[9]] + data[markers[9] + 2 :]
+    misnumbered = data[: markers[9] + 1] + b"\xd5" + data[markers[9] + 2 :]
+    emptied = data[: markers[9] + 2] + data[markers[10] :]
+    for damaged in (without, misnumbered, emptied, data[: markers[40]]):
+        with pytest.raises(ValueError, match=r"^0: \w"):
+            load(tmp_path, [damaged], [(128, 160)], crop, (64, 64))
+
+
+class Recorder:
+    """Stands in for the copies to a GPU, and writes down what was asked of it."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int]] = []
+
+    def start(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.log.append(("start", int(labels[0])))
+        return images, labels
+
+    def hand_over(self, copied: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        self.log.append(("hand over", int(copied[1][0])))
+        return copied
+
+
+def test_every_batch_is_copied_once_in_order_and_ahead_of_its_turn(tmp_path: Path) -> None:
+    data = native.encode(photo(7, 64, 64), quality=90)
+    (tmp_path / "samples").write_bytes(data.tobytes())
+    tasks = np.zeros(4, TASK)
+    tasks["size"], tasks["image_height"], tasks["image_width"] = len(data), 64, 64
+    tasks["crop"] = np.array([(0, 0, 64, 64, 0)], CROP)
+    file, pool, copies = os.open(tmp_path / "samples", os.O_RDONLY), Pool(1), Recorder()
+    requests = (Request(file, tasks, 64, 64, np.full(4, n), np.arange(4)) for n in range(8))
+    batches = Batches(pool, HostBuffers(pinned=False), copies, requests, lambda *_: ValueError())
+    next(batches)
+    while not all(pool.finished(work, 100) for work in batches._ahead):
+        pass
+    next(batches)  # everything that is ready goes on its way now
+    started = [n for what, n in copies.log if what == "start"]
+    assert started[-1] >= 3
+    list(batches)
+    assert [n for what, n in copies.log if what == "start"] == list(range(8))
+    assert [n for what, n in copies.log if what == "hand over"] == list(range(8))
+    assert all(copies.log.index(("start", n)) < copies.log.index(("hand over", n)) for n in range(8))
+    pool.close()
+    os.close(file)
