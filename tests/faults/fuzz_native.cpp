@@ -1,0 +1,74 @@
+// Mutated JPEGs through every entry point that reads one:  fuzz_native SECONDS SEED FILE.jpg...
+//
+// It includes the source that it tests, so that one compiler command builds both with a sanitizer:
+//     g++ -std=c++17 -g -O1 -fsanitize=address,undefined -pthread tests/faults/fuzz_native.cpp -ljpeg -o fuzz
+// Whatever the bytes are, a call must return, with pixels or an error; sanitizers watch the memory.
+
+#include "../../data_tools/_native.cpp"
+
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+
+using Data = std::vector<uint8_t>;
+static std::mt19937_64 rng;
+
+static size_t below(size_t n) { return n ? rng() % n : 0; }
+
+static void mutate(Data& data) {
+    static const uint8_t telling[] = {0x00, 0x01, 0x7F, 0x80, 0xFE, 0xFF, 0xC0, 0xC2, 0xC4, 0xD0, 0xD7, 0xD8, 0xD9, 0xDA, 0xDD};
+    for (size_t edits = 1 + below(4); edits-- && data.size() > 4;) {
+        // Half of the edits hit the headers, where most decisions are made.
+        size_t at = below(2) ? below(data.size()) : below(std::min<size_t>(data.size(), 700)), length = 1 + below(40);
+        length = std::min(length, data.size() - at);
+        switch (below(6)) {
+            case 0: data[at] ^= uint8_t(1u << below(8)); break;
+            case 1: data[at] = telling[below(sizeof telling)]; break;
+            case 2: data.resize(at); break;
+            case 3: data.erase(data.begin() + at, data.begin() + at + length); break;
+            case 4: { Data part(data.begin() + at, data.begin() + at + length); data.insert(data.begin() + below(data.size()), part.begin(), part.end()); break; }
+            default: for (size_t i = 0; i < length; i++) data[at + i] = uint8_t(rng()); break;
+        }
+    }
+}
+
+static void run(const Data& sample, Data& out) {
+    Data data(sample);  // exactly as long as it is, so that reading past the end shows
+    data.shrink_to_fit();
+    Error error;
+    Info info{};
+    bool probed = native_probe(data.data(), data.size(), &info, &error) == OK;
+    bool small = probed && int64_t(info.width) * info.height <= 1 << 20;
+    if (small) {
+        out.resize(size_t(3) * info.width * info.height);
+        native_decode(data.data(), data.size(), out.data(), info.width, info.height, &error);
+    }
+    CropRule rule = {rng(), rng(), 0.08, 1.0, 0.75, 4.0 / 3};
+    // The sizes of the metadata may be the image's or anything.
+    int width = small && below(4) ? info.width : 1 + int(below(600)), height = small && below(4) ? info.height : 1 + int(below(600));
+    int out_height = 1 + int(below(64)), out_width = 1 + int(below(64));
+    out.resize(size_t(3) * out_height * out_width);
+    native_take(data.data(), data.size(), int(below(3)), width, height, below(3) ? &rule : nullptr, int64_t(rng()), out.data(), out_height, out_width);
+    native_take(data.data(), data.size(), JPG, width, height, &rule, int64_t(rng()), out.data(), out_height, out_width);
+    native_checksum(data.data(), data.size());
+}
+
+int main(int count, char** arguments) {
+    if (count < 4) return 2;
+    rng.seed(std::stoull(arguments[2]));
+    std::vector<Data> seeds;
+    for (int i = 3; i < count; i++) {
+        std::ifstream file(arguments[i], std::ios::binary);
+        seeds.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+    }
+    auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(int64_t(1000 * std::stod(arguments[1])));
+    long runs = 0;
+    for (Data out; std::chrono::steady_clock::now() < end; runs++) {
+        Data data = seeds[below(seeds.size())];
+        if (runs >= long(seeds.size())) mutate(data);
+        run(data, out);
+    }
+    std::printf("%ld inputs\n", runs);
+    return 0;
+}

@@ -1,0 +1,71 @@
+"""Mutated JPEGs through the native decoder: pixels or an error, and no memory touched that is not its own."""
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import jpeg, photo
+from PIL import Image
+
+from data_tools import native
+
+SOURCE = Path(__file__).with_name("fuzz_native.cpp")
+
+
+def seeds() -> list[bytes]:
+    """Small pictures of every kind that has a path of its own."""
+    rgb = photo(1, 90, 61)
+    grey = io.BytesIO()
+    Image.fromarray(rgb).convert("L").save(grey, "JPEG", restart_marker_blocks=1)
+    cmyk = io.BytesIO()
+    Image.fromarray(rgb).convert("CMYK").save(cmyk, "JPEG")
+    return [
+        *(native.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in native.SUBSAMPLING),
+        native.encode(rgb, quality=85).tobytes(),
+        jpeg(rgb, 80, progressive=True),
+        jpeg(rgb, 80, restart_marker_blocks=4, optimize=True),
+        jpeg(photo(2, 1, 1)),
+        grey.getvalue(),
+        cmyk.getvalue(),
+    ]
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_no_jpeg_reaches_memory_that_is_not_its_own(tmp_path: Path, seconds: int) -> None:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler on the path")
+    program = tmp_path / "fuzz"
+    flags = ["-std=c++17", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+    built = subprocess.run([compiler, *flags, SOURCE, "-ljpeg", "-o", program], capture_output=True, text=True)
+    if built.returncode:
+        pytest.skip(f"no build with sanitizers here: {built.stderr[-300:]}")
+    files = []
+    for number, data in enumerate(seeds()):
+        files.append(tmp_path / f"{number}.jpg")
+        files[-1].write_bytes(data)
+    done = subprocess.run([program, str(seconds), "1", *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[0]) > 100
+
+
+def test_after_any_error_the_decoder_is_as_before() -> None:
+    rng = np.random.default_rng(0)
+    good = native.encode(photo(3, 80, 60), quality=90)
+    expected = native.decode(good)
+    outcomes = set()
+    for data in seeds() * 20:
+        damaged = bytearray(data)
+        for at in rng.integers(2, len(damaged), 3):
+            damaged[at] = rng.integers(256)
+        try:
+            native.decode(bytes(damaged))
+            outcomes.add("decoded")
+        except native.NativeError as error:
+            assert str(error)
+            outcomes.add("refused")
+        np.testing.assert_array_equal(native.decode(good), expected)
+    assert outcomes == {"decoded", "refused"}
