@@ -31,7 +31,8 @@ from data_tools.spec import WriteSpec
 CHUNK_IMAGES = 16  # what a worker is given at once
 CHUNK_BYTES = 4 << 20
 CHUNK_ROWS = 128  # of parquet: within a row group, which a worker has to read from its start
-BARRIER_BYTES = 256 << 20  # written between two syncs: what a power cut can cost, and a signal may wait for
+BARRIER_BYTES = (8 << 20, 256 << 20)  # written between two syncs, at least and at most
+BARRIER_SECONDS = 1.0  # what a sync should take at most: a signal waits for it
 
 Report = Callable[[int, int], None]  # images laid down, images in all
 Say = Callable[[str], None]  # a line for the person who waits
@@ -127,16 +128,17 @@ class Conversion:
         report(journal.progress.done)
         if journal.progress.done == self.images:
             return
-        since = 0
+        since, enough = 0, BARRIER_BYTES[0]
         for piece in self.pool.run(self.index.files, self.job.recipe, self._chunks(journal.progress.done)):
             self._check_bad(journal, piece)
             for at, output in enumerate(outputs):
                 output.lay(piece.first, piece.records["size"][:, at].tolist(), piece.blobs[at])
                 since += len(piece.blobs[at])
             journal.add(piece.first, piece.records, piece.bad)
-            if since >= BARRIER_BYTES:
-                _sync(journal, outputs)
-                since = 0
+            if since >= enough:
+                seconds = _sync(journal, outputs)
+                slower = enough // 2 if seconds > BARRIER_SECONDS else enough * 2
+                since, enough = 0, min(max(slower, BARRIER_BYTES[0]), BARRIER_BYTES[1])
             report(journal.progress.done)
         _sync(journal, outputs)
 
@@ -228,7 +230,9 @@ def _resume(journal: Journal, outputs: list[Output | None]) -> None:
     progress = journal.progress
     live = [(at, output) for at, output in enumerate(outputs) if output]
     for at, output in live:
-        output.lay(0, progress.records["size"][: progress.done, at].tolist(), None)
+        for first in range(0, progress.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
+            sizes = progress.records["size"][first : min(first + (1 << 16), progress.done), at]
+            output.lay(first, sizes.tolist(), None)
     done = progress.safe
     while done < progress.done and all(
         output.holds(int(output.pointers[done]), *map(int, progress.records[["size", "checksum"]][done, at]))
@@ -251,7 +255,9 @@ def _resume(journal: Journal, outputs: list[Output | None]) -> None:
     journal.cut(done)
 
 
-def _sync(journal: Journal, outputs: list[Output]) -> None:
+def _sync(journal: Journal, outputs: list[Output]) -> float:
+    started = time.monotonic()
     for output in outputs:
         os.fdatasync(output.handle)
     journal.barrier()
+    return time.monotonic() - started

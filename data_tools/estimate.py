@@ -77,7 +77,7 @@ def estimate(job: Pass, index: Index, workers: int) -> list[Estimate]:
 def _sampled(job: Pass, index: Index) -> list[int]:
     stream = job.stream
     most = SAMPLE if stream.order is None else SAMPLE_OF_PARQUET
-    count = min(most, max(4, len(stream) // 100), len(stream))
+    count = min(most, max(4, len(stream) // 200), len(stream))
     positions = np.linspace(0, len(stream) - 1, count).astype(int)
     order = positions if stream.order is None else stream.order[positions]
     return [int(sample) for sample in order]

@@ -108,25 +108,26 @@ class Journal:
 
     def _replay(self, identity: dict[str, Any]) -> int:
         """Take up every whole frame; returns where the first that is not begins."""
-        content = memoryview(self.path.read_bytes())
         at, shape = 0, self.progress.records.shape
-        while at + _FRAME.size <= len(content):
-            kind, images, first, raw_size, text_size, crc = _FRAME.unpack_from(content, at)
-            raw = content[at + _FRAME.size :][:raw_size]
-            text = content[at + _FRAME.size + raw_size :][:text_size]
-            if len(raw) != raw_size or len(text) != text_size or zlib.crc32(text, zlib.crc32(raw, first)) != crc:
-                break
-            extra: Any = json.loads(bytes(text)) if text_size else []
-            if kind == _IDENTITY:
-                self._check(extra, identity)
-            elif kind == _BARRIER:
-                self.progress.safe = min(first, self.progress.done)
-            elif first > self.progress.done or first + images > shape[0]:
-                break
-            else:
-                self._take(first, np.frombuffer(raw, RECORD).reshape(images, shape[1]), extra)
-                self.progress.safe = min(self.progress.safe, first)
-            at += _FRAME.size + raw_size + text_size
+        with self.path.open("rb") as file:
+            while len(head := file.read(_FRAME.size)) == _FRAME.size:
+                kind, images, first, raw_size, text_size, crc = _FRAME.unpack(head)
+                if raw_size != images * shape[1] * RECORD.itemsize or first + images > shape[0]:
+                    break
+                raw, text = file.read(raw_size), file.read(text_size)
+                if len(text) != text_size or zlib.crc32(text, zlib.crc32(raw, first)) != crc:
+                    break
+                extra: Any = json.loads(text) if text else []
+                if kind == _IDENTITY:
+                    self._check(extra, identity)
+                elif kind == _BARRIER:
+                    self.progress.safe = min(first, self.progress.done)
+                elif first > self.progress.done:
+                    break
+                else:
+                    self._take(first, np.frombuffer(raw, RECORD).reshape(images, shape[1]), extra)
+                    self.progress.safe = min(self.progress.safe, first)
+                at += _FRAME.size + raw_size + text_size
         return at
 
     def _check(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -172,14 +172,28 @@ def _check_expected(index: Index, spec: WriteSpec) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """One conversion at a time in a folder; the kernel lets go of the lock however its holder ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    path = folder / ".lock"
+    handle = _lock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise ConversionError(f"{folder}: another conversion is writing there") from None
     finally:
+        path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ConversionError(f"{path.parent}: another conversion is writing there") from None
+        except OSError:
+            return handle  # a file system without locks: nothing to hold on to
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+        os.close(handle)  # its last holder removed it between our two steps
 
 
 def versions() -> dict[str, str]:

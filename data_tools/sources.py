@@ -85,7 +85,7 @@ def locate(name: str) -> tuple[str, int | None, str, str] | None:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if len(parts) < 3 or parts[-3] not in SPLITS or parts[-1].startswith(".") or parts[-2].startswith("."):
         return None
-    resized = len(parts) >= 5 and parts[-4].isdecimal() and parts[-5].endswith("-sz")
+    resized = len(parts) >= 5 and parts[-4].isdecimal() and (parts[-5] == "sz" or parts[-5].endswith("-sz"))
     return SPLITS[parts[-3]], int(parts[-4]) if resized else None, parts[-2], parts[-1]
 
 
@@ -102,8 +102,9 @@ def _read_tar(collector: Collector, path: Path) -> None:
 def _read_folder(collector: Collector, root: Path) -> None:
     """A tree of the same layout. Links within it are refused, as in an archive: nothing outside is read."""
     total, groups = 0, {}
+    above = "/".join(root.resolve().parts[-2:])  # x-sz/160 may be what was given
     for entry in _files_below(root):
-        name = f"{root.resolve().name}/{os.path.relpath(entry.path, root)}"
+        name = f"{above}/{os.path.relpath(entry.path, root)}"
         found = locate(name)
         if found is None:
             collector.ignore(entry.path)

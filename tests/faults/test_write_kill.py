@@ -26,7 +26,7 @@ from data_tools.pool import WorkerError
 DRIVER = """
 import sys
 from data_tools import beton
-beton.CHUNK_IMAGES, beton.BARRIER_BYTES = 2, 1 << 18
+beton.CHUNK_IMAGES, beton.BARRIER_BYTES = 2, (1 << 18, 1 << 19)
 import write_datasets
 sys.exit(write_datasets.main(sys.argv[1:]))
 """
@@ -235,7 +235,7 @@ def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after:
     with monkeypatch.context() as patch:
         patch.setattr(beton, "CHUNK_IMAGES", 2)
         if barrier:
-            patch.setattr(beton, "BARRIER_BYTES", barrier)
+            patch.setattr(beton, "BARRIER_BYTES", (barrier, barrier))
         with pytest.raises(Cut):
             beton.write(spec_for(source, out), report=report)
 

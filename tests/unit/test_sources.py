@@ -120,6 +120,9 @@ def test_resized_archive(tmp_path: Path) -> None:
     index = sources.read([write_tar(tmp_path / "sz.tar", files)])
     assert set(rows(index)) == {(split, cap) for split in ("train", "val") for cap in (160, 320, 352)}
     assert rows(index)["train", 320] == [(0, "c/t.JPEG", b"320traint.JPEG")]
+    folder = write_folder(tmp_path, files) / "imagenet-sz"
+    assert rows(sources.read([folder])) == rows(index)
+    assert set(rows(sources.read([folder / "320"]))) == {("train", 320), ("val", 320)}
 
 
 def test_a_year_above_the_split_is_no_cap() -> None:
