@@ -1,8 +1,14 @@
-"""Checkpoints: one file, whole or absent, holding nothing but tensors and plain values."""
+"""Checkpoints: files that are whole or absent, holding nothing but tensors and plain values.
+
+A run folder keeps ``last.pt``, ``previous.pt`` (the one before) and ``best.pt``. The format is torch's zip file; its
+CRC-32 of every member is verified before anything is read from it.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +17,41 @@ import torch
 from data_tools.options import OptionError
 
 VERSION = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` beside ``path``, then rename it there, so that ``path`` is the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save({"version": VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def save_last(run_dir: Path, state: dict[str, Any]) -> None:
+    """:func:`save` as ``last.pt``; the one that was there becomes ``previous.pt`` once the new one is on the disk."""
+    fresh = run_dir / "fresh.pt"
+    save(fresh, state)
+    last = run_dir / LAST
+    if last.exists():
+        last.replace(run_dir / PREVIOUS)
+    fresh.replace(last)
+    _sync_folder(run_dir)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -28,9 +59,32 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise OptionError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
     try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} does not match its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a damaged or hostile file
-        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}); use another") from error
+    except Exception as error:  # zipfile and torch raise half a dozen types for a damaged or hostile file
+        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise OptionError(f"{path}: not a checkpoint of this program, or of another version; use another")
     return state
+
+
+def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest whole checkpoint of a run folder and its path; None where there is none at all.
+
+    A damaged ``last.pt`` is named on standard error and the one before is taken. OptionError if none is readable.
+    """
+    # fresh.pt: whole, if the machine stopped between its writing and its renaming.
+    there = [path for path in (run_dir / LAST, run_dir / "fresh.pt", run_dir / PREVIOUS) if path.exists()]
+    error: OptionError | None = None
+    for path in there:
+        try:
+            return load(path), path
+        except OptionError as damaged:
+            error = error or damaged
+            print(f"note: {damaged}; going back to the checkpoint before", file=sys.stderr)
+    if error is not None:
+        raise OptionError(f"run.resume: {error}; nothing older is left; --run.resume=none starts anew")
+    return None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from data_tools.options import OptionError
 from training.config import Dist
 
 C = TypeVar("C")
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +81,12 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     count = 1 if "RANK" in os.environ else processes_to_start(options)
     if count == 1:
         return main(config)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # The launcher hands SIGTERM on to its processes; SLURM's notice means the same here.
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
@@ -92,10 +102,24 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
             max_restarts=0,
             monitor_interval=0.2,
         ),
-        main,
+        _recorded,
     )
-    statuses: dict[int, int] = launcher(config)
+    try:
+        statuses: dict[int, int] = launcher(main, config)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        print(f"process {rank} failed first, with:\n{failure.message}", file=sys.stderr)
+        return 1
+    except SignalException:
+        return EXIT_PREEMPTED
     return max(statuses.values())
+
+
+def _recorded(main: Callable[[C], int], config: C) -> int:
+    """``main`` in a process of the launcher's, which is told the traceback if it raises."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(main)(config) or 0
 
 
 @contextlib.contextmanager
@@ -117,6 +141,8 @@ def world(options: Dist) -> Iterator[World]:
     if place.ranks == 1:
         yield place
         return
+    # No process outlives its launcher, whatever ends that.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         timeout=timedelta(minutes=options.timeout_minutes),

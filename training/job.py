@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ from training.step import Mixing, Objective, Predictor, TrainStep, compile_mode
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. All that changes in a run besides the tensors."""
+    """How far a run is: ``batch`` batches into epoch ``epoch``, whose counts so far are ``sums``; ``seconds`` on the
+    clock. All that changes in a run besides the tensors."""
 
     epoch: int = 0
+    batch: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     images_seen: int = 0
     seconds: float = 0.0
     best_top5: float = -1.0
@@ -89,8 +92,13 @@ class Job:
     def global_batch(self, phase: Phase) -> int:
         return phase.batch_per_gpu * self.parts * self.place.ranks
 
-    def state(self) -> dict[str, Any]:
-        """All that a continued run needs, as tensors and plain values."""
+    def is_sound(self) -> bool:
+        """Whether the model can be trained on from here: no bad step just now, every weight finite."""
+        finite = torch.stack([torch.isfinite(weight).all() for weight in self.model.state_dict().values()])
+        return not int(self.step.bad_steps) and bool(finite.all())
+
+    def state(self, random: torch.Tensor) -> dict[str, Any]:
+        """All that a continued run needs, as tensors and plain values; ``random`` is every rank's generator state."""
         return {
             "fingerprint": fingerprint(self),
             "classes": list(self.inputs.classes),
@@ -100,6 +108,7 @@ class Job:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "progress": asdict(self.progress),
+            "random": random,
         }
 
     def restore(self, state: dict[str, Any], source: Path) -> None:
@@ -117,6 +126,8 @@ class Job:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        if len(state["random"]) == self.place.ranks:
+            torch.set_rng_state(state["random"][self.place.rank])
 
 
 def fingerprint(job: Job) -> dict[str, str]:

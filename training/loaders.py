@@ -18,6 +18,8 @@ from training.transfer import CudaCopies, HostBuffers, NoCopies
 
 __all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "prepare", "usable_cores"]
 
+FETCH_AHEAD = 16  # batches, of a page-local order
+
 L = TypeVar("L")
 
 
@@ -117,7 +119,12 @@ class TrainLoader(_Loader):
 
     def _requests(self, rule: CropRule, batches: NDArray[np.int64]) -> Iterator[Request]:
         beton = self._beton
-        for samples in batches:
+        fetched: set[int] = set()
+        for number, samples in enumerate(batches):
+            if self._page_window:
+                soon = set(beton.pages(batches[number : number + FETCH_AHEAD].ravel()).tolist()) - fetched
+                beton.read_ahead(sorted(soon))
+                fetched |= soon
             crops = random_crops(rule, samples, beton.widths[samples], beton.heights[samples])
             yield _request(beton, samples, crops, self.px, self.px)
 

@@ -34,6 +34,10 @@ class Tally:
         self.sums[1] += loss.detach().double() * count
         self.sums[2:] += hits
 
+    def load(self, sums: list[float]) -> None:
+        """Go on from sums that were saved."""
+        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+
     def scores(self, place: World) -> Scores:
         """The sums over all processes as scores; every process must call it."""
         images, loss, top1, top5 = sum_over_ranks(self.sums.clone(), place).tolist()

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,15 @@ class Opened:
         tasks["crop"] = crops
         return tasks
 
-    def pages(self) -> NDArray[np.uint64]:
+    def pages(self, samples: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
         """The page of the file that holds each sample."""
-        return self._tasks["at"] // np.uint64(self.page_bytes)
+        at = self._tasks["at"] if samples is None else self._tasks["at"][samples]
+        return at // np.uint64(self.page_bytes)
+
+    def read_ahead(self, pages: Iterable[int]) -> None:
+        """Have the system fetch these pages of the file meanwhile."""
+        for page in pages:
+            os.posix_fadvise(self.file, page * self.page_bytes, self.page_bytes, os.POSIX_FADV_WILLNEED)
 
     def check_unchanged(self) -> None:
         """Raises LoadError when the file is not as long as when it was opened."""

@@ -53,8 +53,8 @@ class EpochRow:
         trained: Scores,
         scores: Scores,
         averaged: Scores | None,
-        train_seconds: float,
         speed: Speed,
+        ranks: int,
     ) -> EpochRow:
         return EpochRow(
             epoch=progress.epoch,
@@ -63,7 +63,7 @@ class EpochRow:
             top5=scores.top5,
             train_loss=trained.loss,
             lr=lr,
-            images_per_s=trained.images / train_seconds,
+            images_per_s=speed.images_per_s_per_gpu * ranks,
             px=phase.px,
             ema_top1=averaged.top1 if averaged else float("nan"),
             ema_top5=averaged.top5 if averaged else float("nan"),
@@ -132,11 +132,12 @@ class RunLog:
             self.bar.close()
         self.events.close()
 
-    def epoch_begins(self, epoch: int, batches: int, phase: Phase, global_batch: int, images_seen: int) -> None:
-        self.events.add_scalar("sizes/image", phase.px, images_seen)
-        self.events.add_scalar("sizes/batch", global_batch, images_seen)
+    def epoch_begins(self, epoch: int, batches: int, phase: Phase, global_batch: int, progress: Progress) -> None:
+        self.events.add_scalar("sizes/image", phase.px, progress.images_seen)
+        self.events.add_scalar("sizes/batch", global_batch, progress.images_seen)
         self.bar = tqdm(
             total=batches,
+            initial=progress.batch,
             desc=f"epoch {epoch + 1}",
             unit="batch",
             leave=False,
@@ -146,13 +147,14 @@ class RunLog:
 
     def batches_done(self, batch: int, lr: float, scores: Scores, clock: StepClock, images_seen: int) -> None:
         """After batch ``batch`` (from 1) of an epoch; ``scores`` are of the batches since the last call."""
+        steps = len(clock.marks) - 1
         values = {
             "losses/xent": scores.loss,
             "losses/train_1": scores.top1,
             "losses/train_5": scores.top5,
             "sizes/lr": lr,
-            "times/step": 1000 * (clock.marks[-1] - clock.marks[0]) / batch,
-            "times/data": 1000 * clock.waited / batch,
+            "times/step": 1000 * (clock.marks[-1] - clock.marks[0]) / steps,
+            "times/data": 1000 * clock.waited / steps,
         }
         for tag, value in values.items():
             self.events.add_scalar(tag, value, images_seen)

@@ -70,6 +70,10 @@ class StepClock:
         """The host waited for a batch since ``since``."""
         self.waited += time.perf_counter() - since
 
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self.marks[0]
+
     def speed(self, images: int, flops_per_image: float) -> Speed:
         """Of the ``images`` this process trained on since it was made. Waits for the device."""
         if self.events:

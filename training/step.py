@@ -108,6 +108,9 @@ class TrainStep:
         self.optimizer = optimizer
         self.parts = parts
         self.mixing = mixing
+        device = next(objective.parameters()).device
+        self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.most_bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.compile_mode = compile_mode(options, objective.predict.device_type)
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
@@ -137,13 +140,28 @@ class TrainStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self._accumulate(images, labels, key, tally)
+        loss = self._accumulate(images, labels, key, tally)
         self.scaler.step(self.optimizer)
+        self._watch(loss)
         # A given number keeps the published static scale; without one the scaler adapts.
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, tally: Tally) -> None:
+    def _watch(self, loss: torch.Tensor) -> None:
+        """Count steps in a row without a finite loss or, under a gradient scale, without finite gradients.
+
+        Unscaled gradients that are not finite show as a loss that is not, one step later. On the device: no waiting.
+        """
+        bad = ~torch.isfinite(loss)
+        if self.scaler.is_enabled():
+            overflows = self.scaler._found_inf_per_device(self.optimizer).values()
+            bad = bad | (sum(overflows, torch.zeros_like(loss)) > 0)
+        self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, torch.zeros_like(self.bad_steps)))
+        torch.maximum(self.most_bad_steps, self.bad_steps, out=self.most_bad_steps)
+
+    def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, tally: Tally) -> torch.Tensor:
+        """Gradients of all parts; the sum of their losses."""
+        total = torch.zeros((), device=images.device)
         for part in range(self.parts):
             # Every parts-th image: the very batch that one of the emulated processes would have had.
             inputs, hard = images[part :: self.parts], labels[part :: self.parts]
@@ -155,6 +173,8 @@ class TrainStep:
                 loss, logits = self.forward(inputs, targets)
                 self.scaler.scale(loss / self.parts).backward()
             tally.add(logits, hard, loss)
+            total += loss.detach()
+        return total
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         """Gradients of all but the last part need not be summed over the processes."""

@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from data_tools.options import OptionError
 from training import checkpoint, distributed, inputs
 from training.config import RunConfig
+from training.distributed import EXIT_PREEMPTED, sum_over_ranks
 from training.evaluate import evaluate
+from training.interrupt import Wishes
 from training.job import Job
 from training.loaders import TrainLoader, ValLoader, usable_cores
 from training.metrics import Scores, Tally
@@ -21,6 +24,14 @@ from training.runlog import EpochRow, RunLog
 from training.speed import Speed, StepClock, bottleneck, forward_flops, profiled
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row gave no finite loss or gradient."""
+
+
+class Preempted(Exception):
+    """Asked to stop; a checkpoint is written and the same command continues."""
 
 
 def run(config: RunConfig) -> int:
@@ -34,12 +45,15 @@ def run(config: RunConfig) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"train_imagenet.py: error: {error}", file=sys.stderr)
         return 2
+    except Preempted as stopped:
+        print(f"train_imagenet.py: {stopped}", file=sys.stderr)
+        return EXIT_PREEMPTED
     return 0
 
 
 def _run(config: RunConfig) -> None:
     found = inputs.read(config.data.dir, config.schedule.build())
-    with distributed.world(config.dist) as place:
+    with distributed.world(config.dist) as place, Wishes(place, config.run.checkpoint_minutes) as wishes:
         torch.use_deterministic_algorithms(config.run.deterministic)
         torch.backends.cudnn.benchmark = not config.run.deterministic
         torch.set_float32_matmul_precision("high")  # TF32 for what stays fp32
@@ -48,16 +62,19 @@ def _run(config: RunConfig) -> None:
             validate(job, config.run.checkpoint)
         else:
             _resume(job)
-            fit(job)
+            fit(job, wishes)
 
 
 def _resume(job: Job) -> None:
     wanted = job.config.run.resume
     if wanted == "none":
         return
-    path = job.config.run.dir / "last.pt" if wanted == "auto" else Path(wanted)
-    if wanted != "auto" or path.exists():
-        job.restore(checkpoint.load(path), path)
+    if wanted == "auto":
+        found = checkpoint.load_newest(job.config.run.dir)
+    else:
+        found = checkpoint.load(Path(wanted)), Path(wanted)
+    if found is not None:
+        job.restore(*found)
 
 
 def validate(job: Job, path: Path) -> None:
@@ -112,7 +129,7 @@ def _workers(job: Job) -> int:
     return job.config.data.workers or max(1, usable_cores() // job.place.local_ranks)
 
 
-def fit(job: Job) -> None:
+def fit(job: Job, wishes: Wishes) -> None:
     """Every epoch that is left: train, validate, write down."""
     if job.progress.epoch == job.schedule.epochs:
         if job.place.is_main:
@@ -123,7 +140,7 @@ def fit(job: Job) -> None:
     try:
         for phase in job.schedule.phases:
             if phase.end > job.progress.epoch:
-                fit_phase(job, phase, log)
+                fit_phase(job, phase, wishes, log)
     finally:
         if log is not None:
             log.close()
@@ -139,7 +156,7 @@ def _warn_of_another_batch(job: Job) -> None:
         )
 
 
-def fit_phase(job: Job, phase: Phase, log: RunLog | None) -> None:
+def fit_phase(job: Job, phase: Phase, wishes: Wishes, log: RunLog | None) -> None:
     """The epochs of ``phase`` that are left. The clock stands still while they are prepared."""
     training, validation = train_loader(job, phase), val_loader(job, phase)
     net = job.config.model
@@ -147,21 +164,20 @@ def fit_phase(job: Job, phase: Phase, log: RunLog | None) -> None:
     job.step.prepare(phase.px, training.batch, job.place.device)
     try:
         for epoch in range(max(phase.start, job.progress.epoch), phase.end):
-            began = time.perf_counter()
             if log is not None:
-                log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress.images_seen)
-            trained, speed = train_epoch(job, training, epoch, flops, log)
-            train_seconds = time.perf_counter() - began
+                log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress)
+            trained, speed = train_epoch(job, training, epoch, flops, wishes, log)
+            began = time.perf_counter()
             scores = evaluate(job.predict, validation, job.place)
-            eval_seconds = time.perf_counter() - began - train_seconds
+            eval_seconds = time.perf_counter() - began
             averaged = evaluate(job.averaged, validation, job.place) if job.averaged is not None else None
-            job.progress.epoch += 1
-            job.progress.seconds += train_seconds + eval_seconds
+            job.progress.seconds += eval_seconds
+            job.progress.epoch, job.progress.batch = epoch + 1, 0
             lr = job.schedule.lr(epoch, training.batches, training.batches)
             if log is not None:
-                row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, train_seconds, speed)
+                row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, speed, job.place.ranks)
                 log.epoch_done(row, eval_seconds, job.progress.images_seen)
-            save(job, scores)
+            end_of_epoch(job, scores, wishes)
         if job.place.is_main:
             # The table is standard output's; what is said about it goes beside it.
             print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
@@ -170,16 +186,22 @@ def fit_phase(job: Job, phase: Phase, log: RunLog | None) -> None:
         validation.close()
 
 
-def train_epoch(job: Job, loader: TrainLoader, epoch: int, flops: float, log: RunLog | None) -> tuple[Scores, Speed]:
-    """One pass over the training images; the scores of the batches as they were trained on, and how fast it went."""
+def train_epoch(
+    job: Job, loader: TrainLoader, epoch: int, flops: float, wishes: Wishes, log: RunLog | None
+) -> tuple[Scores, Speed]:
+    """What is left of a pass over the training images; the scores of the batches as they were trained on, over the
+    whole epoch, and how fast what was left went."""
     job.model.train()
-    total, recent = Tally(job.place.device), Tally(job.place.device)
-    global_batch = loader.batch * job.place.ranks
+    progress, device = job.progress, job.place.device
+    total, recent = Tally(device), Tally(device)
+    if job.place.is_main:
+        total.load(progress.sums)
+    start, seconds_before = progress.batch, progress.seconds
     profile = job.config.run.profile and job.place.is_main and epoch == job.schedule.phase(epoch).start
     trace = job.config.run.dir / f"trace_{loader.px}px_epoch{epoch + 1}.json.gz" if profile else None
-    with loader.epoch(epoch) as batches, profiled(trace, loader.batches) as stepped:
-        clock, asked = StepClock(job.place.device), time.perf_counter()
-        for batch, (images, labels) in enumerate(batches, start=1):
+    with loader.epoch(epoch, start) as batches, profiled(trace, loader.batches) as stepped:
+        clock, asked = StepClock(device), time.perf_counter()
+        for batch, (images, labels) in enumerate(batches, start=start + 1):
             clock.wait(asked)
             lr = job.schedule.lr(epoch, batch, loader.batches)
             job.step(images, labels, lr, recent, key=step_key(job, epoch, batch))
@@ -187,16 +209,34 @@ def train_epoch(job: Job, loader: TrainLoader, epoch: int, flops: float, log: Ru
                 job.ema.update_parameters(job.model)
             clock.lap()
             stepped()
-            job.progress.images_seen += global_batch
-            if batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches:
+            progress.batch = batch
+            progress.images_seen += loader.batch * job.place.ranks
+            stop, save = wishes.agreed()
+            if batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches or save:
                 scores = recent.scores(job.place)
                 total.sums += recent.sums
                 recent.sums.zero_()
+                check_finite(job, epoch, batch, lr, loader.px)
+                progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:
-                    log.batches_done(batch, lr, scores, clock, job.progress.images_seen)
+                    log.batches_done(batch, lr, scores, clock, progress.images_seen)
+            if save:
+                save_within_epoch(job, total, wishes, stop)
             asked = time.perf_counter()
-        speed = clock.speed(loader.batches * loader.batch, flops)
+        speed = clock.speed((loader.batches - start) * loader.batch, flops)
+    progress.seconds = seconds_before + clock.elapsed()
+    progress.sums = [0.0] * len(progress.sums)
     return total.scores(job.place), speed
+
+
+def check_finite(job: Job, epoch: int, batch: int, lr: float, px: int) -> None:
+    """Diverged where the steps since the last look hold ``train.max_bad_steps`` bad ones in a row."""
+    if int(job.step.most_bad_steps) >= job.config.train.max_bad_steps:
+        raise Diverged(
+            f"no finite loss or gradient for {int(job.step.most_bad_steps)} steps in a row, up to batch {batch} "
+            f"of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is in {job.config.run.dir}; "
+            "lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16"
+        )
 
 
 def step_key(job: Job, epoch: int, batch: int) -> int:
@@ -205,12 +245,35 @@ def step_key(job: Job, epoch: int, batch: int) -> int:
     return ((job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch) * place.ranks + place.rank
 
 
-def save(job: Job, scores: Scores) -> None:
+def save_within_epoch(job: Job, total: Tally, wishes: Wishes, stop: bool) -> None:
+    """``last.pt`` as of now, and an end to the run if it is to ``stop``; every process calls it."""
+    progress = job.progress
+    progress.sums = sum_over_ranks(total.sums.clone(), job.place).tolist()
+    random = wishes.every_rank(torch.get_rng_state())
+    wishes.saved()
+    if job.place.is_main and job.is_sound():
+        checkpoint.save_last(job.config.run.dir, job.state(random))
+    if stop:
+        _stopped(job, f"batch {progress.batch} of epoch {progress.epoch + 1}")
+
+
+def end_of_epoch(job: Job, scores: Scores, wishes: Wishes) -> None:
     """``last.pt`` after every epoch, and ``best.pt`` where top-5 is the best so far; by the main process."""
     best = scores.top5 > job.progress.best_top5
     job.progress.best_top5 = max(scores.top5, job.progress.best_top5)
-    if job.place.is_main:
-        state = job.state()
-        checkpoint.save(job.config.run.dir / "last.pt", state)
+    random = wishes.every_rank(torch.get_rng_state())
+    wishes.saved()
+    if job.place.is_main and job.is_sound():
+        state = job.state(random)
         if best:
-            checkpoint.save(job.config.run.dir / "best.pt", state)
+            checkpoint.save(job.config.run.dir / checkpoint.BEST, state)
+        checkpoint.save_last(job.config.run.dir, state)
+    stop, _ = wishes.agreed()
+    if stop and job.progress.epoch < job.schedule.epochs:
+        _stopped(job, f"the end of epoch {job.progress.epoch}")
+
+
+def _stopped(job: Job, where: str) -> None:
+    if job.place.ranks > 1:
+        dist.barrier()  # nobody leaves before the checkpoint is written
+    raise Preempted(f"stopped at {where}; the same command continues from {job.config.run.dir}")
