@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -37,6 +39,7 @@ class EpochRow:
     px: int
     images_per_s_per_gpu: float
     data_wait_percent: float
+    host_wait_percent: float
     step_p50_ms: float
     step_p99_ms: float
     gpu_memory_gib: float
@@ -109,6 +112,15 @@ def _plain(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.8g}"
 
 
+@contextlib.contextmanager
+def survived(what: str) -> Iterator[None]:
+    """A full disk is no reason to lose a run: what could not be written is said, and training goes on."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {what} not written: {error}", file=sys.stderr)
+
+
 class RunLog:
     """The log of the main process, begun after ``epochs_done`` epochs and ``images_seen`` images."""
 
@@ -122,7 +134,7 @@ class RunLog:
         self.events = SummaryWriter(str(self.dir), purge_step=images_seen or None)
         self.bar: tqdm | None = None
         if not epochs_done:
-            self.events.add_scalar("first", time.time(), images_seen)
+            self._events(images_seen, {"first": time.time()})
         print(HEADING)
         for row in self.rows:
             print(line(row))
@@ -130,11 +142,18 @@ class RunLog:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.events.close()
+        with survived("the event file"):
+            self.events.close()
+
+    def _events(self, images_seen: int, values: Mapping[str, float], flush: bool = False) -> None:
+        with survived("the event file"):
+            for tag, value in values.items():
+                self.events.add_scalar(tag, value, images_seen)
+            if flush:
+                self.events.flush()
 
     def epoch_begins(self, epoch: int, batches: int, phase: Phase, global_batch: int, progress: Progress) -> None:
-        self.events.add_scalar("sizes/image", phase.px, progress.images_seen)
-        self.events.add_scalar("sizes/batch", global_batch, progress.images_seen)
+        self._events(progress.images_seen, {"sizes/image": phase.px, "sizes/batch": global_batch})
         self.bar = tqdm(
             total=batches,
             initial=progress.batch,
@@ -156,8 +175,7 @@ class RunLog:
             "times/step": 1000 * (clock.marks[-1] - clock.marks[0]) / steps,
             "times/data": 1000 * clock.waited / steps,
         }
-        for tag, value in values.items():
-            self.events.add_scalar(tag, value, images_seen)
+        self._events(images_seen, values)
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{scores.loss:.3f}", lr=f"{lr:.4g}", refresh=False)
             self.bar.update(batch - self.bar.n)
@@ -165,10 +183,9 @@ class RunLog:
     def epoch_done(self, row: EpochRow, eval_seconds: float, images_seen: int) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.events.add_scalar("losses/test_1", row.top1, images_seen)
-        self.events.add_scalar("losses/test_5", row.top5, images_seen)
-        self.events.add_scalar("times/eval_sec", eval_seconds, images_seen)
-        self.events.flush()
+        values = {"losses/test_1": row.top1, "losses/test_5": row.top5, "times/eval_sec": eval_seconds}
+        self._events(images_seen, values, flush=True)
         self.rows.append(row)
-        _write_epochs(self.dir, self.rows)
+        with survived(EPOCHS):
+            _write_epochs(self.dir, self.rows)
         print(line(row), flush=True)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -34,11 +35,13 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time spent waiting for images,
-    ``tflops`` what the model needs (not what the hardware may do twice), ``mfu_percent`` its share of the peak."""
+    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time that the device stood
+    waiting for images, ``host_wait_percent`` the share that the host waited for the loader (on a GPU it may, while the
+    device is still busy), ``tflops`` what the model needs, ``mfu_percent`` its share of the card's peak."""
 
     images_per_s_per_gpu: float
     data_wait_percent: float
+    host_wait_percent: float
     step_p50_ms: float
     step_p99_ms: float
     gpu_memory_gib: float
@@ -53,7 +56,8 @@ class StepClock:
         self.device = device
         self.waited = 0.0
         self.marks: list[float] = []
-        self.events: list[torch.cuda.Event] = []
+        self.done: list[torch.cuda.Event] = []  # a step's last kernel
+        self.ready: list[torch.cuda.Event] = []  # the next batch is on the device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.lap()
@@ -62,13 +66,13 @@ class StepClock:
         """A step was issued."""
         self.marks.append(time.perf_counter())
         if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.events.append(event)
+            self.done.append(_mark())
 
     def wait(self, since: float) -> None:
-        """The host waited for a batch since ``since``."""
+        """The host waited for a batch since ``since``, and has it now."""
         self.waited += time.perf_counter() - since
+        if self.device.type == "cuda":
+            self.ready.append(_mark())
 
     def elapsed(self) -> float:
         """Seconds since it was made."""
@@ -76,25 +80,33 @@ class StepClock:
 
     def speed(self, images: int, flops_per_image: float) -> Speed:
         """Of the ``images`` this process trained on since it was made. Waits for the device."""
-        if self.events:
-            self.events[-1].synchronize()
-            laps = [a.elapsed_time(b) for a, b in zip(self.events, self.events[1:], strict=False)]
-        else:
-            laps = [1000 * (b - a) for a, b in zip(self.marks, self.marks[1:], strict=False)]
-        seconds = time.perf_counter() - self.marks[0]
+        starved_s = self.waited
+        laps = [1000 * (b - a) for a, b in pairwise(self.marks)]
+        if self.done:
+            self.done[-1].synchronize()
+            laps = [a.elapsed_time(b) for a, b in pairwise(self.done)]
+            starved_s = sum(a.elapsed_time(b) for a, b in zip(self.done, self.ready, strict=False)) / 1000
+        seconds = self.elapsed()
         ranked = sorted(laps)
         on_gpu = self.device.type == "cuda"
         tflops = 3 * flops_per_image * images / seconds / 1e12
         peak = peak_tflops(torch.cuda.get_device_name(self.device)) if on_gpu else None
         return Speed(
             images_per_s_per_gpu=images / seconds,
-            data_wait_percent=100 * self.waited / seconds,
+            data_wait_percent=100 * starved_s / seconds,
+            host_wait_percent=100 * self.waited / seconds,
             step_p50_ms=ranked[len(ranked) // 2],
             step_p99_ms=ranked[min(len(ranked) - 1, len(ranked) * 99 // 100)],
             gpu_memory_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else 0.0,
             tflops=tflops,
             mfu_percent=100 * tflops / peak if peak else float("nan"),
         )
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def peak_tflops(name: str) -> float | None:
@@ -130,6 +142,11 @@ def profiled(trace: Path | None, batches: int) -> Iterator[Callable[[], None]]:
 
 def bottleneck(speed: Speed) -> str:
     """What held a phase back, in plain words, with what to change."""
+    if speed.data_wait_percent >= 5 and speed.host_wait_percent < 5:
+        return (
+            f"copy-bound: the GPU waits {speed.data_wait_percent:.0f} % of the time for images that the loader has "
+            "ready; look for a slow PCIe link (nvidia-smi -q -d PCIE), or other traffic on it"
+        )
     if speed.data_wait_percent >= 5:
         return (
             f"loader-bound: {speed.data_wait_percent:.0f} % of the time waiting for images; give the loader more cores "

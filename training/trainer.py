@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from training.job import Job
 from training.loaders import TrainLoader, ValLoader, usable_cores
 from training.metrics import Scores, Tally
 from training.phases import Phase
-from training.runlog import EpochRow, RunLog
+from training.runlog import EpochRow, RunLog, survived
 from training.speed import Speed, StepClock, bottleneck, forward_flops, profiled
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
@@ -252,7 +253,9 @@ def save_within_epoch(job: Job, total: Tally, wishes: Wishes, stop: bool) -> Non
     random = wishes.every_rank(torch.get_rng_state())
     wishes.saved()
     if job.place.is_main and job.is_sound():
-        checkpoint.save_last(job.config.run.dir, job.state(random))
+        # If it is to stop, a checkpoint that cannot be written is the end of the run; else the one before stays.
+        with contextlib.nullcontext() if stop else survived(checkpoint.LAST):
+            checkpoint.save_last(job.config.run.dir, job.state(random))
     if stop:
         _stopped(job, f"batch {progress.batch} of epoch {progress.epoch + 1}")
 
@@ -265,9 +268,11 @@ def end_of_epoch(job: Job, scores: Scores, wishes: Wishes) -> None:
     wishes.saved()
     if job.place.is_main and job.is_sound():
         state = job.state(random)
-        if best:
-            checkpoint.save(job.config.run.dir / checkpoint.BEST, state)
-        checkpoint.save_last(job.config.run.dir, state)
+        over = job.progress.epoch == job.schedule.epochs
+        with contextlib.nullcontext() if over else survived(checkpoint.LAST):
+            checkpoint.save_last(job.config.run.dir, state)
+            if best:
+                checkpoint.save(job.config.run.dir / checkpoint.BEST, state)
     stop, _ = wishes.agreed()
     if stop and job.progress.epoch < job.schedule.epochs:
         _stopped(job, f"the end of epoch {job.progress.epoch}")

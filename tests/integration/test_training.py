@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import itertools
@@ -208,3 +209,25 @@ def test_two_nodes_on_loopback(recipe: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in nodes] == [0, 0]
     assert [line.split()[0] for line in printed[0].splitlines()] == ["epoch", "1", "2", "3"]
     assert printed[1] == ""
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_end_a_run_before_its_end(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, written, save_last = tmp_path / "full", [], checkpoint.save_last
+
+    def save_but_at_the_second(run_dir: Path, state: dict[str, object]) -> None:
+        written.append(state)
+        (full_disk if len(written) == 2 else save_last)(run_dir, state)
+
+    monkeypatch.setattr(checkpoint, "save_last", save_but_at_the_second)
+    status, _, err = attempt(recipe, run_dir)
+    assert (status, len(written)) == (0, 3)
+    assert err.count("warning: last.pt not written") == 1
+    monkeypatch.setattr(checkpoint, "save_last", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        attempt(recipe, tmp_path / "full_at_the_end")
