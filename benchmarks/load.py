@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 100
-Run = Callable[[int], int]  # epoch -> images loaded
+Run = Callable[[int], Iterator[int]]  # epoch -> how many images each batch has
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +123,44 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def _measure(case: Case, cores: int, work: Path, repeats: int, peers: bool) -> list[dict[str, Any]]:
-    made = {name: make(case, work, cores) for name, make in LOADERS.items() if peers or name in CORE}
-    runs = {name: run for name, run in made.items() if run is not None}
-    for run in runs.values():
-        run(0)  # compiles, starts threads, fills caches
+    from ffcv.loader import Loader  # noqa: F401  # imports are not part of a first batch
+
+    from training.loaders import TrainLoader  # noqa: F401
+
+    runs: dict[str, Run] = {}
+    first: dict[str, float] = {}
+    for name, make in LOADERS.items():
+        began = time.perf_counter()
+        run = make(case, work, cores) if peers or name in CORE else None
+        if run is not None:
+            runs[name], batches = run, run(0)
+            next(batches)
+            first[name] = time.perf_counter() - began
+            sum(batches)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for epoch in range(1, repeats + 1):
         for name, run in runs.items():
             began = time.perf_counter()
-            images = run(epoch)
+            images = sum(run(epoch))
             speeds[name].append(images / (time.perf_counter() - began))
     rows = [_row(case, cores, name, "stock", speeds) for name in speeds]
     rows.insert(1, _row(case, cores, "ours", "c_loop", speeds))
-    print(f"\n{case.name}, {cores} core{'s' if cores > 1 else ''}: images/s (least - most), ratio")
-    for row in rows:
-        least, most = min(speeds[row["name"]]), max(speeds[row["name"]])
-        spread = f"({least:.0f} - {most:.0f})"
-        print(f"  {row['name']:<12}{row['images_per_s']:>9.0f} {spread:<17}{row['ratio']:>6.2f} x {row['baseline']}")
-    sys.stdout.flush()
+    _show(case, cores, rows, speeds, first)
     return rows
+
+
+def _show(
+    case: Case, cores: int, rows: list[dict[str, Any]], speeds: dict[str, list[float]], first: dict[str, float]
+) -> None:
+    print(f"\n{case.name}, {cores} core{'s' if cores > 1 else ''}")
+    print(f"  {'':<12}{'images/s':>9} {'(least - most)':<17}{'ratio':>6}{'':<11}{'first batch':>13}")
+    for row in rows:
+        name, of = row["name"], f"x {row['baseline']}"
+        spread = f"({min(speeds[name]):.0f} - {max(speeds[name]):.0f})"
+        print(
+            f"  {name:<12}{row['images_per_s']:>9.0f} {spread:<17}{row['ratio']:>6.2f} {of:<10}{first[name]:>11.2f} s"
+        )
+    sys.stdout.flush()
 
 
 def _row(case: Case, cores: int, name: str, baseline: str, speeds: dict[str, list[float]]) -> dict[str, Any]:
@@ -157,8 +176,8 @@ def _row(case: Case, cores: int, name: str, baseline: str, speeds: dict[str, lis
     }
 
 
-def _count(batches: Iterator[Any]) -> int:
-    return sum(len(batch[0]) for batch in batches)
+def _sizes(batches: Iterable[Any]) -> Iterator[int]:
+    return (len(batch[0]) for batch in batches)
 
 
 def _ours(case: Case, work: Path, cores: int) -> Run:
@@ -168,7 +187,7 @@ def _ours(case: Case, work: Path, cores: int) -> Run:
 
     path, cpu = work / f"train_{case.cap}.beton", torch.device("cpu")
     loader = TrainLoader(path, px=case.px, batch=BATCH, min_scale=case.min_scale, seed=0, workers=cores, device=cpu)
-    return lambda epoch: _count(loader.epoch(epoch))
+    return lambda epoch: _sizes(loader.epoch(epoch))
 
 
 def _c_loop(case: Case, work: Path, cores: int) -> Run:
@@ -191,7 +210,7 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
                 raise RuntimeError(error.value)
         return sum(len(each.request.samples) for each in works)
 
-    def run(epoch: int) -> int:
+    def run(epoch: int) -> Iterator[int]:
         samples = np.random.default_rng(epoch).permutation(beton.images)
         rule = CropRule(seed=0, epoch=epoch, min_scale=case.min_scale)
         works: list[Work] = []
@@ -201,7 +220,7 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
             tasks = beton.tasks(part, random_crops(rule, part, beton.widths[part], beton.heights[part]))
             request = Request(beton.file, tasks, case.px, case.px, beton.labels[part], part)
             works.append(Work(request, out[len(works) % cores]))
-        return sum(threads.map(loop, (works[i::cores] for i in range(cores))))
+        return threads.map(loop, (works[i::cores] for i in range(cores)))
 
     return run
 
@@ -236,7 +255,7 @@ def _ffcv(case: Case, work: Path, cores: int, image: list[Any]) -> Run:
         order=OrderOption.RANDOM,
         pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze(1)]},
     )
-    return lambda epoch: _count(loader)
+    return lambda epoch: _sizes(loader)
 
 
 def _dali(case: Case, work: Path, cores: int) -> Run | None:
@@ -259,7 +278,7 @@ def _dali(case: Case, work: Path, cores: int) -> Run | None:
 
     built = pipe()
     built.build()
-    return lambda epoch: sum(len(built.run()[0]) for _ in range(built.epoch_size("files") // BATCH))
+    return lambda epoch: (len(built.run()[0]) for _ in range(built.epoch_size("files") // BATCH))
 
 
 def _folder(case: Case, work: Path, cores: int, loader: Callable[[str], Any], steps: list[Any]) -> Run:
@@ -274,7 +293,7 @@ def _folder(case: Case, work: Path, cores: int, loader: Callable[[str], Any], st
     batches = DataLoader(
         data, BATCH, shuffle=True, num_workers=cores, persistent_workers=True, multiprocessing_context="forkserver"
     )
-    return lambda epoch: _count(iter(batches))
+    return lambda epoch: _sizes(batches)
 
 
 def _read_jpeg(path: str) -> Any:
