@@ -24,7 +24,7 @@ TRAINING_TAKES = {"manifest", "layout", "native", "options", "values"}
 LIGHT = [
     name
     for name in (
-        *(f"training.{n}" for n in ("phases", "config", "imagenet18", "inputs", "plan", "report")),
+        *(f"training.{n}" for n in ("phases", "recipe", "config", "imagenet18", "inputs", "plan", "report")),
         *(f"data_tools.{n}" for n in ("manifest", "labels", "sources", "options", "layout", "sample")),
     )
     if (ROOT / f"{name.replace('.', '/')}.py").exists()
