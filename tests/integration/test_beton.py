@@ -67,6 +67,23 @@ def test_order_labels_and_sizes(betons: Path, sorted_tar: Path) -> None:
             assert np.abs(small[0] - small[1]).mean() < 1.5
 
 
+def test_dtypes_are_those_of_ffcv() -> None:
+    types = pytest.importorskip("ffcv.types")
+    fields = pytest.importorskip("ffcv.fields")
+    handlers = [fields.RGBImageField(), fields.IntField()]
+    theirs = types.get_metadata_type(handlers)
+    assert (theirs.itemsize, theirs.fields["f0"], theirs.fields["f1"]) == (
+        layout.SAMPLE.itemsize,
+        layout.SAMPLE.fields["f0"],
+        layout.SAMPLE.fields["f1"],
+    )
+    assert types.ALLOC_TABLE_TYPE == layout.ALLOC
+    assert types.HeaderType.itemsize == layout.HEADER.itemsize
+    assert types.HeaderType.fields["alloc_table_ptr"] == layout.HEADER.fields["alloc_table_ptr"]
+    assert types.FieldDescType.itemsize == layout.FIELD.itemsize
+    assert types.CURRENT_VERSION == layout.VERSION
+
+
 @pytest.fixture(scope="module")
 def several_pages(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
     """A beton of pixels and JPEGs mixed, which takes more than one page."""

@@ -31,23 +31,6 @@ def test_literal_bytes() -> None:
     assert (HEADER.itemsize, IMAGE.itemsize, SAMPLE.itemsize, ALLOC.itemsize) == (24, 13, 24, 24)
 
 
-def test_dtypes_are_those_of_ffcv() -> None:
-    types = pytest.importorskip("ffcv.types")
-    fields = pytest.importorskip("ffcv.fields")
-    handlers = [fields.RGBImageField(), fields.IntField()]
-    theirs = types.get_metadata_type(handlers)
-    assert (theirs.itemsize, theirs.fields["f0"], theirs.fields["f1"]) == (
-        SAMPLE.itemsize,
-        SAMPLE.fields["f0"],
-        SAMPLE.fields["f1"],
-    )
-    assert types.ALLOC_TABLE_TYPE == ALLOC
-    assert types.HeaderType.itemsize == HEADER.itemsize
-    assert types.HeaderType.fields["alloc_table_ptr"] == HEADER.fields["alloc_table_ptr"]
-    assert types.FieldDescType.itemsize == layout.FIELD.itemsize
-    assert types.CURRENT_VERSION == layout.VERSION
-
-
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=60), st.integers(0, 300))
 def test_samples_are_placed_as_ffcv_allocates(sizes: list[int], start: int) -> None:
     """Against FFCV's rule by hand: a sample that the rest of the page does not hold opens the next page."""
