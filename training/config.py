@@ -19,6 +19,9 @@ class Data:
 
     dir: Path = option(Path("data/beton"), "folder that write_datasets.py wrote")
     workers: int | None = option(None, "loader threads per process; none: the cores at hand / local processes", low=1)
+    verify: Literal["structure", "checksums"] = option(
+        "structure", "checksums: compare every sample's bytes with NAME.beton.xxh64 as they are read"
+    )
     train_images: int | None = option(None, "for run.plan: number of training images where there is no beton", low=1)
 
     def __post_init__(self) -> None:

@@ -19,8 +19,12 @@ def evaluate(predict: Predictor, loader: ValLoader, place: World) -> Scores:
     was_training = model.training
     model.eval()
     tally = Tally(place.device)
+    # Each rectangle is a shape of its own: tuning cuDNN for it would take longer than using it once.
+    tuned = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = tuned and not loader.rectangular
     for images, labels in loader:
         logits = predict(images)
         tally.add(logits, labels, nn.functional.cross_entropy(logits, labels))
+    torch.backends.cudnn.benchmark = tuned
     model.train(was_training)
     return tally.scores(place)

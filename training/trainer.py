@@ -110,6 +110,7 @@ def train_loader(job: Job, phase: Phase) -> TrainLoader:
         workers=_workers(job),
         device=job.place.device,
         classes=len(job.inputs.classes),
+        checksums=job.config.data.verify == "checksums",
     )
 
 
@@ -123,6 +124,8 @@ def val_loader(job: Job, phase: Phase) -> ValLoader:
         ranks=job.place.ranks,
         workers=_workers(job),
         device=job.place.device,
+        classes=len(job.inputs.classes),
+        checksums=job.config.data.verify == "checksums",
     )
 
 
