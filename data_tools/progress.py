@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -76,7 +77,7 @@ def explain(error: OSError) -> str:
 
 
 class Bar:
-    """Images per second and the time left, on a terminal."""
+    """Images per second and the time left."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -84,7 +85,16 @@ class Bar:
     def show(self, done: int, total: int) -> None:
         if self.bar is None:
             # Counting starts at what an interrupted run has done, so that the rate is this run's.
-            self.bar = tqdm(total=total, initial=done, unit="img", disable=None, smoothing=0.05)
+            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                unit="img",
+                smoothing=0.05,
+                ncols=size.columns,
+                nrows=size.lines,
+                mininterval=0.1 if sys.stderr.isatty() else 30,  # in a log, now and then
+            )
         if done > self.bar.n:
             self.bar.update(done - self.bar.n)
 
