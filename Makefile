@@ -37,11 +37,14 @@ demo: $(ENV) $(DEMO_TAR)  ## generate a sample dataset, convert it, train on it,
 $(DEMO_TAR): data_tools/sample.py data_tools/patterns.py | $(ENV)
 	$(PYTHON) -m data_tools.sample $@
 
+# A shell starts what it puts into the background deaf to Ctrl-C, and that is inherited; some tests send it.
+PYTEST = env --default-signal=INT,QUIT $(PYTHON) -m pytest
+
 test: $(ENV)  ## run the tests, but for those marked slow
-	$(PYTHON) -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not slow" -n logical --maxprocesses 4 --dist loadfile
 
 soak: $(ENV)  ## run the slow tests
-	$(PYTHON) -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check
