@@ -46,9 +46,7 @@ class HelpRequested(Exception):
 def parse(schema: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
     """The options in `argv`, over those of the YAML files its `--config-file` names, as a `schema`."""
     sections = typing.get_type_hints(schema)
-    fields = {
-        f"{name}.{field.name}": field for name, kind in sections.items() for field in dataclasses.fields(kind)
-    }
+    fields = {f"{name}.{field.name}": field for name, kind in sections.items() for field in dataclasses.fields(kind)}
     kinds = {f"{name}.{key}": hint for name, kind in sections.items() for key, hint in _hints(kind).items()}
     given, files = _command_line(argv, fields, kinds, prog, lambda: _help(schema, prog, description))
     store = _store(schema, fields)
@@ -107,9 +105,7 @@ def _store(schema: type, fields: dict[str, dataclasses.Field[Any]]) -> Any:
     store = Config()
     for section in dataclasses.fields(schema):
         mine = {key.partition(".")[2]: f for key, f in fields.items() if key.startswith(section.name + ".")}
-        params = {
-            name: Param(Anything(), desc=field.metadata.get("help", "")) for name, field in mine.items()
-        }
+        params = {name: Param(Anything(), desc=field.metadata.get("help", "")) for name, field in mine.items()}
         Section(section.name, config_descriptor=store).params(**params)
     return store
 
@@ -138,9 +134,7 @@ def _command_line(
         name = word.partition("=")[0]
         if not name.startswith("-"):
             raise OptionError(f"unexpected argument {word!r}; options are --section.key=value")
-        raise OptionError(
-            f"unknown option {name}{nearest(name, [f'--{key}' for key in [*fields, 'config-file']])}"
-        )
+        raise OptionError(f"unknown option {name}{nearest(name, [f'--{key}' for key in [*fields, 'config-file']])}")
     return {key: value for key, value in vars(given).items() if key in fields}, given.config_file
 
 
@@ -204,9 +198,7 @@ def _help(schema: type, prog: str, description: str) -> str:
 
 
 def _help_tail(field: dataclasses.Field[Any], kind: Any) -> str:
-    choices = (
-        f" ({'|'.join(map(str, typing.get_args(kind)))})" if typing.get_origin(kind) is typing.Literal else ""
-    )
+    choices = f" ({'|'.join(map(str, typing.get_args(kind)))})" if typing.get_origin(kind) is typing.Literal else ""
     if field.default is REQUIRED:
         return choices + (" [required]" if field.default_factory is REQUIRED else "")
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
