@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import damaged, jpeg, photo, sorted_files, spec_for, write_tar
+from making import damaged, jpeg, photo, sorted_files, spec_for, write_tar
 from PIL import Image
 
 from data_tools import beton, images, layout, manifest, verify

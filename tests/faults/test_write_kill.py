@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import jpeg, photo, spec_for, write_tar
+from making import jpeg, photo, spec_for, write_tar
 
 from data_tools import beton, estimate, journal, layout, manifest, output, sources
 from data_tools.journal import JournalError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import jpeg, photo
+from making import jpeg, photo
 
 from data_tools import layout, manifest
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_sorted_tar, oddities, sorted_files, spec_for, write_folder, write_tar
+from making import make_sorted_tar, oddities, sorted_files, spec_for, write_folder, write_tar
 from PIL import Image
 
 from data_tools import beton, layout, manifest, native

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import jpeg, member, oddities, photo, sorted_files, spec_for, write_folder, write_tar
+from making import jpeg, member, oddities, photo, sorted_files, spec_for, write_folder, write_tar
 from PIL import Image
 
 from data_tools import beton, describe, estimate, labels, layout, manifest, plan, verify

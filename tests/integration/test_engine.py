@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import jpeg, photo
+from making import jpeg, photo
 from PIL import Image
 
 from data_tools import native

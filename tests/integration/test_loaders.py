@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import make_sorted_tar, spec_for
+from making import make_sorted_tar, spec_for
 from PIL import Image
 
 from data_tools import beton, layout

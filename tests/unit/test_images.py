@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import jpeg, oddities, photo
 from hypothesis import given
 from hypothesis import strategies as st
+from making import jpeg, oddities, photo
 from PIL import Image
 
 from data_tools import images, native

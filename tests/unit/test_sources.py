@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import member, write_folder, write_tar
+from making import member, write_folder, write_tar
 
 from data_tools import ilsvrc, labels, sources, tars
 from data_tools.index import Index
