@@ -6,7 +6,8 @@
 // no longjmp leaves it. libjpeg reports errors by longjmp, so between a setjmp and the libjpeg calls under it
 // there are only objects without destructors: buffers that grow belong to the thread's Scratch, outside.
 // Loops are plain and the compiler vectorises them; FAST compiles a function once for each vector width and
-// picks at load time. All arithmetic on pixels is integer, so every machine gives the same bytes.
+// picks at load time. Arithmetic on pixels is exact, in integers or in floats that hold whole numbers, so every
+// machine with the same libjpeg-turbo gives the same bytes.
 
 #include <algorithm>
 #include <cerrno>
@@ -33,7 +34,8 @@
 #include <jerror.h>
 
 #ifndef JCS_EXTENSIONS
-#error "this libjpeg lacks the RGBX colour space: libjpeg-turbo is needed (Debian: libjpeg-dev, conda-forge: libjpeg-turbo)"
+#error \
+    "this libjpeg lacks the RGBX colour space: libjpeg-turbo is needed (Debian: libjpeg-dev, conda-forge: libjpeg-turbo)"
 #endif
 
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
@@ -160,10 +162,12 @@ inline __attribute__((always_inline)) Words weighted(const float* row, const flo
 }
 
 template <int TAPS>
-inline __attribute__((always_inline)) void across(const float* row, const int32_t* first, const float* weight, int taps, uint8_t* out, int n) {
+inline __attribute__((always_inline)) void across(const float* row, const int32_t* first, const float* weight, int taps,
+                                                  uint8_t* out, int n) {
     if (TAPS) taps = TAPS;
     for (int o = 0; o < n; o += 4, first += 4, weight += 4 * taps, out += 12) {
-        Words four = weighted<TAPS>(row + first[0], weight, taps) | weighted<TAPS>(row + first[1], weight + taps, taps) << 8 |
+        Words four = weighted<TAPS>(row + first[0], weight, taps) |
+                     weighted<TAPS>(row + first[1], weight + taps, taps) << 8 |
                      weighted<TAPS>(row + first[2], weight + 2 * taps, taps) << 16 |
                      weighted<TAPS>(row + first[3], weight + 3 * taps, taps) << 24;
         Bytes rgb = SHUFFLE((Bytes)four, 0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, 12, 12, 12, 12);
@@ -192,7 +196,7 @@ FAST void widen_row(const uint8_t* rgb, uint8_t* rgbx, int n) {
 // Rows come in order and each is asked for once or twice, so two of them are kept. `read` fills a row of RGBX.
 struct Resizer {
     Axis x, y;
-    std::vector<int32_t> x_first;   // of the row's floats, with three more entries: `squeeze` works in fours
+    std::vector<int32_t> x_first;  // of the row's floats, with three more entries: `squeeze` works in fours
     std::vector<float> x_weight, row;
     std::vector<uint8_t> rows[2];
     std::vector<uint16_t> sum;
@@ -266,7 +270,10 @@ struct Errors {
 void on_message(j_common_ptr cinfo, int level) {
     if (level >= 0) return;
     switch (cinfo->err->msg_code) {
-        case JWRN_JFIF_MAJOR: case JWRN_ADOBE_XFORM: case JWRN_BOGUS_ICC: case JWRN_TOO_MUCH_DATA: return;
+        case JWRN_JFIF_MAJOR:
+        case JWRN_ADOBE_XFORM:
+        case JWRN_BOGUS_ICC:
+        case JWRN_TOO_MUCH_DATA: return;
         default: on_error(cinfo);
     }
 }
@@ -313,7 +320,9 @@ Code read_header(Reader& reader, const uint8_t* data, size_t size) {
     jpeg_mem_src(&reader.cinfo, data, size);
     jpeg_read_header(&reader.cinfo, TRUE);
     switch (reader.cinfo.jpeg_color_space) {
-        case JCS_GRAYSCALE: case JCS_RGB: case JCS_YCbCr: return OK;
+        case JCS_GRAYSCALE:
+        case JCS_RGB:
+        case JCS_YCbCr: return OK;
         default: return NOT_RGB;
     }
 }
@@ -355,14 +364,16 @@ Code decode_whole(Scratch& mine, const uint8_t* data, size_t size, uint8_t* out,
 }
 
 struct Info {
-    int32_t width, height, components, colours, h_samples, v_samples, progressive, arithmetic, restart_interval, quality;
+    int32_t width, height, components, colours, h_samples, v_samples, progressive, arithmetic, restart_interval,
+        quality;
 };
 
 // The libjpeg quality whose scaled standard table lies nearest to this image's luminance table; 0 without one.
 int estimate_quality(const jpeg_decompress_struct& cinfo) {
-    static const uint8_t standard[64] = {
-        16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-        18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99};
+    static const uint8_t standard[64] = {16, 11, 10, 16, 24,  40,  51,  61,  12, 12, 14, 19, 26,  58,  60,  55,
+                                         14, 13, 16, 24, 40,  57,  69,  56,  14, 17, 22, 29, 51,  87,  80,  62,
+                                         18, 22, 37, 56, 68,  109, 103, 77,  24, 35, 55, 64, 81,  104, 113, 92,
+                                         49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99};
     const JQUANT_TBL* table = cinfo.quant_tbl_ptrs[0];
     int best = 0;
     long least = -1;
@@ -384,9 +395,16 @@ Code probe(Reader& reader, const uint8_t* data, size_t size, Info* info, Error* 
     read_header(reader, data, size);
     const jpeg_component_info& luma = cinfo.comp_info[0];
     const jpeg_component_info& chroma = cinfo.comp_info[cinfo.num_components > 1 ? 1 : 0];
-    *info = {int(cinfo.image_width), int(cinfo.image_height), cinfo.num_components, cinfo.jpeg_color_space,
-             luma.h_samp_factor / std::max(1, chroma.h_samp_factor), luma.v_samp_factor / std::max(1, chroma.v_samp_factor),
-             cinfo.progressive_mode, cinfo.arith_code, int(cinfo.restart_interval), estimate_quality(cinfo)};
+    *info = {int(cinfo.image_width),
+             int(cinfo.image_height),
+             cinfo.num_components,
+             cinfo.jpeg_color_space,
+             luma.h_samp_factor / std::max(1, chroma.h_samp_factor),
+             luma.v_samp_factor / std::max(1, chroma.v_samp_factor),
+             cinfo.progressive_mode,
+             cinfo.arith_code,
+             int(cinfo.restart_interval),
+             estimate_quality(cinfo)};
     jpeg_abort_decompress(&cinfo);
     return OK;
 }
@@ -456,8 +474,10 @@ bool cut_out(const uint8_t* data, size_t size, const Stored& stored, const Crop&
     if (!find_layout(data, size, &layout)) return false;
     const uint8_t* frame = data + layout.frame;
     if (big_endian(frame + 1) != stored.height || big_endian(frame + 3) != stored.width) return false;
-    int w = layout.mcu_width, h = layout.mcu_height, across = (stored.width + w - 1) / w, down = (stored.height + h - 1) / h;
-    int first_column = std::max(0, crop.left - 2) / w, end_column = std::min(across, (crop.left + crop.width + 1) / w + 1);
+    int w = layout.mcu_width, h = layout.mcu_height, across = (stored.width + w - 1) / w,
+        down = (stored.height + h - 1) / h;
+    int first_column = std::max(0, crop.left - 2) / w,
+        end_column = std::min(across, (crop.left + crop.width + 1) / w + 1);
     int first_row = std::max(0, crop.top - 2) / h, end_row = std::min(down, (crop.top + crop.height + 1) / h + 1);
     out.left = first_column * w, out.width = std::min(stored.width, end_column * w) - out.left;
     out.top = first_row * h, out.height = std::min(stored.height, end_row * h) - out.top;
@@ -484,8 +504,8 @@ bool cut_out(const uint8_t* data, size_t size, const Stored& stored, const Crop&
 
 // Of the rest only what the crop needs is decoded: rows above it are skipped after Huffman decoding, rows below are not
 // read, and of the columns only the MCUs that it touches go through the transform.
-Code decode_region(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop, const Output& out,
-                   Error* error) {
+Code decode_region(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop,
+                   const Output& out, Error* error) {
     jpeg_decompress_struct& cinfo = mine.reader.cinfo;
     mine.resizer.plan(crop.height, crop.width, out.height, out.width, crop.flip, stored.width);
     if (setjmp(mine.reader.errors.back)) {
@@ -493,7 +513,8 @@ Code decode_region(Scratch& mine, const uint8_t* data, size_t size, const Stored
         return fail(error, DAMAGED, mine.reader.errors.text);
     }
     Code code = read_header(mine.reader, data, size);
-    if (code == OK && (int(cinfo.image_width) != stored.width || int(cinfo.image_height) != stored.height)) code = BAD_ARGUMENT;
+    if (code == OK && (int(cinfo.image_width) != stored.width || int(cinfo.image_height) != stored.height))
+        code = BAD_ARGUMENT;
     if (code != OK) {
         jpeg_abort_decompress(&cinfo);
         return fail(error, code, code == NOT_RGB ? NOT_RGB_TEXT : "the JPEG has another size than the metadata says");
@@ -504,13 +525,14 @@ Code decode_region(Scratch& mine, const uint8_t* data, size_t size, const Stored
     JDIMENSION width = std::min(stored.width, crop.left + crop.width + 2) - left;
     if (int(width) < stored.width) jpeg_crop_scanline(&cinfo, &left, &width);
     if (crop.top) jpeg_skip_scanlines(&cinfo, crop.top);
-    mine.resizer.run([&cinfo](int, uint8_t* row) { jpeg_read_scanlines(&cinfo, &row, 1); }, crop.left - int(left), out.pixels);
+    mine.resizer.run([&cinfo](int, uint8_t* row) { jpeg_read_scanlines(&cinfo, &row, 1); }, crop.left - int(left),
+                     out.pixels);
     jpeg_abort_decompress(&cinfo);
     return OK;
 }
 
-Code decode_crop(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop, const Output& out,
-                 Error* error) {
+Code decode_crop(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop,
+                 const Output& out, Error* error) {
     Excerpt& part = mine.excerpt;
     if (!cut_out(data, size, stored, crop, part)) return decode_region(mine, data, size, stored, crop, out, error);
     Crop inside = {crop.top - part.top, crop.left - part.left, crop.height, crop.width, crop.flip};
@@ -523,11 +545,13 @@ Code take_raw(Scratch& mine, const uint8_t* rgb, size_t size, const Stored& stor
         return fail(error, BAD_ARGUMENT, "the raw sample has another size than the metadata says");
     mine.resizer.plan(crop.height, crop.width, out.height, out.width, crop.flip, crop.width);
     const uint8_t* first = rgb + 3 * (size_t(crop.top) * stored.width + crop.left);
-    mine.resizer.run([&](int row, uint8_t* to) { widen_row(first + 3 * size_t(stored.width) * row, to, crop.width); }, 0, out.pixels);
+    mine.resizer.run([&](int row, uint8_t* to) { widen_row(first + 3 * size_t(stored.width) * row, to, crop.width); },
+                     0, out.pixels);
     return OK;
 }
 
-Code take(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop, const Output& out, Error* error) {
+Code take(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop, const Output& out,
+          Error* error) {
     if (crop.top < 0 || crop.left < 0 || crop.height < 1 || crop.width < 1 || crop.height > stored.height - crop.top ||
         crop.width > stored.width - crop.left || out.height < 1 || out.width < 1)
         return fail(error, BAD_ARGUMENT, "the crop lies outside of the image");
@@ -663,7 +687,8 @@ Crop centre_crop(int width, int height, int out_height, int out_width) {
     int resized = int(std::min(out_height, out_width) * 1.14);
     double scale = double(std::min(width, height)) / std::max(1, resized);
     scale = std::min({scale, double(width) / out_width, double(height) / out_height});
-    int h = std::max(1, int(std::nearbyint(out_height * scale))), w = std::max(1, int(std::nearbyint(out_width * scale)));
+    int h = std::max(1, int(std::nearbyint(out_height * scale))),
+        w = std::max(1, int(std::nearbyint(out_width * scale)));
     return {(height - h) / 2, (width - w) / 2, h, w, 0};
 }
 
@@ -740,7 +765,8 @@ public:
 
     bool wait(const Batch* batch, int milliseconds) {
         std::unique_lock<std::mutex> hold(lock);
-        return done.wait_for(hold, std::chrono::milliseconds(milliseconds), [&] { return batch->finished == batch->samples; });
+        return done.wait_for(hold, std::chrono::milliseconds(milliseconds),
+                             [&] { return batch->finished == batch->samples; });
     }
 
     void cancel(Batch* batch) {  // on return no thread touches the batch
@@ -802,12 +828,13 @@ API int32_t native_encode(const uint8_t* rgb, int32_t width, int32_t height, con
     return guarded(error, [&] { return encode(rgb, width, height, *options, out, capacity, size, error); });
 }
 
-API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_in, uint8_t* out, int32_t height, int32_t width,
-                          Error* error) {
+API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_in, uint8_t* out, int32_t height,
+                          int32_t width, Error* error) {
     return guarded(error, [&] {
         Resizer& resizer = scratch().resizer;
         resizer.plan(height_in, width_in, height, width, false, width_in);
-        resizer.run([&](int row, uint8_t* rgbx) { widen_row(rgb + 3 * size_t(width_in) * row, rgbx, width_in); }, 0, out);
+        resizer.run([&](int row, uint8_t* rgbx) { widen_row(rgb + 3 * size_t(width_in) * row, rgbx, width_in); }, 0,
+                    out);
         return OK;
     });
 }
@@ -818,20 +845,23 @@ API const char* native_libjpeg_version() { return "libjpeg-turbo " TEXT(LIBJPEG_
 
 API uint64_t native_checksum(const uint8_t* data, size_t size) { return xxh64(data, size); }
 
-API void native_crops(const CropRule* rule, const int64_t* samples, const int32_t* widths, const int32_t* heights, int64_t n, Crop* out) {
+API void native_crops(const CropRule* rule, const int64_t* samples, const int32_t* widths, const int32_t* heights,
+                      int64_t n, Crop* out) {
     for (int64_t i = 0; i < n; i++) out[i] = random_crop(*rule, uint64_t(samples[i]), widths[i], heights[i]);
 }
 
-API void native_centre_crops(const int32_t* widths, const int32_t* heights, int64_t n, int32_t out_height, int32_t out_width, Crop* out) {
+API void native_centre_crops(const int32_t* widths, const int32_t* heights, int64_t n, int32_t out_height,
+                             int32_t out_width, Crop* out) {
     for (int64_t i = 0; i < n; i++) out[i] = centre_crop(widths[i], heights[i], out_height, out_width);
 }
 
 // One sample that is in memory, for numba: the outcome is a number alone. Without a rule the crop is the centre.
-API int32_t native_take(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height, const CropRule* rule,
-                        int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
+API int32_t native_take(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height,
+                        const CropRule* rule, int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
     Error error;
     return guarded(&error, [&] {
-        Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height) : centre_crop(width, height, out_height, out_width);
+        Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height)
+                         : centre_crop(width, height, out_height, out_width);
         return take(scratch(), data, size, {mode, width, height}, crop, {out_height, out_width, out}, &error);
     });
 }
@@ -846,7 +876,9 @@ API Pool* native_pool_new(int32_t threads) {
 
 API void native_pool_delete(Pool* pool) { delete pool; }
 API void native_pool_submit(Pool* pool, Batch* batch) { pool->submit(batch); }
-API int32_t native_pool_wait(Pool* pool, const Batch* batch, int32_t milliseconds) { return pool->wait(batch, milliseconds); }
+API int32_t native_pool_wait(Pool* pool, const Batch* batch, int32_t milliseconds) {
+    return pool->wait(batch, milliseconds);
+}
 API void native_pool_cancel(Pool* pool, Batch* batch) { pool->cancel(batch); }
 
 // The same work as the pool's in the calling thread and nothing around it: what a loader can be measured against.
