@@ -64,6 +64,8 @@ class Job:
             parallel=self._parallel(objective),
             parts=self.parts,
             mixing=Mixing(train.mixup, train.cutmix, len(found.classes)),
+            rank=place.rank,
+            ranks=place.ranks,
         )
         self.predict = Predictor(self.model, dtype, place.device, flip=train.flip_tta)
         self.ema: AveragedModel | None = None

@@ -101,6 +101,8 @@ class TrainStep:
         parallel: nn.Module | None = None,
         parts: int = 1,
         mixing: Mixing | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.objective = objective
         self.parallel: nn.Module = parallel or objective
@@ -108,6 +110,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.parts = parts
         self.mixing = mixing
+        self.rank, self.ranks = rank, ranks
         device = next(objective.parameters()).device
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.most_bad_steps = torch.zeros((), dtype=torch.int64, device=device)
@@ -136,7 +139,8 @@ class TrainStep:
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, tally: Tally, key: int = 0) -> None:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; counts go to ``tally``.
 
-        ``key`` is the batch's own number, from which alone all that is random in the step is drawn.
+        ``key`` is the global batch's own number. All that is random is drawn from it and the place within that batch,
+        so it does not matter how many processes share the batch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -167,7 +171,8 @@ class TrainStep:
             inputs, hard = images[part :: self.parts], labels[part :: self.parts]
             targets = hard
             if self.mixing:
-                inputs, targets = self.mixing(self.objective.predict.normalise(inputs), hard, key * self.parts + part)
+                own_key = (key * self.parts + part) * self.ranks + self.rank  # of the process that the part stands for
+                inputs, targets = self.mixing(self.objective.predict.normalise(inputs), hard, own_key)
             last = part == self.parts - 1
             with contextlib.nullcontext() if last else self._no_sync():
                 loss, logits = self.forward(inputs, targets)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from training.distributed import EXIT_PREEMPTED, sum_over_ranks
 from training.evaluate import evaluate
 from training.interrupt import Wishes
 from training.job import Job
-from training.loaders import TrainLoader, ValLoader, usable_cores
+from training.loaders import TrainLoader, ValLoader, default_workers
 from training.metrics import Scores, Tally
 from training.phases import Phase
 from training.runlog import EpochRow, RunLog, survived
@@ -105,12 +106,7 @@ def train_loader(job: Job, phase: Phase) -> TrainLoader:
         batch=phase.batch_per_gpu * job.parts,
         min_scale=phase.min_scale,
         seed=job.config.run.seed,
-        rank=job.place.rank,
-        ranks=job.place.ranks,
-        workers=_workers(job),
-        device=job.place.device,
-        classes=len(job.inputs.classes),
-        checksums=job.config.data.verify == "checksums",
+        **_reading(job),
     )
 
 
@@ -120,17 +116,20 @@ def val_loader(job: Job, phase: Phase) -> ValLoader:
         px=phase.val_px,
         batch=phase.val_batch,
         rectangular=phase.rectangular,
-        rank=job.place.rank,
-        ranks=job.place.ranks,
-        workers=_workers(job),
-        device=job.place.device,
-        classes=len(job.inputs.classes),
-        checksums=job.config.data.verify == "checksums",
+        **_reading(job),
     )
 
 
-def _workers(job: Job) -> int:
-    return job.config.data.workers or max(1, usable_cores() // job.place.local_ranks)
+def _reading(job: Job) -> dict[str, Any]:
+    """What both loaders are told alike."""
+    return {
+        "rank": job.place.rank,
+        "ranks": job.place.ranks,
+        "workers": job.config.data.workers or default_workers(job.place.local_ranks),
+        "device": job.place.device,
+        "classes": len(job.inputs.classes),
+        "checksums": job.config.data.verify == "checksums",
+    }
 
 
 def fit(job: Job, wishes: Wishes) -> None:
@@ -244,9 +243,8 @@ def check_finite(job: Job, epoch: int, batch: int, lr: float, px: int) -> None:
 
 
 def step_key(job: Job, epoch: int, batch: int) -> int:
-    """A number of this process's batch alone, the same on every run of the same seed."""
-    place = job.place
-    return ((job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch) * place.ranks + place.rank
+    """A number of this global batch alone, the same on every run of the same seed."""
+    return (job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch
 
 
 def save_within_epoch(job: Job, total: Tally, wishes: Wishes, stop: bool) -> None:

@@ -139,7 +139,7 @@ def test_prepare_leaves_everything_as_it_was() -> None:
 
 
 # -------------------------------------------------------------------------------------- processes and their emulation
-def frozen_step(parts: int, ranks: int) -> tuple[nn.Module, TrainStep]:
+def frozen_step(parts: int, rank: int, ranks: int, mixed: bool) -> tuple[nn.Module, TrainStep]:
     """A step whose BatchNorm does not depend on who shares a batch."""
     torch.manual_seed(3)
     net = model.build("resnet18", CLASSES, init_bn0=False)
@@ -147,13 +147,15 @@ def frozen_step(parts: int, ranks: int) -> tuple[nn.Module, TrainStep]:
     parallel = DistributedDataParallel(objective) if ranks > 1 else objective
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
     net.eval()
-    return net, TrainStep(objective, optimizer, Train(), parallel=parallel, parts=parts)
+    mixing = Mixing(0.2, 1.0, CLASSES) if mixed else None
+    place = {"parts": parts, "rank": rank, "ranks": ranks}
+    return net, TrainStep(objective, optimizer, Train(), parallel=parallel, mixing=mixing, **place)
 
 
-def weights_after(parts: int, rank: int, ranks: int) -> torch.Tensor:
-    net, step = frozen_step(parts, ranks)
-    for images, labels in batches()[:4]:
-        step(images[rank::ranks], labels[rank::ranks], 0.05, Tally(CPU))
+def weights_after(parts: int, rank: int, ranks: int, mixed: bool = False) -> torch.Tensor:
+    net, step = frozen_step(parts, rank, ranks, mixed)
+    for key, (images, labels) in enumerate(batches()[:4]):
+        step(images[rank::ranks], labels[rank::ranks], 0.05, Tally(CPU), key=key)
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
@@ -162,6 +164,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for parts in (1, 2):
         torch.save(weights_after(parts, rank, 2), f"{folder}/{parts}_{rank}.pt")
+    torch.save(weights_after(2, rank, 2, mixed=True), f"{folder}/mixed_{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -169,8 +172,9 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
     whole = weights_after(1, 0, 1)
     emulated = weights_after(4, 0, 1)
-    for parts, alone in ((1, whole), (2, emulated)):
-        both = [torch.load(tmp_path / f"{parts}_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    mixed = weights_after(4, 0, 1, mixed=True)
+    for name, alone in ((1, whole), (2, emulated), ("mixed", mixed)):
+        both = [torch.load(tmp_path / f"{name}_{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert torch.equal(both[0], both[1])
         assert torch.allclose(both[0], alone, atol=1e-6)
     # The gradient of a mean over equal parts is the mean of the parts' gradients.
