@@ -71,7 +71,7 @@ $(ENV): pyproject.toml uv.lock setup.py data_tools/_native.cpp
 	@touch $@
 
 # OpenCV is conda-forge's in environment.yml, and the project itself comes last.
-lock: $(ENV)  ## renew uv.lock after a change to pyproject.toml, and environment.yml with it
+lock:  ## renew uv.lock after a change to pyproject.toml, and environment.yml with it
 	$(UV) lock
 	{ sed '/from uv.lock, by/q' environment.yml; \
 	  $(UV) export -q --locked --no-hashes --no-annotate --no-header --no-emit-project \
