@@ -3,6 +3,8 @@
     python benchmarks/load.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
     uv run --with nvidia-dali-cuda130 python benchmarks/load.py            # with DALI's CPU pipeline among the peers
 
+`ours_other` and `stock_other` read the same pictures stored the other way: see contenders.Case.
+
 Random resized crop and horizontal flip, uint8 batches on the host, page cache warm. One row per loader and number of
 cores: every loader takes its turn in each repeat; medians are reported, and medians of the ratios within a repeat.
 """
@@ -10,8 +12,6 @@ cores: every loader takes its turn in each repeat; medians are reported, and med
 from __future__ import annotations
 
 import argparse
-import ctypes
-import importlib.util
 import io
 import json
 import os
@@ -21,29 +21,13 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-BATCH = 100
-Run = Callable[[int], Iterator[int]]  # epoch -> how many images each batch has
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A set of a conversion and the crops that a phase of the recipe takes of it."""
-
-    name: str
-    cap: str
-    px: int
-    min_scale: float
-
-
-CASES = (Case("160-128", "160", 128, 0.08), Case("320-224", "320", 224, 0.087), Case("full-288", "full", 288, 0.5))
+from contenders import CASES, CORE, LOADERS, Case, Run
 
 
 def main() -> int:
@@ -104,8 +88,13 @@ def _prepare(source: Path, work: Path, images: int) -> None:
             info = tarfile.TarInfo(f"raw-data/train/n{at % 10:08d}/{at:06d}.JPEG")
             info.size = len(files[at % len(files)])
             tar.addfile(info, io.BytesIO(files[at % len(files)]))
-    caps = tuple(case.cap for case in CASES)
-    beton.write(WriteSpec(data=Data(source=(work / "sorted.tar",), out=work, caps=caps), write=Write()))
+    for out, caps, seekable in (
+        (work, tuple(case.cap for case in CASES), True),
+        (work / "other", tuple(case.other for case in CASES if case.cap != "full"), False),
+        (work / "other", tuple(case.other for case in CASES if case.cap == "full"), True),
+    ):
+        data = Data(source=(work / "sorted.tar",), out=out, caps=caps)
+        beton.write(WriteSpec(data=data, write=Write(seekable=seekable)))
     for case in CASES:
         _unpack(work / f"train_{case.cap}.beton", work / f"files_{case.cap}")
 
@@ -144,15 +133,32 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, peers: bool) -> l
             images = sum(run(epoch))
             speeds[name].append(images / (time.perf_counter() - began))
     rows = [_row(case, cores, name, "stock", speeds) for name in speeds]
+    rows.insert(1, _row(case, cores, "ours", "ours_other", speeds))
     rows.insert(1, _row(case, cores, "ours", "c_loop", speeds))
-    _show(case, cores, rows, speeds, first)
+    _show(case, cores, _bytes_an_image(case, work), rows, speeds, first)
     return rows
 
 
+def _bytes_an_image(case: Case, work: Path) -> str:
+    from data_tools import layout
+
+    here, other = (
+        layout.read(folder / f"train_{cap}.beton").sizes().mean()
+        for folder, cap in ((work, case.cap), (work / "other", case.other))
+    )
+    how = "with" if case.cap == "full" else "without"
+    return f"{here:,.0f} bytes an image, {other:,.0f} {how} restart markers (other)"
+
+
 def _show(
-    case: Case, cores: int, rows: list[dict[str, Any]], speeds: dict[str, list[float]], first: dict[str, float]
+    case: Case,
+    cores: int,
+    bytes_an_image: str,
+    rows: list[dict[str, Any]],
+    speeds: dict[str, list[float]],
+    first: dict[str, float],
 ) -> None:
-    print(f"\n{case.name}, {cores} core{'s' if cores > 1 else ''}")
+    print(f"\n{case.name}, {cores} core{'s' if cores > 1 else ''}; {bytes_an_image}")
     print(f"  {'':<12}{'images/s':>9} {'(least - most)':<17}{'ratio':>6}{'':<11}{'first batch':>13}")
     for row in rows:
         name, of = row["name"], f"x {row['baseline']}"
@@ -175,155 +181,6 @@ def _row(case: Case, cores: int, name: str, baseline: str, speeds: dict[str, lis
         "cores": cores,
     }
 
-
-def _sizes(batches: Iterable[Any]) -> Iterator[int]:
-    return (len(batch[0]) for batch in batches)
-
-
-def _ours(case: Case, work: Path, cores: int) -> Run:
-    import torch
-
-    from training.loaders import TrainLoader
-
-    path, cpu = work / f"train_{case.cap}.beton", torch.device("cpu")
-    loader = TrainLoader(path, px=case.px, batch=BATCH, min_scale=case.min_scale, seed=0, workers=cores, device=cpu)
-    return lambda epoch: _sizes(loader.epoch(epoch))
-
-
-def _c_loop(case: Case, work: Path, cores: int) -> Run:
-    """The loader's native call and its crops, each core going through its share: no batches, no order, no hand-over."""
-    import numpy as np
-
-    from data_tools.native import library
-    from training.crops import CropRule, random_crops
-    from training.engine import Request, Work
-    from training.opened import Opened
-    from training.transfer import HostBuffers
-
-    beton = Opened(work / f"train_{case.cap}.beton")
-    buffers, threads = HostBuffers(pinned=False), ThreadPoolExecutor(cores)
-
-    def loop(works: list[Work]) -> int:
-        error = ctypes.create_string_buffer(256)
-        for each in works:
-            if library.native_loop(ctypes.byref(each.native), error):
-                raise RuntimeError(error.value)
-        return sum(len(each.request.samples) for each in works)
-
-    def run(epoch: int) -> Iterator[int]:
-        samples = np.random.default_rng(epoch).permutation(beton.images)
-        rule = CropRule(seed=0, epoch=epoch, min_scale=case.min_scale)
-        works: list[Work] = []
-        out = [buffers.take(BATCH, case.px, case.px) for _ in range(cores)]
-        for at in range(0, len(samples) // BATCH * BATCH, BATCH):
-            part = samples[at : at + BATCH]
-            tasks = beton.tasks(part, random_crops(rule, part, beton.widths[part], beton.heights[part]))
-            request = Request(beton.file, tasks, case.px, case.px, beton.labels[part], part)
-            works.append(Work(request, out[len(works) % cores]))
-        return threads.map(loop, (works[i::cores] for i in range(cores)))
-
-    return run
-
-
-def _stock(case: Case, work: Path, cores: int) -> Run:
-    from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
-    from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
-
-    crop = RandomResizedCropRGBImageDecoder((case.px, case.px), scale=(case.min_scale, 1.0))
-    return _ffcv(case, work, cores, [crop, RandomHorizontalFlip(), ToTensor(), ToTorchImage()])
-
-
-def _operation(case: Case, work: Path, cores: int) -> Run:
-    """Our Operation in a stock FFCV Loader."""
-    from ffcv.transforms import ToTensor, ToTorchImage
-
-    from training.decoders import KeyedRandomResizedCrop
-
-    crop = KeyedRandomResizedCrop(case.px, min_scale=case.min_scale, seed=0)
-    return _ffcv(case, work, cores, [crop, ToTensor(), ToTorchImage()])
-
-
-def _ffcv(case: Case, work: Path, cores: int, image: list[Any]) -> Run:
-    from ffcv.fields.decoders import IntDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import Squeeze, ToTensor
-
-    loader = Loader(
-        str(work / f"train_{case.cap}.beton"),
-        batch_size=BATCH,
-        num_workers=cores,
-        order=OrderOption.RANDOM,
-        pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze(1)]},
-    )
-    return lambda epoch: _sizes(loader)
-
-
-def _dali(case: Case, work: Path, cores: int) -> Run | None:
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        return None
-    from nvidia.dali import fn, pipeline_def, types  # type: ignore[import-untyped]
-
-    @pipeline_def(batch_size=BATCH, num_threads=cores, device_id=None, exec_dynamic=True)
-    def pipe() -> Any:
-        data, label = fn.readers.file(file_root=str(work / f"files_{case.cap}"), random_shuffle=True, name="files")
-        image = fn.decoders.image_random_crop(
-            data,
-            device="cpu",
-            random_area=[case.min_scale, 1.0],
-            random_aspect_ratio=[3 / 4, 4 / 3],
-            output_type=types.RGB,
-        )
-        image = fn.resize(image, size=[case.px, case.px], interp_type=types.INTERP_TRIANGULAR)
-        return fn.flip(image, horizontal=fn.random.coin_flip()), label
-
-    built = pipe()
-    built.build()
-    return lambda epoch: (len(built.run()[0]) for _ in range(built.epoch_size("files") // BATCH))
-
-
-def _folder(case: Case, work: Path, cores: int, loader: Callable[[str], Any], steps: list[Any]) -> Run:
-    import torch
-    from torch.utils.data import DataLoader
-    from torchvision import datasets
-    from torchvision.transforms import v2
-
-    torch.set_num_threads(1)
-    crop = [v2.RandomResizedCrop(case.px, scale=(case.min_scale, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    data = datasets.ImageFolder(str(work / f"files_{case.cap}"), v2.Compose([*crop, *steps]), loader=loader)
-    batches = DataLoader(
-        data, BATCH, shuffle=True, num_workers=cores, persistent_workers=True, multiprocessing_context="forkserver"
-    )
-    return lambda epoch: _sizes(batches)
-
-
-def _read_jpeg(path: str) -> Any:
-    from torchvision.io import ImageReadMode, decode_jpeg, read_file
-
-    return decode_jpeg(read_file(path), mode=ImageReadMode.RGB)
-
-
-def _torchvision(case: Case, work: Path, cores: int) -> Run:
-    return _folder(case, work, cores, _read_jpeg, [])
-
-
-def _pil(case: Case, work: Path, cores: int) -> Run:
-    """ImageFolder as imagenet18 had it."""
-    from torchvision.datasets.folder import pil_loader
-    from torchvision.transforms import v2
-
-    return _folder(case, work, cores, pil_loader, [v2.PILToTensor()])
-
-
-LOADERS: dict[str, Callable[[Case, Path, int], Run | None]] = {
-    "ours": _ours,
-    "stock": _stock,
-    "c_loop": _c_loop,
-    "operation": _operation,
-    "dali": _dali,
-    "torchvision": _torchvision,
-    "pil": _pil,
-}
-CORE = ("ours", "stock", "c_loop", "operation")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -57,8 +57,9 @@ def describe(found: Layout, record: Manifest | None) -> Iterator[str]:
     yield "fields: image (RGBImageField), label (IntField)"
     if record:
         cap = f"{record.side} side at most {record.cap} px" if record.cap else "full size"
+        jpegs = f"quality {record.quality}{', seekable' if record.seekable else ''}"
         own = f", {record.modes['original']:,} as the source's own JPEG" if record.modes["original"] else ""
-        yield f"{record.split}, {cap}, {record.mode}, quality {record.quality}{own}, {len(record.skipped)} left out"
+        yield f"{record.split}, {cap}, {record.mode}, {jpegs}{own}, {len(record.skipped)} left out"
         yield f"from {', '.join(f'{source.name} ({source.bytes:,} bytes)' for source in record.sources)}"
         yield f"digest {record.digest}"
     else:

@@ -40,14 +40,16 @@ class BadImageError(ValueError):
 class Recipe:
     """How every image is stored.
 
-    caps: one entry an output, None for the pixels as they are. keep: store the file's own bytes where an
-    uncapped output is a plain JPEG. raw_share: the share of samples stored as pixels, 0 for none and 1 for all.
-    page_bytes: by output, what a sample may take at most.
+    caps: one entry an output, None for the pixels as they are. seekable: JPEGs made for a cap can be cut without
+    decoding them (see `native.encode`). keep: store the file's own bytes where an uncapped output is a plain JPEG.
+    raw_share: the share of samples stored as pixels, 0 for none and 1 for all. page_bytes: by output, what a sample
+    may take at most.
     """
 
     caps: tuple[int | None, ...]
     side: Literal["shorter", "longer"]
     quality: int
+    seekable: bool
     keep: bool
     raw_share: float
     seed: int
@@ -72,7 +74,7 @@ def store(data: bytes, key: str, recipe: Recipe) -> list[Stored]:
     pixels = decode(data)
     raw = wants_raw(key, recipe)
     sized = dict(zip(recipe.caps, sizes(pixels, recipe.caps, recipe.side), strict=True))
-    made: dict[tuple[tuple[int, ...], bool], Stored] = {}
+    made: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
     out = []
     for cap, page_bytes in zip(recipe.caps, recipe.page_bytes, strict=True):
         image = sized[cap]
@@ -81,17 +83,19 @@ def store(data: bytes, key: str, recipe: Recipe) -> list[Stored]:
             out.append(original)
             continue
         as_pixels = raw and image.size <= page_bytes  # a sample must fit a page
-        kind = (image.shape, as_pixels)
+        # At full size the markers gain less than they cost: there, the crop is most of the picture.
+        seekable = recipe.seekable and cap is not None
+        kind = (image.shape, as_pixels, seekable)
         if kind not in made:  # an image below a cap is the same picture in several outputs
-            made[kind] = _encoded(image, as_pixels, recipe.quality)
+            made[kind] = _encoded(image, as_pixels, recipe.quality, seekable)
         out.append(_fitting(made[kind], original, page_bytes))
     return out
 
 
-def _encoded(image: Pixels, as_pixels: bool, quality: int) -> Stored:
+def _encoded(image: Pixels, as_pixels: bool, quality: int, seekable: bool) -> Stored:
     if as_pixels:
         return _stored(RAW, image, image.reshape(-1))
-    return _stored(JPG, image, native.encode(image, quality=quality, subsampling="420"))
+    return _stored(JPG, image, native.encode(image, quality=quality, subsampling="420", seekable=seekable))
 
 
 def _fitting(made: Stored, original: Stored | None, page_bytes: int) -> Stored:

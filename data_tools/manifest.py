@@ -13,7 +13,7 @@ from typing import Any
 
 from data_tools import labels
 
-VERSION = 1
+VERSION = 2
 
 
 class ManifestError(ValueError):
@@ -46,6 +46,7 @@ class Manifest:
     cap: int | None  # pixels of the capped side; None: as large as the source
     side: str  # which side is capped: shorter or longer
     quality: int  # of the JPEGs that were encoded
+    seekable: bool  # whether they have a restart marker after every MCU, so that a crop can be cut out of them
     mode: str  # jpg, raw or proportion
     raw_share: float  # for proportion: the share of samples stored as pixels
     seed: int  # what keys that choice

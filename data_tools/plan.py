@@ -49,10 +49,9 @@ class Pass:
         places = hashlib.sha256(self.stream.places.tobytes()).hexdigest()
         caps = ["full" if cap is None else cap for cap in self.caps]
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
-        shared = {
-            key: value for key, value in self.settings[0].items() if key not in ("cap", "originals", "page_bytes")
-        }
-        each = [[one["cap"], one["originals"], one["page_bytes"]] for one in self.settings]
+        own = ("cap", "seekable", "originals", "page_bytes")
+        shared = {key: value for key, value in self.settings[0].items() if key not in own}
+        each = [[one[key] for key in own] for one in self.settings]
         return {"betons": caps, "places": places, "codecs": codecs, "each": each, **shared}
 
 
@@ -91,6 +90,7 @@ def _pass(stream: Stream, caps: tuple[int | None, ...], spec: WriteSpec) -> Pass
         caps=caps if stream.cap is None else (None,),
         side=spec.data.side,
         quality=spec.write.quality,
+        seekable=spec.write.seekable,
         keep=stream.cap is not None or spec.write.full == "original",
         raw_share=spec.write.raw,
         seed=spec.write.seed,
@@ -115,6 +115,7 @@ def _settings(stream: Stream, cap: int | None, spec: WriteSpec) -> dict[str, Any
         "cap": cap,
         "side": spec.data.side,
         "quality": spec.write.quality,
+        "seekable": spec.write.seekable and cap is not None and stream.cap is None,
         "mode": spec.write.mode,
         "raw_share": spec.write.raw,
         "seed": spec.write.seed,

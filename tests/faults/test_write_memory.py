@@ -46,7 +46,8 @@ def test_memory_is_bounded_at_a_million_images(tmp_path: Path) -> None:
     source, out = tmp_path / "large.tar", tmp_path / "out"
     write_large_tar(source, IMAGES)
     command = [sys.executable, str(ROOT / "write_datasets.py"), f"--data.source={source}", f"--data.out={out}"]
-    process = subprocess.Popen([*command, "--data.expect=any", "--write.workers=2"], stderr=subprocess.DEVNULL)
+    with (tmp_path / "errors").open("wb") as errors:
+        process = subprocess.Popen([*command, "--data.expect=any", "--write.workers=2"], stderr=errors)
     peaks: dict[str, float] = {"writer": 0.0, "worker": 0.0}
     while process.poll() is None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -58,7 +59,7 @@ def test_memory_is_bounded_at_a_million_images(tmp_path: Path) -> None:
             pass  # it ended meanwhile
         time.sleep(0.1)
     print(f"peak memory at {IMAGES:,} images: {peaks}")
-    assert process.returncode == 0
+    assert process.returncode == 0, (tmp_path / "errors").read_text()[-2000:]
     assert 0 < peaks["writer"] < 500
     assert 0 < peaks["worker"] < 200
     path = out / "train_160.beton"

@@ -201,3 +201,14 @@ def test_longer_side(tmp_path: Path) -> None:
     beton.write(longer)
     images = layout.read(tmp_path / "out/train_160.beton").samples["f0"]
     assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
+
+
+def test_capped_sizes_can_be_cut_and_full_ones_are_plain(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
+    beton.write(spec_for(sorted_tar, tmp_path, caps=("160", "full"), seekable=False))
+    plain, cut, full = tmp_path / "train_160.beton", betons / "train_160.beton", betons / "train_full.beton"
+    for path, interval in ((plain, 0), (cut, 1), (full, 0)):
+        assert {native.probe(data).restart_interval for _, data in stored(path)} == {interval}
+        assert manifest.read(path).seekable == bool(interval)
+    for (_, one), (_, other) in zip(stored(plain), stored(cut), strict=True):
+        np.testing.assert_array_equal(native.decode(one), native.decode(other))
+    assert (tmp_path / "train_full.beton").read_bytes() == full.read_bytes()

@@ -20,6 +20,7 @@ RECIPE = Recipe(
     caps=(160, 320, None),
     side="shorter",
     quality=90,
+    seekable=True,
     keep=False,
     raw_share=0.0,
     seed=0,

@@ -21,6 +21,7 @@ RECORD = Manifest(
     cap=160,
     side="shorter",
     quality=90,
+    seekable=True,
     mode="jpg",
     raw_share=0.0,
     seed=0,
@@ -71,7 +72,7 @@ def test_missing_files_say_what_to_do(beton: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
         {"version": None},
         {"surplus": 1},
         {"images": "3"},
@@ -83,7 +84,7 @@ def test_missing_files_say_what_to_do(beton: Path) -> None:
 def test_what_is_not_ours_is_refused(beton: Path, change: dict[str, object]) -> None:
     path = manifest.path_of(beton)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 1 .*run write_datasets\.py again"):
+    with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 2 .*run write_datasets\.py again"):
         manifest.read(beton)
 
 
