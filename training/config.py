@@ -22,6 +22,9 @@ class Data:
     verify: Literal["structure", "checksums"] = option(
         "structure", "checksums: compare every sample's bytes with NAME.beton.xxh64 as they are read"
     )
+    page_window: int = option(
+        0, "0: shuffle uniformly; n: n random pages (8 MB) at a time, for a set larger than memory", low=0
+    )
     train_images: int | None = option(None, "for run.plan: number of training images where there is no beton", low=1)
 
     def __post_init__(self) -> None:

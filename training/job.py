@@ -139,7 +139,7 @@ def fingerprint(job: Job) -> dict[str, str]:
     """
     options = as_mapping(job.config)
     shaping = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
-    shaping["run.seed"] = options["run"]["seed"]
+    shaping |= {"run.seed": options["run"]["seed"], "data.page_window": options["data"]["page_window"]}
     shaping["GPUs in the global batch"] = job.parts * job.place.ranks
     marks = {key: json.dumps(value) for key, value in shaping.items()}
     marks["schedule"] = hashlib.sha256(repr(job.schedule).encode()).hexdigest()[:16]

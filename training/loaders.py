@@ -1,9 +1,8 @@
 """A beton and a phase in, batches on the device out. The place within an epoch is state that can be saved."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,11 +15,9 @@ from training.machine import check_memory, default_workers, usable_cores
 from training.opened import LoadError, Opened
 from training.transfer import CudaCopies, HostBuffers, NoCopies
 
-__all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "prepare", "usable_cores"]
+__all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "usable_cores"]
 
 FETCH_AHEAD = 16  # batches, of a page-local order
-
-L = TypeVar("L")
 
 
 class _Loader:
@@ -215,14 +212,6 @@ class ValLoader(_Loader):
         for samples, (height, width) in self._mine:
             crops = centre_crops(beton.widths[samples], beton.heights[samples], height, width)
             yield _request(beton, samples, crops, height, width)
-
-
-def prepare(make: Callable[[], L]) -> "Future[L]":
-    """Make something (the loaders of the next phase) in the background; `.result()` gives it or raises its error."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-    future = thread.submit(make)
-    thread.shutdown(wait=False)
-    return future
 
 
 def _check_arguments(px: int, batch: int, rank: int, ranks: int) -> None:

@@ -60,6 +60,7 @@ class Opened:
             self._tasks["checksum"] = checksums_kept
         self._check_labels(classes)
         self.file = _open(self.path)
+        self._mark = _mark(os.fstat(self.file))
 
     def _check_labels(self, classes: int | None) -> None:
         if classes is not None and self.labels.size and int(self.labels.max()) >= classes:
@@ -85,11 +86,15 @@ class Opened:
             os.posix_fadvise(self.file, page * self.page_bytes, self.page_bytes, os.POSIX_FADV_WILLNEED)
 
     def check_unchanged(self) -> None:
-        """Raises LoadError when the file is not as long as when it was opened."""
-        size = os.fstat(self.file).st_size
-        if size != self.file_bytes:
+        """Raises LoadError when the file under this name is not the one that was opened, or was written to since."""
+        try:
+            now = _mark(self.path.stat())
+        except OSError as error:
+            raise LoadError(f"{self.path}: gone while in use ({error.strerror}); put it back") from None
+        if now != self._mark:
             raise LoadError(
-                f"{self.path}: {size} bytes, but {self.file_bytes} when it was opened; it was changed in use"
+                f"{self.path}: changed in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,}); "
+                "put the file back that the run began with, or start the run anew"
             )
 
     def explain(self, sample: int, reason: str) -> LoadError:
@@ -102,6 +107,11 @@ class Opened:
         file, self.file = self.file, -1
         if file >= 0:
             os.close(file)
+
+
+def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced, cut or written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _checksums(path: Path, found: Layout, record: manifest.Manifest) -> NDArray[np.uint64] | None:

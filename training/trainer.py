@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,8 +18,9 @@ from training.distributed import EXIT_PREEMPTED, sum_over_ranks
 from training.evaluate import evaluate
 from training.interrupt import Wishes
 from training.job import Job
-from training.loaders import TrainLoader, ValLoader, default_workers
+from training.loaders import TrainLoader
 from training.metrics import Scores, Tally
+from training.phase_loaders import PhaseLoaders, Upcoming, val_loader
 from training.phases import Phase
 from training.runlog import EpochRow, RunLog, survived
 from training.speed import Speed, StepClock, bottleneck, forward_flops, profiled
@@ -99,39 +99,6 @@ def validate(job: Job, path: Path) -> None:
         )
 
 
-def train_loader(job: Job, phase: Phase) -> TrainLoader:
-    return TrainLoader(
-        job.inputs.beton(f"train_{phase.data}"),
-        px=phase.px,
-        batch=phase.batch_per_gpu * job.parts,
-        min_scale=phase.min_scale,
-        seed=job.config.run.seed,
-        **_reading(job),
-    )
-
-
-def val_loader(job: Job, phase: Phase) -> ValLoader:
-    return ValLoader(
-        job.inputs.beton(f"val_{phase.val_data}"),
-        px=phase.val_px,
-        batch=phase.val_batch,
-        rectangular=phase.rectangular,
-        **_reading(job),
-    )
-
-
-def _reading(job: Job) -> dict[str, Any]:
-    """What both loaders are told alike."""
-    return {
-        "rank": job.place.rank,
-        "ranks": job.place.ranks,
-        "workers": job.config.data.workers or default_workers(job.place.local_ranks),
-        "device": job.place.device,
-        "classes": len(job.inputs.classes),
-        "checksums": job.config.data.verify == "checksums",
-    }
-
-
 def fit(job: Job, wishes: Wishes) -> None:
     """Every epoch that is left: train, validate, write down."""
     if job.progress.epoch == job.schedule.epochs:
@@ -141,9 +108,11 @@ def fit(job: Job, wishes: Wishes) -> None:
     _warn_of_another_batch(job)
     log = RunLog(job.config, job.progress.epoch, job.progress.images_seen) if job.place.is_main else None
     try:
-        for phase in job.schedule.phases:
-            if phase.end > job.progress.epoch:
-                fit_phase(job, phase, wishes, log)
+        with Upcoming(job) as upcoming:
+            for phase in job.schedule.phases:
+                if phase.end > job.progress.epoch:
+                    with contextlib.closing(upcoming.take(phase)) as loaders:
+                        fit_phase(job, phase, loaders, upcoming, wishes, log)
     finally:
         if log is not None:
             log.close()
@@ -159,34 +128,34 @@ def _warn_of_another_batch(job: Job) -> None:
         )
 
 
-def fit_phase(job: Job, phase: Phase, wishes: Wishes, log: RunLog | None) -> None:
-    """The epochs of ``phase`` that are left. The clock stands still while they are prepared."""
-    training, validation = train_loader(job, phase), val_loader(job, phase)
+def fit_phase(
+    job: Job, phase: Phase, loaders: PhaseLoaders, upcoming: Upcoming, wishes: Wishes, log: RunLog | None
+) -> None:
+    """The epochs of ``phase`` that are left. The clock stands still while the step is prepared for its shapes."""
+    training, validation = loaders.training, loaders.validation
     net = job.config.model
     flops = forward_flops(net.arch, len(job.inputs.classes), phase.px, net.blurpool)
     job.step.prepare(phase.px, training.batch, job.place.device)
-    try:
-        for epoch in range(max(phase.start, job.progress.epoch), phase.end):
-            if log is not None:
-                log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress)
-            trained, speed = train_epoch(job, training, epoch, flops, wishes, log)
-            began = time.perf_counter()
-            scores = evaluate(job.predict, validation, job.place)
-            eval_seconds = time.perf_counter() - began
-            averaged = evaluate(job.averaged, validation, job.place) if job.averaged is not None else None
-            job.progress.seconds += eval_seconds
-            job.progress.epoch, job.progress.batch = epoch + 1, 0
-            lr = job.schedule.lr(epoch, training.batches, training.batches)
-            if log is not None:
-                row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, speed, job.place.ranks)
-                log.epoch_done(row, eval_seconds, job.progress.images_seen)
-            end_of_epoch(job, scores, wishes)
-        if job.place.is_main:
-            # The table is standard output's; what is said about it goes beside it.
-            print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
-    finally:
-        training.close()
-        validation.close()
+    for epoch in range(max(phase.start, job.progress.epoch), phase.end):
+        if epoch == phase.end - 1:
+            upcoming.begin(phase.end)
+        if log is not None:
+            log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress)
+        trained, speed = train_epoch(job, training, epoch, flops, wishes, log)
+        began = time.perf_counter()
+        scores = evaluate(job.predict, validation, job.place)
+        eval_seconds = time.perf_counter() - began
+        averaged = evaluate(job.averaged, validation, job.place) if job.averaged is not None else None
+        job.progress.seconds += eval_seconds
+        job.progress.epoch, job.progress.batch = epoch + 1, 0
+        lr = job.schedule.lr(epoch, training.batches, training.batches)
+        if log is not None:
+            row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, speed, job.place.ranks)
+            log.epoch_done(row, eval_seconds, job.progress.images_seen)
+        end_of_epoch(job, scores, wishes)
+    if job.place.is_main:
+        # The table is standard output's; what is said about it goes beside it.
+        print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
 
 
 def train_epoch(

@@ -215,20 +215,38 @@ def test_a_file_that_shrinks_in_use_is_an_error_and_no_signal(copy: Path) -> Non
         os.truncate(copy, at)
         with pytest.raises(LoadError, match="the file ends before the sample does"):
             list(epoch)
-        with pytest.raises(LoadError, match="it was changed in use"):
+        with pytest.raises(
+            LoadError, match=r"changed in use \([\d,]+ bytes when it was opened, now [\d,]+\); put the file back"
+        ):
             batches.epoch(1)
 
 
 def test_a_file_replaced_in_use_is_not_read(copy: Path, betons: Path) -> None:
-    """A conversion renames the new file into place: the open one stays what it was."""
+    """A conversion renames the new file into place: the epoch at hand is of the open one, the next does not begin."""
     with loader(copy) as batches:
         expected = [images.clone() for images, _ in batches.epoch(0)]
+        epoch = batches.epoch(0)
         shutil.copy(betons / "train_320.beton", copy.with_suffix(".new"))
         copy.with_suffix(".new").replace(copy)
-        for images, (again, _) in zip(expected, batches.epoch(0), strict=True):
+        for images, (again, _) in zip(expected, epoch, strict=True):
             assert torch.equal(images, again)
+        with pytest.raises(LoadError, match="changed in use"):
+            batches.epoch(1)
     with pytest.raises(ValueError, match="not the file that its manifest describes"):
         loader(copy)
+
+
+def test_a_file_written_to_or_removed_in_use_is_found_before_the_next_epoch(copy: Path) -> None:
+    with loader(copy) as batches:
+        list(batches.epoch(0))
+        with copy.open("r+b") as file:  # as long as before
+            file.seek(place(copy, VICTIM)[0])
+            file.write(bytes(100))
+        with pytest.raises(LoadError, match="changed in use"):
+            batches.epoch(1)
+        copy.unlink()
+        with pytest.raises(LoadError, match=r"train_160\.beton: gone while in use \(No such file or directory\)"):
+            batches.epoch(1)
 
 
 def test_validation_stops_too(copy: Path) -> None:

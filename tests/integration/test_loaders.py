@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_tools import beton, layout
 from training.crops import CropRule, random_crops
-from training.loaders import TrainLoader, ValLoader, prepare
+from training.loaders import TrainLoader, ValLoader
 
 CPU = torch.device("cpu")
 PX = 64
@@ -311,14 +311,6 @@ def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.Mon
 def test_a_missing_beton_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"train_160\.beton: no beton here; run write_datasets\.py"):
         train(tmp_path)
-
-
-def test_the_next_loader_is_made_in_the_background(betons: Path, tmp_path: Path) -> None:
-    future = prepare(lambda: train(betons))
-    with future.result(timeout=30) as loader:
-        assert loader.images == 40
-    with pytest.raises(FileNotFoundError):
-        prepare(lambda: train(tmp_path)).result(timeout=30)
 
 
 FOREVER = """

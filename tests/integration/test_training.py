@@ -8,18 +8,27 @@ import gzip
 import io
 import itertools
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 import train_imagenet
-from training import checkpoint
+from training import checkpoint, phase_loaders, trainer
+from training.job import Job
+from training.loaders import TrainLoader
+from training.phases import Phase
 from training.runlog import read_epochs
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +105,56 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     config = json.loads((run_dir / "config.json").read_text())
     assert config["train"]["momentum"] == 0.9
     assert {"last.pt", "best.pt", "epochs.csv"} <= {p.name for p in run_dir.iterdir()}
+
+
+def test_loaders_of_the_next_phase_are_made_while_the_last_epoch_trains(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+    open_phase, train_epoch = phase_loaders.open_phase, trainer.train_epoch
+
+    def opening(job: Job, phase: Phase) -> phase_loaders.PhaseLoaders:
+        made.append((f"open {phase.start}", threading.current_thread().name.partition("_")[0]))
+        return open_phase(job, phase)
+
+    def training(job: Job, loader: TrainLoader, epoch: int, *more: Any) -> Any:
+        time.sleep(0.2)  # what was begun just before has its turn
+        made.append((f"train {epoch}", ""))
+        return train_epoch(job, loader, epoch, *more)
+
+    monkeypatch.setattr(phase_loaders, "open_phase", opening)
+    monkeypatch.setattr(trainer, "train_epoch", training)
+    train(recipe, tmp_path / "run")
+    assert made == [
+        ("open 0", "MainThread"),
+        ("train 0", ""),
+        ("open 2", "next-phase"),
+        ("train 1", ""),
+        ("train 2", ""),
+    ]
+
+
+def test_a_beton_of_the_next_phase_that_is_unsound_ends_the_run(recipe: Path, tmp_path: Path, betons: Path) -> None:
+    """It was sound when the run began: an error of the background comes out where its phase begins."""
+    copies = tmp_path / "betons"
+    shutil.copytree(betons, copies)
+    with (
+        mock.patch.object(trainer, "train_epoch", side_effect=_cutting(copies / "train_full.beton")),
+        pytest.raises(ValueError, match=r"train_full\.beton: .*run write_datasets\.py again"),
+    ):
+        train(recipe, tmp_path / "run", f"--data.dir={copies}")
+    assert [row.epoch for row in read_epochs(tmp_path / "run")] == [1, 2]
+
+
+def _cutting(path: Path) -> Callable[..., Any]:
+    train_epoch = trainer.train_epoch
+
+    def training(job: Job, loader: TrainLoader, epoch: int, *more: Any) -> Any:
+        if epoch == 0:
+            os.truncate(path, 5000)
+        return train_epoch(job, loader, epoch, *more)
+
+    return training
 
 
 def test_events_carry_the_published_tags(finished: tuple[Path, str]) -> None:

@@ -1,0 +1,100 @@
+"""The loaders of a run's phases; those of the next phase are made while the last epoch of the one before trains."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from training.job import Job
+from training.loaders import TrainLoader, ValLoader, default_workers
+from training.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseLoaders:
+    """What a phase trains on and validates on."""
+
+    training: TrainLoader
+    validation: ValLoader
+
+    def close(self) -> None:
+        self.training.close()
+        self.validation.close()
+
+
+def train_loader(job: Job, phase: Phase) -> TrainLoader:
+    return TrainLoader(
+        job.inputs.beton(f"train_{phase.data}"),
+        px=phase.px,
+        batch=phase.batch_per_gpu * job.parts,
+        min_scale=phase.min_scale,
+        seed=job.config.run.seed,
+        page_window=job.config.data.page_window,
+        **_reading(job),
+    )
+
+
+def val_loader(job: Job, phase: Phase) -> ValLoader:
+    return ValLoader(
+        job.inputs.beton(f"val_{phase.val_data}"),
+        px=phase.val_px,
+        batch=phase.val_batch,
+        rectangular=phase.rectangular,
+        **_reading(job),
+    )
+
+
+def _reading(job: Job) -> dict[str, Any]:
+    """What both loaders are told alike."""
+    return {
+        "rank": job.place.rank,
+        "ranks": job.place.ranks,
+        "workers": job.config.data.workers or default_workers(job.place.local_ranks),
+        "device": job.place.device,
+        "classes": len(job.inputs.classes),
+        "checksums": job.config.data.verify == "checksums",
+    }
+
+
+def open_phase(job: Job, phase: Phase) -> PhaseLoaders:
+    """Both loaders of a phase. Raises what an unsound beton or a batch too large for it raises."""
+    training = train_loader(job, phase)
+    try:
+        return PhaseLoaders(training, val_loader(job, phase))
+    except BaseException:
+        training.close()
+        raise
+
+
+class Upcoming:
+    """The loaders of the phases to come, each made once: in the background if `begin` was called for it in time.
+
+    Leaving the `with` block closes what was made and not taken.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-phase")
+        self._made: dict[int, Future[PhaseLoaders]] = {}  # by the phase's first epoch
+
+    def begin(self, epoch: int) -> None:
+        """Make the loaders of the phase that begins with ``epoch``, if one does; an error waits for `take`."""
+        for phase in self._job.schedule.phases:
+            if phase.start == epoch:
+                self._made[epoch] = self._thread.submit(open_phase, self._job, phase)
+
+    def take(self, phase: Phase) -> PhaseLoaders:
+        """The loaders of ``phase``, which are now the caller's to close."""
+        made = self._made.pop(phase.start, None)
+        return made.result() if made is not None else open_phase(self._job, phase)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown(wait=True)
+        for made in self._made.values():
+            if made.exception() is None:
+                made.result().close()
