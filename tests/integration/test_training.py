@@ -157,6 +157,24 @@ def _cutting(path: Path) -> Callable[..., Any]:
     return training
 
 
+def test_the_page_window_reaches_the_loader_and_is_part_of_what_a_run_is(
+    recipe: Path, tmp_path: Path, finished: tuple[Path, str]
+) -> None:
+    given: list[int] = []
+
+    def loader(*args: Any, page_window: int, **options: Any) -> TrainLoader:
+        given.append(page_window)
+        return TrainLoader(*args, page_window=page_window, **options)
+
+    with mock.patch.object(phase_loaders, "TrainLoader", loader):
+        train(recipe, tmp_path / "run", "--data.page_window=3")
+    assert given == [3, 3]
+    shutil.copytree(finished[0], tmp_path / "other")
+    status, _, err = attempt(recipe, tmp_path / "other", "--data.page_window=3")
+    assert status == 2
+    assert "data.page_window: there 0, here 3" in err
+
+
 def test_events_carry_the_published_tags(finished: tuple[Path, str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
