@@ -7,11 +7,12 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,12 @@ from training.config import Dist
 
 C = TypeVar("C")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+NOTICED_SECONDS = 2.0  # a launcher looks for failed processes several times within it
 _PR_SET_PDEATHSIG = 1
+
+
+class Preempted(Exception):
+    """Asked to stop; a checkpoint is written and the same command continues."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +84,9 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     ``main`` must be importable by name. One process is this one; under torchrun (RANK is set) this is one of the
     processes already; otherwise torch's elastic launcher starts them.
     """
-    count = 1 if "RANK" in os.environ else processes_to_start(options)
+    if "RANK" in os.environ:
+        return _recorded(main, config)
+    count = processes_to_start(options)
     if count == 1:
         return main(config)
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -108,11 +116,18 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
         statuses: dict[int, int] = launcher(main, config)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        print(f"process {rank} failed first, with:\n{failure.message}", file=sys.stderr)
+        print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
         return 1
     except SignalException:
         return EXIT_PREEMPTED
     return max(statuses.values())
+
+
+def _traceback(message: Any) -> str:
+    """The launcher's record of an error: a traceback within a mapping, or a line about a signal."""
+    if isinstance(message, dict):
+        return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message"))
+    return str(message)
 
 
 def _recorded(main: Callable[[C], int], config: C) -> int:
@@ -126,6 +141,7 @@ def _recorded(main: Callable[[C], int], config: C) -> int:
 def world(options: Dist) -> Iterator[World]:
     """This process's place, with the process group open inside the block where there is more than one process."""
     environment = {key: int(os.environ.get(key, default)) for key, default in _PLACE.items()}
+    _check_restarts()
     cuda = use_cuda(options)
     local_rank = environment["LOCAL_RANK"]
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
@@ -150,8 +166,35 @@ def world(options: Dist) -> Iterator[World]:
     )
     try:
         yield place
-    finally:
+    except (OptionError, Preempted):  # which all of them raise
         dist.destroy_process_group()
+        raise
+    except Exception as error:
+        # Not closed in order: that would break the others' connections before the launcher knows this one's error.
+        if _is_consequence(error):
+            time.sleep(NOTICED_SECONDS)
+        raise
+    else:
+        dist.destroy_process_group()
+
+
+def _check_restarts() -> None:
+    """OptionError where torchrun would restart processes on the store of the attempt before.
+
+    Its c10d rendezvous keeps one store for all attempts and adds no prefix, so that a process that starts again may
+    read where another one listened before it was restarted, and wait for it until the timeout.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise OptionError(
+            "torchrun --max-restarts: attempts would mix up each other's addresses; "
+            "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
+
+
+def _is_consequence(error: Exception) -> bool:
+    """Whether this process only lost its connection to one that failed first."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 _PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}

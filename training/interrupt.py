@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import timedelta
 from types import FrameType
 from typing import cast
 
@@ -21,17 +22,18 @@ ECHO_SECONDS = 1.0
 class Wishes:
     """What this process wants at the next step boundary; entering it takes the signals, leaving gives them back."""
 
-    def __init__(self, place: World, checkpoint_minutes: float) -> None:
+    def __init__(self, place: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
         self.place = place
         self.stop = False
         self._first_signal = 0.0
         self._interval_s = checkpoint_minutes * 60
         self._saved = time.monotonic()
         self._handlers: dict[int, object] = {}
-        # Agreement goes over gloo, so that no GPU has to wait for it.
+        # Agreement goes over gloo, so that no GPU has to wait for it; a process that hangs is noticed here first.
         self._group: dist.ProcessGroup | None = None
         if place.ranks > 1:
-            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+            timeout = timedelta(minutes=timeout_minutes)
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
     def __enter__(self) -> Wishes:
         for number in SIGNALS:

@@ -129,7 +129,8 @@ class Job:
         self.step.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         if len(state["random"]) == self.place.ranks:
-            torch.set_rng_state(state["random"][self.place.rank])
+            # A copy: set_rng_state reads from the start of the storage, whatever row of it this is.
+            torch.set_rng_state(state["random"][self.place.rank].clone())
 
 
 def fingerprint(job: Job) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from data_tools.options import OptionError
 from training import checkpoint, distributed, inputs
 from training.config import RunConfig
-from training.distributed import EXIT_PREEMPTED, sum_over_ranks
+from training.distributed import EXIT_PREEMPTED, Preempted, sum_over_ranks
 from training.evaluate import evaluate
 from training.interrupt import Wishes
 from training.job import Job
@@ -30,10 +30,6 @@ LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 
 class Diverged(RuntimeError):
     """Too many steps in a row gave no finite loss or gradient."""
-
-
-class Preempted(Exception):
-    """Asked to stop; a checkpoint is written and the same command continues."""
 
 
 def run(config: RunConfig) -> int:
@@ -55,7 +51,10 @@ def run(config: RunConfig) -> int:
 
 def _run(config: RunConfig) -> None:
     found = inputs.read(config.data.dir, config.schedule.build())
-    with distributed.world(config.dist) as place, Wishes(place, config.run.checkpoint_minutes) as wishes:
+    with (
+        distributed.world(config.dist) as place,
+        Wishes(place, config.run.checkpoint_minutes, config.dist.timeout_minutes) as wishes,
+    ):
         torch.use_deterministic_algorithms(config.run.deterministic)
         torch.backends.cudnn.benchmark = not config.run.deterministic
         torch.set_float32_matmul_precision("high")  # TF32 for what stays fp32
