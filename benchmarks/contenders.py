@@ -41,13 +41,22 @@ def _sizes(batches: Iterable[Any]) -> Iterator[int]:
     return (len(batch[0]) for batch in batches)
 
 
-def _ours(case: Case, work: Path, cores: int) -> Run:
+def _ours(case: Case, work: Path, cores: int, checksums: bool = True) -> Run:
     import torch
 
     from training.loaders import TrainLoader
 
     path, cpu = work / f"train_{case.cap}.beton", torch.device("cpu")
-    loader = TrainLoader(path, px=case.px, batch=BATCH, min_scale=case.min_scale, seed=0, workers=cores, device=cpu)
+    loader = TrainLoader(
+        path,
+        px=case.px,
+        batch=BATCH,
+        min_scale=case.min_scale,
+        seed=0,
+        workers=cores,
+        device=cpu,
+        checksums=checksums,
+    )
     return lambda epoch: _sizes(loader.epoch(epoch))
 
 
@@ -84,6 +93,11 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
         return threads.map(loop, (works[i::cores] for i in range(cores)))
 
     return run
+
+
+def _unchecked(case: Case, work: Path, cores: int) -> Run:
+    """Without comparing each sample's bytes with its checksum."""
+    return _ours(case, work, cores, checksums=False)
 
 
 def _ours_other(case: Case, work: Path, cores: int) -> Run:
@@ -187,6 +201,7 @@ LOADERS: dict[str, Callable[[Case, Path, int], Run | None]] = {
     "ours": _ours,
     "stock": _stock,
     "c_loop": _c_loop,
+    "unchecked": _unchecked,
     "ours_other": _ours_other,
     "stock_other": _stock_other,
     "operation": _operation,
@@ -194,4 +209,4 @@ LOADERS: dict[str, Callable[[Case, Path, int], Run | None]] = {
     "torchvision": _torchvision,
     "pil": _pil,
 }
-CORE = ("ours", "stock", "c_loop", "ours_other", "stock_other", "operation")
+CORE = ("ours", "stock", "c_loop", "unchecked", "ours_other", "stock_other", "operation")

@@ -134,6 +134,7 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, peers: bool) -> l
             speeds[name].append(images / (time.perf_counter() - began))
     rows = [_row(case, cores, name, "stock", speeds) for name in speeds]
     rows.insert(1, _row(case, cores, "ours", "ours_other", speeds))
+    rows.insert(1, _row(case, cores, "ours", "unchecked", speeds))
     rows.insert(1, _row(case, cores, "ours", "c_loop", speeds))
     _show(case, cores, _bytes_an_image(case, work), rows, speeds, first)
     return rows

@@ -1,7 +1,11 @@
-// Mutated JPEGs through every entry point that reads one:  fuzz_native SECONDS SEED FILE.jpg...
+// Damaged JPEGs through every entry point that reads one: each FILE as it is, then mutations of them for SECONDS.
 //
 // It includes the source that it tests, so that one compiler command builds both with a sanitizer:
 //     g++ -std=c++17 -g -O1 -fsanitize=address,undefined -pthread tests/faults/fuzz_native.cpp -ljpeg -o fuzz
+//     ./fuzz SECONDS SEED FILE...
+// or, to let libFuzzer look for inputs that reach new code (what it found is in corpus.zip):
+//     clang++ -std=c++17 -g -O1 -DLIBFUZZER -fsanitize=fuzzer,address,undefined -pthread fuzz_native.cpp -ljpeg -o fuzz
+//     ./fuzz -max_total_time=600 -max_len=4096 CORPUS
 // Whatever the bytes are, a call must return, with pixels or an error; sanitizers watch the memory.
 
 #include "../../data_tools/_native.cpp"
@@ -54,6 +58,14 @@ static void run(const Data& sample, Data& out) {
     native_checksum(data.data(), data.size());
 }
 
+#ifdef LIBFUZZER
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    static Data out;
+    rng.seed(xxh64(data, size));
+    run(Data(data, data + size), out);
+    return 0;
+}
+#else
 int main(int count, char** arguments) {
     if (count < 4) return 2;
     rng.seed(std::stoull(arguments[2]));
@@ -72,3 +84,4 @@ int main(int count, char** arguments) {
     std::printf("%ld inputs\n", runs);
     return 0;
 }
+#endif

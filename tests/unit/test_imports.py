@@ -116,11 +116,13 @@ def test_help_imports_nothing_heavy(program: str) -> None:
 
 
 def runs_code_from_data(node: ast.AST) -> bool:
-    """Whether the node is a call that turns data into code: eval, exec, compile, an unpickling load."""
+    """Whether the node is a call that turns data into code: eval, exec, compile, a shell, an unpickling load."""
     if not isinstance(node, ast.Call):
         return False
     called, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
     if called.removeprefix("builtins.") in ("eval", "exec", "compile", "__import__"):
+        return True
+    if called in ("os.system", "os.popen") or keywords.get("shell", "False") != "False":
         return True
     if called == "torch.load":
         return keywords.get("weights_only") != "True"
@@ -144,6 +146,9 @@ def test_nothing_that_is_handed_over_runs_as_code(source: str) -> None:
         ("np.load(x, allow_pickle=True)", True),
         ("torch.load(x, weights_only=True)", False),
         ("np.load(x)", False),
+        ("os.system(x)", True),
+        ("subprocess.run(x, shell=True)", True),
+        ("subprocess.run(x)", False),
         ("model.eval()", False),
         ("ast.literal_eval(x)", False),
         ("re.compile(x)", False),
