@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 
 from data_tools.options import OptionError
-from training import checkpoint, distributed, inputs
+from training import checkpoint, console, distributed, inputs, runlog
 from training.config import RunConfig
 from training.distributed import EXIT_PREEMPTED, sum_over_ranks
+from training.epochs import Speed
 from training.evaluate import evaluate
 from training.interrupt import Wishes
 from training.job import Job
@@ -22,8 +23,8 @@ from training.loaders import TrainLoader
 from training.metrics import Scores, Tally
 from training.phase_loaders import PhaseLoaders, Upcoming, val_loader
 from training.phases import Phase
-from training.runlog import EpochRow, RunLog, survived
-from training.speed import Speed, StepClock, bottleneck, forward_flops, profiled
+from training.runlog import RunLog, survived
+from training.speed import StepClock, bottleneck, forward_flops, profiled
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 
@@ -92,21 +93,17 @@ def validate(job: Job, path: Path) -> None:
     scores = evaluate(job.predict, loader, job.place)
     loader.close()
     if job.place.is_main:
-        kind = "rectangles" if phase.rectangular else "squares"
-        print(
-            f"{path}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
-            f"({scores.images} images, {phase.val_px} px {kind} of val_{phase.val_data})"
-        )
+        console.say_scores(job.config.run, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular)
 
 
 def fit(job: Job, wishes: Wishes) -> None:
     """Every epoch that is left: train, validate, write down."""
     if job.progress.epoch == job.schedule.epochs:
         if job.place.is_main:
-            print(f"{job.config.run.dir}: complete after {job.schedule.epochs} epochs; --run.resume=none starts anew")
+            console.say_complete(job.config.run, job.schedule.epochs)
         return
     _warn_of_another_batch(job)
-    log = RunLog(job.config, job.progress.epoch, job.progress.images_seen) if job.place.is_main else None
+    log = runlog.begin(job, wishes)
     try:
         with Upcoming(job) as upcoming:
             for phase in job.schedule.phases:
@@ -140,7 +137,7 @@ def fit_phase(
         if epoch == phase.end - 1:
             upcoming.begin(phase.end)
         if log is not None:
-            log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress)
+            log.epoch_begins(phase, training.batches, job.global_batch(phase))
         trained, speed = train_epoch(job, training, epoch, flops, wishes, log)
         began = time.perf_counter()
         scores = evaluate(job.predict, validation, job.place)
@@ -150,8 +147,7 @@ def fit_phase(
         job.progress.epoch, job.progress.batch = epoch + 1, 0
         lr = job.schedule.lr(epoch, training.batches, training.batches)
         if log is not None:
-            row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, speed, job.place.ranks)
-            log.epoch_done(row, eval_seconds, job.progress.images_seen)
+            log.epoch_done(runlog.row_of(job, phase, lr, trained, scores, averaged, speed), eval_seconds)
         end_of_epoch(job, scores, wishes)
     if job.place.is_main:
         # The table is standard output's; what is said about it goes beside it.
@@ -191,7 +187,7 @@ def train_epoch(
                 check_finite(job, epoch, batch, lr, loader.px)
                 progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:
-                    log.batches_done(batch, lr, scores, clock, progress.images_seen)
+                    log.batches_done(lr, scores, clock)
             if save:
                 save_within_epoch(job, total, wishes, stop)
             asked = time.perf_counter()

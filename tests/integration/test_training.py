@@ -26,10 +26,10 @@ import torch
 
 import train_imagenet
 from training import checkpoint, phase_loaders, trainer
+from training.epochs import read_epochs
 from training.job import Job
 from training.loaders import TrainLoader
 from training.phases import Phase
-from training.runlog import read_epochs
 
 ROOT = Path(__file__).parents[2]
 
