@@ -116,7 +116,8 @@ class Schedule:
         return tuple(dict.fromkeys(names))
 
     def plot(self, gpus: int) -> Figure:
-        """px, global batch on ``gpus`` GPUs, and learning rate over the epochs; a notebook shows it as it is."""
+        """px, global batch on ``gpus`` GPUs, and learning rate over the epochs; a notebook shows it under
+        ``%matplotlib inline``."""
         from training import schedule_plot  # matplotlib takes its time to load, and a schedule is needed everywhere
 
         return schedule_plot.plot(self, gpus)

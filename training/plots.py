@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FONTS = ["DejaVu Sans", "Arial", "sans-serif"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Palette:
@@ -28,7 +26,7 @@ class Palette:
     series: tuple[str, ...]
 
 
-# Apart in hue and in lightness, also to eyes that tell red and green badly.
+# Six are as many as can be told apart on a small chart.
 LIGHT = Palette(
     ink="#1c2430",
     muted="#5b6675",
@@ -83,7 +81,7 @@ def svg(made: Figure, key: str) -> str:
     import matplotlib as mpl
 
     out = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": key, "font.family": FONTS}
+    settings = {"svg.fonttype": "none", "svg.hashsalt": key}
     with mpl.rc_context(settings):  # type: ignore[arg-type]
         made.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     element = out.getvalue()
