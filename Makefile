@@ -22,8 +22,12 @@ ENV := .venv/made
 DEMO_DATA := data/demo
 DEMO_TAR := $(DEMO_DATA)/sample.tar
 DEMO_RUN := runs/demo
+# What the benchmarks convert and load. Generated pictures show that they run; figures to compare need photographs:
+# make bench PHOTOGRAPHS=some-sorted.tar
+PHOTOGRAPHS := $(DEMO_TAR)
+BENCH := bench
 
-.PHONY: help demo test soak lint type format env lock clean
+.PHONY: help demo report test soak bench docs lint type format env lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 14
@@ -32,6 +36,10 @@ demo: $(ENV) $(DEMO_TAR)  ## generate a sample dataset, convert it, train on it,
 	$(PYTHON) write_datasets.py --data.source=$(DEMO_TAR) --data.out=$(DEMO_DATA) --data.caps=64,96,full
 	rm -rf $(DEMO_RUN)
 	$(PYTHON) train_imagenet.py --config-file rn50_configs/cpu_demo.yaml --data.dir=$(DEMO_DATA) --run.dir=$(DEMO_RUN)
+
+report: $(ENV)  ## report.html and curves.png of the demo's run, into its folder
+	@[ -f $(DEMO_RUN)/epochs.csv ] || { echo "make: no run in $(DEMO_RUN) yet; make demo makes one" >&2; exit 1; }
+	$(PYTHON) -m training.report $(DEMO_RUN)
 
 # A picture depends on its own key alone and the tar is renamed into place when whole, so a tar that is there is good.
 $(DEMO_TAR): data_tools/sample.py data_tools/patterns.py | $(ENV)
@@ -45,6 +53,15 @@ test: $(ENV)  ## run the tests, but for those marked slow
 
 soak: $(ENV)  ## run the slow tests
 	$(PYTEST) -m slow
+
+bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
+	mkdir -p $(BENCH)
+	$(PYTHON) benchmarks/load.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/load.txt
+	$(PYTHON) benchmarks/write.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/write.txt
+	$(PYTHON) benchmarks/train_step.py | tee $(BENCH)/train_step.txt
+
+docs: $(ENV)  ## renew the tables and plots of docs/RECIPES.md after a change to a recipe
+	$(PYTHON) -m training.recipe_page docs/RECIPES.md rn50_configs/*.yaml
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check

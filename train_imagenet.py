@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from training import config, inputs, plan
+from training import config, inputs, plan, tracking
 
 
 def main(argv: list[str]) -> int:
@@ -16,6 +16,7 @@ def main(argv: list[str]) -> int:
         # All that can be known without a GPU is checked before any process starts.
         schedule = options.schedule.build()
         found = inputs.read(options.data.dir, schedule)
+        tracking.check(options.log.wandb)
         # torch takes seconds to load; a plan or a mistake above needs none of it.
         from training import distributed, trainer
 

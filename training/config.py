@@ -121,6 +121,10 @@ class Run:
     checkpoint: Path | None = option(None, "weights for eval_only")
     profile: bool = option(False, "torch profiler's trace of ten steady steps of each phase into the run folder")
     deterministic: bool = option(False, "the same bits on every run of the same machine; slower on a GPU")
+    log: Literal["text", "json"] = option(
+        "text", "standard output: a table of epochs, or a JSON object a line for every epoch and for progress"
+    )
+    log_seconds: float = option(30.0, "a line of progress so often; on a terminal text has a bar instead", low=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -128,6 +132,16 @@ class Run:
             raise OptionError("eval_only: needs --run.checkpoint=PATH")
         if self.checkpoint is not None and not self.eval_only:
             raise OptionError("checkpoint: only for --run.eval_only=true; to continue training use --run.resume=PATH")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    """where a run is logged besides its folder"""
+
+    wandb: str | None = option(None, "project on Weights & Biases (pip install wandb; WANDB_MODE=offline works)")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +154,7 @@ class RunConfig:
     train: Train
     dist: Dist
     run: Run
+    log: Log
 
 
 def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:

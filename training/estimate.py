@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 from data_tools.options import OptionError, parse
 from training.config import RunConfig
+from training.pace import VAL_COST
 from training.phases import Phase, Schedule, batches_per_epoch
 
 IMAGENET_TRAIN, IMAGENET_VAL = 1_281_167, 50_000
-# A validation image needs the forward pass of the three passes' worth that a training image needs.
-VAL_COST = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

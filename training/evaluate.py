@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
 from training.distributed import World, share_buffers
+from training.interrupt import Wishes
 from training.loaders import ValLoader
 from training.metrics import Scores, Tally
 from training.step import Predictor
 
 
+class Abandoned(Exception):
+    """The run is to stop; there are no scores."""
+
+
 @torch.inference_mode()
-def evaluate(predict: Predictor, loader: ValLoader, place: World) -> Scores:
-    """Scores of the model over the whole set of ``loader``, whatever the number of processes."""
+def evaluate(predict: Predictor, loader: ValLoader, place: World, wishes: Wishes | None = None) -> Scores:
+    """Scores of the model over the whole set of ``loader``, whatever the number of processes.
+
+    Abandoned, in every process, as soon as one of ``wishes`` is to stop; without them it goes to the end.
+    """
     model = predict.model
     share_buffers(model, place)
     was_training = model.training
@@ -22,9 +32,15 @@ def evaluate(predict: Predictor, loader: ValLoader, place: World) -> Scores:
     # Each rectangle is a shape of its own: tuning cuDNN for it would take longer than using it once.
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = tuned and not loader.rectangular
-    for images, labels in loader:
-        logits = predict(images)
-        tally.add(logits, labels, nn.functional.cross_entropy(logits, labels))
-    torch.backends.cudnn.benchmark = tuned
-    model.train(was_training)
+    try:
+        batches = iter(loader)
+        for _ in range(loader.rounds):  # some processes have a batch less, and all must ask equally often
+            for images, labels in itertools.islice(batches, 1):
+                logits = predict(images)
+                tally.add(logits, labels, nn.functional.cross_entropy(logits, labels))
+            if wishes is not None and wishes.agreed()[0]:
+                raise Abandoned
+    finally:
+        torch.backends.cudnn.benchmark = tuned
+        model.train(was_training)
     return tally.scores(place)

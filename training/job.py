@@ -19,6 +19,7 @@ from training import model
 from training.config import RunConfig, as_mapping
 from training.distributed import World, parts
 from training.inputs import Inputs
+from training.metrics import NO_SUMS
 from training.phases import Phase
 from training.step import Mixing, Objective, Predictor, TrainStep, compile_mode
 
@@ -30,7 +31,7 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    sums: list[float] = field(default_factory=lambda: list(NO_SUMS))
     images_seen: int = 0
     seconds: float = 0.0
     best_top5: float = -1.0

@@ -200,6 +200,7 @@ class ValLoader(_Loader):
         largest = max((height * width for height, width in shapes), default=0)
         check_memory(path, (BATCHES_AHEAD + 2) * batch * largest * 3)
         self._mine = list(zip(cut, shapes, strict=True))[rank::ranks]
+        self.rounds = -(-len(cut) // ranks)  # the most batches that any rank has
 
     def __len__(self) -> int:
         return len(self._mine)

@@ -8,6 +8,8 @@ import torch
 
 from training.distributed import World, sum_over_ranks
 
+NO_SUMS = [0.0, 0.0, 0.0, 0.0]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
@@ -38,8 +40,18 @@ class Tally:
         """Go on from sums that were saved."""
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
 
+    def over_ranks(self, place: World) -> list[float]:
+        """The sums over all processes; every process must call it."""
+        sums: list[float] = sum_over_ranks(self.sums.clone(), place).tolist()
+        return sums
+
     def scores(self, place: World) -> Scores:
         """The sums over all processes as scores; every process must call it."""
-        images, loss, top1, top5 = sum_over_ranks(self.sums.clone(), place).tolist()
-        share = 1 / max(images, 1)
-        return Scores(images=round(images), loss=loss * share, top1=100 * top1 * share, top5=100 * top5 * share)
+        return scores_of(self.over_ranks(place))
+
+
+def scores_of(sums: list[float]) -> Scores:
+    """Scores of a tally's sums."""
+    images, loss, top1, top5 = sums
+    share = 1 / max(images, 1)
+    return Scores(images=round(images), loss=loss * share, top1=100 * top1 * share, top5=100 * top5 * share)

@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from data_tools.options import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FULL = "full"
 
@@ -111,6 +114,13 @@ class Schedule:
         """Names of the beton files used, each once, in order of first use: ``train_160``, ``val_160``, ..."""
         names = [name for p in self.phases for name in (f"train_{p.data}", f"val_{p.val_data}")]
         return tuple(dict.fromkeys(names))
+
+    def plot(self, gpus: int) -> Figure:
+        """px, global batch on ``gpus`` GPUs, and learning rate over the epochs; a notebook shows it under
+        ``%matplotlib inline``."""
+        from training import schedule_plot  # matplotlib takes its time to load, and a schedule is needed everywhere
+
+        return schedule_plot.plot(self, gpus)
 
 
 def default_val_batch(px: int, batch_per_gpu: int) -> int:

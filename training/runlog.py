@@ -1,115 +1,34 @@
-"""What a run leaves behind while it goes: config, epochs.csv, TensorBoard events, lines on the console."""
+"""What a run leaves behind while it goes: config, environment, epochs.csv, events; and what is on the console."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
+from data_tools.options import OptionError
+from training import environment
 from training.config import RunConfig, as_mapping
-from training.job import Progress
+from training.console import Console, Standing
+from training.environment import Stretch
+from training.epochs import EPOCHS, EpochRow, Speed, read_epochs, write_epochs
+from training.files import write_whole
+from training.interrupt import Wishes
+from training.job import Job, Progress
 from training.metrics import Scores
+from training.model import amp_dtype
+from training.pace import Pace, Work
 from training.phases import Phase
-from training.speed import Speed, StepClock
+from training.speed import StepClock
+from training.tracking import Tracker
 
-CONFIG, EPOCHS = "config.json", "epochs.csv"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochRow:
-    """A line of ``epochs.csv``: ``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is
-    the clock of training and validation; the scores of averaged weights are nan where none are kept."""
-
-    epoch: int
-    hours: float
-    top1: float
-    top5: float
-    train_loss: float
-    lr: float
-    images_per_s: float
-    px: int
-    images_per_s_per_gpu: float
-    data_wait_percent: float
-    host_wait_percent: float
-    step_p50_ms: float
-    step_p99_ms: float
-    gpu_memory_gib: float
-    tflops: float
-    mfu_percent: float
-    ema_top1: float
-    ema_top5: float
-
-    @staticmethod
-    def of(
-        progress: Progress,
-        phase: Phase,
-        lr: float,
-        trained: Scores,
-        scores: Scores,
-        averaged: Scores | None,
-        speed: Speed,
-        ranks: int,
-    ) -> EpochRow:
-        return EpochRow(
-            epoch=progress.epoch,
-            hours=progress.seconds / 3600,
-            top1=scores.top1,
-            top5=scores.top5,
-            train_loss=trained.loss,
-            lr=lr,
-            images_per_s=speed.images_per_s_per_gpu * ranks,
-            px=phase.px,
-            ema_top1=averaged.top1 if averaged else float("nan"),
-            ema_top5=averaged.top5 if averaged else float("nan"),
-            **asdict(speed),
-        )
-
-
-HEADING = f"{'epoch':>5} {'hours':>8} {'top1':>8} {'top5':>8} {'loss':>8} {'lr':>9} {'img/s':>8} {'px':>4}"
-
-
-def line(row: EpochRow) -> str:
-    """The console's line for an epoch, under :data:`HEADING`."""
-    return (
-        f"{row.epoch:>5} {row.hours:>8.4f} {row.top1:>8.4f} {row.top5:>8.4f} {row.train_loss:>8.4f} "
-        f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
-    )
-
-
-def read_epochs(run_dir: Path) -> list[EpochRow]:
-    """The rows of a run folder's ``epochs.csv``; none where there is no such file."""
-    path = run_dir / EPOCHS
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [
-            EpochRow(**{k: int(v) if k in ("epoch", "px") else float(v) for k, v in row.items()})  # type: ignore[arg-type]
-            for row in csv.DictReader(file)
-        ]
-
-
-def _write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
-    partial = run_dir / f"{EPOCHS}.partial"
-    with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(EpochRow))
-        writer.writerows([_plain(value) for value in asdict(row).values()] for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(run_dir / EPOCHS)
-
-
-def _plain(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.8g}"
+CONFIG = "config.json"
 
 
 @contextlib.contextmanager
@@ -122,50 +41,59 @@ def survived(what: str) -> Iterator[None]:
 
 
 class RunLog:
-    """The log of the main process, begun after ``epochs_done`` epochs and ``images_seen`` images."""
+    """The log of the main process, begun at ``progress``. OptionError for a damaged table of a run that goes on."""
 
-    def __init__(self, config: RunConfig, epochs_done: int, images_seen: int) -> None:
-        self.dir = config.run.dir
+    def __init__(self, config: RunConfig, progress: Progress, stretch: Stretch, work: Work) -> None:
+        self.dir: Path = config.run.dir
         self.dir.mkdir(parents=True, exist_ok=True)
+        self.progress, self.pace = progress, Pace(work)
         # A run continued after a crash may have logged more than its checkpoint holds; that part comes again.
-        self.rows = [row for row in read_epochs(self.dir) if row.epoch <= epochs_done]
-        _write_epochs(self.dir, self.rows)
-        (self.dir / CONFIG).write_text(json.dumps(as_mapping(config), indent=2) + "\n")
-        self.events = SummaryWriter(str(self.dir), purge_step=images_seen or None)
-        self.bar: tqdm | None = None
-        if not epochs_done:
-            self._events(images_seen, {"first": time.time()})
-        print(HEADING)
+        earlier = read_epochs(self.dir) if progress.epoch else []
+        self.rows = [row for row in earlier if row.epoch <= progress.epoch]
+        # It may be refused; nothing that was there is touched before.
+        self.tracker: Tracker | None = None
+        if config.log.wandb is not None:
+            self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
+        environment.note(self.dir, stretch)
+        write_epochs(self.dir, self.rows)
+        write_whole(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2) + "\n")
+        # What was logged beyond the checkpoint does not count any more; for a run that starts anew, nothing does. An
+        # epoch's scores stand at the very step that the next epoch, and so a continued run, begins at: they stay.
+        purge_step = progress.images_seen + 1 if progress.images_seen else 0
+        self.events = SummaryWriter(str(self.dir), purge_step=purge_step)
+        if not progress.images_seen:
+            self._scalars({"first": time.time()})
+        self.console = Console(config.run)
         for row in self.rows:
-            print(line(row))
+            self.console.epoch_done(row)
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.console.close()
         with survived("the event file"):
             self.events.close()
+        if self.tracker is not None:
+            self.tracker.close()
 
-    def _events(self, images_seen: int, values: Mapping[str, float], flush: bool = False) -> None:
+    def _scalars(self, values: Mapping[str, float], flush: bool = False) -> None:
+        seen = self.progress.images_seen
         with survived("the event file"):
             for tag, value in values.items():
-                self.events.add_scalar(tag, value, images_seen)
+                self.events.add_scalar(tag, value, seen)
             if flush:
                 self.events.flush()
+        if self.tracker is not None:
+            self.tracker.log(values, seen)
 
-    def epoch_begins(self, epoch: int, batches: int, phase: Phase, global_batch: int, progress: Progress) -> None:
-        self._events(progress.images_seen, {"sizes/image": phase.px, "sizes/batch": global_batch})
-        self.bar = tqdm(
-            total=batches,
-            initial=progress.batch,
-            desc=f"epoch {epoch + 1}",
-            unit="batch",
-            leave=False,
-            mininterval=0.5,
-            disable=not sys.stderr.isatty(),
-        )
+    def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
+        """The epoch of ``progress`` begins, or goes on."""
+        at = self.progress
+        self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
+        self.pace.begins(at.epoch, at.batch, at.seconds)
+        self.console.epoch_begins(at.epoch + 1, at.batch, batches)
+        self._images_before = at.images_seen
 
-    def batches_done(self, batch: int, lr: float, scores: Scores, clock: StepClock, images_seen: int) -> None:
-        """After batch ``batch`` (from 1) of an epoch; ``scores`` are of the batches since the last call."""
+    def batches_done(self, lr: float, scores: Scores, clock: StepClock) -> None:
+        """After some batches of an epoch; ``scores`` are of those since the last call."""
         steps = len(clock.marks) - 1
         values = {
             "losses/xent": scores.loss,
@@ -175,17 +103,75 @@ class RunLog:
             "times/step": 1000 * (clock.marks[-1] - clock.marks[0]) / steps,
             "times/data": 1000 * clock.waited / steps,
         }
-        self._events(images_seen, values)
-        if self.bar is not None:
-            self.bar.set_postfix(loss=f"{scores.loss:.3f}", lr=f"{lr:.4g}", refresh=False)
-            self.bar.update(batch - self.bar.n)
+        self._scalars(values)
+        if self.console.wants():
+            self.console.progress(self._standing(lr, scores.loss, clock))
 
-    def epoch_done(self, row: EpochRow, eval_seconds: float, images_seen: int) -> None:
-        if self.bar is not None:
-            self.bar.close()
+    def _standing(self, lr: float, loss: float, clock: StepClock) -> Standing:
+        at, schedule, seconds = self.progress, self.pace.work.schedule, clock.elapsed()
+        epoch_left, run_left = self.pace.left(at.epoch, at.batch, at.seconds)
+        return Standing(
+            epoch=at.epoch + 1,
+            epochs=schedule.epochs,
+            batch=at.batch,
+            batches=self.pace.work.batches(at.epoch),
+            px=schedule.phase(at.epoch).px,
+            loss=loss,
+            lr=lr,
+            images_per_s=(at.images_seen - self._images_before) / seconds,
+            data_wait_percent=100 * clock.starved() / seconds,
+            epoch_seconds_left=epoch_left,
+            run_seconds_left=run_left,
+        )
+
+    def epoch_done(self, row: EpochRow, eval_seconds: float) -> None:
         values = {"losses/test_1": row.top1, "losses/test_5": row.top5, "times/eval_sec": eval_seconds}
-        self._events(images_seen, values, flush=True)
+        self._scalars(values, flush=True)
         self.rows.append(row)
         with survived(EPOCHS):
-            _write_epochs(self.dir, self.rows)
-        print(line(row), flush=True)
+            write_epochs(self.dir, self.rows)
+        self.console.epoch_done(row)
+
+
+def begin(job: Job, wishes: Wishes) -> RunLog | None:
+    """The main process's log; every process calls it, and gets an OptionError where it cannot begin."""
+    images = {name: found.images for name, found in job.inputs.manifests.items()}
+    stretch = environment.here(
+        gpus=environment.gpu_names(job.place.device, wishes.every_rank),
+        processes=job.place.ranks,
+        precision=str(amp_dtype(job.config.train.amp, job.place.device)).removeprefix("torch."),
+        epoch=job.progress.epoch,
+        hours=job.progress.seconds / 3600,
+        classes=len(job.inputs.classes),
+        images=images,
+    )
+    log, problem = None, OptionError("run.dir: the main process could not begin its log")
+    if job.place.is_main:
+        try:
+            work = Work(schedule=job.schedule, images=images, gpus=job.parts * job.place.ranks)
+            log = RunLog(job.config, job.progress, stretch, work)
+        except OptionError as error:
+            problem = error
+    if not wishes.every_rank(torch.tensor([int(log is not None)])).any():
+        raise problem  # in all of them, or the others would wait for this one
+    return log
+
+
+def row_of(
+    job: Job, phase: Phase, lr: float, trained: Scores, scores: Scores, averaged: Scores | None, speed: Speed
+) -> EpochRow:
+    """The row of the epoch that ``job`` has just completed; ``averaged`` are the scores of averaged weights."""
+    return EpochRow(
+        epoch=job.progress.epoch,
+        hours=job.progress.seconds / 3600,
+        top1=scores.top1,
+        top5=scores.top5,
+        train_loss=trained.loss,
+        lr=lr,
+        images_per_s=speed.images_per_s_per_gpu * job.place.ranks,
+        px=phase.px,
+        global_batch=job.global_batch(phase),
+        ema_top1=averaged.top1 if averaged else float("nan"),
+        ema_top5=averaged.top5 if averaged else float("nan"),
+        speed=speed,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training import model
+from training.epochs import Speed
 
 # Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by a part of the card's name.
 PEAK_TFLOPS = {
@@ -31,22 +31,6 @@ PEAK_TFLOPS = {
     "H200": 989,
     "B200": 2250,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Speed:
-    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time that the device stood
-    waiting for images, ``host_wait_percent`` the share that the host waited for the loader (on a GPU it may, while the
-    device is still busy), ``tflops`` what the model needs, ``mfu_percent`` its share of the card's peak."""
-
-    images_per_s_per_gpu: float
-    data_wait_percent: float
-    host_wait_percent: float
-    step_p50_ms: float
-    step_p99_ms: float
-    gpu_memory_gib: float
-    tflops: float
-    mfu_percent: float
 
 
 class StepClock:
@@ -78,16 +62,21 @@ class StepClock:
         """Seconds since it was made."""
         return time.perf_counter() - self.marks[0]
 
+    def starved(self) -> float:
+        """Seconds that the device stood waiting for images since it was made. Waits for the device."""
+        if not self.done:
+            return self.waited
+        self.done[-1].synchronize()
+        waits: list[float] = [a.elapsed_time(b) for a, b in zip(self.done, self.ready, strict=False)]
+        return sum(waits) / 1000
+
     def speed(self, images: int, flops_per_image: float) -> Speed:
         """Of the ``images`` this process trained on since it was made. Waits for the device."""
-        starved_s = self.waited
+        starved_s = self.starved()
         laps = [1000 * (b - a) for a, b in pairwise(self.marks)]
         if self.done:
-            self.done[-1].synchronize()
             laps = [a.elapsed_time(b) for a, b in pairwise(self.done)]
-            starved_s = sum(a.elapsed_time(b) for a, b in zip(self.done, self.ready, strict=False)) / 1000
         seconds = self.elapsed()
-        ranked = sorted(laps)
         on_gpu = self.device.type == "cuda"
         tflops = 3 * flops_per_image * images / seconds / 1e12
         peak = peak_tflops(torch.cuda.get_device_name(self.device)) if on_gpu else None
@@ -95,12 +84,17 @@ class StepClock:
             images_per_s_per_gpu=images / seconds,
             data_wait_percent=100 * starved_s / seconds,
             host_wait_percent=100 * self.waited / seconds,
-            step_p50_ms=ranked[len(ranked) // 2],
-            step_p99_ms=ranked[min(len(ranked) - 1, len(ranked) * 99 // 100)],
+            step_p50_ms=_percentile(laps, 50),
+            step_p99_ms=_percentile(laps, 99),
             gpu_memory_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else 0.0,
             tflops=tflops,
             mfu_percent=100 * tflops / peak if peak else float("nan"),
         )
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    """nan of none: an epoch that goes on at its very end has no steps left."""
+    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)] if values else float("nan")
 
 
 def _mark() -> torch.cuda.Event:

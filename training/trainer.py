@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from data_tools.options import OptionError
-from training import checkpoint, distributed, inputs
+from training import checkpoint, console, distributed, inputs, runlog
 from training.config import RunConfig
-from training.distributed import EXIT_PREEMPTED, Preempted, sum_over_ranks
-from training.evaluate import evaluate
+from training.distributed import EXIT_PREEMPTED, Preempted
+from training.epochs import Speed
+from training.evaluate import Abandoned, evaluate
 from training.interrupt import Wishes
 from training.job import Job
 from training.loaders import TrainLoader
-from training.metrics import Scores, Tally
+from training.metrics import NO_SUMS, Scores, Tally, scores_of
 from training.phase_loaders import PhaseLoaders, Upcoming, val_loader
 from training.phases import Phase
-from training.runlog import EpochRow, RunLog, survived
-from training.speed import Speed, StepClock, bottleneck, forward_flops, profiled
+from training.runlog import RunLog
+from training.saving import end_of_epoch, save_within_epoch
+from training.speed import StepClock, bottleneck, forward_flops, profiled
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 
@@ -91,21 +93,17 @@ def validate(job: Job, path: Path) -> None:
     scores = evaluate(job.predict, loader, job.place)
     loader.close()
     if job.place.is_main:
-        kind = "rectangles" if phase.rectangular else "squares"
-        print(
-            f"{path}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
-            f"({scores.images} images, {phase.val_px} px {kind} of val_{phase.val_data})"
-        )
+        console.say_scores(job.config.run, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular)
 
 
 def fit(job: Job, wishes: Wishes) -> None:
     """Every epoch that is left: train, validate, write down."""
     if job.progress.epoch == job.schedule.epochs:
         if job.place.is_main:
-            print(f"{job.config.run.dir}: complete after {job.schedule.epochs} epochs; --run.resume=none starts anew")
+            console.say_complete(job.config.run, job.schedule.epochs)
         return
     _warn_of_another_batch(job)
-    log = RunLog(job.config, job.progress.epoch, job.progress.images_seen) if job.place.is_main else None
+    log = runlog.begin(job, wishes)
     try:
         with Upcoming(job) as upcoming:
             for phase in job.schedule.phases:
@@ -139,20 +137,23 @@ def fit_phase(
         if epoch == phase.end - 1:
             upcoming.begin(phase.end)
         if log is not None:
-            log.epoch_begins(epoch, training.batches, phase, job.global_batch(phase), job.progress)
+            log.epoch_begins(phase, training.batches, job.global_batch(phase))
         trained, speed = train_epoch(job, training, epoch, flops, wishes, log)
         began = time.perf_counter()
-        scores = evaluate(job.predict, validation, job.place)
-        eval_seconds = time.perf_counter() - began
-        averaged = evaluate(job.averaged, validation, job.place) if job.averaged is not None else None
+        try:
+            scores = evaluate(job.predict, validation, job.place, wishes)
+            eval_seconds = time.perf_counter() - began
+            averaged = evaluate(job.averaged, validation, job.place, wishes) if job.averaged is not None else None
+        except Abandoned:
+            save_within_epoch(job, wishes, stop=True)
+            raise
         job.progress.seconds += eval_seconds
-        job.progress.epoch, job.progress.batch = epoch + 1, 0
+        job.progress.epoch, job.progress.batch, job.progress.sums = epoch + 1, 0, NO_SUMS
         lr = job.schedule.lr(epoch, training.batches, training.batches)
         if log is not None:
-            row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, speed, job.place.ranks)
-            log.epoch_done(row, eval_seconds, job.progress.images_seen)
+            log.epoch_done(runlog.row_of(job, phase, lr, trained, scores, averaged, speed), eval_seconds)
         end_of_epoch(job, scores, wishes)
-    if job.place.is_main:
+    if job.place.is_main and not math.isnan(speed.step_p50_ms):
         # The table is standard output's; what is said about it goes beside it.
         print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
 
@@ -190,14 +191,15 @@ def train_epoch(
                 check_finite(job, epoch, batch, lr, loader.px)
                 progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:
-                    log.batches_done(batch, lr, scores, clock, progress.images_seen)
+                    log.batches_done(lr, scores, clock)
             if save:
-                save_within_epoch(job, total, wishes, stop)
+                progress.sums = total.over_ranks(job.place)
+                save_within_epoch(job, wishes, stop)
             asked = time.perf_counter()
         speed = clock.speed((loader.batches - start) * loader.batch, flops)
     progress.seconds = seconds_before + clock.elapsed()
-    progress.sums = [0.0] * len(progress.sums)
-    return total.scores(job.place), speed
+    progress.sums = total.over_ranks(job.place)
+    return scores_of(progress.sums), speed
 
 
 def check_finite(job: Job, epoch: int, batch: int, lr: float, px: int) -> None:
@@ -213,41 +215,3 @@ def check_finite(job: Job, epoch: int, batch: int, lr: float, px: int) -> None:
 def step_key(job: Job, epoch: int, batch: int) -> int:
     """A number of this global batch alone, the same on every run of the same seed."""
     return (job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch
-
-
-def save_within_epoch(job: Job, total: Tally, wishes: Wishes, stop: bool) -> None:
-    """``last.pt`` as of now, and an end to the run if it is to ``stop``; every process calls it."""
-    progress = job.progress
-    progress.sums = sum_over_ranks(total.sums.clone(), job.place).tolist()
-    random = wishes.every_rank(torch.get_rng_state())
-    wishes.saved()
-    if job.place.is_main and job.is_sound():
-        # If it is to stop, a checkpoint that cannot be written is the end of the run; else the one before stays.
-        with contextlib.nullcontext() if stop else survived(checkpoint.LAST):
-            checkpoint.save_last(job.config.run.dir, job.state(random))
-    if stop:
-        _stopped(job, f"batch {progress.batch} of epoch {progress.epoch + 1}")
-
-
-def end_of_epoch(job: Job, scores: Scores, wishes: Wishes) -> None:
-    """``last.pt`` after every epoch, and ``best.pt`` where top-5 is the best so far; by the main process."""
-    best = scores.top5 > job.progress.best_top5
-    job.progress.best_top5 = max(scores.top5, job.progress.best_top5)
-    random = wishes.every_rank(torch.get_rng_state())
-    wishes.saved()
-    if job.place.is_main and job.is_sound():
-        state = job.state(random)
-        over = job.progress.epoch == job.schedule.epochs
-        with contextlib.nullcontext() if over else survived(checkpoint.LAST):
-            checkpoint.save_last(job.config.run.dir, state)
-            if best:
-                checkpoint.save(job.config.run.dir / checkpoint.BEST, state)
-    stop, _ = wishes.agreed()
-    if stop and job.progress.epoch < job.schedule.epochs:
-        _stopped(job, f"the end of epoch {job.progress.epoch}")
-
-
-def _stopped(job: Job, where: str) -> None:
-    if job.place.ranks > 1:
-        dist.barrier()  # nobody leaves before the checkpoint is written
-    raise Preempted(f"stopped at {where}; the same command continues from {job.config.run.dir}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from training import checkpoint
-from training.runlog import read_epochs
+from training.epochs import read_epochs
 
 RECIPE = """
 model: {{arch: resnet18}}

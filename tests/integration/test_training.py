@@ -26,10 +26,10 @@ import torch
 
 import train_imagenet
 from training import checkpoint, phase_loaders, trainer
+from training.epochs import read_epochs
 from training.job import Job
 from training.loaders import TrainLoader
 from training.phases import Phase
-from training.runlog import read_epochs
 
 ROOT = Path(__file__).parents[2]
 
@@ -230,6 +230,33 @@ def test_killed_after_an_epoch_and_continued_gives_the_same_weights(
         assert torch.equal(weight, continued["model"][key]), key
     strip = [
         [(r.epoch, r.top1, r.top5, r.train_loss, r.lr, r.px) for r in read_epochs(d)] for d in (finished[0], run_dir)
+    ]
+    assert strip[0] == strip[1]
+
+
+def test_asked_to_stop_while_it_validates(
+    finished: tuple[Path, str], recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, begun = trainer.evaluate, []
+
+    def asked(*args: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", asked)
+        status, _, err = attempt(recipe, tmp_path)
+    assert status == 75
+    assert "stopped at batch 5 of epoch 2; the same command continues" in err
+    progress = checkpoint.load(tmp_path / "last.pt")["progress"]
+    assert (progress["epoch"], progress["batch"]) == (1, 5)
+    train(recipe, tmp_path)
+    whole, continued = (checkpoint.load(d / "last.pt") for d in (finished[0], tmp_path))
+    assert all(torch.equal(weight, continued["model"][key]) for key, weight in whole["model"].items())
+    strip = [
+        [(r.epoch, r.top1, r.top5, r.train_loss, r.lr, r.px) for r in read_epochs(d)] for d in (finished[0], tmp_path)
     ]
     assert strip[0] == strip[1]
 

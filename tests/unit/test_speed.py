@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 
-from training.speed import Speed, StepClock, bottleneck, forward_flops, peak_tflops
+from training.epochs import Speed
+from training.speed import StepClock, bottleneck, forward_flops, peak_tflops
 
 EVEN = Speed(
     images_per_s_per_gpu=1000,

@@ -1,0 +1,138 @@
+"""The table of a DAWNBench submission from a run's TensorBoard events.
+
+    python -m data_tools.dawn_tsv --events_path=PATH [--ignore-eval]
+
+Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``first`` (once, at the
+start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose steps count examples. An
+epoch's hours are the wall time from ``first`` to its ``losses/test_5``, with whatever lay between: preparing a phase,
+and where a run was interrupted, the interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TARGET_TOP5 = 93.0
+FIRST, TOP1, TOP5, EVAL = "first", "losses/test_1", "losses/test_5", "times/eval_sec"
+
+
+class EventsError(ValueError):
+    """No table can be made of these events; the message says why."""
+
+
+@dataclass(slots=True)
+class Scalars:
+    """The scalars of one tag: (wall time, value) by step."""
+
+    at: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, step: int, wall_time: float, value: float) -> None:
+        """A step that is not beyond the last one was logged by a run that went back: what followed it is void."""
+        self.forget_from(step)
+        self.at[step] = wall_time, value
+
+    def forget_from(self, step: int) -> None:
+        if self.at and next(reversed(self.at)) >= step:
+            self.at = {known: kept for known, kept in self.at.items() if known < step}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """An epoch, from 1; accuracies in percent."""
+
+    epoch: int
+    hours: float
+    top1: float
+    top5: float
+
+
+def read(path: Path) -> dict[str, Scalars]:
+    """What counts of the four tags' scalars in an event file, or in the event files of a folder, in order of time.
+
+    A record that is cut off ends its file; what a continued run logged again replaces what was there. EventsError where
+    there are no events.
+    """
+    found = {tag: Scalars() for tag in (FIRST, TOP1, TOP5, EVAL)}
+    for file in _files(path):
+        for event in _events(file):
+            if event.HasField("session_log") and event.session_log.status == event.session_log.START:
+                # Torch's purge_step: a run goes on here. The step itself stays; if it is void, it is logged again.
+                for scalars in found.values():
+                    scalars.forget_from(event.step + 1 if event.step else 0)
+            for value in event.summary.value:
+                if value.tag == FIRST and found[FIRST].at:
+                    continue  # the clock starts once
+                if value.tag in found:
+                    found[value.tag].add(event.step, event.wall_time, _number(value))
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise EventsError(f"{path}: no such file or folder; give an event file or a run folder")
+    files = sorted(each for each in path.iterdir() if "tfevents" in each.name and each.is_file())
+    if not files:
+        raise EventsError(f"{path}: no event files (events.out.tfevents.*) here; give a run folder")
+    return files
+
+
+def _events(file: Path) -> Iterator[Any]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    return iter(EventFileLoader(str(file)).Load())
+
+
+def _number(value: Any) -> float:
+    from tensorboard.util.tensor_util import make_ndarray
+
+    return float(make_ndarray(value.tensor).item())
+
+
+def rows(found: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
+    """The epochs up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all evaluations so
+    far, the epoch's own among them, out of its hours. EventsError for a tag that is missing."""
+    if not found[FIRST].at:
+        raise EventsError(f"no scalar {FIRST!r}, which marks the start")
+    start = next(iter(found[FIRST].at.values()))[0]
+    evaluating = 0.0
+    for epoch, (step, (wall_time, top5)) in enumerate(found[TOP5].at.items(), start=1):
+        for tag in (TOP1, EVAL) if ignore_eval else (TOP1,):
+            if step not in found[tag].at:
+                # An end in the middle of an epoch's scalars is no epoch.
+                if step == next(reversed(found[TOP5].at)):
+                    return
+                raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})")
+        evaluating += found[EVAL].at[step][1] if ignore_eval else 0.0
+        yield Row(epoch=epoch, hours=(wall_time - start - evaluating) / 3600, top1=found[TOP1].at[step][1], top5=top5)
+        if top5 >= TARGET_TOP5:
+            return
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m data_tools.dawn_tsv", allow_abbrev=False, description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--events_path", type=Path, required=True, metavar="PATH", help="an event file or a run folder")
+    parser.add_argument("--ignore-eval", action="store_true", help="take the seconds of evaluation out of the hours")
+    given = parser.parse_args(argv)
+    try:
+        table = list(rows(read(given.events_path), given.ignore_eval))
+        if not table:
+            raise EventsError(f"{given.events_path}: no epoch was evaluated (no scalar {TOP5!r})")
+    except (EventsError, OSError) as error:
+        print(f"dawn_tsv: error: {error}", file=sys.stderr)
+        return 2
+    print("epoch\thours\ttop1\ttop5")
+    for row in table:
+        print(f"{row.epoch}\t{row.hours:.4f}\t{row.top1:.4f}\t{row.top5:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

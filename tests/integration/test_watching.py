@@ -1,0 +1,222 @@
+"""Runs that are watched: progress and JSON on the console, Weights & Biases, logs that a continued run continues."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train_imagenet
+from data_tools import dawn_tsv
+from training import environment, record, report, trainer
+from training.epochs import COLUMNS, read_epochs
+from training.runlog import RunLog
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+model: {{arch: resnet18}}
+train: {{amp: fp32}}
+dist: {{device: cpu}}
+run: {{log_seconds: 0}}
+data: {{dir: {betons}, workers: 1}}
+schedule:
+  phases:
+    - {{epochs: [0, 3], px: 32, batch_per_gpu: 8, data: 160, lr: [{{epochs: [0, 3], from: 0.01, to: 0.02}}]}}
+"""
+
+# What the project calls of wandb, written down call by call.
+FAKE_WANDB = """
+import json, os
+class Error(Exception): pass
+def note(*call):
+    with open(os.environ["FAKE_WANDB"], "a") as file:
+        file.write(json.dumps(call) + "\\n")
+class Run:
+    def define_metric(self, *names, **more): note("define_metric", *names, more)
+    def log(self, values): note("log", values)
+    def finish(self): note("finish")
+def init(**more):
+    if os.environ.get("FAKE_WANDB_REFUSES"):
+        raise Error("api_key not configured\\n(no-tty)")
+    note("init", more)
+    return Run()
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "watched.yaml"
+    path.write_text(RECIPE.format(betons=betons))
+    return path
+
+
+def run(recipe: Path, run_dir: Path, *more: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = train_imagenet.main(["--config-file", str(recipe), f"--run.dir={run_dir}", *more])
+    return status, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "LOG_EVERY_BATCHES", 2)
+
+
+@pytest.fixture
+def stops_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Every run is told to stop when it has logged an epoch; undone by the fixture's ``undo``."""
+    epoch_done = RunLog.epoch_done
+
+    def and_stop(log: RunLog, *arguments: Any) -> None:
+        epoch_done(log, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "epoch_done", and_stop)
+    return monkeypatch
+
+
+def test_json(recipe: Path, tmp_path: Path, often: None) -> None:
+    status, out, err = run(recipe, tmp_path, "--run.log=json")
+    said = [json.loads(line) for line in out.splitlines()]
+    assert status == 0, err
+    # 5 batches an epoch, read after 2, 4 and the last.
+    assert [each["event"] for each in said] == ["progress", "progress", "progress", "epoch"] * 3
+    assert [each["batch"] for each in said if each["event"] == "progress"] == [2, 4, 5] * 3
+    assert all(set(each) == {"event", *COLUMNS} for each in said if each["event"] == "epoch")
+    assert "img/s" not in err
+    left = [each["run_seconds_left"] for each in said if each["event"] == "progress"]
+    assert left[0] > left[-1] > 0
+    assert left[-1] == pytest.approx(next(e for e in said[::-1] if e["event"] == "progress")["epoch_seconds_left"])
+    for more, expected in (
+        ((), {"event": "complete", "dir": str(tmp_path), "epochs": 3}),
+        (("--run.eval_only=true", f"--run.checkpoint={tmp_path / 'last.pt'}"), {"event": "validation", "images": 12}),
+    ):
+        status, out, _ = run(recipe, tmp_path, "--run.log=json", *more)
+        assert status == 0
+        assert expected.items() <= json.loads(out).items()
+
+
+def test_a_log_file_has_no_control_characters(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train_imagenet.py"), "--config-file", str(recipe), f"--run.dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, timeout=300, check=True)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
+    assert [line for line in err.splitlines() if line.startswith("epoch 2/3, 100 % of 5 batches, 32 px: loss ")]
+    assert all(character.isprintable() or character == "\n" for character in out + err)
+
+
+def test_a_stopped_run_goes_on_in_every_log(
+    recipe: Path, tmp_path: Path, stops_after_an_epoch: pytest.MonkeyPatch
+) -> None:
+    assert run(recipe, tmp_path)[0] == 75
+    stops_after_an_epoch.undo()
+    status, out, err = run(recipe, tmp_path)
+    assert status == 0, err
+    assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
+    rows = read_epochs(tmp_path)
+    first, second = environment.read(tmp_path)
+    assert (first.from_epoch, first.from_hours, second.from_epoch) == (0, 0.0, 1)
+    assert second.from_hours == pytest.approx(rows[0].hours)
+    assert (first.gpus, first.processes, first.classes, first.images["val_160"]) == ((), 1, 4, 12)
+    assert first.versions["torch"]
+    scores = dawn_tsv.read(tmp_path)[dawn_tsv.TOP1].at
+    # The scores of the first epoch stand at the step where the second start began, and are still there.
+    assert list(scores) == [40, 80, 120]
+    assert [value for _, value in scores.values()] == pytest.approx([row.top1 for row in rows], rel=1e-6)
+    tensorboard = EventAccumulator(str(tmp_path))
+    tensorboard.Reload()
+    assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
+    (noted,) = record.read([tmp_path])
+    assert dict(record.summary(noted, None))["data"] == "4 classes; train_160 40, val_160 12"
+    assert report.main([str(tmp_path)]) == 0
+
+
+def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(
+    recipe: Path, tmp_path: Path, stops_after_an_epoch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "epochs.csv").write_text("not a table")  # of no interest to a new run
+    assert run(recipe, tmp_path)[0] == 75
+    stops_after_an_epoch.undo()
+    status, _, err = run(recipe, tmp_path, "--run.resume=none")
+    assert status == 0, err
+    assert [stretch.from_epoch for stretch in environment.read(tmp_path)] == [0]
+    found = dawn_tsv.read(tmp_path)
+    assert list(found[dawn_tsv.TOP5].at) == [40, 80, 120]
+    assert len(found[dawn_tsv.FIRST].at) == 1
+
+
+def test_a_damaged_table_stops_a_run_that_goes_on(
+    recipe: Path, tmp_path: Path, stops_after_an_epoch: pytest.MonkeyPatch
+) -> None:
+    run(recipe, tmp_path)
+    stops_after_an_epoch.undo()
+    (tmp_path / "epochs.csv").write_text("epoch\n1\n")
+    status, out, err = run(recipe, tmp_path)
+    assert (status, out) == (2, "")
+    assert "epochs.csv: damaged" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.fixture
+def fake_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that calls are noted in."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/wandb.py").write_text(FAKE_WANDB)
+    monkeypatch.setenv("FAKE_WANDB", str(tmp_path / "calls"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    return tmp_path / "calls"
+
+
+def calls(noted: Path, name: str) -> list[Any]:
+    every = [json.loads(line) for line in noted.read_text().splitlines()]
+    return [rest for kind, *rest in every if kind == name]
+
+
+def test_wandb_gets_the_scalars_of_the_events(
+    recipe: Path, tmp_path: Path, fake_wandb: Path, stops_after_an_epoch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "watched"
+    assert run(recipe, run_dir, "--log.wandb=project")[0] == 75
+    ((first,),) = calls(fake_wandb, "init")
+    assert (first["project"], first["name"], first["dir"]) == ("project", "watched", str(run_dir))
+    assert first["config"]["schedule"]["phases"][0]["px"] == 32
+    logged = [values for (values,) in calls(fake_wandb, "log")]
+    assert any(values.get("losses/test_5") == 100 and values["images_seen"] == 40 for values in logged)
+    assert any("losses/xent" in values and "sizes/lr" in values for values in logged)
+    assert run(recipe, run_dir, "--log.wandb=project")[0] == 75
+    (_,), (again,) = calls(fake_wandb, "init")
+    assert again["id"] == first["id"]
+    assert len(calls(fake_wandb, "finish")) == 2
+    assert run(recipe, run_dir, "--log.wandb=project", "--run.resume=none")[0] == 75
+    assert calls(fake_wandb, "init")[2][0]["id"] != first["id"]
+
+
+def test_wandb_refuses(recipe: Path, tmp_path: Path, fake_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_WANDB_REFUSES", "1")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/epochs.csv").write_text("of a run before")
+    status, out, err = run(recipe, tmp_path / "run", "--log.wandb=project")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert (tmp_path / "run/epochs.csv").read_text() == "of a run before"
+    assert "log.wandb: api_key not configured (no-tty); WANDB_MODE=offline keeps it in" in err
+
+
+def test_without_wandb_it_ends_before_anything_starts(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.tracking.importlib.util.find_spec", lambda name: None)
+    status, out, err = run(recipe, tmp_path / "run", "--log.wandb=project")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "pip install 'wandb>=0.19'" in err
+    assert not (tmp_path / "run").exists()

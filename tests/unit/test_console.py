@@ -1,0 +1,110 @@
+"""What a person sees of a run while it goes, on a terminal, in a log, and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import pytest
+from recorded import rows
+
+from training import console
+from training.config import Run
+from training.console import Console, Standing
+
+STANDING = Standing(
+    epoch=3,
+    epochs=28,
+    batch=156,
+    batches=312,
+    px=128,
+    loss=4.25,
+    lr=1.3575,
+    images_per_s=9216,
+    data_wait_percent=1.4,
+    epoch_seconds_left=75.2,
+    run_seconds_left=7507,
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def strict(line: str) -> dict[str, Any]:
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"{word} is not JSON")
+
+    found: dict[str, Any] = json.loads(line, parse_constant=refuse)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (float("nan"), "?")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert console.clock(seconds) == text
+
+
+def test_a_log_has_whole_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Console(Run(log_seconds=0))
+    shown.epoch_begins(3, 0, 312)
+    assert shown.wants()
+    shown.progress(STANDING)
+    shown.progress(replace(STANDING, batch=312, run_seconds_left=float("nan")))
+    shown.epoch_done(rows([1, 2, 3])[2])
+    printed = capsys.readouterr()
+    first, second = printed.err.splitlines()
+    assert first == (
+        "epoch 3/28, 50 % of 312 batches, 128 px: loss 4.250, lr 1.357, 9216 img/s, waiting 1 %, "
+        "left: epoch 1:15, run 2:05:07"
+    )
+    assert second.endswith("run ?")
+    assert [line.split()[0] for line in printed.out.splitlines()] == ["epoch", "3"]
+    assert all(character.isprintable() or character == "\n" for character in printed.out + printed.err)
+
+
+def test_a_log_is_quiet_in_between(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("training.console.time.monotonic", lambda: now[0])
+    shown, wanted = Console(Run(log_seconds=30)), []
+    for _ in range(100):
+        now[0] += 1
+        wanted.append(shown.wants())
+        if wanted[-1]:
+            shown.progress(STANDING)
+    assert [second for second, want in enumerate(wanted, start=1) if want] == [30, 60, 90]
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_terminal_has_a_bar_that_goes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    shown = Console(Run(log_seconds=0))
+    shown.epoch_begins(3, 0, 312)
+    shown.progress(STANDING)
+    assert " 50 %" in screen.getvalue()
+    assert "156/312, loss 4.250" in screen.getvalue()
+    assert "run 2:05:07" in screen.getvalue()
+    assert "\n" not in screen.getvalue()
+    shown.epoch_done(rows([1, 2, 3])[2])
+    assert screen.getvalue().rpartition("\r")[0].rstrip(" ").endswith("\r")  # wiped
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "3"]
+
+
+def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Console(Run(log="json", log_seconds=0))
+    shown.epoch_begins(3, 0, 312)
+    shown.progress(replace(STANDING, run_seconds_left=float("nan"), loss=float("inf")))
+    shown.epoch_done(rows([1, 2, 3])[2])
+    printed = capsys.readouterr()
+    progress, epoch = map(strict, printed.out.splitlines())
+    assert printed.err == ""
+    assert (progress["event"], progress["batch"], progress["lr"]) == ("progress", 156, 1.3575)
+    assert (progress["run_seconds_left"], progress["loss"]) == (None, None)
+    assert (epoch["event"], epoch["top5"], epoch["global_batch"], epoch["ema_top5"]) == ("epoch", 3, 4096, None)
+    assert epoch["data_wait_percent"] == 1.5

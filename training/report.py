@@ -1,0 +1,72 @@
+"""The report of a run, or of several beside each other.
+
+    python -m training.report RUN_DIR... [--out DIR] [--price P]
+
+Prints the epochs and a summary, and writes report.html, one file that needs nothing else, and curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_tools.options import OptionError
+from training import curves, record
+from training.epochs import HEADING, line
+from training.files import write_whole
+from training.page import page
+from training.record import Record, summary
+
+
+def _price(text: str) -> float:
+    price = float(text)
+    if not (math.isfinite(price) and price >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a price")
+    return price
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.report", allow_abbrev=False, description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, at most six")
+    parser.add_argument("--out", type=Path, help="folder for report.html and curves.png; by default the first run's")
+    parser.add_argument("--price", type=_price, help="money per GPU-hour")
+    return parser.parse_args(argv)
+
+
+def show(run: Record, price: float | None) -> None:
+    """The epochs as the run itself prints them, and the summary."""
+    print(run.name)
+    print(HEADING)
+    for row in run.rows:
+        print(line(row))
+    print()
+    for name, value in summary(run, price):
+        print(f"{name:<24} {value}")
+    print()
+
+
+def main(argv: Sequence[str]) -> int:
+    given = _arguments(argv)
+    out = given.out or given.runs[0]
+    try:
+        if len(given.runs) > curves.MOST_RUNS:
+            raise OptionError(f"{len(given.runs)} runs; at most {curves.MOST_RUNS} can be told apart, give fewer")
+        records = record.read(given.runs)
+        for each in records:
+            show(each, given.price)
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "report.html", page(records, given.price))
+        write_whole(out / "curves.png", curves.png(records))
+    except (OptionError, OSError) as error:
+        print(f"training.report: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{out / 'report.html'}\n{out / 'curves.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
