@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_tools.machine import check_memory, default_workers, usable_cores
 from training import order
 from training.crops import CropRule, centre_crops, random_crops, rectangle
 from training.engine import BATCHES_AHEAD, Batches, Pool, Request
-from training.machine import check_memory, default_workers, usable_cores
 from training.opened import LoadError, Opened
 from training.transfer import CudaCopies, HostBuffers, NoCopies
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from data_tools.options import OptionError
-from training import checkpoint, distributed, inputs
+from training import checkpoint, distributed, inputs, weights
 from training.config import RunConfig
 from training.distributed import EXIT_PREEMPTED, Preempted, sum_over_ranks
 from training.evaluate import evaluate
@@ -50,7 +51,7 @@ def run(config: RunConfig) -> int:
 
 
 def _run(config: RunConfig) -> None:
-    found = inputs.read(config.data.dir, config.schedule.build())
+    found = inputs.read(config.data.dir, config.sets())
     with (
         distributed.world(config.dist) as place,
         Wishes(place, config.run.checkpoint_minutes, config.dist.timeout_minutes) as wishes,
@@ -79,14 +80,12 @@ def _resume(job: Job) -> None:
 
 
 def validate(job: Job, path: Path) -> None:
-    """Print the scores of the weights at ``path`` by the last phase's rules."""
-    state = checkpoint.load(path)
-    if state["classes"] != list(job.inputs.classes) or state["arch"] != job.config.model.arch:
-        raise OptionError(
-            f"run.checkpoint: {path}: a {state['arch']} for other classes, or another network, than is asked for here"
-        )
-    job.model.load_state_dict(state["model"])
-    phase = job.schedule.phases[-1]
+    """Print the scores of the weights at ``path``."""
+    try:
+        weights.load_into(job.model, weights.read(path), job.inputs.classes)
+    except OptionError as error:
+        raise OptionError(f"run.checkpoint: {error}") from None
+    phase = job.config.evaluated()
     loader = val_loader(job, phase)
     scores = evaluate(job.predict, loader, job.place)
     loader.close()
@@ -151,7 +150,7 @@ def fit_phase(
         if log is not None:
             row = EpochRow.of(job.progress, phase, lr, trained, scores, averaged, speed, job.place.ranks)
             log.epoch_done(row, eval_seconds, job.progress.images_seen)
-        end_of_epoch(job, scores, wishes)
+        end_of_epoch(job, scores, averaged, wishes)
     if job.place.is_main:
         # The table is standard output's; what is said about it goes beside it.
         print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
@@ -229,8 +228,11 @@ def save_within_epoch(job: Job, total: Tally, wishes: Wishes, stop: bool) -> Non
         _stopped(job, f"batch {progress.batch} of epoch {progress.epoch + 1}")
 
 
-def end_of_epoch(job: Job, scores: Scores, wishes: Wishes) -> None:
+def end_of_epoch(job: Job, scores: Scores, averaged: Scores | None, wishes: Wishes) -> None:
     """``last.pt`` after every epoch, and ``best.pt`` where top-5 is the best so far; by the main process."""
+    job.progress.scores = {"epoch": job.progress.epoch, **asdict(scores)}
+    if averaged is not None:
+        job.progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
     best = scores.top5 > job.progress.best_top5
     job.progress.best_top5 = max(scores.top5, job.progress.best_top5)
     random = wishes.every_rank(torch.get_rng_state())

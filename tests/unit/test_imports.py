@@ -18,8 +18,9 @@ SOURCES = sorted(
     for path in ROOT.glob(pattern)
 )
 
-# What a closed beton is (its record, format and image code), and the strict options, which have two halves.
-TRAINING_TAKES = {"manifest", "layout", "native", "options", "values"}
+# What a closed beton is (its record, format and image code), the strict options, which have two halves, and what this
+# process may use of the machine.
+TRAINING_TAKES = {"manifest", "layout", "native", "options", "values", "machine"}
 # These load in milliseconds and are tested anywhere. Those that do not exist (yet) are passed over.
 LIGHT = [
     name
