@@ -139,12 +139,12 @@ class Run:
 class RunConfig:
     """Everything a run depends on. Sections as on the command line: ``--section.key=value``."""
 
-    data: Data
+    data: Data = Data()
     schedule: ScheduleOptions
-    model: Model
-    train: Train
-    dist: Dist
-    run: Run
+    model: Model = Model()
+    train: Train = Train()
+    dist: Dist = Dist()
+    run: Run = Run()
 
     def evaluated(self) -> Phase:
         """The phase by whose rules ``run.eval_only`` validates: the last, with what ``run.eval_...`` changes of it."""
@@ -163,11 +163,9 @@ def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:
     return {s: {k: str(v) if isinstance(v, Path) else v for k, v in o.items()} for s, o in plain.items()}
 
 
-def from_argv(argv: Sequence[str]) -> RunConfig:
+DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml."
+
+
+def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py", description: str = DESCRIPTION) -> RunConfig:
     """The configuration of a command line and its ``--config-file``; exits 2 with one line on a mistake."""
-    return parse_or_exit(
-        RunConfig,
-        argv,
-        prog="train_imagenet.py",
-        description="Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml.",
-    )
+    return parse_or_exit(RunConfig, argv, prog=prog, description=description)

@@ -21,6 +21,7 @@ from training.interrupt import Wishes
 from training.job import Job
 from training.loaders import TrainLoader
 from training.metrics import Scores, Tally
+from training.order import batch_key
 from training.phase_loaders import PhaseLoaders, Upcoming, val_loader
 from training.phases import Phase
 from training.runlog import EpochRow, RunLog, survived
@@ -174,7 +175,7 @@ def train_epoch(
         for batch, (images, labels) in enumerate(batches, start=start + 1):
             clock.wait(asked)
             lr = job.schedule.lr(epoch, batch, loader.batches)
-            job.step(images, labels, lr, recent, key=step_key(job, epoch, batch))
+            job.step(images, labels, lr, recent, key=batch_key(job.config.run.seed, epoch, batch))
             if job.ema is not None:
                 job.ema.update_parameters(job.model)
             clock.lap()
@@ -207,11 +208,6 @@ def check_finite(job: Job, epoch: int, batch: int, lr: float, px: int) -> None:
             f"of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is in {job.config.run.dir}; "
             "lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16"
         )
-
-
-def step_key(job: Job, epoch: int, batch: int) -> int:
-    """A number of this global batch alone, the same on every run of the same seed."""
-    return (job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch
 
 
 def save_within_epoch(job: Job, total: Tally, wishes: Wishes, stop: bool) -> None:
