@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         found = inputs.read(options.data.dir, options.schedule.build().sets())
         zoom = zoom_of(options.schedule.build().phases)
         sheet.save(list(rows(options, found, zoom)), zoom, given.out)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last is a sample that cannot be loaded
         print(f"training.preview: error: {error}", file=sys.stderr)
         return 2
     print(given.out)
@@ -91,7 +91,7 @@ def training_crops(options: RunConfig, found: inputs.Inputs, phase: Phase, many:
 
     batch, seed = min(many, found.images(phase)), options.run.seed
     path, classes = found.beton(f"train_{phase.data}"), found.classes
-    reading = _reading(options, len(classes))
+    reading = _reading(options, len(classes)) | {"page_window": options.data.page_window}
     with (
         TrainLoader(path, px=phase.px, batch=batch, min_scale=phase.min_scale, seed=seed, **reading) as loader,
         loader.epoch(phase.start) as batches,
