@@ -14,14 +14,15 @@ def main(argv: list[str]) -> int:
             plan.show(options)
             return 0
         # All that can be known without a GPU is checked before any process starts.
-        schedule = options.schedule.build()
-        found = inputs.read(options.data.dir, schedule)
+        found = inputs.read(options.data.dir, options.sets())
         tracking.check(options.log.wandb)
         # torch takes seconds to load; a plan or a mistake above needs none of it.
         from training import distributed, trainer
 
         ranks = distributed.ranks_of_job(options.dist)
-        inputs.check_batches(found, schedule, distributed.parts(options.dist, ranks) * ranks)
+        parts = distributed.parts(options.dist, ranks)
+        if not options.run.eval_only:
+            inputs.check_batches(found, options.schedule.build(), parts * ranks)
     except (OSError, ValueError) as error:
         print(f"train_imagenet.py: error: {error}", file=sys.stderr)
         return 2

@@ -39,9 +39,11 @@
 #endif
 
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
-#define FAST __attribute__((target_clones("default", "arch=x86-64-v3")))
+#define FAST_LEVEL "x86-64-v3"
+#define FAST __attribute__((target_clones("default", "arch=" FAST_LEVEL)))
 #elif defined(__x86_64__) && defined(__GLIBC__) && (!defined(__clang__) || __clang_major__ >= 17)
-#define FAST __attribute__((target_clones("default", "avx2")))
+#define FAST_LEVEL "avx2"
+#define FAST __attribute__((target_clones("default", FAST_LEVEL)))
 #else
 #define FAST
 #endif
@@ -842,6 +844,18 @@ API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_i
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
 API const char* native_libjpeg_version() { return "libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION); }
+
+// Which clone of the FAST functions runs on this processor: the question that their resolver asks, too.
+API const char* native_vectors() {
+#if defined(FAST_LEVEL)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports(FAST_LEVEL) ? "AVX2" : "baseline";
+#elif defined(__ARM_NEON)
+    return "NEON";
+#else
+    return "baseline";
+#endif
+}
 
 API uint64_t native_checksum(const uint8_t* data, size_t size) { return xxh64(data, size); }
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from data_tools import images, layout
 from data_tools.index import Index
+from data_tools.machine import usable_cores
 from data_tools.plan import ConversionError, Pass
-from data_tools.spec import usable_cores
 from data_tools.worker import Reader
 
 SAMPLE = 200  # images; their mean size is then within about 5 % of all images'

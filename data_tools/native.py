@@ -70,7 +70,7 @@ def _open() -> ctypes.CDLL:
     }.items():
         getattr(library, name).argtypes = arguments
         getattr(library, name).restype = ctypes.c_int32
-    library.native_libjpeg_version.restype = ctypes.c_char_p
+    library.native_libjpeg_version.restype = library.native_vectors.restype = ctypes.c_char_p
     library.native_checksum.argtypes = [pointer, size]
     library.native_checksum.restype = ctypes.c_uint64
     return library
@@ -186,3 +186,8 @@ def checksum(data: Data) -> int:
 def libjpeg_version() -> str:
     """The library that this was built for, such as "libjpeg-turbo 2.1.5"."""
     return str(library.native_libjpeg_version().decode())
+
+
+def vectors() -> str:
+    """The instruction set that the loops over pixels use on this processor: AVX2, NEON or baseline."""
+    return str(library.native_vectors().decode())

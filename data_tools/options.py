@@ -72,7 +72,7 @@ def parse_or_exit(schema: type[T], argv: Sequence[str], *, prog: str, descriptio
         print(text)
         sys.exit(0)
     except OptionError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog.removeprefix('-m ')}: error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_tools.machine import usable_cores
 from data_tools.options import REQUIRED, OptionError, check, option
-
-
-def usable_cores() -> int:
-    """The cores this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from data_tools import images, layout, manifest, native
 from data_tools.layout import Layout
+from data_tools.machine import usable_cores
 from data_tools.manifest import Manifest
-from data_tools.spec import usable_cores
 
 
 def main(argv: Sequence[str]) -> int:

@@ -56,16 +56,27 @@ def _sync_folder(folder: Path) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """The state saved at ``path``, on the CPU. OptionError names the file and the remedy."""
+    return check_version(path, read(path))
+
+
+def read(path: Path) -> Any:
+    """What torch saved at ``path``, on the CPU: tensors and plain values, whoever made it. OptionError as above."""
     if not path.is_file():
         raise OptionError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
     try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} does not match its checksum")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # before torch 1.6 it was another format, without checksums
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} does not match its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise half a dozen types for a damaged or hostile file
-        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from error
+        reason = " ".join(str(error).split())[:200]  # torch's advice fills a screen
+        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}: {reason})") from error
+
+
+def check_version(path: Path, state: Any) -> dict[str, Any]:
+    """``state`` if it is one that :func:`save` wrote; else OptionError."""
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise OptionError(f"{path}: not a checkpoint of this program, or of another version; use another")
     return state

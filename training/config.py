@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data_tools.options import OptionError, check, option, parse_or_exit
 from training import imagenet18
-from training.phases import Schedule
+from training.phases import Phase, Schedule
 from training.recipe import from_phases
 
 
@@ -117,8 +117,10 @@ class Run:
     )
     checkpoint_minutes: float = option(10.0, "save within an epoch so often; at its end in any case", low=0)
     plan: bool | Path = option(False, "true: print the schedule and stop; FILE.csv: write one row per batch and stop")
-    eval_only: bool = option(False, "validate run.checkpoint by the last phase's rules and stop")
-    checkpoint: Path | None = option(None, "weights for eval_only")
+    eval_only: bool = option(False, "validate run.checkpoint as the last phase does, on its val_data, and stop")
+    checkpoint: Path | None = option(None, "weights for eval_only: a checkpoint, torchvision's .pth, or safetensors")
+    eval_px: int | None = option(None, "for eval_only: size of the crop; none: the last phase's", low=8, high=4096)
+    eval_rect: bool | None = option(None, "for eval_only: rectangles or squares; none: as the last phase")
     profile: bool = option(False, "torch profiler's trace of ten steady steps of each phase into the run folder")
     deterministic: bool = option(False, "the same bits on every run of the same machine; slower on a GPU")
     log: Literal["text", "json"] = option(
@@ -132,6 +134,9 @@ class Run:
             raise OptionError("eval_only: needs --run.checkpoint=PATH")
         if self.checkpoint is not None and not self.eval_only:
             raise OptionError("checkpoint: only for --run.eval_only=true; to continue training use --run.resume=PATH")
+        for key in ("eval_px", "eval_rect"):
+            if getattr(self, key) is not None and not self.eval_only:
+                raise OptionError(f"{key}: only for --run.eval_only=true; a phase of the schedule has val_px and more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,13 +153,23 @@ class Log:
 class RunConfig:
     """Everything a run depends on. Sections as on the command line: ``--section.key=value``."""
 
-    data: Data
+    data: Data = Data()
     schedule: ScheduleOptions
-    model: Model
-    train: Train
-    dist: Dist
-    run: Run
-    log: Log
+    model: Model = Model()
+    train: Train = Train()
+    dist: Dist = Dist()
+    run: Run = Run()
+    log: Log = Log()
+
+    def evaluated(self) -> Phase:
+        """The phase by whose rules ``run.eval_only`` validates: the last, with what ``run.eval_...`` changes of it."""
+        last, run = self.schedule.build().phases[-1], self.run
+        px = last.val_px if run.eval_px is None else run.eval_px
+        return replace(last, val_px=px, rectangular=last.rectangular if run.eval_rect is None else run.eval_rect)
+
+    def sets(self) -> tuple[str, ...]:
+        """Names of the betons that the run reads, each once: the schedule's, or the one that is evaluated on."""
+        return (f"val_{self.evaluated().val_data}",) if self.run.eval_only else self.schedule.build().sets()
 
 
 def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -163,11 +178,9 @@ def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:
     return {s: {k: str(v) if isinstance(v, Path) else v for k, v in o.items()} for s, o in plain.items()}
 
 
-def from_argv(argv: Sequence[str]) -> RunConfig:
+DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml."
+
+
+def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py", description: str = DESCRIPTION) -> RunConfig:
     """The configuration of a command line and its ``--config-file``; exits 2 with one line on a mistake."""
-    return parse_or_exit(
-        RunConfig,
-        argv,
-        prog="train_imagenet.py",
-        description="Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml.",
-    )
+    return parse_or_exit(RunConfig, argv, prog=prog, description=description)

@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools.machine import usable_cores
 from data_tools.options import OptionError
 from training.files import write_whole
-from training.machine import usable_cores
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +28,14 @@ class Inputs:
         return self.manifests[f"train_{phase.data}"].images
 
 
-def read(folder: Path, schedule: Schedule) -> Inputs:
-    """The manifests of every set that ``schedule`` names.
+def read(folder: Path, sets: Sequence[str]) -> Inputs:
+    """The manifests of these sets (``train_160``, ...).
 
     FileNotFoundError or ValueError for a beton that is missing, or whose size is not its manifest's; OptionError
     where the sets hold different classes.
     """
     manifests = {}
-    for name in schedule.sets():
+    for name in sets:
         path = folder / f"{name}.beton"
         found = manifest.read(path)
         if path.stat().st_size != found.bytes:

@@ -27,7 +27,7 @@ from training.step import Mixing, Objective, Predictor, TrainStep, compile_mode
 @dataclass(slots=True)
 class Progress:
     """How far a run is: ``batch`` batches into epoch ``epoch``, whose counts so far are ``sums``; ``seconds`` on the
-    clock. All that changes in a run besides the tensors."""
+    clock; ``scores``: of the last complete epoch, which they name. All that changes in a run besides the tensors."""
 
     epoch: int = 0
     batch: int = 0
@@ -35,6 +35,7 @@ class Progress:
     images_seen: int = 0
     seconds: float = 0.0
     best_top5: float = -1.0
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class Job:
@@ -101,11 +102,13 @@ class Job:
         return not int(self.step.bad_steps) and bool(finite.all())
 
     def state(self, random: torch.Tensor) -> dict[str, Any]:
-        """All that a continued run needs, as tensors and plain values; ``random`` is every rank's generator state."""
+        """All that a continued run or an export needs, as tensors and plain values; ``random``: every rank's generator
+        state."""
         return {
             "fingerprint": fingerprint(self),
             "classes": list(self.inputs.classes),
             "arch": self.config.model.arch,
+            "config": as_mapping(self.config),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
             "optimizer": self.optimizer.state_dict(),

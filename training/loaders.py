@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_tools.machine import check_memory, default_workers, usable_cores
 from training import order
 from training.crops import CropRule, centre_crops, random_crops, rectangle
 from training.engine import BATCHES_AHEAD, Batches, Pool, Request
-from training.machine import check_memory, default_workers, usable_cores
 from training.opened import LoadError, Opened
 from training.transfer import CudaCopies, HostBuffers, NoCopies
 
@@ -23,9 +23,10 @@ FETCH_AHEAD = 16  # batches, of a page-local order
 class _Loader:
     """What both loaders have: a beton, threads, and at most one iteration under way."""
 
-    def __init__(self, beton: Opened, *, workers: int, device: torch.device) -> None:
+    def __init__(self, beton: Opened, *, workers: int | None, device: torch.device) -> None:
         self._beton = beton
-        self._pool = Pool(workers)
+        self.classes = beton.manifest.classes
+        self._pool = Pool(default_workers(1) if workers is None else workers)
         self._buffers = HostBuffers(pinned=device.type == "cuda")
         self._copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
         self._under_way: Batches | None = None
@@ -56,36 +57,42 @@ class _Loader:
 class TrainLoader(_Loader):
     """Randomly cropped and flipped batches of a beton, each image at most once an epoch.
 
-    `batch` is per process; global batch b of an epoch is `order[b*batch*ranks : (b+1)*batch*ranks]`, of which this
-    process takes every `ranks`-th from `rank` on. Crops depend on (seed, epoch, sample) alone.
-    `page_window`: 0 shuffles uniformly; n keeps to n random pages (8 MB) at a time, for a beton larger than memory.
+        loader = TrainLoader("data/beton/train_160.beton", px=128, batch=256)
+        for images, labels in loader.epoch(0):
+
+    `images` are uint8 (batch, 3, px, px) in channels-last, not normalised; `labels` int64 (batch,), numbers of
+    `classes`. `batch` is per process; global batch b of an epoch is `order[b*batch*ranks : (b+1)*batch*ranks]`, of
+    which this process takes every `ranks`-th from `rank` on. Crops depend on (seed, epoch, sample) alone.
+    `workers`: threads, by default one for each core at hand. `page_window`: 0 shuffles uniformly; n keeps to n random
+    pages (8 MB) at a time, for a beton larger than memory.
     `checksums`: verify every sample's bytes against NAME.beton.xxh64.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         px: int,
         batch: int,
-        min_scale: float,
-        seed: int,
+        min_scale: float = 0.08,
+        seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
-        workers: int,
-        device: torch.device,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
         classes: int | None = None,
         page_window: int = 0,
         checksums: bool = False,
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
+        path = Path(path)
         beton = Opened(path, classes=classes, checksums=checksums)
         self.images, self.batches = beton.images, beton.images // (batch * ranks)
         if not self.batches:
             beton.close()
             raise ValueError(f"{path}: a batch of {batch} x {ranks} processes is larger than its {beton.images} images")
         check_memory(path, (BATCHES_AHEAD + 2) * batch * px * px * 3)
-        super().__init__(beton, workers=workers, device=device)
+        super().__init__(beton, workers=workers, device=torch.device(device))
         self.px, self.batch, self.min_scale, self.seed = px, batch, min_scale, seed
         self._rank, self._ranks, self._page_window = rank, ranks, page_window
         self._place = (0, 0)  # epoch, and global batches handed out of it
@@ -172,26 +179,27 @@ class ValLoader(_Loader):
 
     Square: Resize(int(px * 1.14)) and a centre crop of px. `rectangular`: images sorted by width / height, batches
     cut in that order, each cropped to its mean ratio with the shorter side at px. Ranks may get different numbers
-    of batches. Iterating again starts anew.
+    of batches. Iterating again starts anew. Batches and the other arguments are as for TrainLoader.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         px: int,
         batch: int,
-        rectangular: bool,
+        rectangular: bool = False,
         rank: int = 0,
         ranks: int = 1,
-        workers: int,
-        device: torch.device,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
         classes: int | None = None,
         checksums: bool = False,
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
+        path = Path(path)
         beton = Opened(path, classes=classes, checksums=checksums)
-        super().__init__(beton, workers=workers, device=device)
+        super().__init__(beton, workers=workers, device=torch.device(device))
         self.images, self.px, self.batch, self.rectangular = beton.images, px, batch, rectangular
         ratios = beton.widths / beton.heights
         samples = np.argsort(ratios, kind="stable") if rectangular else np.arange(self.images)

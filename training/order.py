@@ -79,3 +79,8 @@ def share(order: Indices, batch: int, rank: int, ranks: int) -> Indices:
     whole = len(order) // (batch * ranks)
     dealt = order[: whole * batch * ranks].reshape(whole, batch, ranks)
     return np.ascontiguousarray(dealt[:, :, rank])
+
+
+def batch_key(seed: int, epoch: int, batch: int) -> int:
+    """A number of this global batch alone, the same on every run of the same seed."""
+    return (seed * 100_003 + epoch) * 1_000_003 + batch

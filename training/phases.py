@@ -51,7 +51,7 @@ class Phase:
     """Epochs ``[start, end)`` trained at one size.
 
     ``data`` and ``val_data`` name beton sets (``"160"``, ``"320"``, ``"full"``); ``px`` is the side of the square
-    training crop, ``val_px`` (by default the same) the short side of a validation crop; ``min_scale`` is the least
+    training crop, ``val_px`` the short side of a validation crop; ``min_scale`` is the least
     share of the image's area that a random crop keeps; ``rectangular`` validates on batches cut to their mean aspect
     ratio.
     """
@@ -83,6 +83,34 @@ class Phase:
             name = getattr(self, key)
             if not (name == FULL or (name.isascii() and name.isdigit() and int(name) > 0)):
                 raise OptionError(f"phases[].{key}: {name!r} is no beton set; give a cap in px or 'full'")
+
+    @staticmethod
+    def of(
+        *,
+        start: int,
+        end: int,
+        px: int,
+        batch_per_gpu: int,
+        data: str,
+        min_scale: float = 0.08,
+        rectangular: bool = False,
+        val_data: str | None = None,
+        val_px: int | None = None,
+        val_batch: int | None = None,
+    ) -> Phase:
+        """A phase that, unless told otherwise, validates at the size and on the set that it trains on."""
+        return Phase(
+            start=start,
+            end=end,
+            px=px,
+            batch_per_gpu=batch_per_gpu,
+            data=data,
+            min_scale=min_scale,
+            rectangular=rectangular,
+            val_data=data if val_data is None else val_data,
+            val_px=px if val_px is None else val_px,
+            val_batch=default_val_batch(px, batch_per_gpu) if val_batch is None else val_batch,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_tools.options import OptionError
 from data_tools.values import nearest
-from training.phases import Phase, Ramp, Schedule, check_span, default_val_batch
+from training.phases import Phase, Ramp, Schedule, check_span
 
 
 def from_phases(entries: object) -> Schedule:
@@ -27,6 +27,29 @@ def from_phases(entries: object) -> Schedule:
         phases.extend(stretches)
         ramps.extend(own_ramps)
     return Schedule(phases=tuple(phases), ramps=tuple(sorted(ramps, key=lambda r: r.start)))
+
+
+def to_phases(schedule: Schedule) -> list[object]:
+    """A schedule made in Python as the ``phases`` list of a recipe: what :func:`from_phases` makes the same of."""
+    return [
+        {
+            "epochs": [phase.start, phase.end],
+            "px": phase.px,
+            "batch_per_gpu": phase.batch_per_gpu,
+            "data": phase.data,
+            "lr": [
+                {"epochs": [ramp.start, ramp.end], "from": ramp.lr_from, "to": ramp.lr_to}
+                for ramp in schedule.ramps
+                if phase.start <= ramp.start < phase.end
+            ],
+            "min_scale": phase.min_scale,
+            "rectangular_val": phase.rectangular,
+            "val_data": phase.val_data,
+            "val_px": phase.val_px,
+            "val_batch": phase.val_batch,
+        }
+        for phase in schedule.phases
+    ]
 
 
 _PHASE_KEYS = {
@@ -59,19 +82,12 @@ def _phase(where: str, entry: object) -> tuple[list[Phase], list[Ramp]]:
     lr = entry.get("lr", [])
     if not isinstance(lr, list | tuple):
         raise OptionError(f"{where}.lr: not a list of {{epochs: [a, b], from: x, to: y}}")
+    given: dict[str, Any] = {"rectangular": rectangular}
+    for key, read in (("min_scale", _float), ("val_data", _set_name), ("val_px", _int), ("val_batch", _int)):
+        if key in entry:
+            given[key] = read(f"{where}.{key}", entry[key])
     phases = [
-        Phase(
-            start=first,
-            end=after,
-            px=px,
-            batch_per_gpu=batch,
-            data=data,
-            min_scale=_float(f"{where}.min_scale", entry.get("min_scale", 0.08)),
-            rectangular=rectangular,
-            val_data=_set_name(f"{where}.val_data", entry.get("val_data", data)),
-            val_px=_int(f"{where}.val_px", entry.get("val_px", px)),
-            val_batch=_int(f"{where}.val_batch", entry.get("val_batch", default_val_batch(px, batch))),
-        )
+        Phase.of(start=first, end=after, px=px, batch_per_gpu=batch, data=data, **given)
         for first, after, px in _sizes(where, entry, start, end)
     ]
     return phases, [_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(lr)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from typing import NoReturn
 
 import torch
@@ -31,8 +32,11 @@ def save_within_epoch(job: Job, wishes: Wishes, stop: bool) -> None:
         _stop(job, f"batch {job.progress.batch} of epoch {job.progress.epoch + 1}")
 
 
-def end_of_epoch(job: Job, scores: Scores, wishes: Wishes) -> None:
+def end_of_epoch(job: Job, scores: Scores, averaged: Scores | None, wishes: Wishes) -> None:
     """``last.pt`` after every epoch, and ``best.pt`` where top-5 is the best so far; by the main process."""
+    job.progress.scores = {"epoch": job.progress.epoch, **asdict(scores)}
+    if averaged is not None:
+        job.progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
     best = scores.top5 > job.progress.best_top5
     job.progress.best_top5 = max(scores.top5, job.progress.best_top5)
     random = wishes.every_rank(torch.get_rng_state())

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from data_tools.options import OptionError
-from training import checkpoint, console, distributed, inputs, runlog
+from training import checkpoint, console, distributed, inputs, runlog, weights
 from training.config import RunConfig
 from training.distributed import EXIT_PREEMPTED, Preempted
 from training.epochs import Speed
@@ -21,6 +21,7 @@ from training.interrupt import Wishes
 from training.job import Job
 from training.loaders import TrainLoader
 from training.metrics import NO_SUMS, Scores, Tally, scores_of
+from training.order import batch_key
 from training.phase_loaders import PhaseLoaders, Upcoming, val_loader
 from training.phases import Phase
 from training.runlog import RunLog
@@ -52,7 +53,7 @@ def run(config: RunConfig) -> int:
 
 
 def _run(config: RunConfig) -> None:
-    found = inputs.read(config.data.dir, config.schedule.build())
+    found = inputs.read(config.data.dir, config.sets())
     with (
         distributed.world(config.dist) as place,
         Wishes(place, config.run.checkpoint_minutes, config.dist.timeout_minutes) as wishes,
@@ -81,14 +82,12 @@ def _resume(job: Job) -> None:
 
 
 def validate(job: Job, path: Path) -> None:
-    """Print the scores of the weights at ``path`` by the last phase's rules."""
-    state = checkpoint.load(path)
-    if state["classes"] != list(job.inputs.classes) or state["arch"] != job.config.model.arch:
-        raise OptionError(
-            f"run.checkpoint: {path}: a {state['arch']} for other classes, or another network, than is asked for here"
-        )
-    job.model.load_state_dict(state["model"])
-    phase = job.schedule.phases[-1]
+    """Print the scores of the weights at ``path``."""
+    try:
+        weights.load_into(job.model, weights.read(path), job.inputs.classes)
+    except OptionError as error:
+        raise OptionError(f"run.checkpoint: {error}") from None
+    phase = job.config.evaluated()
     loader = val_loader(job, phase)
     scores = evaluate(job.predict, loader, job.place)
     loader.close()
@@ -152,7 +151,7 @@ def fit_phase(
         lr = job.schedule.lr(epoch, training.batches, training.batches)
         if log is not None:
             log.epoch_done(runlog.row_of(job, phase, lr, trained, scores, averaged, speed), eval_seconds)
-        end_of_epoch(job, scores, wishes)
+        end_of_epoch(job, scores, averaged, wishes)
     if job.place.is_main and not math.isnan(speed.step_p50_ms):
         # The table is standard output's; what is said about it goes beside it.
         print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
@@ -176,7 +175,7 @@ def train_epoch(
         for batch, (images, labels) in enumerate(batches, start=start + 1):
             clock.wait(asked)
             lr = job.schedule.lr(epoch, batch, loader.batches)
-            job.step(images, labels, lr, recent, key=step_key(job, epoch, batch))
+            job.step(images, labels, lr, recent, key=batch_key(job.config.run.seed, epoch, batch))
             if job.ema is not None:
                 job.ema.update_parameters(job.model)
             clock.lap()
@@ -210,8 +209,3 @@ def check_finite(job: Job, epoch: int, batch: int, lr: float, px: int) -> None:
             f"of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is in {job.config.run.dir}; "
             "lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16"
         )
-
-
-def step_key(job: Job, epoch: int, batch: int) -> int:
-    """A number of this global batch alone, the same on every run of the same seed."""
-    return (job.config.run.seed * 100_003 + epoch) * 1_000_003 + batch

@@ -19,7 +19,7 @@ from data_tools import layout
 from data_tools.options import OptionError
 from training.config import Dist
 from training.distributed import world
-from training.runlog import read_epochs
+from training.epochs import read_epochs
 
 ROOT = Path(__file__).parents[2]
 DIST = Dist(device="cpu")

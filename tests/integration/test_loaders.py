@@ -302,7 +302,7 @@ def test_what_cannot_work_is_refused(betons: Path, options: dict[str, object], m
 
 
 def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.machine.available_memory", lambda: 1000)
+    monkeypatch.setattr("data_tools.machine.available_memory", lambda: 1000)
     for make in (train, val):
         with pytest.raises(MemoryError, match="give a smaller batch"):
             make(betons)

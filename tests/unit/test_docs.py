@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import re
@@ -76,6 +77,28 @@ def test_files_and_links_exist(document: str) -> None:
     named = re.findall(r"`((?:data_tools|training|tests|rn50_configs|docs|benchmarks|\.ci)/[\w./]+)`", text(document))
     missing += [name for name in named if not ((ROOT / name).exists() or (ROOT / f"{name}.py").exists())]
     assert not missing
+
+
+# Of the messages in docs/TROUBLESHOOTING.md, those that others print; and what is no message.
+FOREIGN = {"torch.OutOfMemoryError: CUDA out of memory", "unhandled system error", "No space left on device", "kill -9"}
+
+
+def test_messages_of_troubleshooting_are_what_is_printed() -> None:
+    """All in bold, after the section about other people's builds; `…` stands for what differs."""
+    printed = {
+        " ".join(node.value.split())
+        for package in ("data_tools", "training")
+        for path in (ROOT / package).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    own = text("docs/TROUBLESHOOTING.md").partition("## Converting")[2]
+    bold = [" ".join(each.split()) for each in re.findall(r"\*\*(.+?)\*\*", own, re.DOTALL)]
+    quoted = {each for title in bold for each in re.findall(r"`([^`]+)`", title)} - FOREIGN
+    assert len(quoted) > 30
+    for message in quoted:
+        for piece in message.split("…"):
+            assert any(piece.strip() in constant for constant in printed), message
 
 
 def test_every_recipe_is_in_the_readme() -> None:

@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("data_tools", "training")
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.py", "data_tools/**/*.py", "training/**/*.py", "benchmarks/**/*.py")
+    for pattern in ("*.py", "data_tools/**/*.py", "training/**/*.py", "benchmarks/**/*.py", "examples/**/*.py")
     for path in ROOT.glob(pattern)
 )
 
-# What a closed beton is (its record, format and image code), and the strict options, which have two halves.
-TRAINING_TAKES = {"manifest", "layout", "native", "options", "values"}
+# What a closed beton is (its record, format and image code), the strict options, which have two halves, and what this
+# process may use of the machine.
+TRAINING_TAKES = {"manifest", "layout", "native", "options", "values", "machine"}
 # These load in milliseconds and are tested anywhere. Those that do not exist (yet) are passed over.
 LIGHT = [
     name
@@ -30,7 +31,7 @@ LIGHT = [
     )
     if (ROOT / f"{name.replace('.', '/')}.py").exists()
 ]
-HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba"}
+HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow"}
 KNOW_FFCV = {"data_tools/beton.py", "training/decoders.py", "training/loaders.py"}
 STORES_OF_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -103,10 +104,24 @@ def test_light_modules_import_nothing_heavy_when_tried(name: str) -> None:
     assert not set(done.stdout.split()) & (HEAVY | {"matplotlib"})
 
 
-@pytest.mark.parametrize("program", ["write_datasets.py", "train_imagenet.py"])
+PROGRAMS = [
+    source
+    for source in SOURCES
+    if not source.startswith("benchmarks/")
+    if "ArgumentParser(" in (ROOT / source).read_text() or source in ("write_datasets.py", "train_imagenet.py")
+    if '__name__ == "__main__"' in (ROOT / source).read_text()
+]
+
+
+def test_there_are_programs_to_check() -> None:
+    tools = {"data_tools/doctor.py", "data_tools/verify.py", "training/export.py", "training/preview.py"}
+    assert {"write_datasets.py", "train_imagenet.py", *tools} <= set(PROGRAMS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_help_imports_nothing_heavy(program: str) -> None:
     code = (
-        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']; sys.path.insert(0, '')\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "print(*{m.partition('.')[0] for m in sys.modules}, file=sys.stderr)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training import machine
+from data_tools import machine
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from data_tools.options import OptionError, parse
 from training import imagenet18
 from training.config import RunConfig
 from training.phases import Ramp, Schedule, batches_per_epoch, default_val_batch, plan
-from training.recipe import from_phases
+from training.recipe import from_phases, to_phases
 
 RECIPES = Path(__file__).parents[2] / "rn50_configs"
 L4, L8, L16 = 2.0, 1.92, 1.88
@@ -223,3 +224,10 @@ def test_refused_imagenet18(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message) as refused:
         imagenet18.parse(text)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_schedule_as_a_list_of_phases_is_the_same(recipe: Path) -> None:
+    schedule = parse(RunConfig, ["--config-file", str(recipe)], prog="test").schedule.build()
+    listed = to_phases(schedule)
+    assert from_phases(yaml.safe_load(yaml.safe_dump(listed))) == schedule

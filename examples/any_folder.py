@@ -1,0 +1,41 @@
+"""A folder of pictures, {train,val}/<class>/<picture>, to betons, to a trained ResNet-18, to its scores.
+
+    python examples/any_folder.py PICTURES OUT
+
+The same steps as write_datasets.py and train_imagenet.py take, with a schedule made in Python. Nothing is ImageNet's.
+"""
+
+import sys
+from pathlib import Path
+
+from data_tools import beton, spec
+from training import config, distributed, trainer
+from training.epochs import read_epochs
+from training.phases import Phase, Ramp, Schedule
+from training.recipe import to_phases
+
+SCHEDULE = Schedule(
+    phases=(
+        Phase.of(start=0, end=2, px=48, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64),
+        Phase.of(start=2, end=4, px=80, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, rectangular=True),
+    ),
+    ramps=(Ramp(start=0, end=1, lr_from=0.005, lr_to=0.05), Ramp(start=1, end=4, lr_from=0.05, lr_to=0.0)),
+)
+
+
+def main(pictures: Path, out: Path) -> int:
+    beton.write(spec.WriteSpec(data=spec.Data(source=(pictures,), out=out / "betons", caps=("96",))))
+    run = config.RunConfig(
+        data=config.Data(dir=out / "betons"),
+        schedule=config.ScheduleOptions(phases=to_phases(SCHEDULE)),
+        model=config.Model(arch="resnet18"),
+        run=config.Run(dir=out / "run"),
+    )
+    status = distributed.launch(trainer.run, run, run.dist)
+    if not status:
+        print(f"top-1 {read_epochs(out / 'run')[-1].top1:.2f} %")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,104 @@
+"""The preview shows the loaders' own crops, pixel by pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import inputs, preview, sheet
+from training.config import RunConfig, ScheduleOptions, Train
+from training.loaders import TrainLoader, ValLoader
+from training.phases import Phase, Ramp, Schedule
+from training.recipe import to_phases
+
+SCHEDULE = Schedule(
+    phases=(
+        Phase.of(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
+        Phase.of(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular=True),
+    ),
+    ramps=(Ramp(start=0, end=3, lr_from=0.1, lr_to=0.0),),
+)
+
+
+@pytest.fixture(scope="module")
+def picture(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    folder = tmp_path_factory.mktemp("preview")
+    (folder / "recipe.yaml").write_text(f"schedule: {{phases: {to_phases(SCHEDULE)}}}")
+    out = folder / "shown" / "preview.png"
+    more = [f"--data.dir={betons}", "--run.seed=3", "--out", str(out)]
+    assert preview.main(["--config-file", str(folder / "recipe.yaml"), *more]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["preview.png"]
+    return np.asarray(Image.open(out))
+
+
+def shown(picture: np.ndarray, images: torch.Tensor) -> list[bool]:
+    """Whether each image stands somewhere in the picture."""
+    found = []
+    for pixels in images.permute(0, 2, 3, 1).numpy():
+        height, width = pixels.shape[:2]
+        corner = (picture == pixels[0, 0]).all(2)
+        places = np.argwhere(corner[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1])
+        found.append(any(np.array_equal(picture[y : y + height, x : x + width], pixels) for y, x in places))
+    return found
+
+
+def test_training_crops_are_those_of_the_run(picture: np.ndarray, betons: Path) -> None:
+    for phase, many in zip(SCHEDULE.phases, (30, 22), strict=True):
+        path = betons / f"train_{phase.data}.beton"
+        with TrainLoader(path, px=phase.px, batch=many, min_scale=phase.min_scale, seed=3) as loader:
+            batches = {epoch: next(loader.epoch(epoch))[0] for epoch in (phase.start, phase.start + 1)}
+        assert all(shown(picture, batches[phase.start]))
+        assert not any(shown(picture, batches[phase.start + 1]))
+
+
+def test_validation_crops_are_those_of_the_run(picture: np.ndarray, betons: Path) -> None:
+    for phase in SCHEDULE.phases:
+        path = betons / f"val_{phase.data}.beton"
+        for rectangular in (False, True):
+            with ValLoader(path, px=phase.px, batch=phase.val_batch, rectangular=rectangular) as loader:
+                seen = [shown(picture, images) for images, _ in loader]
+            assert any(map(any, seen)) == (not rectangular or phase.rectangular)
+            if any(map(any, seen)):
+                assert all(map(any, seen))  # something of every batch, since there are few
+
+
+def test_mixed_images_and_their_shares(betons: Path) -> None:
+    options = RunConfig(schedule=ScheduleOptions(phases=to_phases(SCHEDULE)), train=Train(mixup=0.9))
+    found = inputs.read(betons, SCHEDULE.sets())
+    phase = SCHEDULE.phases[0]
+    mixed = preview.training_crops(options, found, phase, 8)
+    plain = preview.training_crops(RunConfig(schedule=options.schedule), found, phase, 8)
+    share = max(float(crop.label.split("%")[0]) / 100 for crop in mixed if "+" in crop.label)
+    for at, (crop, own) in enumerate(zip(mixed, plain, strict=True)):
+        # torchvision's MixUp mixes each image with the one before it.
+        first, second = own.pixels.astype(float), plain[at - 1].pixels.astype(float)
+        apart = [np.abs(crop.pixels - (a * first + (1 - a) * second)).mean() for a in (share, 1 - share)]
+        assert min(apart) < 2
+        assert own.label in crop.label
+
+
+def test_labels_and_lines_stay_inside() -> None:
+    font = sheet.ImageFont.load_default(sheet.LABEL)
+    for text in ("hat", "a class with quite a long name"):
+        cut = sheet._fitting(text, 80, font)
+        assert font.getlength(cut) <= 80
+        assert cut == text or (cut.endswith("…") and text.startswith(cut[:-1]) and len(cut) > 5)
+    for width in (112, 224, 500, 1936):
+        crops = [sheet.Crop(np.zeros((8, width, 3), np.uint8), "")] * sheet.per_row(width)
+        assert sheet.fit(crops, 1) and not sheet.fit([*crops, crops[0]], 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(["--data.dir=/nowhere"], "no beton here"), (["--out", "x.unknown"], "unknown file extension")],
+)
+def test_refusals(
+    betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"{{schedule: {{phases: {to_phases(SCHEDULE)}}}, data: {{dir: {betons}}}}}")
+    assert preview.main(["--config-file", str(tmp_path / "recipe.yaml"), *arguments]) == 2
+    assert reason in capsys.readouterr().err

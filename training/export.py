@@ -1,0 +1,213 @@
+"""Weights of a checkpoint for other programs.
+
+    python -m training.export CHECKPOINT --to torchvision|safetensors|onnx [--out PATH] [--ema true]
+
+torchvision: a state dict that torchvision's own class loads. safetensors: the weights, and how they came about as
+metadata. onnx: the network for any batch, height and width, checked against the model with onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_tools.options import OptionError
+from data_tools.values import convert
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUFFIXES = {"torchvision": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
+# (batch, height, width) at which the ONNX network is compared with the model: square, and either way rectangular.
+CHECKED_AT = ((1, 224, 224), (3, 128, 192), (2, 160, 96))
+OPSET = 18
+TOLERANCE = 1e-3  # of the largest logit; the same sums in another order
+
+
+def _truth(text: str) -> bool:
+    return bool(convert(text, bool))
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.export", allow_abbrev=False, description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="last.pt or best.pt of a run folder")
+    parser.add_argument("--to", required=True, choices=SUFFIXES, help="the format")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="by default beside the checkpoint")
+    parser.add_argument(
+        "--ema",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_truth,
+        metavar="true",
+        help="the averaged weights of a run with train.ema",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    given = _arguments(argv)
+    average = "_ema" if given.ema else ""
+    out = given.out or given.checkpoint.with_name(f"{given.checkpoint.stem}{average}{SUFFIXES[given.to]}")
+    try:
+        print(export(given.checkpoint, given.to, out, ema=given.ema))
+    except (OSError, OptionError) as error:
+        print(f"training.export: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
+    """Write the weights of the checkpoint at ``path`` to ``out``; what was written, in words.
+
+    OptionError where the checkpoint cannot be had in that form.
+    """
+    from training import checkpoint
+
+    state = checkpoint.load(path)
+    network = _network(path, state, ema)
+    about = metadata(state, ema)
+    partial = out.with_name(out.name + ".partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        checked = _WRITERS[to](path, state, network, about, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    weights = "averaged weights" if ema else "weights"
+    return f"{out}: {weights} of {path}, a {state['arch']} of {len(state['classes'])} classes{checked}\n{takes()}"
+
+
+def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
+    """The trained network, ready to be asked, on the CPU."""
+    from training import model, weights
+
+    if ema and not state["ema"]:
+        raise OptionError(f"{path}: holds no averaged weights; train with --train.ema=0.9999, or leave out --ema")
+    if state["arch"] not in weights.ARCHES:
+        raise OptionError(f"{path}: a {state['arch']!r}, which is none of {', '.join(weights.ARCHES)}; use another")
+    tensors = state["model"]
+    if ema:
+        tensors = {name.removeprefix("module."): t for name, t in state["ema"].items() if name != "n_averaged"}
+    network = model.build(state["arch"], len(state["classes"]), init_bn0=False, blurpool=_blurs(state))
+    weights.load_into(network, weights.Weights(source=path, tensors=tensors), tuple(state["classes"]))
+    return network.eval()
+
+
+def _blurs(state: dict[str, Any]) -> bool:
+    return bool(state["fingerprint"]["model.blurpool"] == "true")
+
+
+def takes() -> str:
+    """What the network wants to be given."""
+    about = _input()
+    return f"takes RGB / 255 as (n, 3, height, width), less the mean {about['mean']}, divided by the std {about['std']}"
+
+
+def _input() -> dict[str, Any]:
+    from training.step import MEAN, STD
+
+    mean, std = ([round(value / 255, 6) for value in values] for values in (MEAN, STD))
+    return {"layout": "NCHW", "channels": "RGB", "range": [0, 1], "mean": mean, "std": std}
+
+
+def metadata(state: dict[str, Any], ema: bool) -> dict[str, str]:
+    """How the weights came about: JSON texts by name."""
+    import torch
+    import torchvision
+
+    progress = state["progress"]
+    about = {
+        "arch": state["arch"],
+        "blurpool": _blurs(state),
+        "classes": list(state["classes"]),
+        "input": _input(),
+        "averaged": ema,
+        "scores": progress.get("scores", {}),
+        "progress": {key: progress[key] for key in ("epoch", "batch", "images_seen", "seconds")},
+        "config": state.get("config", {}),  # not in the first checkpoints of version 1
+        "fingerprint": state["fingerprint"],
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+    }
+    return {name: json.dumps(value) for name, value in about.items()}
+
+
+def _torchvision(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str, str], partial: Path) -> str:
+    import torch
+    import torchvision
+
+    if _blurs(state):
+        raise OptionError(
+            f"{path}: torchvision's {state['arch']} has no BlurPool, so it cannot load these weights; "
+            "--to safetensors and --to onnx can hold them"
+        )
+    torch.save(network.state_dict(), partial)
+    theirs = getattr(torchvision.models, state["arch"])(num_classes=len(state["classes"]))
+    theirs.load_state_dict(torch.load(partial, weights_only=True), strict=True)
+    return f"; torchvision.models.{state['arch']}(num_classes={len(state['classes'])}) loads it"
+
+
+def _safetensors(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str, str], partial: Path) -> str:
+    from training.weights import needs_extra
+
+    with needs_extra("--to safetensors"):
+        from safetensors.torch import save
+    partial.write_bytes(save(network.state_dict(), {"format": "pt", **about}))
+    return "; the metadata say how they came about"
+
+
+def _onnx(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str, str], partial: Path) -> str:
+    import torch
+
+    from training.weights import needs_extra
+
+    with needs_extra("--to onnx"):
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter is written in it
+
+    axes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    program = torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, 160, 192),),
+        dynamo=True,
+        dynamic_shapes=(axes,),
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    proto.doc_string = f"{state['arch']}, {len(state['classes'])} classes; {takes()}; gives logits (n, classes)"
+    for name, text in about.items():
+        proto.metadata_props.add(key=name, value=text)
+    onnx.save(proto, partial)
+    session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
+    worst = max(_apart(session, network, shape) for shape in CHECKED_AT)
+    if not worst <= TOLERANCE:
+        raise OptionError(f"{path}: onnxruntime's logits are {worst:.2g} of the largest off the model's; nothing kept")
+    return f"; onnxruntime's logits are within {worst:.1g} of the largest of the model's own"
+
+
+def _apart(session: Any, network: nn.Module, shape: tuple[int, int, int]) -> float:
+    """The largest difference of the logits for random images, as a share of the largest logit."""
+    import torch
+
+    batch, height, width = shape
+    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = network(images)
+    (got,) = session.run(None, {"images": images.numpy()})
+    return float((torch.from_numpy(got) - wanted).abs().max() / wanted.abs().max())
+
+
+_WRITERS = {"torchvision": _torchvision, "safetensors": _safetensors, "onnx": _onnx}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""What the network gets to see: for each phase training crops and validation crops as the loaders make them, labelled.
+
+    python -m training.preview --config-file rn50_configs/titan8.yaml --data.dir=data/beton --out preview.png
+
+Takes every option of train_imagenet.py. Crops are shown pixel by pixel, small ones all enlarged alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training import config, inputs, sheet
+from training.config import RunConfig
+from training.phases import Phase
+from training.sheet import Crop, Row
+
+DESCRIPTION = """What the network gets to see: training and validation crops of each phase, as one picture.
+
+  --out                    the picture to write (.png, .jpg, .webp) [preview.png]
+
+All other options are those of train_imagenet.py:"""
+
+TRAINING_ROWS = 2
+LEAST_PX = 112  # smaller crops are enlarged by a whole number
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=Path("preview.png"))
+    given, rest = parser.parse_known_args(argv)
+    options = config.from_argv(rest, prog="-m training.preview", description=DESCRIPTION)
+    try:
+        found = inputs.read(options.data.dir, options.schedule.build().sets())
+        zoom = zoom_of(options.schedule.build().phases)
+        sheet.save(list(rows(options, found, zoom)), zoom, given.out)
+    except (OSError, ValueError, RuntimeError) as error:  # the last is a sample that cannot be loaded
+        print(f"training.preview: error: {error}", file=sys.stderr)
+        return 2
+    print(given.out)
+    return 0
+
+
+def rows(options: RunConfig, found: inputs.Inputs, zoom: int) -> Iterator[Row]:
+    """The rows of each phase: training crops; validation crops, square, and rectangular where the phase says so."""
+    for phase in options.schedule.build().phases:
+        many = sheet.per_row(phase.px * zoom)
+        kind = f"random crops of {100 * phase.min_scale:.3g}% of the area or more, flipped or not"
+        mixed = [name for name in ("mixup", "cutmix") if getattr(options.train, name)]
+        yield Row(
+            f"training on train_{phase.data}: {kind}{''.join(f', {name}' for name in mixed)}",
+            training_crops(options, found, phase, TRAINING_ROWS * many),
+            heading=_heading(phase, zoom),
+        )
+        many = sheet.per_row(phase.val_px * zoom)
+        used = "not used in this phase" if phase.rectangular else "validation"
+        short = int(phase.val_px * 1.14)
+        yield Row(
+            f"{used}: squares of val_{phase.val_data}, the shorter side at {short} px, of that the centre",
+            validation_crops(options, found, phase, many, rectangular=False),
+        )
+        if phase.rectangular:
+            crops = validation_crops(options, found, phase, many, rectangular=True)
+            fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or sheet.fit(_some(crops, n), zoom))
+            yield Row(
+                f"validation: rectangles of val_{phase.val_data}, from the narrowest to the widest batch",
+                _some(crops, fitting),
+            )
+
+
+def _heading(phase: Phase, zoom: int) -> str:
+    last = f" to {phase.end}" if phase.end > phase.start + 1 else ""
+    val = f", validation at {phase.val_px} px" if phase.val_px != phase.px else ""
+    enlarged = f"   ({zoom} times enlarged)" if zoom > 1 else ""
+    return f"Epoch{'s' if last else ''} {phase.start + 1}{last}: {phase.px} px{val}{enlarged}"
+
+
+def zoom_of(phases: tuple[Phase, ...]) -> int:
+    """How many times crops are enlarged, all of them alike, so that the smallest can be seen."""
+    return -(-LEAST_PX // min(min(phase.px, phase.val_px) for phase in phases))
+
+
+def training_crops(options: RunConfig, found: inputs.Inputs, phase: Phase, many: int) -> list[Crop]:
+    """The first images of the phase's first epoch, as one process would be given them."""
+    from training.loaders import TrainLoader
+    from training.order import batch_key
+    from training.step import Mixing
+
+    batch, seed = min(many, found.images(phase)), options.run.seed
+    path, classes = found.beton(f"train_{phase.data}"), found.classes
+    reading = _reading(options, len(classes)) | {"page_window": options.data.page_window}
+    with (
+        TrainLoader(path, px=phase.px, batch=batch, min_scale=phase.min_scale, seed=seed, **reading) as loader,
+        loader.epoch(phase.start) as batches,
+    ):
+        images, labels = next(batches)
+    mixing = Mixing(options.train.mixup, options.train.cutmix, len(classes))
+    if not mixing:
+        return _crops(images, [classes[label] for label in labels])
+    images, shares = _mixed(mixing, images, labels, batch_key(seed, phase.start, 1))
+    return _crops(images, [_shares(each, classes) for each in shares])
+
+
+def _shares(shares: list[float], classes: tuple[str, ...]) -> str:
+    largest = sorted(range(len(shares)), key=lambda label: -shares[label])[:2]
+    return " + ".join(f"{shares[label]:.0%} {classes[label]}" for label in largest if shares[label] >= 0.005)
+
+
+def _mixed(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[list[float]]]:
+    """uint8 images mixed as a step does it, which is after they are normalised; and the shares of the classes."""
+    import torch
+
+    from training.step import Normalise
+
+    normalise = Normalise(torch.float32, torch.device("cpu"))
+    mixed, shares = mixing(normalise(images), labels, key)
+    pixels = (mixed - normalise.bias) / normalise.scale
+    return pixels.round().clamp(0, 255).to(torch.uint8), shares.tolist()
+
+
+def validation_crops(
+    options: RunConfig, found: inputs.Inputs, phase: Phase, many: int, *, rectangular: bool
+) -> list[Crop]:
+    """Images from batches all over the validation set, in its order, cut as they are in these batches."""
+    from training.loaders import ValLoader
+
+    name = f"val_{phase.val_data}"
+    batches = -(-found.manifests[name].images // phase.val_batch)
+    options_of_loader: dict[str, Any] = _reading(options, len(found.classes)) | {
+        "px": phase.val_px,
+        "batch": phase.val_batch,
+        "rectangular": rectangular,
+        "ranks": max(1, batches // many),  # as one of so many processes it has every ranks-th batch
+    }
+    crops: list[Crop] = []
+    with ValLoader(found.beton(name), **options_of_loader) as loader:
+        each = -(-many // max(1, len(loader)))
+        for images, labels in loader:
+            some = _spread(len(labels), each)
+            crops += _crops(images[some], [found.classes[label] for label in labels[some]])
+    return _some(crops, many)
+
+
+def _reading(options: RunConfig, classes: int) -> dict[str, Any]:
+    return {
+        "workers": options.data.workers,
+        "classes": classes,
+        "checksums": options.data.verify == "checksums",
+    }
+
+
+def _some(crops: list[Crop], many: int) -> list[Crop]:
+    return [crops[at] for at in _spread(len(crops), many)]
+
+
+def _spread(of: int, many: int) -> list[int]:
+    """``many`` of the numbers below ``of``, evenly spaced, each once."""
+    many = min(of, many)
+    return [at * of // many for at in range(many)]
+
+
+def _crops(images: Any, labels: list[str]) -> list[Crop]:
+    pixels = images.permute(0, 2, 3, 1).numpy().copy()
+    return [Crop(each, label) for each, label in zip(pixels, labels, strict=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""Rows of labelled crops drawn as one picture, every pixel as it is or enlarged by a whole number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH = 2000  # a row takes as many crops as fit
+MARGIN, GAP = 32, 12
+ROOM = WIDTH - 2 * MARGIN
+HEADING, TITLE, LABEL = 30, 19, 16  # px of type
+INK, FAINT, RULE = "#1a1a1a", "#5f6368", "#d5d8dc"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """``pixels`` (height, width, 3) uint8 and what they are said to show."""
+
+    pixels: NDArray[np.uint8]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``title`` above ``crops``, which take more than one line where they must; ``heading`` above both."""
+
+    title: str
+    crops: list[Crop]
+    heading: str = ""
+
+
+def per_row(width: int) -> int:
+    """Crops of so many pixels that fit beside each other."""
+    return max(1, (ROOM + GAP) // (width + GAP))
+
+
+def fit(crops: Sequence[Crop], zoom: int) -> bool:
+    """Whether these crops fit beside each other."""
+    return sum(int(crop.pixels.shape[1]) * zoom + GAP for crop in crops) - GAP <= ROOM
+
+
+def save(rows: Sequence[Row], zoom: int, path: Path) -> None:
+    """Draw ``rows`` with every crop ``zoom`` times as large, and write the picture in the format of the name."""
+    strips = [strip for row in rows for strip in _strips(row, zoom)]
+    picture = Image.new("RGB", (WIDTH, MARGIN + sum(strip.height for strip in strips)), "white")
+    top = MARGIN // 2
+    for strip in strips:
+        picture.paste(strip, (0, top))
+        top += strip.height
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, since it says the format.
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        picture.save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _strips(row: Row, zoom: int) -> list[Image.Image]:
+    strips = [_text(row.title, TITLE, FAINT, above=12, below=8)]
+    if row.heading:
+        strips.insert(0, _text(row.heading, HEADING, INK, above=24, below=2, rule=True))
+    line: list[Crop] = []
+    for crop in row.crops:
+        if line and not fit([*line, crop], zoom):
+            strips.append(_line(line, zoom))
+            line = []
+        line.append(crop)
+    return [*strips, _line(line, zoom)] if line else strips
+
+
+def _text(text: str, size: int, colour: str, *, above: int, below: int, rule: bool = False) -> Image.Image:
+    strip = Image.new("RGB", (WIDTH, above + size + size // 3 + below), "white")
+    draw = ImageDraw.Draw(strip)
+    if rule:
+        draw.line((MARGIN, above // 2, WIDTH - MARGIN, above // 2), fill=RULE, width=2)
+    draw.text((MARGIN, above), text, fill=colour, font=ImageFont.load_default(size))
+    return strip
+
+
+def _line(crops: Sequence[Crop], zoom: int) -> Image.Image:
+    """Crops beside each other, their labels under them."""
+    heights = [crop.pixels.shape[0] * zoom for crop in crops]
+    strip = Image.new("RGB", (WIDTH, max(heights) + LABEL + 12), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(LABEL)
+    # A line that is nearly full is spread out to the margin.
+    spare = ROOM - sum(crop.pixels.shape[1] * zoom for crop in crops)
+    gap = spare / (len(crops) - 1) if len(crops) > 1 and spare < ROOM / 4 else GAP
+    left = float(MARGIN)
+    for crop, height in zip(crops, heights, strict=True):
+        width = crop.pixels.shape[1] * zoom
+        image = Image.fromarray(crop.pixels).resize((width, height), Image.Resampling.NEAREST)
+        strip.paste(image, (round(left), 0))
+        draw.text((left, height + 3), _fitting(crop.label, width, font), fill=INK, font=font)
+        left += width + gap
+    return strip
+
+
+def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """``text``, or as much of it as fits into ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
