@@ -76,8 +76,8 @@ int main(int count, char** arguments) {
     }
     auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(int64_t(1000 * std::stod(arguments[1])));
     long runs = 0;
-    for (Data out; std::chrono::steady_clock::now() < end; runs++) {
-        Data data = seeds[below(seeds.size())];
+    for (Data out; runs < long(seeds.size()) || std::chrono::steady_clock::now() < end; runs++) {
+        Data data = seeds[runs < long(seeds.size()) ? size_t(runs) : below(seeds.size())];
         if (runs >= long(seeds.size())) mutate(data);
         run(data, out);
     }
