@@ -35,13 +35,21 @@ STANDING = Standing(
 
 
 @contextlib.contextmanager
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Standard error is a terminal, without a size as in many containers; what is given reads it."""
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Standard error is a terminal, without a size as in many containers; what is given reads it up to a text, or until
+    nothing more comes."""
     ours, theirs = pty.openpty()
+
+    def read(until: str) -> str:
+        found = ""
+        while until not in found and select.select([ours], [], [], 5)[0]:
+            found += os.read(ours, 1 << 16).decode()
+        return found
+
     with os.fdopen(theirs, "w") as stderr, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
         patch.setenv("COLUMNS", "80")
-        yield lambda: os.read(ours, 1 << 16).decode() if select.select([ours], [], [], 5)[0] else ""
+        yield read
     os.close(ours)
 
 
@@ -96,9 +104,9 @@ def test_a_terminal_has_a_bar_that_goes(capsys: pytest.CaptureFixture[str], monk
         shown = Console(Run(log_seconds=0))
         shown.epoch_begins(3, 0, 312)
         shown.progress(STANDING)
-        drawn = screen()
+        drawn = screen("loss 4")
         shown.epoch_done(rows([1, 2, 3])[2])
-        wiped = screen()
+        wiped = screen(" " * 80 + "\r")
     assert " 50 %|" in drawn
     assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in drawn
     assert max(len(line) for line in drawn.split("\r")) == 80  # cut off, not wrapped
