@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -40,13 +41,15 @@ class Standing:
     run_seconds_left: float
 
 
-def numbers(standing: Standing) -> str:
-    """The figures of a line or a bar."""
+def figures(standing: Standing) -> str:
     return (
         f"loss {standing.loss:.3f}, lr {standing.lr:.4g}, {standing.images_per_s:.0f} img/s, "
-        f"waiting {standing.data_wait_percent:.0f} %, left: epoch {clock(standing.epoch_seconds_left)}, "
-        f"run {clock(standing.run_seconds_left)}"
+        f"waiting {standing.data_wait_percent:.0f} %"
     )
+
+
+def left(standing: Standing) -> str:
+    return f"left: epoch {clock(standing.epoch_seconds_left)}, run {clock(standing.run_seconds_left)}"
 
 
 def clock(seconds: float) -> str:
@@ -99,8 +102,16 @@ class Console:
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
         if self._terminal:
-            layout = "{desc} {percentage:3.0f} %|{bar:16}| {n_fmt}/{total_fmt}{postfix}"
-            self._bar = tqdm(total=batches, initial=batch, desc=f"epoch {epoch}", leave=False, bar_format=layout)
+            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
+            self._bar = tqdm(
+                total=batches,
+                initial=batch,
+                desc=f"epoch {epoch}",
+                leave=False,
+                bar_format="{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
+                ncols=size.columns,  # what is wider is cut off: a line that wraps stays behind
+                nrows=size.lines,
+            )
 
     def wants(self) -> bool:
         """Whether it is time to show how the run stands."""
@@ -112,7 +123,7 @@ class Console:
         if self._bar is not None:
             self._drawn = now
             self._bar.n = standing.batch
-            self._bar.set_postfix_str(numbers(standing))
+            self._bar.set_postfix_str(f"{left(standing)}, {figures(standing)}")
         if now - self._said < self._seconds:
             return
         self._said = now
@@ -121,7 +132,7 @@ class Console:
         elif self._bar is None:
             share = 100 * standing.batch / standing.batches
             where = f"epoch {standing.epoch}/{standing.epochs}, {share:.0f} % of {standing.batches} batches"
-            print(f"{where}, {standing.px} px: {numbers(standing)}", file=sys.stderr, flush=True)
+            print(f"{where}, {standing.px} px: {figures(standing)}, {left(standing)}", file=sys.stderr, flush=True)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
+import os
+import pty
+import select
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -30,9 +34,23 @@ STANDING = Standing(
 )
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+@contextlib.contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Standard error is a terminal, without a size as in many containers; what is given reads it up to a text, or until
+    nothing more comes."""
+    ours, theirs = pty.openpty()
+
+    def read(until: str) -> str:
+        found = ""
+        while until not in found and select.select([ours], [], [], 5)[0]:
+            found += os.read(ours, 1 << 16).decode()
+        return found
+
+    with os.fdopen(theirs, "w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        patch.setenv("COLUMNS", "80")
+        yield read
+    os.close(ours)
 
 
 def strict(line: str) -> dict[str, Any]:
@@ -82,17 +100,18 @@ def test_a_log_is_quiet_in_between(capsys: pytest.CaptureFixture[str], monkeypat
 
 
 def test_a_terminal_has_a_bar_that_goes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    shown = Console(Run(log_seconds=0))
-    shown.epoch_begins(3, 0, 312)
-    shown.progress(STANDING)
-    assert " 50 %" in screen.getvalue()
-    assert "156/312, loss 4.250" in screen.getvalue()
-    assert "run 2:05:07" in screen.getvalue()
-    assert "\n" not in screen.getvalue()
-    shown.epoch_done(rows([1, 2, 3])[2])
-    assert screen.getvalue().rpartition("\r")[0].rstrip(" ").endswith("\r")  # wiped
+    with terminal(monkeypatch) as screen:
+        shown = Console(Run(log_seconds=0))
+        shown.epoch_begins(3, 0, 312)
+        shown.progress(STANDING)
+        drawn = screen("loss 4")
+        shown.epoch_done(rows([1, 2, 3])[2])
+        wiped = screen(" " * 80 + "\r")
+    assert " 50 %|" in drawn
+    assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in drawn
+    assert max(len(line) for line in drawn.split("\r")) == 80  # cut off, not wrapped
+    assert "\n" not in drawn
+    assert wiped.split("\r")[-2:] == [" " * 80, ""]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "3"]
 
 
