@@ -20,7 +20,7 @@ class Data:
     dir: Path = option(Path("data/beton"), "folder that write_datasets.py wrote")
     workers: int | None = option(None, "loader threads per process; none: the cores at hand / local processes", low=1)
     verify: Literal["structure", "checksums"] = option(
-        "structure", "checksums: compare every sample's bytes with NAME.beton.xxh64 as they are read"
+        "checksums", "checksums: each sample's bytes against NAME.beton.xxh64 as they are read; structure: tables alone"
     )
     page_window: int = option(
         0, "0: shuffle uniformly; n: n random pages (8 MB) at a time, for a set larger than memory", low=0

@@ -65,7 +65,7 @@ class TrainLoader(_Loader):
     which this process takes every `ranks`-th from `rank` on. Crops depend on (seed, epoch, sample) alone.
     `workers`: threads, by default one for each core at hand. `page_window`: 0 shuffles uniformly; n keeps to n random
     pages (8 MB) at a time, for a beton larger than memory.
-    `checksums`: verify every sample's bytes against NAME.beton.xxh64.
+    `checksums`: compare every sample's bytes with NAME.beton.xxh64.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TrainLoader(_Loader):
         device: torch.device | str = "cpu",
         classes: int | None = None,
         page_window: int = 0,
-        checksums: bool = False,
+        checksums: bool = True,
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
         path = Path(path)
@@ -194,7 +194,7 @@ class ValLoader(_Loader):
         workers: int | None = None,
         device: torch.device | str = "cpu",
         classes: int | None = None,
-        checksums: bool = False,
+        checksums: bool = True,
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
         path = Path(path)
