@@ -52,7 +52,7 @@ test: $(ENV)  ## run the tests, but for those marked slow
 	$(PYTEST) -m "not slow" -n logical --maxprocesses 4 --dist loadfile
 
 soak: $(ENV)  ## run the slow tests
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow -s
 
 bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	mkdir -p $(BENCH)
