@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from data_tools.options import OptionError
 from training.job import Job
 from training.loaders import TrainLoader, ValLoader, default_workers
+from training.opened import Opened
 from training.phases import Phase
 
 
@@ -56,6 +58,15 @@ def _reading(job: Job) -> dict[str, Any]:
         "classes": len(job.inputs.classes),
         "checksums": job.config.data.verify == "checksums",
     }
+
+
+def check_betons(job: Job) -> None:
+    """OptionError where a beton of any phase, however late, is not what its manifest says: that is to be known now."""
+    for name in job.inputs.manifests:
+        try:
+            Opened(job.inputs.beton(name), classes=len(job.inputs.classes)).close()
+        except (OSError, ValueError) as error:
+            raise OptionError(f"data.dir: {error}") from None
 
 
 def open_phase(job: Job, phase: Phase) -> PhaseLoaders:

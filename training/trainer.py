@@ -22,7 +22,7 @@ from training.job import Job
 from training.loaders import TrainLoader
 from training.metrics import NO_SUMS, Scores, Tally, scores_of
 from training.order import batch_key
-from training.phase_loaders import PhaseLoaders, Upcoming, val_loader
+from training.phase_loaders import PhaseLoaders, Upcoming, check_betons, val_loader
 from training.phases import Phase
 from training.runlog import RunLog
 from training.saving import end_of_epoch, save_within_epoch
@@ -65,6 +65,7 @@ def _run(config: RunConfig) -> None:
         if config.run.checkpoint is not None:
             validate(job, config.run.checkpoint)
         else:
+            check_betons(job)
             _resume(job)
             fit(job, wishes)
 

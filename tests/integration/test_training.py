@@ -25,6 +25,7 @@ import pytest
 import torch
 
 import train_imagenet
+from data_tools import layout
 from training import checkpoint, phase_loaders, trainer
 from training.epochs import read_epochs
 from training.job import Job
@@ -144,6 +145,20 @@ def test_a_beton_of_the_next_phase_that_is_unsound_ends_the_run(recipe: Path, tm
     ):
         train(recipe, tmp_path / "run", f"--data.dir={copies}")
     assert [row.epoch for row in read_epochs(tmp_path / "run")] == [1, 2]
+
+
+def test_an_unsound_beton_of_any_phase_is_refused_before_the_first(recipe: Path, tmp_path: Path, betons: Path) -> None:
+    copies = tmp_path / "betons"
+    shutil.copytree(betons, copies)
+    with (copies / "val_full.beton").open("r+b") as file:
+        file.seek(layout.SAMPLES_START + 5)
+        file.write(b"\1\2\3")
+    status, out, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
+    assert (status, out) == (2, "")
+    assert err.startswith("train_imagenet.py: error: data.dir: ")
+    assert "val_full.beton: " in err and "run write_datasets.py again" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def _cutting(path: Path) -> Callable[..., Any]:

@@ -1,0 +1,58 @@
+"""Signals are wishes; only a second Ctrl-C, by a person and not by the launcher's echo of the first, ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from training import interrupt
+from training.distributed import World
+from training.interrupt import Wishes
+
+ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [100.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    yield now
+
+
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
+def test_a_signal_is_a_wish_and_handlers_are_given_back(number: signal.Signals, clock: list[float]) -> None:
+    before = {each: signal.getsignal(each) for each in interrupt.SIGNALS}
+    with Wishes(ALONE, checkpoint_minutes=10, timeout_minutes=1) as wishes:
+        assert wishes.agreed() == (False, False)
+        os.kill(os.getpid(), number)
+        assert wishes.agreed() == (True, True)
+    assert {each: signal.getsignal(each) for each in interrupt.SIGNALS} == before
+
+
+def test_a_checkpoint_is_due_every_so_many_minutes(clock: list[float]) -> None:
+    with Wishes(ALONE, checkpoint_minutes=10, timeout_minutes=1) as wishes:
+        clock[0] += 599
+        assert wishes.agreed() == (False, False)
+        clock[0] += 1
+        assert wishes.agreed() == (False, True)
+        wishes.saved()
+        assert wishes.agreed() == (False, False)
+
+
+def test_the_second_ctrl_c_ends_at_once(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(interrupt.os, "_exit", ended.append)
+    with Wishes(ALONE, checkpoint_minutes=10, timeout_minutes=1):
+        os.kill(os.getpid(), signal.SIGINT)
+        clock[0] += 0.5
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher hands the first one on
+        assert ended == []
+        clock[0] += 1
+        os.kill(os.getpid(), signal.SIGTERM)  # asks for what is under way already
+        assert ended == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ended == [130]
