@@ -33,7 +33,9 @@ def test_killed_at_twenty_random_moments(recipe: Path, undisturbed: Path, tmp_pa
         run_dir = tmp_path / f"run_{kills}"  # it got through: another one
     Run(recipe, run_dir).finish()
     assert_same_end(run_dir, undisturbed)
-    print(f"{kills} kills, wrong ends 0, losses 0, the last run at {batches_done(run_dir)} of 30 batches")
+    print(
+        f"{kills} kills, {kills} resumes, wrong ends 0, losses 0, the last run at {batches_done(run_dir)} of 30 batches"
+    )
 
 
 def footprint() -> dict[str, int]:

@@ -101,6 +101,13 @@ def test_messages_of_troubleshooting_are_what_is_printed() -> None:
             assert any(piece.strip() in constant for constant in printed), message
 
 
+def test_tests_that_are_promised_exist() -> None:
+    promised = re.findall(r"`((?:unit|integration|faults)/\w+\.py)::(\w+)`", text("docs/RELIABILITY.md"))
+    missing = [f"{file}::{name}" for file, name in promised if f"def {name}(" not in text(f"tests/{file}")]
+    assert len(promised) > 30
+    assert not missing
+
+
 def test_every_recipe_is_in_the_readme() -> None:
     listed = re.findall(r"^\| \[`(\w+)`\]\(rn50_configs/(\w+)\.yaml\)", README, re.MULTILINE)
     assert all(shown == file for shown, file in listed)
