@@ -209,4 +209,3 @@ LOADERS: dict[str, Callable[[Case, Path, int], Run | None]] = {
     "torchvision": _torchvision,
     "pil": _pil,
 }
-CORE = ("ours", "stock", "c_loop", "unchecked", "ours_other", "stock_other", "operation")

@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from contenders import CASES, CORE, LOADERS, Case, Run
+from contenders import CASES, LOADERS, Case, Run
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
             for cores in given.cores:  # in a process of its own: libraries count the cores when they are imported
                 use = set(sorted(os.sched_getaffinity(0))[:cores])
                 with ProcessPoolExecutor(1, get_context("spawn"), os.sched_setaffinity, (0, use)) as process:
-                    rows += process.submit(_measure, case, cores, work, given.repeats, given.peers).result()
+                    rows += process.submit(_measure, case, cores, work, given.repeats, given.only).result()
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
@@ -55,7 +55,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="alternations")
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--no-peers", dest="peers", action="store_false", help="only ours, stock and the C loop")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=LOADERS, default=list(LOADERS), help="of the loaders"
+    )
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the rows here")
     given = parser.parse_args()
@@ -111,7 +113,7 @@ def _unpack(path: Path, folder: Path) -> None:
         (place / f"{at:06d}.jpg").write_bytes(data[start : start + int(size)])
 
 
-def _measure(case: Case, cores: int, work: Path, repeats: int, peers: bool) -> list[dict[str, Any]]:
+def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) -> list[dict[str, Any]]:
     from ffcv.loader import Loader  # noqa: F401  # imports are not part of a first batch
 
     from training.loaders import TrainLoader  # noqa: F401
@@ -120,7 +122,7 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, peers: bool) -> l
     first: dict[str, float] = {}
     for name, make in LOADERS.items():
         began = time.perf_counter()
-        run = make(case, work, cores) if peers or name in CORE else None
+        run = make(case, work, cores) if name in only else None
         if run is not None:
             runs[name], batches = run, run(0)
             next(batches)
@@ -132,10 +134,9 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, peers: bool) -> l
             began = time.perf_counter()
             images = sum(run(epoch))
             speeds[name].append(images / (time.perf_counter() - began))
-    rows = [_row(case, cores, name, "stock", speeds) for name in speeds]
-    rows.insert(1, _row(case, cores, "ours", "ours_other", speeds))
-    rows.insert(1, _row(case, cores, "ours", "unchecked", speeds))
-    rows.insert(1, _row(case, cores, "ours", "c_loop", speeds))
+    pairs = [("ours", each) for each in ("stock", "c_loop", "unchecked", "ours_other")]
+    pairs += [(name, "stock") for name in speeds if name != "ours"]
+    rows = [_row(case, cores, name, of, speeds) for name, of in pairs if name in speeds and of in speeds]
     _show(case, cores, _bytes_an_image(case, work), rows, speeds, first)
     return rows
 
