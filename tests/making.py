@@ -5,6 +5,7 @@ In a module of its own because every folder of tests may have a conftest.py, and
 
 from __future__ import annotations
 
+import base64
 import io
 import tarfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_tools.ilsvrc import TRUTH as ILSVRC_TRUTH
 from data_tools.spec import Data, Write, WriteSpec
 
 
@@ -132,3 +134,36 @@ def spec_for(
     """A conversion with two workers and the defaults of the command line."""
     sources = source if isinstance(source, tuple) else (source,)
     return WriteSpec(data=Data(source=sources, out=out, caps=caps), write=Write(**{"workers": 2} | write))
+
+
+# ---------------------------------------------------------------------------------------------- ILSVRC
+WNIDS = ["n02119789", "n02100735", "n02110185", "n00001740", "n02096294"]  # in the order of META_MAT
+# scipy.io.savemat of five synsets, compressed; the first three ILSVRC2012_IDs are uint8, the others double.
+META_MAT = base64.b64decode(
+    "TUFUTEFCIDUuMCBNQVQtZmlsZSBQbGF0Zm9ybTogcG9zaXgsIENyZWF0ZWQgb246IE1vbiBOb3YgMjMgMDg6Mzc6MTggMjAyNgAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABSU0PAAAAZQEAAHic7VTRaoMwFI3VtZNC"
+    "aWEf4AfsIdpu6puwPawwxtigexRZM5XZOIxl2x/sA/bBTWzcUlEc6iiFXrjEe/Cc5F4OdwQAOB0C0GcnzR7Yxgmv2SnxHNAkn5ig"
+    "lFBcAROOf9Gc3z4uHq4MqBvu/JoJPN1tz594j5MlEQE/iskOgNcr9zkIo2WCcAbsFLkGRqkboNAPUk5JEy/EbrjyfETAiIIQ/Paj"
+    "FvqRhARZv1L2zXiOwFNKeKrAG/MaQ0PXbdOyOc50bmp0JgUdVr+GqfYSf5xri3X0hogGBT2rRm9Q0GO1p23HW+T3a+ahcjyP4jyL"
+    "/DxEftm7m9zbmH//7TTxQQ+08wGE5vRCeH8XPtAr5nH0wf/5QAYt9wHUra59YFTM4+iDv/ug+f1jp7kfaOjmTNznXfhhWjGXffhB"
+    "5A9L+LLAV/i/bNvKJfzD8sVZC18Y0L407JnQRxe+EPX27YtD3BMbOwNw9w=="
+)
+
+
+def inner_tar(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in files.items():
+            tar.addfile(member(name, data), io.BytesIO(data))
+    return out.getvalue()
+
+
+def devkit(path: Path, truth: list[int], synsets: bytes = META_MAT) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in (
+            ("ILSVRC2012_devkit_t12/readme.txt", b"read me"),
+            ("ILSVRC2012_devkit_t12/data/meta.mat", synsets),
+            (f"ILSVRC2012_devkit_t12/data/{ILSVRC_TRUTH}", "".join(f"{each}\n" for each in truth).encode()),
+        ):
+            tar.addfile(member(name, data), io.BytesIO(data))
+    return path

@@ -18,7 +18,7 @@ from training.phases import FULL, Schedule
 from training.recipe import from_phases
 
 KEY = "imagenet18"
-_ENTRY_KEYS = ("ep", "sz", "bs", "trndir", "val_dir", "min_scale", "rect_val", "keep_dl", "lr")
+_ENTRY_KEYS = ("ep", "sz", "bs", "trndir", "valdir", "min_scale", "rect_val", "keep_dl", "lr")
 
 
 def parse(text: str) -> Schedule:
@@ -98,7 +98,7 @@ def _new_phase(entry: Mapping[str, Any]) -> dict[str, Any]:
         "px": entry["sz"],
         "batch_per_gpu": entry["bs"],
         "data": data,
-        "val_data": _set_name(entry, "val_dir", entry.get("trndir", "")),
+        "val_data": _set_name(entry, "valdir", entry.get("trndir", "")),
         "min_scale": entry.get("min_scale", 0.08),
         "rectangular_val": entry.get("rect_val", False),
     }

@@ -116,6 +116,13 @@ def test_published_val_batches_and_sets() -> None:
     assert [p.min_scale for p in titan8.phases] == [0.08, 0.087, 0.5]
 
 
+def test_valdir_names_another_set() -> None:
+    """As the published code spells it."""
+    entry = {"ep": 0, "sz": 128, "bs": 64, "trndir": "-sz/160", "valdir": "-sz/320"}
+    (only,) = imagenet18.parse(repr([entry, {"ep": (0, 2), "lr": 1.0}])).phases
+    assert (only.data, only.val_data) == ("160", "320")
+
+
 def test_keep_dl_keeps_set_and_size() -> None:
     first, second = imagenet18.parse(repr(PUBLISHED["machines16"])).phases[:2]
     assert (first.data, first.px, first.batch_per_gpu) == ("160", 128, 64)
