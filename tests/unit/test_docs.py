@@ -79,6 +79,24 @@ def test_files_and_links_exist(document: str) -> None:
     assert not missing
 
 
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub and others make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_anchors_exist(document: str) -> None:
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text(document)):
+        target = ((ROOT / document).parent / link).resolve() if link else ROOT / document
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in map(slug, headings), (link, anchor)
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}
+    assert pages <= set(re.findall(r"\]\(([^)#]+)", README))
+
+
 # Of the messages in docs/TROUBLESHOOTING.md, those that others print; and what is no message.
 FOREIGN = {"torch.OutOfMemoryError: CUDA out of memory", "unhandled system error", "No space left on device", "kill -9"}
 

@@ -1,0 +1,222 @@
+"""What the documents tell a reader to type works: it is typed here, in a folder with small stand-ins for ImageNet.
+
+Commands that call `.venv/bin/python`, and blocks of Python, are run as they stand, in this process, and must succeed.
+Whatever else is shown must be in one of the tables below, with the reason why it is not run, or with the test that
+does that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from documented import DOCUMENTS, ROOT, Shown, furnish, make_targets, shown
+
+
+@dataclass(frozen=True, slots=True)
+class RunBy:
+    """Run by this test, or by what CI starts."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """Not run; `told` are the document's own words from which a reader knows."""
+
+    why: str
+    told: str
+
+
+CI = RunBy(".ci/run")
+# By how they begin. Longer beginnings come first.
+EXCEPTIONS: dict[str, RunBy | NotRun] = {
+    "make ": RunBy("tests/integration/test_documented_commands.py::test_make"),
+    "conda env create": NotRun("network", "The conda way has not been run here"),
+    "uv run --no-sync --with nvidia-dali": NotRun("network, photographs, and time", "photographs"),
+    "uv pip install": NotRun("network", "(not run here; the next `make env`"),
+    ".venv/bin/tensorboard": NotRun("a server", "`.venv/bin/tensorboard --logdir runs`"),
+    ".venv/bin/pre-commit run": RunBy(
+        "tests/unit/test_docs_tables.py::test_hooks_are_the_checks_of_make_and_fetch_nothing"
+    ),
+    ".venv/bin/pre-commit ": NotRun("it changes the reader's .git", "switches them on"),
+    ".venv/bin/python -m pytest ": CI,
+    ".venv/bin/python benchmarks/": NotRun("photographs, and time", "photographs"),
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 .venv/bin/torchrun": NotRun(
+        "machines with GPUs", "On GPUs and on a real network: not run"
+    ),
+    "for node in 0 1": RunBy("tests/integration/test_training.py::test_two_nodes_on_loopback"),
+    "sbatch ": NotRun("SLURM", "## SLURM"),
+}
+CODE_TESTED_ELSEWHERE = {"docs/FROM_PYTHON.md": "tests/integration/test_examples.py::test_the_code_of_from_python"}
+MAKE: dict[str, RunBy | NotRun | None] = {
+    **dict.fromkeys(("help", "demo", "report")),  # run below
+    **dict.fromkeys(("env", "lint", "type", "test"), CI),
+    "docs": RunBy("tests/unit/test_recipe_page.py::test_command_renews_page_and_plots"),
+    "soak": NotRun("hours", "The long half"),
+    "bench": NotRun("photographs, and time", "run the benchmarks"),
+    "format": NotRun("it changes the sources", "put the code into its format"),
+    "lock": NotRun("network", "renew uv.lock"),
+    "clean": NotRun("it removes the environment", "remove the environment"),
+}
+# Indented, but no commands: by how they begin.
+FIGURES = ("epoch    hours     top1", "source bytes", "- epochs: [13, 25]", "lr(24, 714, 714)")
+# What others build on, as a reader would do it first.
+FIRST = (
+    ".venv/bin/python write_datasets.py --data.source=imagenet-data-sorted.tar --data.out=data/beton",
+    ".venv/bin/python train_imagenet.py --config-file rn50_configs/titan8.yaml",
+    ".venv/bin/python -m training.export runs/titan8/best.pt --to torchvision",
+)
+
+
+def blocks_of_figures() -> set[tuple[str, str]]:
+    """Lines of indented blocks that are none of a command."""
+    lines = set()
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for block in re.findall(r"(?:^ {4,}\S.*\n?)+", text, re.MULTILINE):
+            if block.strip().startswith(FIGURES):
+                lines |= {(document, re.sub(r"\s{2,}# .*", "", line).strip()) for line in block.splitlines()}
+    return lines
+
+
+EVERYTHING = [each for document in DOCUMENTS for each in shown(document)]
+COMMANDS = [s for s in EVERYTHING if not s.is_code and (s.document, s.text) not in blocks_of_figures()]
+
+
+def exception(command: str) -> RunBy | NotRun | None:
+    return next((found for start, found in EXCEPTIONS.items() if command.startswith(start)), None)
+
+
+TO_RUN = list({s.text: s for s in COMMANDS if exception(s.text) is None}.values())
+CODE = [s for s in EVERYTHING if s.is_code and s.document not in CODE_TESTED_ELSEWHERE]
+
+
+def exists(node: str) -> bool:
+    path, _, name = node.partition("::")
+    return (ROOT / path).is_file() and (not name or f"\ndef {name}(" in (ROOT / path).read_text())
+
+
+# ---------------------------------------------------------------------------------------------- running
+@contextmanager
+def undisturbed(folder: Path) -> Iterator[None]:
+    """Whatever a program does to signals, the working folder or how things are drawn is undone."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before, backend = Path.cwd(), os.environ.get("MPLBACKEND")
+    os.chdir(folder)
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.pop("MPLBACKEND") if backend is None else os.environ.update(MPLBACKEND=backend)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def perform(command: str, folder: Path) -> None:
+    """A command of `.venv/bin/python`, in this process: torch is loaded already."""
+    words = [
+        path
+        for word in shlex.split(command)
+        for path in (sorted(str(each.relative_to(folder)) for each in folder.glob(word)) if "*" in word else [word])
+    ]
+    assert words[0] == ".venv/bin/python", f"{command}: neither run nor in a table"
+    name, *arguments = words[2:] if words[1] == "-m" else [words[1].removesuffix(".py").replace("/", "."), *words[2:]]
+    out = io.StringIO()
+    with undisturbed(folder), redirect_stdout(out), redirect_stderr(out):
+        try:
+            status = importlib.import_module(name).main(arguments)
+        except SystemExit as left:
+            status = left.code
+    assert status == 0, f"{command}\n{out.getvalue()}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
+    """The project with small stand-ins, after its README's first steps."""
+    folder = tmp_path_factory.mktemp("project")
+    furnish(folder, sorted_tar)
+    for command in FIRST:
+        perform(command, folder)
+    shutil.copytree(folder / "runs" / "titan8", folder / "runs" / "another")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------- tests
+def test_first_steps_are_those_of_the_readme() -> None:
+    readme = {each.text for each in EVERYTHING if each.document == "README.md"}
+    assert set(FIRST) <= readme
+
+
+@pytest.mark.parametrize("command", TO_RUN, ids=lambda each: f"{Path(each.document).stem}: {each.text[17:90]}")
+def test_command(project: Path, command: Shown) -> None:
+    perform(command.text, project)
+
+
+@pytest.mark.parametrize("code", CODE, ids=lambda each: f"{Path(each.document).stem}-{len(each.text)}")
+def test_code(project: Path, code: Shown) -> None:
+    (project / "shown.py").write_text(code.text)
+    with undisturbed(project), redirect_stdout(io.StringIO()) as out:
+        runpy.run_path("shown.py")
+    assert "print(" not in code.text or out.getvalue()
+
+
+@pytest.mark.parametrize("start", EXCEPTIONS)
+def test_what_is_not_run_says_so(start: str) -> None:
+    """No exception outlives its command; a reader is told, and a test that is named exists."""
+    commands = [each for each in COMMANDS if exception(each.text) is EXCEPTIONS[start]]
+    assert commands
+    for each in commands:
+        match EXCEPTIONS[start]:
+            case RunBy(node):
+                assert exists(node)
+            case NotRun(told=told):
+                assert told in " ".join((ROOT / each.document).read_text(encoding="utf-8").split())
+        script = next((word for word in each.text.split() if word.startswith("benchmarks/")), None)
+        flags = re.findall(r"--[a-z-]+", each.text.partition(script)[2]) if script else []
+        assert not script or all(f'"{flag}"' in (ROOT / script).read_text() for flag in flags), each
+
+
+def test_code_and_figures_are_where_the_tables_say() -> None:
+    assert all(exists(node) for node in CODE_TESTED_ELSEWHERE.values())
+    texts = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    assert all(f"    {start}" in texts for start in FIGURES)
+
+
+def test_every_target_of_make_is_accounted_for() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    ci = (ROOT / ".ci/run").read_text().splitlines()
+    assert set(MAKE) == set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    assert {target for document in DOCUMENTS for target in make_targets(document)} <= set(MAKE)
+    everywhere = makefile + "".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    for target, how in MAKE.items():
+        match how:
+            case RunBy(node=".ci/run"):
+                assert f"make {target}" in ci
+            case RunBy(node):
+                assert exists(node)
+            case NotRun(told=told):
+                assert told in everywhere, target
+
+
+def test_make(project: Path) -> None:
+    """`make demo` on a smaller tar, then `make report`, as make runs them."""
+    for target in (target for target, how in MAKE.items() if how is None):
+        command = ["make", "--no-print-directory", target]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len((project / "runs" / "demo" / "epochs.csv").read_text().splitlines()) == 10
+    assert (project / "runs" / "demo" / "report.html").is_file()
