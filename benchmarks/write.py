@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
-    parser.add_argument("--images", type=int, default=2000, help="how many; the source's are repeated")
+    parser.add_argument("--images", type=int, default=4000, help="how many; the source's are repeated")
     parser.add_argument("--repeats", type=int, default=5, help="alternations")
     parser.add_argument("--workers", type=int, default=2, help="1: leave out the case of two workers")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
