@@ -18,6 +18,7 @@ from data_tools.pool import WorkerError
 from data_tools.spec import WriteSpec
 from data_tools.tars import ArchiveError
 
+LOG_SECONDS = 30.0  # between the lines of a log
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -77,24 +78,29 @@ def explain(error: OSError) -> str:
 
 
 class Bar:
-    """Images per second and the time left."""
+    """Images per second and the time left: a bar on a terminal, elsewhere a plain line now and then.
+
+    Counting starts at what an interrupted run has done, so that the rate is this run's.
+    """
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self.terminal = sys.stderr.isatty()
+        self.start: tuple[float, int] | None = None  # time, and images done by then
+        self.said = 0.0
 
     def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.start is None:
+            self.start, self.said = (now, done), now
+        if not self.terminal:
+            if now - self.said >= LOG_SECONDS:
+                self.said = now
+                _say(_line(done, total, now - self.start[0], done - self.start[1]))
+            return
         if self.bar is None:
-            # Counting starts at what an interrupted run has done, so that the rate is this run's.
             size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
-            self.bar = tqdm(
-                total=total,
-                initial=done,
-                unit="img",
-                smoothing=0.05,
-                ncols=size.columns,
-                nrows=size.lines,
-                mininterval=0.1 if sys.stderr.isatty() else 30,  # in a log, now and then
-            )
+            self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, ncols=size.columns, nrows=size.lines)
         if done > self.bar.n:
             self.bar.update(done - self.bar.n)
 
@@ -102,6 +108,11 @@ class Bar:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def _line(done: int, total: int, seconds: float, images: int) -> str:
+    left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
+    return f"{done:,} of {total:,} images, {images / seconds:,.0f} a second, {left} left"
 
 
 def table(summaries: list[Summary], seconds: float) -> str:
