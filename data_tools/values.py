@@ -20,7 +20,13 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 class OptionError(ValueError):
-    """A mistake in what the user gave; the message is one line that names the option."""
+    """A mistake in what the user gave; the message is one line that names the option.
+
+    What was given may hold anything, as a key with a line end: all that does not print is shown as Python writes it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def option(default: D, help: str, *, low: float | None = None, high: float | None = None) -> D:

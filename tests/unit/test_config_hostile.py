@@ -114,6 +114,8 @@ def test_only_phases_without_gap_or_overlap(spans: list[tuple[int, int]]) -> Non
         ("!!python/object/apply:os.system ['touch hacked']\n", "not YAML"),
         ("run: {seed: !!python/name:os.system }\n", "not YAML"),
         ("- 1\n", "not a mapping"),
+        ('"a\\nb": 1\n', r"a\\nb"),
+        ('schedule: {phases: [{"\\n\\e[2J": 1}]}\n', r"phases\[0\]\.\\n\\x1b"),
         ("train: 3\n", "not a mapping"),
         ("run: {dir: [}\n", "not YAML"),
         ("train: {momentum: .nan}\n", "not a finite number"),
