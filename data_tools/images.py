@@ -83,7 +83,7 @@ def store(data: bytes, key: str, recipe: Recipe) -> list[Stored]:
             out.append(original)
             continue
         as_pixels = raw and image.size <= page_bytes  # a sample must fit a page
-        # At full size the markers gain less than they cost: there, the crop is most of the picture.
+        # At full size, where the crop is most of the picture, the markers gain too little (docs/PERFORMANCE.md).
         seekable = recipe.seekable and cap is not None
         kind = (image.shape, as_pixels, seekable)
         if kind not in made:  # an image below a cap is the same picture in several outputs

@@ -51,9 +51,7 @@ class _Info(ctypes.Structure):
 
 
 class _EncodeOptions(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int32) for name in ("quality", "h_samples", "v_samples", "optimize", "restart_rows")
-    )
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("quality", "h_samples", "v_samples", "seekable"))
 
 
 def _open() -> ctypes.CDLL:

@@ -13,7 +13,7 @@ from typing import Literal
 from data_tools import manifest
 from data_tools.machine import available_memory, usable_cores
 
-CORES_PER_GPU = 2  # a core makes 2,000 crops of 224 px a second and more, a GPU uses up to 3,000
+CORES_PER_GPU = 2  # a core makes some 2,200 crops of 224 px a second (docs/PERFORMANCE.md)
 DESCRIPTORS = 1024
 SHARED_MEMORY = 1 << 30
 ROOM = 5 << 30
@@ -73,7 +73,7 @@ def disk(folder: Path) -> Finding:
     what = f"{_size(free)} free on the disk of {folder}"
     if free >= ROOM:
         return Finding("OK", what)
-    return Finding("WARN", what, "make room: a checkpoint of a ResNet-50 is 0.2 GB, and the betons of ImageNet 157 GB")
+    return Finding("WARN", what, "make room: a checkpoint of a ResNet-50 is 0.2 GB, and the betons of ImageNet 160 GB")
 
 
 def memory() -> Finding:

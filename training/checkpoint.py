@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from data_tools.manifest import sync_folder
 from data_tools.options import OptionError
 
 VERSION = 1
@@ -32,7 +33,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def save_last(run_dir: Path, state: dict[str, Any]) -> None:
@@ -43,15 +44,7 @@ def save_last(run_dir: Path, state: dict[str, Any]) -> None:
     if last.exists():
         last.replace(run_dir / PREVIOUS)
     fresh.replace(last)
-    _sync_folder(run_dir)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(run_dir)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -49,10 +49,7 @@ CHARTS = (
     Chart(title="waiting for images, % of training", lines=(Line(value=lambda row: row.speed.data_wait_percent),)),
     Chart(
         title="ms a step: median, and slowest in 100 (dashed)",
-        lines=(
-            Line(value=lambda row: row.speed.step_p50_ms),
-            Line(value=lambda row: row.speed.step_p99_ms, dashed=True),
-        ),
+        lines=STEPS,
     ),
 )
 

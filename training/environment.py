@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_tools.machine import usable_cores
+from data_tools.manifest import write_whole
 from data_tools.options import OptionError
-from training.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,9 @@ def _stretch(entry: dict[str, Any]) -> Stretch:
 def note(run_dir: Path, stretch: Stretch) -> None:
     """Add ``stretch`` to the run folder's; what a start noted that nothing is left of, goes."""
     before = [each for each in read(run_dir) if each.from_hours < stretch.from_hours]
-    write_whole(run_dir / ENVIRONMENT, json.dumps([asdict(each) for each in (*before, stretch)], indent=2) + "\n")
+    write_whole(
+        run_dir / ENVIRONMENT, json.dumps([asdict(each) for each in (*before, stretch)], indent=2).encode() + b"\n"
+    )
 
 
 def here(

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
+from data_tools.manifest import write_whole
 from data_tools.options import OptionError
-from training.files import write_whole
 
 EPOCHS = "epochs.csv"
 COUNTS = {"epoch", "px", "global_batch"}  # the other columns are fractions
@@ -77,7 +77,7 @@ def write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([_plain(value) for value in row.flat().values()] for row in rows)
-    write_whole(run_dir / EPOCHS, text.getvalue())
+    write_whole(run_dir / EPOCHS, text.getvalue().encode())
 
 
 def _plain(value: float) -> str:

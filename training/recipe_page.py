@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_tools.manifest import write_whole
 from data_tools.options import OptionError, parse
 from training.config import RunConfig
-from training.files import write_whole
 from training.phases import Phase, Schedule
 from training.plots import svg
 
@@ -96,8 +96,8 @@ def main(argv: Sequence[str]) -> int:
         plots.mkdir(exist_ok=True)
         for recipe in given.recipes:
             options = load(recipe).schedule
-            write_whole(plots / f"{recipe.stem}.svg", picture(recipe.stem, options.build(), options.gpus))
-        write_whole(given.page, text)
+            write_whole(plots / f"{recipe.stem}.svg", picture(recipe.stem, options.build(), options.gpus).encode())
+        write_whole(given.page, text.encode())
     except (OptionError, OSError) as error:
         print(f"training.recipe_page: error: {error}", file=sys.stderr)
         return 2

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_tools.manifest import write_whole
 from data_tools.options import OptionError
 from training import curves, record
 from training.epochs import HEADING, line
-from training.files import write_whole
 from training.page import page
 from training.record import Record, summary
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         for each in records:
             show(each, given.price)
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "report.html", page(records, given.price))
+        write_whole(out / "report.html", page(records, given.price).encode())
         write_whole(out / "curves.png", curves.png(records))
     except (OptionError, OSError) as error:
         print(f"training.report: error: {error}", file=sys.stderr)

@@ -12,23 +12,22 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from data_tools.manifest import write_whole
 from data_tools.options import OptionError
 from training import environment
 from training.config import RunConfig, as_mapping
 from training.console import Console, Standing
 from training.environment import Stretch
 from training.epochs import EPOCHS, EpochRow, Speed, read_epochs, write_epochs
-from training.files import write_whole
 from training.interrupt import Wishes
 from training.job import Job, Progress
 from training.metrics import Scores
 from training.model import amp_dtype
 from training.pace import Pace, Work
 from training.phases import Phase
+from training.record import CONFIG
 from training.speed import StepClock
 from training.tracking import Tracker
-
-CONFIG = "config.json"
 
 
 @contextlib.contextmanager
@@ -56,7 +55,7 @@ class RunLog:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
         environment.note(self.dir, stretch)
         write_epochs(self.dir, self.rows)
-        write_whole(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2) + "\n")
+        write_whole(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
         # What was logged beyond the checkpoint does not count any more; for a run that starts anew, nothing does. An
         # epoch's scores stand at the very step that the next epoch, and so a continued run, begins at: they stay.
         purge_step = progress.images_seen + 1 if progress.images_seen else 0

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.manifest import write_whole
 from data_tools.options import OptionError
-from training.files import write_whole
 
 ID = "wandb.id"
 
@@ -31,7 +31,7 @@ class Tracker:
 
         known = run_dir / ID
         if not (continued and known.is_file()):
-            write_whole(known, uuid.uuid4().hex[:8] + "\n")
+            write_whole(known, uuid.uuid4().hex[:8].encode() + b"\n")
         try:
             self._run = wandb.init(
                 project=project,

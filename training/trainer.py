@@ -148,7 +148,7 @@ def fit_phase(
             save_within_epoch(job, wishes, stop=True)
             raise
         job.progress.seconds += eval_seconds
-        job.progress.epoch, job.progress.batch, job.progress.sums = epoch + 1, 0, NO_SUMS
+        job.progress.epoch, job.progress.batch, job.progress.sums = epoch + 1, 0, list(NO_SUMS)
         lr = job.schedule.lr(epoch, training.batches, training.batches)
         if log is not None:
             log.epoch_done(runlog.row_of(job, phase, lr, trained, scores, averaged, speed), eval_seconds)
