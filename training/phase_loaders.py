@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from data_tools.options import OptionError
+from training.config import RunConfig
+from training.inputs import Inputs
 from training.job import Job
 from training.loaders import TrainLoader, ValLoader, default_workers
 from training.opened import Opened
@@ -26,37 +28,44 @@ class PhaseLoaders:
         self.validation.close()
 
 
-def train_loader(job: Job, phase: Phase) -> TrainLoader:
+def train_loader(config: RunConfig, found: Inputs, phase: Phase, *, batch: int, **place: Any) -> TrainLoader:
+    """What ``phase`` trains on, ``batch`` images a process; ``place``: TrainLoader's rank, workers and the like."""
     return TrainLoader(
-        job.inputs.beton(f"train_{phase.data}"),
+        found.beton(f"train_{phase.data}"),
         px=phase.px,
-        batch=phase.batch_per_gpu * job.parts,
+        batch=batch,
         min_scale=phase.min_scale,
-        seed=job.config.run.seed,
-        page_window=job.config.data.page_window,
-        **_reading(job),
+        seed=config.run.seed,
+        page_window=config.data.page_window,
+        **_reading(config, found),
+        **place,
     )
 
 
-def val_loader(job: Job, phase: Phase) -> ValLoader:
+def val_loader(config: RunConfig, found: Inputs, phase: Phase, **place: Any) -> ValLoader:
+    """What ``phase`` validates on; ``place``: ValLoader's rank, workers and the like."""
     return ValLoader(
-        job.inputs.beton(f"val_{phase.val_data}"),
+        found.beton(f"val_{phase.val_data}"),
         px=phase.val_px,
         batch=phase.val_batch,
         rectangular=phase.rectangular,
-        **_reading(job),
+        **_reading(config, found),
+        **place,
     )
 
 
-def _reading(job: Job) -> dict[str, Any]:
-    """What both loaders are told alike."""
+def _reading(config: RunConfig, found: Inputs) -> dict[str, Any]:
+    """How betons are opened, whatever for."""
+    return {"classes": len(found.classes), "checksums": config.data.verify == "checksums"}
+
+
+def place_of(job: Job) -> dict[str, Any]:
+    """Which process the loaders of ``job`` work for, and with how many threads."""
     return {
         "rank": job.place.rank,
         "ranks": job.place.ranks,
         "workers": job.config.data.workers or default_workers(job.place.local_ranks),
         "device": job.place.device,
-        "classes": len(job.inputs.classes),
-        "checksums": job.config.data.verify == "checksums",
     }
 
 
@@ -64,16 +73,17 @@ def check_betons(job: Job) -> None:
     """OptionError where a beton of any phase, however late, is not what its manifest says: that is to be known now."""
     for name in job.inputs.manifests:
         try:
-            Opened(job.inputs.beton(name), classes=len(job.inputs.classes)).close()
+            Opened(job.inputs.beton(name), **_reading(job.config, job.inputs)).close()
         except (OSError, ValueError) as error:
             raise OptionError(f"data.dir: {error}") from None
 
 
 def open_phase(job: Job, phase: Phase) -> PhaseLoaders:
     """Both loaders of a phase. Raises what an unsound beton or a batch too large for it raises."""
-    training = train_loader(job, phase)
+    place, batch = place_of(job), phase.batch_per_gpu * job.parts
+    training = train_loader(job.config, job.inputs, phase, batch=batch, **place)
     try:
-        return PhaseLoaders(training, val_loader(job, phase))
+        return PhaseLoaders(training, val_loader(job.config, job.inputs, phase, **place))
     except BaseException:
         training.close()
         raise

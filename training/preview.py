@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,20 @@ def zoom_of(phases: tuple[Phase, ...]) -> int:
 
 def training_crops(options: RunConfig, found: inputs.Inputs, phase: Phase, many: int) -> list[Crop]:
     """The first images of the phase's first epoch, as one process would be given them."""
-    from training.loaders import TrainLoader
     from training.order import batch_key
+    from training.phase_loaders import train_loader
     from training.step import Mixing
 
-    batch, seed = min(many, found.images(phase)), options.run.seed
-    path, classes = found.beton(f"train_{phase.data}"), found.classes
-    reading = _reading(options, len(classes)) | {"page_window": options.data.page_window}
+    batch, classes = min(many, found.images(phase)), found.classes
     with (
-        TrainLoader(path, px=phase.px, batch=batch, min_scale=phase.min_scale, seed=seed, **reading) as loader,
+        train_loader(options, found, phase, batch=batch, workers=options.data.workers) as loader,
         loader.epoch(phase.start) as batches,
     ):
         images, labels = next(batches)
     mixing = Mixing(options.train.mixup, options.train.cutmix, len(classes))
     if not mixing:
         return _crops(images, [classes[label] for label in labels])
-    images, shares = _mixed(mixing, images, labels, batch_key(seed, phase.start, 1))
+    images, shares = _mixed(mixing, images, labels, batch_key(options.run.seed, phase.start, 1))
     return _crops(images, [_shares(each, classes) for each in shares])
 
 
@@ -125,31 +124,18 @@ def validation_crops(
     options: RunConfig, found: inputs.Inputs, phase: Phase, many: int, *, rectangular: bool
 ) -> list[Crop]:
     """Images from batches all over the validation set, in its order, cut as they are in these batches."""
-    from training.loaders import ValLoader
+    from training.phase_loaders import val_loader
 
-    name = f"val_{phase.val_data}"
-    batches = -(-found.manifests[name].images // phase.val_batch)
-    options_of_loader: dict[str, Any] = _reading(options, len(found.classes)) | {
-        "px": phase.val_px,
-        "batch": phase.val_batch,
-        "rectangular": rectangular,
-        "ranks": max(1, batches // many),  # as one of so many processes it has every ranks-th batch
-    }
+    batches = -(-found.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
+    ranks = max(1, batches // many)  # as one of so many processes it has every ranks-th batch
+    shown = replace(phase, rectangular=rectangular)
     crops: list[Crop] = []
-    with ValLoader(found.beton(name), **options_of_loader) as loader:
+    with val_loader(options, found, shown, ranks=ranks, workers=options.data.workers) as loader:
         each = -(-many // max(1, len(loader)))
         for images, labels in loader:
             some = _spread(len(labels), each)
             crops += _crops(images[some], [found.classes[label] for label in labels[some]])
     return _some(crops, many)
-
-
-def _reading(options: RunConfig, classes: int) -> dict[str, Any]:
-    return {
-        "workers": options.data.workers,
-        "classes": classes,
-        "checksums": options.data.verify == "checksums",
-    }
 
 
 def _some(crops: list[Crop], many: int) -> list[Crop]:

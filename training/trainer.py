@@ -22,7 +22,7 @@ from training.job import Job
 from training.loaders import TrainLoader
 from training.metrics import NO_SUMS, Scores, Tally, scores_of
 from training.order import batch_key
-from training.phase_loaders import PhaseLoaders, Upcoming, check_betons, val_loader
+from training.phase_loaders import PhaseLoaders, Upcoming, check_betons, place_of, val_loader
 from training.phases import Phase
 from training.runlog import RunLog
 from training.saving import end_of_epoch, save_within_epoch
@@ -89,7 +89,7 @@ def validate(job: Job, path: Path) -> None:
     except OptionError as error:
         raise OptionError(f"run.checkpoint: {error}") from None
     phase = job.config.evaluated()
-    loader = val_loader(job, phase)
+    loader = val_loader(job.config, job.inputs, phase, **place_of(job))
     scores = evaluate(job.predict, loader, job.place)
     loader.close()
     if job.place.is_main:

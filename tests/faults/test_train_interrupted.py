@@ -84,3 +84,6 @@ def test_two_processes_stop_and_continue(recipe: Path, tmp_path: Path) -> None:
     assert before > 0
     Run(recipe, tmp_path, "--dist.processes=2").finish()
     assert batches_done(tmp_path) == 30
+    whole = tmp_path / "whole"
+    Run(recipe, whole, "--dist.processes=2").finish()
+    assert_same_end(tmp_path, whole)

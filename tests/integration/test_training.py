@@ -161,6 +161,17 @@ def test_an_unsound_beton_of_any_phase_is_refused_before_the_first(recipe: Path,
     assert not (tmp_path / "run").exists()
 
 
+def test_checksums_that_a_late_phase_will_need_are_missed_before_the_first(
+    recipe: Path, tmp_path: Path, betons: Path
+) -> None:
+    copies = tmp_path / "betons"
+    shutil.copytree(betons, copies)
+    (copies / "val_full.beton.xxh64").unlink()
+    status, _, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
+    assert status == 2
+    assert "val_full.beton.xxh64: no checksums beside the beton" in err
+
+
 def _cutting(path: Path) -> Callable[..., Any]:
     train_epoch = trainer.train_epoch
 
