@@ -46,14 +46,14 @@ class Predictor(nn.Module):
         self.normalise = Normalise(dtype, device)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes), fp32, of ``images`` (n, 3, h, w), uint8 or already normalised."""
+        """Logits (n, classes), at least fp32, of ``images`` (n, 3, h, w), uint8 or already normalised."""
         if images.dtype == torch.uint8:
             images = self.normalise(images)
-        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype.itemsize < 4):
             logits: torch.Tensor = self.model(images)
             if self.flip:
                 logits = (logits + self.model(images.flip(3))) / 2
-        return logits.float()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class Objective(nn.Module):
