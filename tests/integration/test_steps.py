@@ -148,8 +148,8 @@ def test_prepare_leaves_everything_as_it_was() -> None:
 def frozen_step(parts: int, rank: int, ranks: int, mixed: bool) -> tuple[nn.Module, TrainStep]:
     """A step whose BatchNorm does not depend on who shares a batch."""
     torch.manual_seed(3)
-    net = model.build("resnet18", CLASSES, init_bn0=False)
-    objective = Objective(Predictor(net, torch.float32, CPU), 0.0)
+    net = model.build("resnet18", CLASSES, init_bn0=False).double()
+    objective = Objective(Predictor(net, torch.float64, CPU), 0.0)
     parallel = DistributedDataParallel(objective) if ranks > 1 else objective
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
     net.eval()
@@ -182,9 +182,9 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     for name, alone in ((1, whole), (2, emulated), ("mixed", mixed)):
         both = [torch.load(tmp_path / f"{name}_{rank}.pt", weights_only=True) for rank in (0, 1)]
         assert torch.equal(both[0], both[1])
-        assert torch.allclose(both[0], alone, atol=1e-6)
+        assert torch.allclose(both[0], alone, rtol=0, atol=1e-10)
     # The gradient of a mean over equal parts is the mean of the parts' gradients.
-    assert torch.allclose(whole, emulated, atol=1e-6)
+    assert torch.allclose(whole, emulated, rtol=0, atol=1e-10)
 
 
 if __name__ == "__main__":  # python -m tests.integration.test_steps: record anew after a change that is meant
