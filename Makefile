@@ -42,7 +42,7 @@ report: $(ENV)  ## report.html and curves.png of the demo's run, into its folder
 	$(PYTHON) -m training.report $(DEMO_RUN)
 
 # A picture depends on its own key alone and the tar is renamed into place when whole, so a tar that is there is good.
-$(DEMO_TAR): data_tools/sample.py data_tools/patterns.py | $(ENV)
+$(DEMO_TAR): $(wildcard data_tools/sample/*.py) | $(ENV)
 	$(PYTHON) -m data_tools.sample $@
 
 # A shell starts what it puts into the background deaf to Ctrl-C, and that is inherited; some tests send it.
@@ -61,7 +61,7 @@ bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	$(PYTHON) benchmarks/train_step.py | tee $(BENCH)/train_step.txt
 
 docs: $(ENV)  ## renew the tables and plots of docs/RECIPES.md after a change to a recipe
-	$(PYTHON) -m training.recipe_page docs/RECIPES.md rn50_configs/*.yaml
+	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check
@@ -77,14 +77,14 @@ format: $(ENV)  ## put the code into its format
 env: $(ENV)  ## make or renew the environment in .venv
 
 # Renewed when a version, the build or the native code changes.
-$(ENV): pyproject.toml uv.lock setup.py data_tools/_native.cpp
+$(ENV): pyproject.toml uv.lock setup.py $(wildcard data_tools/native/*.cpp data_tools/native/*.h)
 	@$(SYSTEM_PACKAGES)
 	@if [ $(UV) = .tools/bin/uv ] && [ ! -x .tools/bin/uv ]; then \
 	    echo "make: no uv here; putting one into .tools"; \
 	    python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; \
 	fi
 	$(UV) sync --locked
-	$(PYTHON) -c 'import ffcv, data_tools.native'
+	$(PYTHON) -c 'import ffcv, data_tools.native.codec'
 	@touch $@
 
 # OpenCV is conda-forge's in environment.yml, and the project itself comes last.
@@ -97,7 +97,7 @@ lock:  ## renew uv.lock after a change to pyproject.toml, and environment.yml wi
 	mv environment.yml.partial environment.yml
 
 clean:  ## remove the environment, caches and what the demo made; betons and runs of your own stay
-	rm -rf .venv .tools build dist *.egg-info data_tools/_native*.so $(DEMO_DATA) $(DEMO_RUN)
+	rm -rf .venv .tools build dist *.egg-info data_tools/native/_native*.so $(DEMO_DATA) $(DEMO_RUN)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,5 +1,6 @@
 """The native part: everything else about the build is in pyproject.toml."""
 
+from pathlib import Path
 from typing import Any
 
 from setuptools import Extension, setup
@@ -7,8 +8,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, LinkError
 
 NATIVE = Extension(
-    "data_tools._native",  # a plain shared library, opened by ctypes: it needs no Python header
-    sources=["data_tools/_native.cpp"],
+    "data_tools.native._native",  # a plain shared library, opened by ctypes: it needs no Python header
+    sources=["data_tools/native/api.cpp"],
+    depends=[str(header) for header in sorted(Path("data_tools/native").glob("*.h"))],
     libraries=["jpeg"],
     extra_compile_args=[
         *("-std=c++17", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"),

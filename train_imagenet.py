@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from training import config, inputs, plan, tracking
+from training import plan
+from training.config import datasets as inputs
+from training.config import run_config as config
+from training.runlog import wandb_logger as tracking
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +20,8 @@ def main(argv: list[str]) -> int:
         found = inputs.read(options.data.dir, options.sets())
         tracking.check(options.log.wandb)
         # torch takes seconds to load; a plan or a mistake above needs none of it.
-        from training import distributed, trainer
+        from training import trainer
+        from training.engine import distributed
 
         ranks = distributed.ranks_of_job(options.dist)
         parts = distributed.parts(options.dist, ranks)

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.options import parse_or_exit
-from data_tools.spec import WriteSpec
+from data_tools.common.options import parse_or_exit
+from data_tools.convert.config import WriteSpec
 
 DESCRIPTION = "Convert images to FFCV betons at several sizes from one read; interrupted, the same command continues."
 
 
 def main(argv: Sequence[str]) -> int:
     spec = parse_or_exit(WriteSpec, argv, prog=Path(__file__).name, description=DESCRIPTION)
-    from data_tools import progress  # heavy imports after the command line is known to be sound
+    from data_tools.convert import cli as progress  # heavy imports after the command line is known to be sound
 
     return progress.convert(spec)
 

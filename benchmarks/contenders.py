@@ -44,7 +44,7 @@ def _sizes(batches: Iterable[Any]) -> Iterator[int]:
 def _ours(case: Case, work: Path, cores: int, checksums: bool = True) -> Run:
     import torch
 
-    from training.loaders import TrainLoader
+    from training.loader.loaders import TrainLoader
 
     path, cpu = work / f"train_{case.cap}.beton", torch.device("cpu")
     loader = TrainLoader(
@@ -64,11 +64,11 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     """The loader's native call and its crops, each core going through its share: no batches, no order, no hand-over."""
     import numpy as np
 
-    from data_tools.native import library
-    from training.crops import CropRule, random_crops
-    from training.engine import Request, Work
-    from training.opened import Opened
-    from training.transfer import HostBuffers
+    from data_tools.native.library import library
+    from training.loader.beton_reader import Opened
+    from training.loader.crops import CropRule, random_crops
+    from training.loader.decode_pool import Request, Work
+    from training.loader.device_transfer import HostBuffers
 
     beton = Opened(work / f"train_{case.cap}.beton")
     buffers, threads = HostBuffers(pinned=False), ThreadPoolExecutor(cores)
@@ -76,7 +76,7 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     def loop(works: list[Work]) -> int:
         error = ctypes.create_string_buffer(256)
         for each in works:
-            if library.native_loop(ctypes.byref(each.native), error):
+            if library().native_loop(ctypes.byref(each.native), error):
                 raise RuntimeError(error.value)
         return sum(len(each.request.samples) for each in works)
 
@@ -120,7 +120,7 @@ def _operation(case: Case, work: Path, cores: int) -> Run:
     """Our Operation in a stock FFCV Loader."""
     from ffcv.transforms import ToTensor, ToTorchImage
 
-    from training.decoders import KeyedRandomResizedCrop
+    from training.loader.ffcv_operations import KeyedRandomResizedCrop
 
     crop = KeyedRandomResizedCrop(case.px, min_scale=case.min_scale, seed=0)
     return _ffcv(case, work, cores, [crop, ToTensor(), ToTorchImage()])

@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _show_machine() -> None:
-    from data_tools import native
+    from data_tools.native import codec as native
 
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     names = ("ffcv", "numba", "numpy", "torch", "torchvision", "pillow")
@@ -80,8 +80,8 @@ def _show_machine() -> None:
 
 def _prepare(source: Path, work: Path, images: int) -> None:
     """Betons of the source's photographs, repeated, and the same photographs as JPEG files of each size for peers."""
-    from data_tools import beton
-    from data_tools.spec import Data, Write, WriteSpec
+    from data_tools.convert import converter as beton
+    from data_tools.convert.config import Data, Write, WriteSpec
 
     with tarfile.open(source) as tar:
         files = [tar.extractfile(info).read() for info in tar if info.isfile() and "/train/" in info.name]  # type: ignore[union-attr]
@@ -103,7 +103,7 @@ def _prepare(source: Path, work: Path, images: int) -> None:
 
 def _unpack(path: Path, folder: Path) -> None:
     """The stored JPEGs as files in folders by class: the same bytes for everybody."""
-    from data_tools import layout
+    from data_tools.beton import format as layout
 
     found, data = layout.read(path), path.read_bytes()
     for at, (sample, size) in enumerate(zip(found.samples, found.sizes(), strict=True)):
@@ -116,7 +116,7 @@ def _unpack(path: Path, folder: Path) -> None:
 def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) -> list[dict[str, Any]]:
     from ffcv.loader import Loader  # noqa: F401  # imports are not part of a first batch
 
-    from training.loaders import TrainLoader  # noqa: F401
+    from training.loader.loaders import TrainLoader  # noqa: F401
 
     runs: dict[str, Run] = {}
     first: dict[str, float] = {}
@@ -142,7 +142,7 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) 
 
 
 def _bytes_an_image(case: Case, work: Path) -> str:
-    from data_tools import layout
+    from data_tools.beton import format as layout
 
     here, other = (
         layout.read(folder / f"train_{cap}.beton").sizes().mean()

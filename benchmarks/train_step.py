@@ -24,12 +24,12 @@ import torch
 import torchvision
 from torch import nn
 
-from training.config import Train
-from training.engine_rate import SyntheticRun, synchronise
-from training.loaders import TrainLoader, usable_cores
-from training.metrics import Tally
-from training.speed import forward_flops, peak_tflops
-from training.step import MEAN, STD
+from training.config.run_config import Train
+from training.engine.metrics import Tally
+from training.engine.step import MEAN, STD
+from training.engine.synthetic_benchmark import SyntheticRun, synchronise
+from training.engine.throughput import forward_flops, peak_tflops
+from training.loader.loaders import TrainLoader, usable_cores
 
 CLASSES = 1000
 SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}

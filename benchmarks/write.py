@@ -84,8 +84,8 @@ def _prepare(source: Path, work: Path, images: int) -> int:
 
 
 def _ours(work: Path, case: str, workers: int) -> float:
-    from data_tools import beton
-    from data_tools.spec import Data, Write, WriteSpec
+    from data_tools.convert import converter as beton
+    from data_tools.convert.config import Data, Write, WriteSpec
 
     out = work / "ours"
     spec = WriteSpec(

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools import images, layout, manifest, native
-from data_tools.layout import Layout
-from data_tools.manifest import Manifest
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.beton.format import Layout
+from data_tools.beton.manifest import Manifest
+from data_tools.convert import transcode as images
+from data_tools.native import codec as native
 
 LOOKED_AT = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows

@@ -8,7 +8,6 @@ Exit status 0 only where all holds; otherwise 1, and a line for each fault.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_tools import images, layout, manifest, native
-from data_tools.layout import Layout
-from data_tools.machine import usable_cores
-from data_tools.manifest import Manifest
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.beton.checks import _checksums, _digest_faults, check
+from data_tools.beton.format import Layout
+from data_tools.beton.manifest import Manifest
+from data_tools.common.resources import usable_cores
+from data_tools.convert import transcode as images
+from data_tools.native import codec as native
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +54,7 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
     except (OSError, manifest.ManifestError) as error:
         yield str(error)
         record = None
-    faults = layout.check(path, record)
+    faults = check(path, record)
     yield from faults
     if faults:
         return  # what follows trusts the tables
@@ -65,21 +68,6 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
             yield f"{path}: {error}"
     if full:
         yield from _full(found, record, checksums, workers)
-
-
-def _checksums(path: Path, record: Manifest) -> NDArray[np.uint64]:
-    sidecar = manifest.checksums_of(path)
-    content = sidecar.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record.checksums_digest or len(content) != 8 * record.images:
-        raise ValueError(f"{sidecar.name} is not the one that the manifest names")
-    return np.frombuffer(content, "<u8")
-
-
-def _digest_faults(found: Layout, record: Manifest, checksums: NDArray[np.uint64]) -> Iterator[str]:
-    with found.path.open("rb") as file:
-        head = file.read(layout.SAMPLES_START + found.samples.nbytes)
-    if layout.digest(head, found.alloc.tobytes(), checksums.tobytes()) != record.digest:
-        yield f"{found.path}: its header and tables have not the digest that the manifest gives"
 
 
 # ---------------------------------------------------------------------------------------------- every byte

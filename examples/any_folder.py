@@ -8,11 +8,14 @@ The same steps as write_datasets.py and train_imagenet.py take, with a schedule 
 import sys
 from pathlib import Path
 
-from data_tools import beton, spec
-from training import config, distributed, trainer
-from training.epochs import read_epochs
-from training.phases import Phase, Ramp, Schedule
-from training.recipe import to_phases
+from data_tools.convert import config as spec
+from data_tools.convert import converter as beton
+from training import trainer
+from training.config import run_config as config
+from training.config.phases_yaml import to_phases
+from training.config.schedule import Phase, Ramp, Schedule
+from training.engine import distributed
+from training.runlog.epoch_table import read_epochs
 
 SCHEDULE = Schedule(
     phases=(

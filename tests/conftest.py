@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from making import make_sorted_tar, spec_for
+from helpers.images import make_sorted_tar, spec_for
 
 # Tests run side by side; threads that spin at each other's barriers make two trainings ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,7 +21,7 @@ def sorted_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
     """A folder with {train,val}_{160,320,full}.beton of `sorted_tar`; not to be changed."""
-    from data_tools import beton
+    from data_tools.convert import converter as beton
 
     out = tmp_path_factory.mktemp("betons")
     beton.write(spec_for(sorted_tar, out))

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from data_tools.options import OptionError, parse
-from training.config import RunConfig
-from training.pace import VAL_COST
-from training.phases import Phase, Schedule, batches_per_epoch
+from data_tools.common.options import OptionError, parse
+from training.config.run_config import RunConfig
+from training.config.schedule import Phase, Schedule, batches_per_epoch
+from training.runlog.eta import VAL_COST
 
 IMAGENET_TRAIN, IMAGENET_VAL = 1_281_167, 50_000
 
@@ -92,7 +92,7 @@ def card_times(schedule: Schedule, card: Card, gpus: int, train: int, val: int) 
 
 def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
     """Training images a second of this machine's device at ``phase``'s size and batch, images resident on it."""
-    from training import engine_rate
+    from training.engine import synthetic_benchmark as engine_rate
 
     return engine_rate.of_config(config, phase.px, phase.batch_per_gpu, steps)
 

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.options import OptionError
-from data_tools.values import convert
+from data_tools.common.options import OptionError, convert
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +65,7 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
 
     OptionError where the checkpoint cannot be had in that form.
     """
-    from training import checkpoint
+    from training.model import checkpoint
 
     state = checkpoint.load(path)
     network = _network(path, state, ema)
@@ -84,7 +83,8 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
 
 def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     """The trained network, ready to be asked, on the CPU."""
-    from training import model, weights
+    from training.model import resnet as model
+    from training.model import weights
 
     if ema and not state["ema"]:
         raise OptionError(f"{path}: holds no averaged weights; train with --train.ema=0.9999, or leave out --ema")
@@ -109,7 +109,7 @@ def takes() -> str:
 
 
 def _input() -> dict[str, Any]:
-    from training.step import MEAN, STD
+    from training.engine.step import MEAN, STD
 
     mean, std = ([round(value / 255, 6) for value in values] for values in (MEAN, STD))
     return {"layout": "NCHW", "channels": "RGB", "range": [0, 1], "mean": mean, "std": std}
@@ -152,7 +152,7 @@ def _torchvision(path: Path, state: dict[str, Any], network: nn.Module, about: d
 
 
 def _safetensors(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str, str], partial: Path) -> str:
-    from training.weights import needs_extra
+    from training.model.weights import needs_extra
 
     with needs_extra("--to safetensors"):
         from safetensors.torch import save
@@ -163,7 +163,7 @@ def _safetensors(path: Path, state: dict[str, Any], network: nn.Module, about: d
 def _onnx(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str, str], partial: Path) -> str:
     import torch
 
-    from training.weights import needs_extra
+    from training.model.weights import needs_extra
 
     with needs_extra("--to onnx"):
         import onnx

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools import manifest
-from data_tools.options import OptionError
-from training.config import RunConfig
-from training.phases import Batch, Schedule, plan
+from data_tools.common.options import OptionError
+from training.config.datasets import images_of
+from training.config.run_config import RunConfig
+from training.config.schedule import Phase, Schedule, batches_per_epoch
 
 
-def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
-    """Training images by set: ``data.train_images`` where given, else what the manifests say."""
-    sets = {phase.data for phase in schedule.phases}
-    if config.data.train_images is not None:
-        return dict.fromkeys(sets, config.data.train_images)
-    try:
-        return {name: manifest.read(config.data.dir / f"train_{name}.beton").images for name in sets}
-    except FileNotFoundError as error:
-        raise OptionError(f"{error}; or give --data.train_images=1281167") from None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """One training batch of the plan; ``batch`` counts from 1 as the ramp does."""
+
+    epoch: int
+    batch: int
+    batches: int
+    phase: Phase
+    lr: float
+
+
+def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[Batch]:
+    """Every training batch of a run on ``gpus`` GPUs, in order; ``images`` by beton set (``{"160": 1281167}``)."""
+    for epoch in range(schedule.epochs):
+        phase = schedule.phase(epoch)
+        batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
+        for batch in range(1, batches + 1):
+            yield Batch(epoch=epoch, batch=batch, batches=batches, phase=phase, lr=schedule.lr(epoch, batch, batches))
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training import config, inputs, sheet
-from training.config import RunConfig
-from training.phases import Phase
-from training.sheet import Crop, Row
+from training.config import datasets as inputs
+from training.config import run_config as config
+from training.config.run_config import RunConfig
+from training.config.schedule import Phase
+from training.reporting import contact_sheet as sheet
+from training.reporting.contact_sheet import Crop, Row
 
 DESCRIPTION = """What the network gets to see: training and validation crops of each phase, as one picture.
 
@@ -86,9 +88,9 @@ def zoom_of(phases: tuple[Phase, ...]) -> int:
 
 def training_crops(options: RunConfig, found: inputs.Inputs, phase: Phase, many: int) -> list[Crop]:
     """The first images of the phase's first epoch, as one process would be given them."""
-    from training.order import batch_key
-    from training.phase_loaders import train_loader
-    from training.step import Mixing
+    from training.engine.phase_loaders import train_loader
+    from training.engine.step import Mixing
+    from training.loader.sample_order import batch_key
 
     batch, classes = min(many, found.images(phase)), found.classes
     with (
@@ -112,7 +114,7 @@ def _mixed(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[l
     """uint8 images mixed as a step does it, which is after they are normalised; and the shares of the classes."""
     import torch
 
-    from training.step import Normalise
+    from training.engine.step import Normalise
 
     normalise = Normalise(torch.float32, torch.device("cpu"))
     mixed, shares = mixing(normalise(images), labels, key)
@@ -124,7 +126,7 @@ def validation_crops(
     options: RunConfig, found: inputs.Inputs, phase: Phase, many: int, *, rectangular: bool
 ) -> list[Crop]:
     """Images from batches all over the validation set, in its order, cut as they are in these batches."""
-    from training.phase_loaders import val_loader
+    from training.engine.phase_loaders import val_loader
 
     batches = -(-found.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
     ranks = max(1, batches // many)  # as one of so many processes it has every ranks-th batch

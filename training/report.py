@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.manifest import write_whole
-from data_tools.options import OptionError
-from training import curves, record
-from training.epochs import HEADING, line
-from training.page import page
-from training.record import Record, summary
+from data_tools.common.files import write_whole
+from data_tools.common.options import OptionError
+from training.reporting import charts as curves
+from training.reporting import run_folder as record
+from training.reporting.report_html import page
+from training.reporting.run_folder import Record, summary
+from training.runlog.epoch_table import HEADING, line
 
 
 def _price(text: str) -> float:

@@ -11,22 +11,25 @@ from pathlib import Path
 
 import torch
 
-from data_tools.options import OptionError
-from training import checkpoint, console, distributed, inputs, runlog, weights
-from training.config import RunConfig
-from training.distributed import EXIT_PREEMPTED, Preempted
-from training.epochs import Speed
-from training.evaluate import Abandoned, evaluate
-from training.interrupt import Wishes
-from training.job import Job
-from training.loaders import TrainLoader
-from training.metrics import NO_SUMS, Scores, Tally, scores_of
-from training.order import batch_key
-from training.phase_loaders import PhaseLoaders, Upcoming, check_betons, place_of, val_loader
-from training.phases import Phase
-from training.runlog import RunLog
-from training.saving import end_of_epoch, save_within_epoch
-from training.speed import StepClock, bottleneck, forward_flops, profiled
+from data_tools.common.options import OptionError
+from training.config import datasets as inputs
+from training.config.run_config import RunConfig
+from training.config.schedule import Phase
+from training.engine import distributed
+from training.engine import run_logger as runlog
+from training.engine.distributed import EXIT_PREEMPTED, Preempted
+from training.engine.evaluate import Abandoned, evaluate
+from training.engine.metrics import NO_SUMS, Tally, scores_of
+from training.engine.phase_loaders import PhaseLoaders, Upcoming, check_betons, place_of, val_loader
+from training.engine.run_logger import RunLog
+from training.engine.state import Job, end_of_epoch, save_within_epoch
+from training.engine.stop_signals import Wishes
+from training.engine.throughput import StepClock, bottleneck, forward_flops, profiled
+from training.loader.loaders import TrainLoader
+from training.loader.sample_order import batch_key
+from training.model import checkpoint, weights
+from training.runlog import console
+from training.runlog.epoch_table import Scores, Speed
 
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_runs import RECIPE, Run
+from helpers.training_runs import RECIPE, Run
 
 
 @pytest.fixture(scope="session")

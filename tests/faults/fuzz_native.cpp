@@ -8,7 +8,7 @@
 //     ./fuzz -max_total_time=600 -max_len=4096 CORPUS
 // Whatever the bytes are, a call must return, with pixels or an error; sanitizers watch the memory.
 
-#include "../../data_tools/_native.cpp"
+#include "../../data_tools/native/api.cpp"
 
 #include <fstream>
 #include <iterator>
@@ -53,8 +53,8 @@ static void run(const Data& sample, Data& out) {
     int width = small && below(4) ? info.width : 1 + int(below(600)), height = small && below(4) ? info.height : 1 + int(below(600));
     int out_height = 1 + int(below(64)), out_width = 1 + int(below(64));
     out.resize(size_t(3) * out_height * out_width);
-    native_take(data.data(), data.size(), int(below(3)), width, height, below(3) ? &rule : nullptr, int64_t(rng()), out.data(), out_height, out_width);
-    native_take(data.data(), data.size(), JPG, width, height, &rule, int64_t(rng()), out.data(), out_height, out_width);
+    native_load_crop(data.data(), data.size(), int(below(3)), width, height, below(3) ? &rule : nullptr, int64_t(rng()), out.data(), out_height, out_width);
+    native_load_crop(data.data(), data.size(), JPG, width, height, &rule, int64_t(rng()), out.data(), out_height, out_width);
     native_checksum(data.data(), data.size());
 }
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools import layout, manifest
-from training.loaders import LoadError, TrainLoader, ValLoader
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from training.loader.loaders import LoadError, TrainLoader, ValLoader
 
 NAME = "train_160.beton"
 VICTIM = 17

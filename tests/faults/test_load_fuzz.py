@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import jpeg, photo
+from helpers.images import jpeg, photo
 from PIL import Image
 
-from data_tools import native
+from data_tools.native import codec as native
 
 SOURCE = Path(__file__).with_name("fuzz_native.cpp")
 

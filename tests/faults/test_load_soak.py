@@ -12,8 +12,9 @@ from types import FrameType
 import pytest
 import torch
 
-from data_tools import layout, manifest
-from training.loaders import LoadError, TrainLoader
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from training.loader.loaders import LoadError, TrainLoader
 
 pytestmark = pytest.mark.slow
 DAMAGES = 600

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import RECIPE, Run, assert_same_end, batches_done, process_group, until, workers_of
+from helpers.training_runs import RECIPE, Run, assert_same_end, batches_done, process_group, until, workers_of
 
-from training import checkpoint
+from training.model import checkpoint
 
 
 @pytest.mark.parametrize("after", [3, 24])

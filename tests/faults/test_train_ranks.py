@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.training_runs import Run, batches_done, process_group, until, workers_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import Run, batches_done, process_group, until, workers_of
 
-from data_tools import layout
-from data_tools.options import OptionError
-from training.config import Dist
-from training.distributed import world
-from training.epochs import read_epochs
+from data_tools.beton import format as layout
+from data_tools.common.options import OptionError
+from training.config.run_config import Dist
+from training.engine.distributed import world
+from training.runlog.epoch_table import read_epochs
 
 ROOT = Path(__file__).parents[2]
 DIST = Dist(device="cpu")

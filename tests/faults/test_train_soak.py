@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from training_runs import Run, assert_same_end, batches_done
+from helpers.training_runs import Run, assert_same_end, batches_done
 
 import train_imagenet
-from training import checkpoint
+from training.model import checkpoint
 
 pytestmark = pytest.mark.slow
 KILLS = 20

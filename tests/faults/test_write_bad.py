@@ -9,11 +9,15 @@ import zlib
 from pathlib import Path
 
 import pytest
-from making import damaged, jpeg, photo, sorted_files, spec_for, write_tar
+from helpers.images import damaged, jpeg, photo, sorted_files, spec_for, write_tar
 from PIL import Image
 
-from data_tools import beton, images, layout, manifest, verify
-from data_tools.plan import ConversionError
+from data_tools import verify
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.convert import converter as beton
+from data_tools.convert import transcode as images
+from data_tools.convert.plan import ConversionError
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -15,12 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from making import jpeg, photo, spec_for, write_tar
+from helpers.images import jpeg, photo, spec_for, write_tar
 
-from data_tools import beton, estimate, journal, layout, manifest, output, sources
-from data_tools.journal import JournalError
-from data_tools.plan import ConversionError
-from data_tools.pool import WorkerError
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.beton import writer as output
+from data_tools.convert import converter as beton
+from data_tools.convert import estimate, journal
+from data_tools.convert.journal import JournalError
+from data_tools.convert.plan import ConversionError
+from data_tools.convert.worker_pool import WorkerError
+from data_tools.sources import scan as sources
 
 # write_datasets.py with work in small pieces, so that there are many moments to be killed at.
 DRIVER = """

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import jpeg, photo
+from helpers.images import jpeg, photo
 
-from data_tools import layout, manifest
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
 
 IMAGES = 1_000_000
 CLASSES = 1000

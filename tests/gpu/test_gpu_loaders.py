@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.loaders import TrainLoader, ValLoader
+from training.loader.loaders import TrainLoader, ValLoader
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import make_sorted_tar, oddities, sorted_files, spec_for, write_folder, write_tar
+from helpers.images import make_sorted_tar, oddities, sorted_files, spec_for, write_folder, write_tar
 from PIL import Image
 
-from data_tools import beton, layout, manifest, native
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.convert import converter as beton
+from data_tools.native import codec as native
 
 NAMES = [f"{split}_{cap}.beton" for split in ("train", "val") for cap in ("160", "320", "full")]
 

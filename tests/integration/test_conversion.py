@@ -12,12 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import jpeg, member, oddities, photo, sorted_files, spec_for, write_folder, write_tar
+from helpers.images import jpeg, member, oddities, photo, sorted_files, spec_for, write_folder, write_tar
 from PIL import Image
 
-from data_tools import beton, describe, estimate, labels, layout, manifest, plan, verify
-from data_tools.plan import ConversionError
-from data_tools.spec import Data, WriteSpec
+from data_tools import describe, verify
+from data_tools.beton import classes as labels
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.convert import converter as beton
+from data_tools.convert import estimate, plan
+from data_tools.convert.config import Data, WriteSpec
+from data_tools.convert.plan import ConversionError
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,7 +208,7 @@ def test_the_estimate_is_near_what_is_written(
     monkeypatch.setattr(estimate, "_sampled", lambda job, _: range(len(job.stream)))
     said: list[str] = []
     spec = spec_for(sorted_tar, tmp_path, mode="proportion")
-    from data_tools import sources
+    from data_tools.sources import scan as sources
 
     index = sources.read(spec.data.source)
     found = {

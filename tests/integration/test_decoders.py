@@ -14,9 +14,10 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.operation import Operation
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 
-from data_tools import layout, manifest
-from training.decoders import CentreCrop, KeyedRandomResizedCrop, RectangularCrop, checked
-from training.loaders import LoadError, TrainLoader, ValLoader
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from training.loader.ffcv_operations import CentreCrop, KeyedRandomResizedCrop, RectangularCrop, checked
+from training.loader.loaders import LoadError, TrainLoader, ValLoader
 
 CPU = torch.device("cpu")
 PX = 64

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from documented import DOCUMENTS, ROOT, Shown, furnish, make_targets, shown
+from helpers.documented import DOCUMENTS, ROOT, Shown, furnish, make_targets, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,10 @@ def perform(command: str, folder: Path) -> None:
     out = io.StringIO()
     with undisturbed(folder), redirect_stdout(out), redirect_stderr(out):
         try:
-            status = importlib.import_module(name).main(arguments)
+            module = importlib.import_module(name)
+            if hasattr(module, "__path__"):
+                module = importlib.import_module(f"{name}.__main__")
+            status = module.main(arguments)
         except SystemExit as left:
             status = left.code
     assert status == 0, f"{command}\n{out.getvalue()}"

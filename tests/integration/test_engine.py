@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from making import jpeg, photo
+from helpers.images import jpeg, photo
 from PIL import Image
 
-from data_tools import native
-from training.crops import CROP
-from training.engine import TASK, Batches, Pool, Request
-from training.transfer import HostBuffers, NoCopies
+from data_tools.native import codec as native
+from data_tools.native.library import CROP, TASK
+from training.loader.decode_pool import Batches, Pool, Request
+from training.loader.device_transfer import HostBuffers, NoCopies
 
 
 def load(

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from making import sorted_files, write_folder
+from helpers.images import sorted_files, write_folder
 
-from data_tools import manifest
-from training.epochs import read_epochs
+from data_tools.beton import manifest
+from training.runlog.epoch_table import read_epochs
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,10 @@ import torchvision
 from torchvision.models import ResNet50_Weights
 
 import train_imagenet
-from data_tools import manifest
-from training import checkpoint, export
-from training.loaders import ValLoader
+from data_tools.beton import manifest
+from training import export
+from training.loader.loaders import ValLoader
+from training.model import checkpoint
 
 RECIPE = """
 model: {{arch: resnet18}}

@@ -13,12 +13,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from making import make_sorted_tar, spec_for
+from helpers.images import make_sorted_tar, spec_for
 from PIL import Image
 
-from data_tools import beton, layout
-from training.crops import CropRule, random_crops
-from training.loaders import TrainLoader, ValLoader
+from data_tools.beton import format as layout
+from data_tools.convert import converter as beton
+from training.loader.crops import CropRule, random_crops
+from training.loader.loaders import TrainLoader, ValLoader
 
 CPU = torch.device("cpu")
 PX = 64
@@ -302,7 +303,7 @@ def test_what_cannot_work_is_refused(betons: Path, options: dict[str, object], m
 
 
 def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_tools.machine.available_memory", lambda: 1000)
+    monkeypatch.setattr("data_tools.common.resources.available_memory", lambda: 1000)
     for make in (train, val):
         with pytest.raises(MemoryError, match="give a smaller batch"):
             make(betons)
@@ -316,7 +317,7 @@ def test_a_missing_beton_says_what_to_do(tmp_path: Path) -> None:
 FOREVER = """
 import sys, torch
 from pathlib import Path
-from training.loaders import TrainLoader
+from training.loader import TrainLoader
 loader = TrainLoader(Path(sys.argv[1]), px=224, batch=20, min_scale=0.5, seed=0, workers=2, device=torch.device("cpu"))
 for epoch in range(1_000_000):
     for images, labels in loader.epoch(epoch):

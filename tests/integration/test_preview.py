@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from training import inputs, preview, sheet
-from training.config import RunConfig, ScheduleOptions, Train
-from training.loaders import TrainLoader, ValLoader
-from training.phases import Phase, Ramp, Schedule
-from training.recipe import to_phases
+from training import preview
+from training.config import datasets as inputs
+from training.config.phases_yaml import to_phases
+from training.config.run_config import RunConfig, ScheduleOptions, Train
+from training.config.schedule import Phase, Ramp, Schedule
+from training.loader.loaders import TrainLoader, ValLoader
+from training.reporting import contact_sheet as sheet
 
 SCHEDULE = Schedule(
     phases=(

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 import pytest
+from helpers.run_folders import run_folder
 from PIL import Image
-from recorded import run_folder
 
 from training import report
 

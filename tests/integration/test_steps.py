@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training import model
-from training.config import Train
-from training.distributed import World
-from training.metrics import Tally
-from training.step import Mixing, Objective, Predictor, TrainStep
+from training.config.run_config import Train
+from training.engine.distributed import World
+from training.engine.metrics import Tally
+from training.engine.step import Mixing, Objective, Predictor, TrainStep
+from training.model import resnet as model
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)

@@ -25,12 +25,14 @@ import pytest
 import torch
 
 import train_imagenet
-from data_tools import layout
-from training import checkpoint, phase_loaders, trainer
-from training.epochs import read_epochs
-from training.job import Job
-from training.loaders import TrainLoader
-from training.phases import Phase
+from data_tools.beton import format as layout
+from training import trainer
+from training.config.schedule import Phase
+from training.engine import phase_loaders
+from training.engine.state import Job
+from training.loader.loaders import TrainLoader
+from training.model import checkpoint
+from training.runlog.epoch_table import read_epochs
 
 ROOT = Path(__file__).parents[2]
 

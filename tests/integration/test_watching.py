@@ -17,9 +17,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_imagenet
 from data_tools import dawn_tsv
-from training import environment, record, report, trainer
-from training.epochs import COLUMNS, read_epochs
-from training.runlog import RunLog
+from training import report, trainer
+from training.engine.run_logger import RunLog
+from training.reporting import run_folder as record
+from training.runlog import sessions as environment
+from training.runlog.epoch_table import COLUMNS, read_epochs
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,7 +217,7 @@ def test_wandb_refuses(recipe: Path, tmp_path: Path, fake_wandb: Path, monkeypat
 def test_without_wandb_it_ends_before_anything_starts(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.tracking.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("training.runlog.wandb_logger.importlib.util.find_spec", lambda name: None)
     status, out, err = run(recipe, tmp_path / "run", "--log.wandb=project")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert "pip install 'wandb>=0.19'" in err

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_tools.options import OptionError
-from training import checkpoint
+from data_tools.common.options import OptionError
+from training.model import checkpoint
 
 
 def test_round_trip(tmp_path: Path) -> None:

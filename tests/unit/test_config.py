@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.options import OptionError, parse
-from training.config import RunConfig, as_mapping
+from data_tools.common.options import OptionError, parse
+from training.config.run_config import RunConfig, as_mapping
 
 ROOT = Path(__file__).parents[2]
 TITAN8 = ["--config-file", str(ROOT / "rn50_configs/titan8.yaml")]

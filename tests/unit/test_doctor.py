@@ -13,11 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from making import make_sorted_tar, spec_for
+from helpers.images import make_sorted_tar, spec_for
 
-from data_tools import beton, native, software, surroundings
-from data_tools.software import Card
-from data_tools.surroundings import Finding
+from data_tools.convert import converter as beton
+from data_tools.doctor import machine_checks as surroundings
+from data_tools.doctor import software_checks as software
+from data_tools.doctor.machine_checks import Finding
+from data_tools.doctor.software_checks import Card
+from data_tools.native import codec as native
 
 ROOT = Path(__file__).parents[2]
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.options import parse
+from data_tools.common.options import parse
 from training import estimate
-from training.config import RunConfig
-from training.phases import Schedule
+from training.config.run_config import RunConfig
+from training.config.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
 

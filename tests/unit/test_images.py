@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.images import jpeg, oddities, photo
 from hypothesis import given
 from hypothesis import strategies as st
-from making import jpeg, oddities, photo
 from PIL import Image
 
-from data_tools import images, native
-from data_tools.images import BadImageError, Recipe, capped, decode, is_plain_jpeg, sizes, store, wants_raw
-from data_tools.layout import JPG, PAGE_BYTES, RAW
+from data_tools.beton.format import JPG, PAGE_BYTES, RAW
+from data_tools.convert import transcode as images
+from data_tools.convert.transcode import BadImageError, Recipe, capped, decode, is_plain_jpeg, sizes, store, wants_raw
+from data_tools.native import codec as native
 
 RECIPE = Recipe(
     caps=(160, 320, None),

@@ -1,38 +1,56 @@
-"""Which part may know which: the rules of docs/ARCHITECTURE.md, by the source and in fresh interpreters."""
+"""Which part may import which: the rules of docs/ARCHITECTURE.md, read from the tree."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("data_tools", "training")
+FOLDERS = ("data_tools", "training", "benchmarks", "examples", "scripts")
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.py", "data_tools/**/*.py", "training/**/*.py", "benchmarks/**/*.py", "examples/**/*.py")
+    for pattern in (
+        "*.py",
+        *(f"{folder}/**/*.py" for folder in ("data_tools", "training", "benchmarks", "examples", "scripts")),
+    )
     for path in ROOT.glob(pattern)
 )
-
-# What a closed beton is (its record, format and image code), the strict options, which have two halves, and what this
-# process may use of the machine.
-TRAINING_TAKES = {"manifest", "layout", "native", "options", "values", "machine"}
-# These load in milliseconds and are tested anywhere. Those that do not exist (yet) are passed over.
-LIGHT = [
-    name
-    for name in (
-        *(f"training.{n}" for n in ("phases", "recipe", "config", "imagenet18", "inputs", "plan", "estimate", "pace")),
-        *(f"training.{n}" for n in ("report", "epochs", "environment", "record", "curves", "page", "recipe_page")),
-        *(f"data_tools.{n}" for n in ("manifest", "labels", "sources", "options", "layout", "sample", "dawn_tsv")),
-    )
-    if (ROOT / f"{name.replace('.', '/')}.py").exists()
-]
-HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow"}
-KNOW_FFCV = {"data_tools/beton.py", "training/decoders.py", "training/loaders.py"}
+CLOSED_BETON = {"data_tools.common", "data_tools.native", "data_tools.beton"}
+# A package and the packages that it may import; the root of each of the two holds its programs.
+MAY_IMPORT = {
+    "data_tools.common": set(),
+    "data_tools.native": {"data_tools.common"},
+    "data_tools.beton": {"data_tools.common", "data_tools.native"},
+    "data_tools.sample": {"data_tools.common"},
+    "data_tools.sources": CLOSED_BETON,
+    "data_tools.convert": CLOSED_BETON | {"data_tools.sources"},
+    "data_tools.doctor": CLOSED_BETON,
+    "data_tools": CLOSED_BETON | {"data_tools.convert"},
+    "training.config": CLOSED_BETON,
+    "training.runlog": CLOSED_BETON | {"training.config"},
+    "training.reporting": CLOSED_BETON | {"training.config", "training.runlog"},
+    "training.model": CLOSED_BETON | {"training.config"},
+    "training.loader": CLOSED_BETON | {"training.config"},
+    "training.engine": CLOSED_BETON | {"training.config", "training.runlog", "training.model", "training.loader"},
+    "training": CLOSED_BETON
+    | {f"training.{name}" for name in ("config", "runlog", "reporting", "model", "loader", "engine")},
+}
+# These load in milliseconds and are tested anywhere.
+LIGHT = (
+    "data_tools.common",
+    "data_tools.beton",
+    "data_tools.sources",
+    "training.config",
+    "training.runlog",
+    "training.reporting",
+)
+HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow", "wandb"}
+KNOW_FFCV = {"training.loader"}
+MOST_FILES = 10
 STORES_OF_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -70,65 +88,63 @@ def top_level_imports(source: str) -> set[str]:
     return found
 
 
-def test_there_is_something_to_check() -> None:
-    assert {"data_tools/sample.py", "training/phases.py", "write_datasets.py", "train_imagenet.py"} <= set(SOURCES)
-    assert len(LIGHT) >= 5
+def package_of(source: str) -> str:
+    return source.rpartition("/")[0].replace("/", ".")
 
 
-@pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("data_tools/")])
-def test_data_tools_never_imports_training(source: str) -> None:
-    assert not [name for name in imports(source) if name.partition(".")[0] in ("training", "train_imagenet")]
+def module_of(source: str) -> str:
+    return source.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-@pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("training/")])
-def test_training_takes_only_a_closed_beton_and_options(source: str) -> None:
-    taken = {parts[1] for name in imports(source) if (parts := name.split("."))[0] == "data_tools" and parts[1:]}
-    assert taken <= TRAINING_TAKES
-    assert not [name for name in imports(source) if name.partition(".")[0] == "write_datasets"]
+IN_PACKAGES = [source for source in SOURCES if package_of(source).startswith(("data_tools", "training"))]
+MODULES = {module_of(source): source for source in IN_PACKAGES}
 
 
-@pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith(PACKAGES)])
-def test_only_few_know_ffcv(source: str) -> None:
-    assert source in KNOW_FFCV or not [name for name in imports(source) if name.partition(".")[0] == "ffcv"]
+def our_modules(source: str) -> set[str]:
+    """The modules of both packages that this file imports, wherever in it."""
+    return {name for name in imports(source) if name in MODULES and not MODULES[name].endswith("__init__.py")}
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_modules_import_nothing_heavy_by_their_source(name: str) -> None:
-    assert not top_level_imports(f"{name.replace('.', '/')}.py") & (HEAVY | {"matplotlib"})
+def test_every_package_has_its_rule() -> None:
+    assert {package_of(source) for source in IN_PACKAGES} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_modules_import_nothing_heavy_when_tried(name: str) -> None:
-    code = f"import sys, {name}; print(*{{m.partition('.')[0] for m in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & (HEAVY | {"matplotlib"})
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_those_below_it(package: str) -> None:
+    for source in (s for s in IN_PACKAGES if package_of(s) == package):
+        taken = {package_of(MODULES[name]) for name in imports(source) if name in MODULES}
+        assert taken - {package} <= MAY_IMPORT[package], source
 
 
-PROGRAMS = [
-    source
-    for source in SOURCES
-    if not source.startswith("benchmarks/")
-    if "ArgumentParser(" in (ROOT / source).read_text() or source in ("write_datasets.py", "train_imagenet.py")
-    if '__name__ == "__main__"' in (ROOT / source).read_text()
-]
+def test_no_circle_of_packages() -> None:
+    TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
 
 
-def test_there_are_programs_to_check() -> None:
-    tools = {"data_tools/doctor.py", "data_tools/verify.py", "training/export.py", "training/preview.py"}
-    assert {"write_datasets.py", "train_imagenet.py", *tools} <= set(PROGRAMS)
+def test_no_circle_of_modules() -> None:
+    TopologicalSorter(
+        {module_of(source): our_modules(source) - {module_of(source)} for source in IN_PACKAGES}
+    ).prepare()
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_help_imports_nothing_heavy(program: str) -> None:
-    code = (
-        "import runpy, sys; sys.argv = [sys.argv[1], '--help']; sys.path.insert(0, '')\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "print(*{m.partition('.')[0] for m in sys.modules}, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "usage:" in done.stdout
-    assert not set(done.stderr.split()) & HEAVY
+def test_root_programs_are_not_imported_by_packages() -> None:
+    for source in IN_PACKAGES:
+        assert not [name for name in imports(source) if name.partition(".")[0] in ("write_datasets", "train_imagenet")]
+
+
+@pytest.mark.parametrize("folder", sorted({source.rpartition("/")[0] for source in IN_PACKAGES}))
+def test_a_folder_holds_no_more_than_ten_files(folder: str) -> None:
+    files = [f for f in (ROOT / folder).iterdir() if f.is_file() and f.name != "__init__.py" and f.suffix != ".so"]
+    assert len(files) <= MOST_FILES, sorted(file.name for file in files)
+
+
+@pytest.mark.parametrize("source", [s for s in IN_PACKAGES if package_of(s) not in KNOW_FFCV])
+def test_only_the_loader_knows_ffcv(source: str) -> None:
+    assert not [name for name in imports(source) if name.partition(".")[0] == "ffcv"]
+
+
+@pytest.mark.parametrize("source", [s for s in IN_PACKAGES if package_of(s) in LIGHT])
+def test_light_packages_import_nothing_heavy(source: str) -> None:
+    assert not top_level_imports(source) & HEAVY
 
 
 def runs_code_from_data(node: ast.AST) -> bool:

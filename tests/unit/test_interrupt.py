@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from training import interrupt
-from training.distributed import World
-from training.interrupt import Wishes
+from training.engine import stop_signals as interrupt
+from training.engine.distributed import World
+from training.engine.stop_signals import Wishes
 
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
 

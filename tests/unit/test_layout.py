@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools import layout
-from data_tools.layout import ALLOC, HEADER, IMAGE, SAMPLE
+from data_tools.beton import format as layout
+from data_tools.beton.format import ALLOC, HEADER, IMAGE, SAMPLE
 
 PAGE = layout.MIN_PAGE_BYTES
 

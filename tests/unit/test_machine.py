@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import machine
+from data_tools.common import resources as machine
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import manifest
-from data_tools.manifest import Manifest, ManifestError, Skipped, Source
+from data_tools.beton import manifest
+from data_tools.beton.manifest import Manifest, ManifestError, Skipped, Source
 
 RECORD = Manifest(
     version=manifest.VERSION,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from training import model
-from training.config import Train
-from training.distributed import World
-from training.metrics import Tally
-from training.step import MEAN, STD, Normalise, Objective, Predictor, TrainStep
+from training.config.run_config import Train
+from training.engine.distributed import World
+from training.engine.metrics import Tally
+from training.engine.step import MEAN, STD, Normalise, Objective, Predictor, TrainStep
+from training.model import resnet as model
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)

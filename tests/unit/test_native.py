@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_tools import native
+from data_tools.native import codec as native
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

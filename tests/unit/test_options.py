@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from data_tools.options import REQUIRED, OptionError, check, flatten, option, parse, parse_or_exit
+from data_tools.common.options import REQUIRED, OptionError, check, flatten, option, parse, parse_or_exit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

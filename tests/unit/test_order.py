@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training import order
+from training.loader import sample_order as order
 
 
 def test_an_order_is_a_permutation_fixed_for_good() -> None:

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from training.pace import Pace, Work
-from training.recipe import from_phases
+from training.config.phases_yaml import from_phases
+from training.runlog.eta import Pace, Work
 
 SCHEDULE = from_phases(
     [

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from data_tools.options import OptionError, parse
-from training import imagenet18
-from training.config import RunConfig
-from training.phases import Ramp, Schedule, batches_per_epoch, default_val_batch, plan
-from training.recipe import from_phases, to_phases
+from data_tools.common.options import OptionError, parse
+from training.config import imagenet18
+from training.config.phases_yaml import from_phases, to_phases
+from training.config.run_config import RunConfig
+from training.config.schedule import Ramp, Schedule, batches_per_epoch, default_val_batch
+from training.plan import plan
 
 RECIPES = Path(__file__).parents[2] / "rn50_configs"
 L4, L8, L16 = 2.0, 1.92, 1.88

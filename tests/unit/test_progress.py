@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_tools import progress
+from data_tools.convert import cli as progress
 
 
 def test_a_log_gets_a_plain_line_now_and_then(

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from training import recipe_page
-from training.phases import Schedule
+from scripts import render_recipe_docs as recipe_page
+from training.config.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("rn50_configs/*.yaml"))

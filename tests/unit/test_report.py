@@ -9,12 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.run_folders import ROOT, STRETCH, rows, run_folder
 from PIL import Image
-from recorded import ROOT, STRETCH, rows, run_folder
 
-from training import curves, page, record, report
-from training.epochs import read_epochs, write_epochs
-from training.plots import PAGE
+from training import report
+from training.reporting import charts as curves
+from training.reporting import report_html as page
+from training.reporting import run_folder as record
+from training.reporting.plotting import PAGE
+from training.runlog.epoch_table import read_epochs, write_epochs
 
 
 class Checked(HTMLParser):

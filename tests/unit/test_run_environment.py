@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorded import STRETCH
+from helpers.run_folders import STRETCH
 
-from data_tools.options import OptionError
-from training import environment
+from data_tools.common.options import OptionError
+from training.runlog import sessions as environment
 
 
 def test_every_process_names_its_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import sample
+from data_tools.sample import dataset as sample
 
 SMALL = {"classes": 4, "train": 44, "val": 12}  # 44: every residue modulo 41, so every oddity
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import META_MAT, WNIDS, devkit, inner_tar, member, write_folder, write_tar
+from helpers.images import META_MAT, WNIDS, devkit, inner_tar, member, write_folder, write_tar
 
-from data_tools import ilsvrc, labels, sources, tars
-from data_tools.index import Index
-from data_tools.tars import ArchiveError
+from data_tools.beton import classes as labels
+from data_tools.sources import ilsvrc, image_folder
+from data_tools.sources import scan as sources
+from data_tools.sources import tar as tars
+from data_tools.sources.index import Index
+from data_tools.sources.tar import ArchiveError
 
 
 def rows(index: Index) -> dict[tuple[str, int | None], list[tuple[int, str, bytes]]]:
@@ -113,11 +116,11 @@ def test_resized_archive(tmp_path: Path) -> None:
 
 
 def test_a_year_above_the_split_is_no_cap() -> None:
-    assert sources.locate("data/2012/train/c/x.JPEG") == ("train", None, "c", "x.JPEG")
-    assert sources.locate("imagenet-sz/160/train/c/x.JPEG") == ("train", 160, "c", "x.JPEG")
-    assert sources.locate("./train/./c/x.JPEG") == ("train", None, "c", "x.JPEG")
-    assert sources.locate("train/c/.DS_Store") is None
-    assert sources.locate("README") is None
+    assert image_folder.locate("data/2012/train/c/x.JPEG") == ("train", None, "c", "x.JPEG")
+    assert image_folder.locate("imagenet-sz/160/train/c/x.JPEG") == ("train", 160, "c", "x.JPEG")
+    assert image_folder.locate("./train/./c/x.JPEG") == ("train", None, "c", "x.JPEG")
+    assert image_folder.locate("train/c/.DS_Store") is None
+    assert image_folder.locate("README") is None
 
 
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
@@ -316,7 +319,7 @@ def shard(
 
 
 def test_parquet_of_imagenet_equals_the_sorted_tar(tmp_path: Path) -> None:
-    from data_tools.parquet import Rows
+    from data_tools.sources.parquet import Rows
 
     hub = tmp_path / "data"
     hub.mkdir()
@@ -351,7 +354,7 @@ def test_parquet_of_imagenet_equals_the_sorted_tar(tmp_path: Path) -> None:
 
 
 def test_rows_of_parquet_in_any_order(tmp_path: Path) -> None:
-    from data_tools.parquet import Rows
+    from data_tools.sources.parquet import Rows
 
     images = [(f"{at}.JPEG", at % 3, f"image {at}".encode()) for at in range(300)]
     path = shard(tmp_path / "train.parquet", images, group=120)

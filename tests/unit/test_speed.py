@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from training.epochs import Speed
-from training.speed import StepClock, bottleneck, forward_flops, peak_tflops
+from training.engine.throughput import StepClock, bottleneck, forward_flops, peak_tflops
+from training.runlog.epoch_table import Speed
 
 EVEN = Speed(
     images_per_s_per_gpu=1000,

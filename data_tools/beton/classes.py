@@ -1,0 +1,42 @@
+"""Classes and their numbers: sorted by name, the same for every split of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from data_tools.common.imagenet import IMAGENET_CLASSES, IMAGENET_IMAGES
+
+_WNID = re.compile(r"n\d{8}")
+
+
+def number(names: Iterable[str]) -> tuple[str, ...]:
+    """The class list: position is label. Code points decide the order, so it is the same everywhere."""
+    return tuple(sorted(set(names)))
+
+
+def are_wnids(classes: Sequence[str]) -> bool:
+    """Whether every class is a WordNet id as ImageNet names them (n01440764)."""
+    return bool(classes) and all(_WNID.fullmatch(name) for name in classes)
+
+
+def digest(classes: Sequence[str]) -> str:
+    """SHA-256 over the names, each ended by a newline."""
+    return hashlib.sha256("".join(f"{name}\n" for name in classes).encode()).hexdigest()
+
+
+def expected(classes: Sequence[str]) -> str:
+    """What a source with these classes is held to unless told otherwise: `imagenet1k` or `any`."""
+    return "imagenet1k" if len(classes) == IMAGENET_CLASSES and are_wnids(classes) else "any"
+
+
+def shortfalls(classes: Sequence[str], images: dict[str, int]) -> list[str]:
+    """How a source differs from ImageNet-1k; [] when it does not."""
+    faults = []
+    if len(classes) != IMAGENET_CLASSES or not are_wnids(classes):
+        faults.append(f"{len(classes)} classes where ImageNet has {IMAGENET_CLASSES} wnids")
+    for split, count in IMAGENET_IMAGES.items():
+        if images.get(split, 0) != count:
+            faults.append(f"{split}: {images.get(split, 0):,} images where ImageNet has {count:,}")
+    return faults

@@ -1,0 +1,155 @@
+"""The .beton format (FFCV, version 2), as numpy dtypes, where each sample goes, and what a sound file obeys.
+
+    header        24 bytes: HEADER
+    fields        2 x 1041 bytes: FIELD (`image`, an RGBImageField; `label`, an IntField)
+    metadata      images x 24 bytes: SAMPLE
+    zeros         up to the first multiple of page_size
+    pages         whole pages; every sample's bytes lie within one page, unused room is zero
+    alloc table   images x 24 bytes: ALLOC, up to the end of the file
+
+FFCV addresses a page as `pointer >> log2(page_size)`, so pages start at multiples of their size in the file, and
+a loader that caches pages itself (`os_cache=False`) reads whole ones: the last page is written out in full.
+Its reader takes everything after `alloc_table_ptr` for the table, so nothing may follow it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+VERSION = 2
+MIN_PAGE_BYTES = 1 << 21  # FFCV's own bounds
+MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's uint32
+PAGE_BYTES = 1 << 23  # what FFCV's DatasetWriter uses
+JPG, RAW = 0, 1
+RGB_IMAGE, INT = 2, 1  # FFCV's type ids
+FIELD_NAMES = ("image", "label")
+
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ]
+)
+FIELD = np.dtype([("type_id", "u1"), ("name", "u1", (16,)), ("arguments", "u1", (1024,))])
+IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+SAMPLE = np.dtype({"names": ["f0", "f1"], "formats": [IMAGE, "<i8"], "offsets": [0, 16], "itemsize": 24})
+ALLOC = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+SAMPLES_START = HEADER.itemsize + 2 * FIELD.itemsize
+
+
+class LayoutError(ValueError):
+    """A file that is no beton of ours, or one that is damaged; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a beton says of itself: the header and both tables, as they are in the file."""
+
+    path: Path
+    file_bytes: int
+    header: Any
+    samples: Array
+    alloc: Array
+
+    @property
+    def page_bytes(self) -> int:
+        return int(self.header["page_size"])
+
+    def sizes(self) -> NDArray[np.uint64]:
+        """The stored bytes of every sample, in sample order."""
+        sizes = np.zeros(len(self.samples), np.uint64)
+        sizes[self.alloc["sample_id"]] = self.alloc["size"]
+        return sizes
+
+
+# ---------------------------------------------------------------------------------------------- writing
+def data_start(images: int, page_bytes: int) -> int:
+    """Where the first page of a file with room for so many samples begins."""
+    head = SAMPLES_START + images * SAMPLE.itemsize
+    return -(-head // page_bytes) * page_bytes
+
+
+def place(sizes: Sequence[int], position: int, page_bytes: int) -> tuple[list[int], int]:
+    """Pointers for samples of these sizes laid down from `position` on, none across a page; and the end."""
+    pointers = []
+    for size in sizes:
+        left = page_bytes - position % page_bytes
+        if size > left:
+            if size > page_bytes:
+                raise ValueError(f"{size} bytes do not fit a page of {page_bytes}")
+            position += left
+        pointers.append(position)
+        position += size
+    return pointers, position
+
+
+def head(images: int, page_bytes: int, alloc_table_ptr: int) -> bytes:
+    """Header and field descriptors."""
+    header = np.zeros(1, HEADER)
+    header[0] = (VERSION, len(FIELD_NAMES), page_bytes, images, alloc_table_ptr)
+    fields = np.zeros(len(FIELD_NAMES), FIELD)
+    for field, name, type_id in zip(fields, FIELD_NAMES, (RGB_IMAGE, INT), strict=True):
+        field["type_id"] = type_id
+        field["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
+    return header.tobytes() + fields.tobytes()
+
+
+def digest(head_and_samples: bytes | memoryview, alloc: bytes | memoryview, checksums: bytes | memoryview) -> str:
+    """The digest of a beton: SHA-256 over header, fields and metadata as in the file, the alloc table as in the
+    file, and the sidecar (XXH64 of every sample's stored bytes, little-endian, in sample order).
+
+    Everything but the zeros between samples enters into it, and it is known without reading the pages again.
+    """
+    total = hashlib.sha256()
+    for part in (head_and_samples, alloc, checksums):
+        total.update(part)
+    return total.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- reading
+def read(path: Path) -> Layout:
+    """Header, metadata and alloc table, every length checked before it is trusted. Raises LayoutError."""
+    path = Path(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        raw = file.read(SAMPLES_START)
+        if len(raw) < SAMPLES_START:
+            raise LayoutError(f"{path}: {size} bytes are too few for a beton; run write_datasets.py")
+        header = np.frombuffer(raw, HEADER, 1)[0]
+        _check_header(path, header, raw, size)
+        images, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
+        samples = np.frombuffer(file.read(images * SAMPLE.itemsize), SAMPLE)
+        file.seek(table)
+        alloc = np.frombuffer(file.read(images * ALLOC.itemsize), ALLOC)
+    if alloc.size and int(alloc["sample_id"].max()) >= images:
+        raise LayoutError(f"{path}: the alloc table names a sample that the file does not have")
+    return Layout(path, size, header, samples, alloc)
+
+
+def _check_header(path: Path, header: Any, raw: bytes, size: int) -> None:
+    images, table, page = (int(header[key]) for key in ("num_samples", "alloc_table_ptr", "page_size"))
+    fields = np.frombuffer(raw, FIELD, 2, offset=HEADER.itemsize)
+    names = tuple(field["name"].tobytes().rstrip(b"\0").decode("latin1") for field in fields)
+    if header["version"] != VERSION or header["num_fields"] != len(FIELD_NAMES):
+        raise LayoutError(f"{path}: not a beton of version {VERSION} with two fields")
+    if names != FIELD_NAMES or tuple(fields["type_id"]) != (RGB_IMAGE, INT):
+        raise LayoutError(f"{path}: its fields are {names}, wanted an RGB image and an integer label")
+    if not MIN_PAGE_BYTES <= page <= MAX_PAGE_BYTES or page & (page - 1):
+        raise LayoutError(f"{path}: page size {page} is not a power of two from 2 MiB to 2 GiB")
+    if table < SAMPLES_START + images * SAMPLE.itemsize or table + images * ALLOC.itemsize != size:
+        raise LayoutError(
+            f"{path}: {size} bytes do not hold {images} samples and an alloc table at {table}: "
+            "the file is cut short, or was never finished; run write_datasets.py again"
+        )

@@ -1,0 +1,113 @@
+"""The frozen record beside each beton: NAME.beton.json says what NAME.beton is and how it was made.
+
+It holds nothing that differs between two identical conversions: no time, no host, no path.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from data_tools.beton import classes as labels
+from data_tools.common.files import write_whole
+
+VERSION = 2
+
+
+class ManifestError(ValueError):
+    """A manifest that is not one of ours; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One archive or folder that was read: its own name, without the folders above it, and its size."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """An image that was left out (`--write.on_bad=skip`), as class/file, and why."""
+
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a closed beton is."""
+
+    version: int
+    beton: str  # its file name
+    split: str  # train or val
+    cap: int | None  # pixels of the capped side; None: as large as the source
+    side: str  # which side is capped: shorter or longer
+    quality: int  # of the JPEGs that were encoded
+    seekable: bool  # whether they have a restart marker after every MCU, so that a crop can be cut out of them
+    mode: str  # jpg, raw or proportion
+    raw_share: float  # for proportion: the share of samples stored as pixels
+    seed: int  # what keys that choice
+    originals: bool  # whether the source's own JPEG bytes were kept where they could be
+    images: int
+    bytes: int
+    page_bytes: int
+    modes: dict[str, int]  # how many samples are jpg, raw, and of the jpg how many are original bytes
+    digest: str  # see data_tools.layout.digest
+    checksums_digest: str  # SHA-256 of NAME.beton.xxh64
+    source_digest: str  # of the ordered list of images that went in
+    classes: tuple[str, ...]
+    sources: tuple[Source, ...]
+    skipped: tuple[Skipped, ...]
+    versions: dict[str, str]
+
+    @property
+    def classes_digest(self) -> str:
+        return labels.digest(self.classes)
+
+
+def path_of(beton: Path) -> Path:
+    """The manifest's place: NAME.beton.json."""
+    return beton.with_name(beton.name + ".json")
+
+
+def checksums_of(beton: Path) -> Path:
+    """The sidecar's place: NAME.beton.xxh64, one little-endian uint64 a sample."""
+    return beton.with_name(beton.name + ".xxh64")
+
+
+def read(beton: Path) -> Manifest:
+    """The manifest of a beton. Raises FileNotFoundError or ManifestError, saying what to do."""
+    path = path_of(beton)
+    if not beton.exists():
+        raise FileNotFoundError(f"{beton}: no beton here; run write_datasets.py")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no manifest beside the beton; run write_datasets.py again")
+    try:
+        return _from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"{path}: not a manifest of version {VERSION} ({error}); run write_datasets.py again"
+        raise ManifestError(message) from None
+
+
+def _from_dict(content: Any) -> Manifest:
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise ValueError(f"version {content.get('version') if isinstance(content, dict) else None!r}")
+    names = {field.name for field in fields(Manifest)}
+    if set(content) != names:
+        raise ValueError(f"wrong keys: {', '.join(sorted(set(content) ^ names))}")
+    content["classes"] = tuple(str(name) for name in content["classes"])
+    content["sources"] = tuple(Source(**each) for each in content["sources"])
+    content["skipped"] = tuple(Skipped(**each) for each in content["skipped"])
+    for key in ("images", "bytes", "page_bytes", "quality"):
+        if not isinstance(content[key], int) or content[key] < 0:
+            raise ValueError(f"{key} is {content[key]!r}")
+    return Manifest(**content)
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Write beside, fsync, rename."""
+    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode())

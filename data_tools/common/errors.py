@@ -1,0 +1,83 @@
+"""What a user can mend: one kind of error, which every program prints in the same way.
+
+Exit statuses of all programs: 0 done; 1 a fault that was looked for was found (verify, doctor), or a traceback; 2 a
+mistake that the user can mend; 75 a training that was told to stop and has saved; 128 + n ended by signal n.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+MISTAKE = 2
+LONG = 80  # characters; a longer remedy has a line of its own
+
+
+class UserError(Exception):
+    """``what`` is wrong, ``where`` that is (a file, an option; nothing where ``what`` says it), and the ``remedy``."""
+
+    status: ClassVar[int] = MISTAKE
+
+    def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = printable(what), printable(str(where)), printable(remedy)
+        super().__init__(what)
+
+    @property
+    def fault(self) -> str:
+        """Where and what, without the remedy."""
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+    def __str__(self) -> str:
+        return f"{self.fault}; {self.remedy}" if self.remedy else self.fault
+
+
+def printable(text: str) -> str:
+    """``text`` on one line: what does not print is shown as Python writes it, since names may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
+    """Makes ``main(argv) -> status`` a program: a :class:`UserError` is a line on standard error and its status, and
+    a reader who has seen enough of the output ends it quietly. Anything else keeps its traceback."""
+
+    def wrap(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+        @functools.wraps(main)
+        def guarded(argv: Sequence[str]) -> int:
+            open_standard_streams()
+            try:
+                status = main(argv)
+                sys.stdout.flush()
+            except UserError as error:
+                print_error(name, error)
+                return error.status
+            except BrokenPipeError:
+                # Nobody reads on; at its exit, Python would complain once more.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 128 + 13  # as if by SIGPIPE
+            return status
+
+        return guarded
+
+    return wrap
+
+
+def print_error(name: str, error: UserError) -> None:
+    """``error`` as one line of the program ``name``; a long remedy below it."""
+    if len(error.remedy) <= LONG:
+        print(f"{name}: error: {error}", file=sys.stderr)
+    else:
+        print(f"{name}: error: {error.fault}\n  remedy: {error.remedy}", file=sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Point standard streams that came closed (``2>&-``) to nowhere, before a file that is opened takes their place."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115

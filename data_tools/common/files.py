@@ -1,0 +1,69 @@
+"""Files that are there whole or not at all, and folders that one program at a time may write to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.common.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A small file that is either there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def survived(what: str) -> Iterator[None]:
+    """A full disk is no reason to lose a run: what could not be written is said, and training goes on."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {what} not written: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One conversion at a time in a folder; the kernel lets go of the lock however its holder ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    handle = _lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError("another conversion is writing there", where=path.parent) from None
+        except OSError:
+            return handle  # a file system without locks: nothing to hold on to
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+        os.close(handle)  # its last holder removed it between our two steps

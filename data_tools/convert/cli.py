@@ -1,0 +1,129 @@
+"""A conversion as a person sees it: what is in the source, a bar, a table, one line when it cannot go on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import time
+from types import FrameType
+
+from tqdm import tqdm
+
+from data_tools.common.errors import UserError
+from data_tools.convert import converter as beton
+from data_tools.convert.config import WriteSpec
+from data_tools.convert.converter import Summary
+from data_tools.convert.journal import JournalError
+from data_tools.convert.plan import ConversionError
+from data_tools.convert.worker_pool import WorkerError
+from data_tools.sources.tar import ArchiveError
+
+LOG_SECONDS = 30.0  # between the lines of a log
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(Exception):
+    """A signal asked for an end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def convert(spec: WriteSpec) -> int:
+    """Write the betons; returns the exit status. Whatever happens, what is left on the disk can be resumed."""
+    for each in _STOPPING:
+        signal.signal(each, _stop)
+    started = time.monotonic()
+    bar = Bar()
+    try:
+        summaries = beton.write(spec, report=bar.show, say=_say)
+    except StoppedError as stop:
+        bar.close()
+        print(f"\n{stop}: stopped; the same command continues from here", file=sys.stderr)
+        return 128 + stop.number
+    except (UserError, ConversionError, ArchiveError, WorkerError, JournalError, FileNotFoundError) as error:
+        return _fail(bar, str(error))
+    except OSError as error:
+        return _fail(bar, explain(error))
+    finally:
+        bar.close()
+    print(table(summaries, time.monotonic() - started))
+    return 0
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    for each in _STOPPING:  # once is enough: the end must not be interrupted itself
+        signal.signal(each, signal.SIG_IGN)
+    raise StoppedError(number)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _fail(bar: Bar, message: str) -> int:
+    bar.close()
+    print(f"write_datasets.py: error: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+def explain(error: OSError) -> str:
+    """One line for a failed system call, with the remedy where there is one."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of --data.out is full ({error.strerror}); make room, then the same command continues"
+    return f"{error}; the same command continues"
+
+
+class Bar:
+    """Images per second and the time left: a bar on a terminal, elsewhere a plain line now and then.
+
+    Counting starts at what an interrupted run has done, so that the rate is this run's.
+    """
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.terminal = sys.stderr.isatty()
+        self.start: tuple[float, int] | None = None  # time, and images done by then
+        self.said = 0.0
+
+    def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.start is None:
+            self.start, self.said = (now, done), now
+        if not self.terminal:
+            if now - self.said >= LOG_SECONDS:
+                self.said = now
+                _say(_line(done, total, now - self.start[0], done - self.start[1]))
+            return
+        if self.bar is None:
+            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
+            self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, ncols=size.columns, nrows=size.lines)
+        if done > self.bar.n:
+            self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _line(done: int, total: int, seconds: float, images: int) -> str:
+    left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
+    return f"{done:,} of {total:,} images, {images / seconds:,.0f} a second, {left} left"
+
+
+def table(summaries: list[Summary], seconds: float) -> str:
+    """What was written: a line a file."""
+    lines = [f"{'file':<24}{'images':>12}{'MB':>12}{'KB/image':>10}{'seconds':>10}"]
+    for each in summaries:
+        kilobytes = each.stored / each.images / 1e3
+        time_taken = f"{each.seconds:.1f}" if each.seconds else "there"
+        line = f"{each.path.name:<24}{each.images:>12,}{each.bytes / 1e6:>12,.1f}{kilobytes:>10.1f}{time_taken:>10}"
+        lines.append(line)
+    total = sum(each.bytes for each in summaries)
+    lines.append(f"{'all':<24}{'':>12}{total / 1e6:>12,.1f}{'':>10}{seconds:>10.1f}")
+    return "\n".join(lines)

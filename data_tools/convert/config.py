@@ -1,0 +1,69 @@
+"""What `write_datasets.py` can be told: frozen, typed, checked on construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_tools.common.options import REQUIRED, OptionError, check, option
+from data_tools.common.resources import usable_cores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """what is read, and which betons it becomes"""
+
+    source: tuple[Path, ...] = option(REQUIRED, "tars, folders, ILSVRC archives, parquet; comma-separated")
+    out: Path = option(Path("data/beton"), "folder for the betons")
+    caps: tuple[str, ...] | None = option(None, "sizes in px, or full [160,320,full; of a -sz tar, those that it has]")
+    side: Literal["shorter", "longer"] = option("shorter", "the side that a cap holds for")
+    expect: Literal["imagenet1k", "any"] | None = option(
+        None, "what the source must hold [imagenet1k if its classes are 1000 wnids, else any]"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.source:
+            raise OptionError("source: no source given")
+        for cap in self.caps or ():
+            if cap != "full" and not (cap.isdecimal() and 1 <= int(cap) <= 65_535):
+                raise OptionError(f"caps: {cap!r} is neither a number of pixels (1 to 65535) nor full")
+        if self.caps is not None and (not self.caps or len(set(self.caps)) != len(self.caps)):
+            raise OptionError(f"caps: {','.join(self.caps)!r} names no size, or one twice")
+
+    @property
+    def cap_pixels(self) -> tuple[int | None, ...] | None:
+        """The caps as numbers, None for full."""
+        return None if self.caps is None else tuple(None if cap == "full" else int(cap) for cap in self.caps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Write:
+    """how images are stored"""
+
+    quality: int = option(90, "JPEG quality", low=1, high=100)
+    seekable: bool = option(True, "restart markers in capped sizes: crops decode 1.2 times as fast, 4 % larger")
+    full: Literal["encode", "original"] = option("encode", "full size: re-encode, or keep the JPEG's own bytes")
+    mode: Literal["jpg", "raw", "proportion"] = option("jpg", "JPEG, pixels, or a share of either")
+    raw_share: float = option(0.5, "share of pixels for proportion", low=0, high=1)
+    seed: int = option(0, "keys which samples are pixels", low=0)
+    on_bad: Literal["fail", "skip"] = option("fail", "an image that is damaged: stop, or leave it out")
+    max_bad: int = option(10, "with skip: stop past so many", low=0)
+    workers: int = option(usable_cores(), "processes that decode and encode", low=1, high=1024)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def raw(self) -> float:
+        """The share of samples stored as pixels, whatever the mode is called."""
+        return {"jpg": 0.0, "raw": 1.0, "proportion": self.raw_share}[self.mode]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteSpec:
+    """One conversion."""
+
+    data: Data
+    write: Write = Write()

@@ -1,0 +1,122 @@
+"""What a conversion will take, from a sample of its images: bytes and minutes of each beton, before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.beton import format as layout
+from data_tools.common.resources import usable_cores
+from data_tools.convert import transcode as images
+from data_tools.convert.plan import ConversionError, Pass
+from data_tools.sources.index import Index
+from data_tools.sources.reader import Reader
+
+SAMPLE = 200  # images; their mean size is then within about 5 % of all images'
+SAMPLE_OF_PARQUET = 40  # where a row costs reading the group before it
+MARGIN = 0.95  # an estimate is refused only where it is over the free disk by more than its own error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """One beton to be: bytes as asked for, and were all samples JPEG or all pixels; minutes of its pass."""
+
+    path: Path
+    images: int
+    bytes: float
+    bytes_jpg: float
+    bytes_raw: float
+    minutes: float
+
+
+def estimate(job: Pass, index: Index, workers: int) -> list[Estimate]:
+    """Try a sample of a pass. Images that are bad are left to the conversion to find."""
+    stream, recipe = job.stream, job.recipe
+    as_jpg = dataclasses.replace(recipe, raw_share=0.0)
+    reader = Reader([[file.kind, file.path] for file in index.files])
+    sizes: list[list[tuple[int, int, int]]] = []
+    seconds = 0.0
+    for sample in _sampled(job, index):
+        file, offset, length = stream.places[sample].tolist()
+        key = stream.key(sample)
+        started = time.perf_counter()
+        try:
+            stored = images.store(reader.read(file, offset, length, key), key, recipe)
+        except images.BadImageError:
+            continue
+        seconds += time.perf_counter() - started
+        jpg = stored
+        if recipe.raw_share:
+            jpg = images.store(reader.read(file, offset, length, key), key, as_jpg)
+        sizes.append(
+            [(len(one.data), len(two.data), one.width * one.height * 3) for one, two in zip(stored, jpg, strict=True)]
+        )
+    if not sizes:
+        return []
+    mean = np.mean(np.array(sizes, np.float64), axis=0)
+    minutes = seconds / len(sizes) * len(stream) / min(workers, usable_cores()) / 60
+    return [
+        Estimate(
+            path=path,
+            images=len(stream),
+            bytes=_with_tables(each[0], len(stream), page_bytes),
+            bytes_jpg=_with_tables(each[1], len(stream), page_bytes),
+            bytes_raw=_with_tables(each[2], len(stream), page_bytes),
+            minutes=minutes,
+        )
+        for path, each, page_bytes, done in zip(job.paths, mean, recipe.page_bytes, job.done, strict=True)
+        if not done
+    ]
+
+
+def _sampled(job: Pass, index: Index) -> list[int]:
+    stream = job.stream
+    most = SAMPLE if stream.order is None else SAMPLE_OF_PARQUET
+    count = min(most, max(4, len(stream) // 200), len(stream))
+    positions = np.linspace(0, len(stream) - 1, count).astype(int)
+    order = positions if stream.order is None else stream.order[positions]
+    return [int(sample) for sample in order]
+
+
+def _with_tables(mean_bytes: float, count: int, page_bytes: int) -> float:
+    """Samples, both tables, and the room lost at the end of each page: half a sample on average."""
+    per_page = max(page_bytes / max(mean_bytes, 1), 1)
+    return count * (mean_bytes + layout.SAMPLE.itemsize + layout.ALLOC.itemsize + mean_bytes / 2 / per_page)
+
+
+def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
+    """Raise ConversionError where the disk will not hold what is still to be written."""
+    there = sum(_allocated(each.path.with_name(each.path.name + ".partial")) for each in estimates)
+    needed = sum(each.bytes for each in estimates) - there
+    free = free_bytes(folder)
+    if needed * MARGIN > free:
+        raise ConversionError(
+            f"{folder}: about {needed / 1e9:,.1f} GB will be written where {free / 1e9:,.1f} GB are free; "
+            "make room, or give fewer --data.caps or another --data.out"
+        )
+
+
+def _allocated(path: Path) -> int:
+    return path.stat().st_blocks * 512 if path.exists() else 0
+
+
+def free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def table(estimates: Sequence[Estimate], folder: Path) -> str:
+    """For a person: a line a beton. Minutes are of the pass, which its betons share."""
+    lines = [f"{'estimate':<24}{'images':>12}{'GB':>10}{'all JPEG':>10}{'all raw':>10}{'minutes':>10}"]
+    for each in estimates:
+        gigabytes = "".join(f"{size / 1e9:>10,.3f}" for size in (each.bytes, each.bytes_jpg, each.bytes_raw))
+        lines.append(f"{each.path.name:<24}{each.images:>12,}{gigabytes}{each.minutes:>10,.1f}")
+    total = sum(each.bytes for each in estimates) / 1e9
+    lines.append(f"{'all':<24}{'':>12}{total:>10,.3f}   of {free_bytes(folder) / 1e9:,.2f} GB free")
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""The journal of a conversion: which samples are laid down, so that it goes on after any end exactly where it was.
+
+A file of frames. The first says what is being converted (`identity`); then come frames of records, appended after
+their bytes were written to the `.partial` files, and barriers, appended after an fsync of those. A frame carries
+its length and CRC, so one cut short is known and dropped. What stands before the last barrier is on the disk;
+records after it may have outlived their bytes in a power cut, so whoever resumes checks those samples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.convert.transcode import RECORD
+
+_FRAME = struct.Struct("<4sIQIII")  # kind, images, first position, bytes of records, bytes of JSON, CRC-32
+_IDENTITY, _RECORDS, _BARRIER = b"IDEN", b"RECS", b"BARR"
+
+
+class JournalError(ValueError):
+    """A journal of another conversion; the message says what differs and what to do."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a journal holds: records of the first `done` positions, all on the disk up to `safe`."""
+
+    records: NDArray[Any]
+    done: int = 0
+    safe: int = 0
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+
+def peek(path: Path) -> dict[str, Any] | None:
+    """The identity of the conversion that was interrupted here, if there is one."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        head = file.read(_FRAME.size)
+        if len(head) < _FRAME.size:
+            return None
+        kind, _, first, _, size, crc = _FRAME.unpack(head)
+        text = file.read(size)
+    if kind != _IDENTITY or zlib.crc32(text, first) != crc:
+        return None
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+class Journal:
+    """Appends frames; opening an existing one takes up what it says."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], images: int, outputs: int) -> None:
+        self.path = path
+        self.progress = Progress(np.zeros((images, outputs), RECORD))
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            end = self._replay(identity)
+            os.ftruncate(self._handle, end)
+            os.lseek(self._handle, end, os.SEEK_SET)
+            if end == 0:
+                self._append(_IDENTITY, 0, 0, b"", identity)
+                os.fsync(self._handle)
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def add(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
+        """Note images whose bytes have been written."""
+        self._append(_RECORDS, len(records), first, records.tobytes(), bad)
+        self._take(first, records, bad)
+
+    def barrier(self) -> None:
+        """Note that everything so far is on the disk; the caller has synced it."""
+        self._append(_BARRIER, 0, self.progress.done, b"", None)
+        os.fsync(self._handle)
+        self.progress.safe = self.progress.done
+
+    def cut(self, done: int) -> None:
+        """Forget positions from `done` on, whose bytes did not outlive a crash."""
+        self.progress.bad = [each for each in self.progress.bad if each[0] < done]
+        self.progress.done = done
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _append(self, kind: bytes, images: int, first: int, raw: bytes, extra: Any) -> None:
+        text = json.dumps(extra).encode() if extra else b""
+        body = raw + text
+        head = _FRAME.pack(kind, images, first, len(raw), len(text), zlib.crc32(body, first))
+        if os.write(self._handle, head + body) != len(head) + len(body):
+            raise OSError(28, f"no room left for {self.path}")
+
+    def _take(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
+        # A frame may go back over positions that were cut.
+        self.cut(min(first, self.progress.done))
+        self.progress.records[first : first + len(records)] = records
+        self.progress.bad += [(int(at), str(reason)) for at, reason in bad]
+        self.progress.done = first + len(records)
+
+    def _replay(self, identity: dict[str, Any]) -> int:
+        """Take up every whole frame; returns where the first that is not begins."""
+        at, shape = 0, self.progress.records.shape
+        with self.path.open("rb") as file:
+            while len(head := file.read(_FRAME.size)) == _FRAME.size:
+                kind, images, first, raw_size, text_size, crc = _FRAME.unpack(head)
+                if raw_size != images * shape[1] * RECORD.itemsize or first + images > shape[0]:
+                    break
+                raw, text = file.read(raw_size), file.read(text_size)
+                if len(text) != text_size or zlib.crc32(text, zlib.crc32(raw, first)) != crc:
+                    break
+                extra: Any = json.loads(text) if text else []
+                if kind == _IDENTITY:
+                    self._check(extra, identity)
+                elif kind == _BARRIER:
+                    self.progress.safe = min(first, self.progress.done)
+                elif first > self.progress.done:
+                    break
+                else:
+                    self._take(first, np.frombuffer(raw, RECORD).reshape(images, shape[1]), extra)
+                    self.progress.safe = min(self.progress.safe, first)
+                at += _FRAME.size + raw_size + text_size
+        return at
+
+    def _check(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+        if theirs != ours:
+            keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+            was = "; ".join(f"{key} was {_short(theirs.get(key))}, is {_short(ours.get(key))}" for key in keys)
+            raise JournalError(
+                f"{self.path}: another conversion was interrupted here ({was}); "
+                "give its options again, or remove *.journal and *.partial there"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

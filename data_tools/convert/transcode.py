@@ -1,0 +1,223 @@
+"""One image: the source's bytes in, the bytes to store for every size out. Pure; the same input, the same output.
+
+Pixels are what PIL's `convert("RGB")` makes of the file, EXIF orientation ignored, as torchvision's ImageFolder
+has it. A JPEG goes through libjpeg-turbo directly (`native`), everything else through PIL. An image that would
+come out as less than it was (cut short, corrupt) is a `BadImageError`, never half a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.beton.format import JPG, RAW
+from data_tools.native import codec as native
+
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 100_000_000  # more is a decompression bomb
+MAX_SIDE = 65_535  # the metadata holds sides as uint16
+HALVED_BELOW = 160  # caps up to this are made from the 320 px image; measured safe, 56 dB against the original
+HALVED_FROM = 320
+# No PostScript, no PDF: formats that start other programs are none of an image data set's.
+PIL_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_KEPT_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman coded
+
+# What a worker says of each stored image.
+RECORD = np.dtype(
+    [
+        ("mode", "u1"),
+        ("kept", "u1"),
+        ("width", "<u2"),
+        ("height", "<u2"),
+        ("size", "<u4"),
+        ("checksum", "<u8"),
+    ]
+)
+
+
+class BadImageError(ValueError):
+    """An image that cannot be stored whole; the text is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How every image is stored.
+
+    caps: one entry an output, None for the pixels as they are. seekable: JPEGs made for a cap can be cut without
+    decoding them (see `native.encode`). keep: store the file's own bytes where an uncapped output is a plain JPEG.
+    raw_share: the share of samples stored as pixels, 0 for none and 1 for all. page_bytes: by output, what a sample
+    may take at most.
+    """
+
+    caps: tuple[int | None, ...]
+    side: Literal["shorter", "longer"]
+    quality: int
+    seekable: bool
+    keep: bool
+    raw_share: float
+    seed: int
+    page_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What goes into one beton for one image. `kept`: these are the file's own bytes."""
+
+    mode: int
+    width: int
+    height: int
+    data: Any  # bytes or a flat uint8 array
+    checksum: int
+    kept: bool = False
+
+
+def store(data: bytes, key: str, recipe: Recipe) -> list[Stored]:
+    """Everything one image becomes, by output. Raises BadImageError."""
+    plain = is_plain_jpeg(data)
+    pixels = decode(data)
+    raw = wants_raw(key, recipe)
+    sized = dict(zip(recipe.caps, sizes(pixels, recipe.caps, recipe.side), strict=True))
+    made: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
+    out = []
+    for cap, page_bytes in zip(recipe.caps, recipe.page_bytes, strict=True):
+        image = sized[cap]
+        original = _stored(JPG, image, data, kept=True) if cap is None and plain else None
+        if original and recipe.keep and not raw and len(data) <= page_bytes:
+            out.append(original)
+            continue
+        as_pixels = raw and image.size <= page_bytes  # a sample must fit a page
+        # At full size, where the crop is most of the picture, the markers gain too little (docs/PERFORMANCE.md).
+        seekable = recipe.seekable and cap is not None
+        kind = (image.shape, as_pixels, seekable)
+        if kind not in made:  # an image below a cap is the same picture in several outputs
+            made[kind] = _encoded(image, as_pixels, recipe.quality, seekable)
+        out.append(_fitting(made[kind], original, page_bytes))
+    return out
+
+
+def _encoded(image: Pixels, as_pixels: bool, quality: int, seekable: bool) -> Stored:
+    if as_pixels:
+        return _stored(RAW, image, image.reshape(-1))
+    return _stored(JPG, image, native.encode(image, quality=quality, subsampling="420", seekable=seekable))
+
+
+def _fitting(made: Stored, original: Stored | None, page_bytes: int) -> Stored:
+    """What was encoded, or the original where only that fits: pages are at least as large as the largest file."""
+    for each in (made, original):
+        if each and len(each.data) <= page_bytes:
+            return each
+    raise BadImageError(f"takes {len(made.data):,} bytes where a page of the beton has {page_bytes:,}")
+
+
+def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
+    height, width = image.shape[:2]
+    return Stored(mode, width, height, data, native.checksum(data), kept)
+
+
+# ---------------------------------------------------------------------------------------------- pixels in
+def decode(data: bytes) -> Pixels:
+    """(height, width, 3) uint8 RGB. Raises BadImageError for what is no image, not whole, or too large."""
+    if not data:
+        raise BadImageError("empty file")
+    if not data.startswith(b"\xff\xd8"):
+        return _decode_pil(data)
+    try:
+        info = native.probe(data)
+        _check_size(info.width, info.height)
+        return native.decode(data)
+    except native.NotRGBError:
+        return _decode_pil(data)
+    except native.NativeError as error:
+        raise BadImageError(f"JPEG: {error}") from None
+
+
+def _decode_pil(data: bytes) -> Pixels:
+    from PIL import Image, UnidentifiedImageError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # EXIF oddities, and a lower limit on size than ours
+        try:
+            with Image.open(io.BytesIO(data), formats=PIL_FORMATS) as image:
+                _check_size(*image.size)
+                return np.asarray(image.convert("RGB"))
+        except BadImageError:
+            raise
+        except UnidentifiedImageError:
+            raise BadImageError("not an image") from None
+        except Image.DecompressionBombError:
+            raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
+        # PIL's decoders raise whatever their format's parsing trips over.
+        except Exception as error:
+            raise BadImageError(f"cannot be decoded: {error}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise BadImageError(f"{width} x {height} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise BadImageError(f"{width} x {height} pixels: a side over {MAX_SIDE:,}")
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width} x {height} pixels: more than {MAX_PIXELS:,}")
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether stock FFCV reads these bytes as they are: a baseline or progressive JPEG, grey or of three channels."""
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in _FRAME_MARKERS:
+            return marker in _KEPT_FRAMES and at + 9 < len(data) and data[at + 4] == 8 and data[at + 9] in (1, 3)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+def capped(height: int, width: int, cap: int | None, side: str) -> tuple[int, int]:
+    """(height, width) with the shorter or longer side at most `cap`; downwards only, no side below 1."""
+    short, long = min(height, width), max(height, width)
+    if cap is None or (short if side == "shorter" else long) <= cap:
+        return height, width
+    if side == "shorter":
+        short, long = cap, max(1, long * cap // short)
+    else:
+        short, long = max(1, short * cap // long), cap
+    return (short, long) if height <= width else (long, short)
+
+
+def sizes(pixels: Pixels, caps: Sequence[int | None], side: str) -> list[Pixels]:
+    """The picture at every cap. A small cap is made from the 320 px picture whether or not that is an output too,
+    so that a beton does not depend on which others were written with it."""
+    done: dict[int | None, Pixels] = {None: pixels}
+    for cap in sorted({each for each in caps if each is not None}, reverse=True):
+        if cap <= HALVED_BELOW and HALVED_FROM not in done:
+            done[HALVED_FROM] = _resized(pixels, HALVED_FROM, pixels.shape, side)
+        done[cap] = _resized(done[HALVED_FROM] if cap <= HALVED_BELOW else pixels, cap, pixels.shape, side)
+    return [done[cap] for cap in caps]
+
+
+def _resized(pixels: Pixels, cap: int, shape: tuple[int, ...], side: str) -> Pixels:
+    # The size comes from the original's, not from an intermediate's rounded one.
+    height, width = capped(shape[0], shape[1], cap, side)
+    return pixels if (height, width) == pixels.shape[:2] else native.resize(pixels, height, width)
+
+
+def wants_raw(key: str, recipe: Recipe) -> bool:
+    """Whether this sample is stored as pixels: a draw that depends on the seed and the sample alone."""
+    if recipe.raw_share in (0.0, 1.0):
+        return recipe.raw_share == 1.0
+    drawn = hashlib.blake2b(f"{recipe.seed}/{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "little") < recipe.raw_share * 2.0**64

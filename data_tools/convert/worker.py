@@ -1,0 +1,118 @@
+"""A worker process of the conversion: reads images at their places, makes what is stored, hands it over.
+
+Started by `pool.Pool` as `python -m data_tools.worker CONNECTION_FD SLOT_FD...`. Tasks come over the connection
+as JSON; results go back as JSON and records, their bytes through memory files ("slots") that both processes
+hold and that vanish with them, however they end. A slot is filled again only after the pool has released it,
+so a worker never holds more than its slots.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from data_tools.convert import transcode as images
+from data_tools.convert.transcode import RECORD
+from data_tools.sources.reader import Reader
+
+SLOTS = 3
+SLOT_BYTES = 8 << 20  # a piece is handed over when it is this large
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Works off tasks from the connection until it closes."""
+
+    def __init__(self, connection: Connection, slots: Sequence[int]) -> None:
+        self.connection = connection
+        self.slots = slots
+        self.free = deque(range(len(slots)))
+        self.tasks: deque[dict[str, Any]] = deque()
+
+    def run(self) -> None:
+        while True:
+            while not self.tasks:
+                self._receive()
+            self._work(self.tasks.popleft())
+
+    def _receive(self) -> None:
+        message = json.loads(self.connection.recv_bytes())
+        if "free" in message:
+            self.free.append(message["free"])
+        elif "recipe" in message:
+            given = message["recipe"]
+            self.reader = Reader(message["files"])
+            self.recipe = images.Recipe(**given | {key: tuple(given[key]) for key in ("caps", "page_bytes")})
+        else:
+            self.tasks.append(message)
+
+    def _work(self, task: dict[str, Any]) -> None:
+        done: list[list[images.Stored]] = []
+        bad: list[tuple[int, str]] = []
+        held = 0
+        for at, (file, offset, length, key) in enumerate(task["items"]):
+            data = self.reader.read(file, offset, length, key)
+            try:
+                stored = images.store(data, key, self.recipe)
+            except images.BadImageError as error:
+                bad.append((at, str(error)))
+                stored = []
+            done.append(stored)
+            held += sum(len(each.data) for each in stored)
+            last = at + 1 == len(task["items"])
+            if held >= SLOT_BYTES or last:
+                self._send(task["chunk"], done, bad, last)
+                done, bad, held = [], [], 0
+
+    def _send(self, chunk: int, done: list[list[images.Stored]], bad: list[tuple[int, str]], last: bool) -> None:
+        outputs = len(self.recipe.caps)
+        records = np.zeros((len(done), outputs), RECORD)
+        for row, stored in zip(records, done, strict=True):
+            for at, each in enumerate(stored):
+                row[at] = (each.mode, each.kept, each.width, each.height, len(each.data), each.checksum)
+        while not self.free:
+            self._receive()
+        slot = self.free.popleft()
+        _fill(self.slots[slot], [stored[at].data for at in range(outputs) for stored in done if stored])
+        head = {"chunk": chunk, "slot": slot, "count": len(done), "bad": bad, "last": last}
+        self.connection.send_bytes(json.dumps(head).encode() + b"\n" + records.tobytes())
+
+
+def _fill(slot: int, parts: Sequence[Any], most: int = 512) -> None:
+    """Write the parts one after another to the start of a memory file."""
+    at = 0
+    for first in range(0, len(parts), most):  # the kernel takes 1024 at a time
+        some = parts[first : first + most]
+        wanted = sum(len(part) for part in some)
+        if os.pwritev(slot, some, at) != wanted:
+            raise MemoryError(f"no room for {wanted} bytes of results in memory")
+        at += wanted
+
+
+def main(arguments: Sequence[str]) -> None:
+    # The pool decides when a worker ends; the kernel does where the pool itself was killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    connection = Connection(int(arguments[0]))
+    try:
+        Worker(connection, [int(each) for each in arguments[1:]]).run()
+    except EOFError:
+        return
+    except BrokenPipeError:
+        return
+    except Exception as error:
+        name = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        connection.send_bytes(json.dumps({"error": f"{name}{error}"}).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,187 @@
+"""Worker processes whose results come back in order.
+
+Each piece of a result is handed out exactly when everything before it has been, so the one writer lays samples
+down as if there were a single worker. A worker that dies is noticed at once: its end of the connection closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.convert.transcode import RECORD, Recipe
+from data_tools.convert.worker import SLOT_BYTES, SLOTS
+from data_tools.sources.index import File
+
+Item = tuple[int, int, int, str]  # file, offset, length, class/name
+_AHEAD = 2  # tasks given to a worker at once, so that it never waits for the next
+
+
+class WorkerError(RuntimeError):
+    """A worker died or could not read its source; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Results for `count` images from position `first` on.
+
+    records: (count, outputs), all zero for an image that is bad. blobs: by output, the bytes of its samples one
+    after another; valid until the next piece is asked for. bad: (position, reason).
+    """
+
+    first: int
+    records: NDArray[Any]
+    blobs: list[memoryview]
+    bad: list[tuple[int, str]]
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    slots: list[int]
+    maps: dict[int, mmap.mmap] = field(default_factory=dict)
+    tasks: int = 0
+
+
+class Pool:
+    """`workers` processes; a context manager that leaves none behind."""
+
+    def __init__(self, workers: int) -> None:
+        self._outputs = 0
+        self._members: list[_Member] = []
+        try:
+            for _ in range(workers):
+                self._members.append(_start())
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers at once; they hold nothing that is not on disk or done again."""
+        for member in self._members:
+            member.process.kill()
+        for member in self._members:
+            member.process.wait()
+            member.connection.close()
+            for slot in member.slots:
+                os.close(slot)
+            for each in member.maps.values():
+                with contextlib.suppress(BufferError):  # a piece may still be in use when an error closes us
+                    each.close()
+        self._members = []
+
+    def run(self, files: Sequence[File], recipe: Recipe, chunks: Iterator[tuple[int, list[Item]]]) -> Iterator[Piece]:
+        """Pieces in the order of the chunks, which come as (first position, items); to be taken to the end."""
+        self._outputs = len(recipe.caps)
+        for member in self._members:
+            job = {"files": [[each.kind, each.path] for each in files], "recipe": asdict(recipe)}
+            self._send(member, job)
+        waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
+        firsts: dict[int, int] = {}
+        given = turn = 0
+        exhausted = False
+        while True:
+            while not exhausted and (member := min(self._members, key=lambda each: each.tasks)).tasks < _AHEAD:
+                chunk = next(chunks, None)
+                if chunk is None:
+                    exhausted = True
+                    break
+                self._give(member, given, chunk[1])
+                firsts[given], waiting[given] = chunk[0], deque()
+                given += 1
+            if exhausted and turn == given:
+                return
+            while turn < given and waiting[turn]:
+                member, head, records = waiting[turn].popleft()
+                yield self._piece(member, head, records, firsts[turn])
+                firsts[turn] += head["count"]
+                self._send(member, {"free": head["slot"]})
+                if head["last"]:
+                    del waiting[turn], firsts[turn]
+                    turn += 1
+                    member.tasks -= 1
+                    break  # give out the next task first
+            else:
+                self._collect(waiting)
+
+    def _give(self, member: _Member, chunk: int, items: list[Item]) -> None:
+        member.tasks += 1
+        self._send(member, {"chunk": chunk, "items": items})
+
+    def _send(self, member: _Member, message: dict[str, Any]) -> None:
+        try:
+            member.connection.send_bytes(json.dumps(message).encode())
+        except OSError:
+            raise WorkerError(_death(member)) from None
+
+    def _collect(self, waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]]) -> None:
+        by_connection = {member.connection: member for member in self._members}
+        for connection in wait(list(by_connection)):
+            member = by_connection[connection]  # type: ignore[index]
+            try:
+                head, _, records = member.connection.recv_bytes().partition(b"\n")
+            except (EOFError, OSError):
+                raise WorkerError(_death(member)) from None
+            message = json.loads(head)
+            if "error" in message:
+                raise WorkerError(message["error"])
+            waiting[message["chunk"]].append((member, message, records))
+
+    def _piece(self, member: _Member, head: dict[str, Any], raw: bytes, first: int) -> Piece:
+        records = np.frombuffer(raw, RECORD).reshape(head["count"], self._outputs)
+        totals = records["size"].sum(axis=0, dtype=np.int64)
+        view = memoryview(self._map(member, head["slot"], int(totals.sum())))
+        ends = np.cumsum(totals)
+        blobs = [view[end - total : end] for end, total in zip(ends, totals, strict=True)]
+        return Piece(first, records, blobs, [(first + at, reason) for at, reason in head["bad"]])
+
+    def _map(self, member: _Member, slot: int, size: int) -> mmap.mmap:
+        if slot not in member.maps or len(member.maps[slot]) < size:
+            length = max(os.fstat(member.slots[slot]).st_size, SLOT_BYTES)
+            os.ftruncate(member.slots[slot], length)
+            member.maps[slot] = mmap.mmap(member.slots[slot], length, prot=mmap.PROT_READ)
+        return member.maps[slot]
+
+
+def _start() -> _Member:
+    ours, theirs = socket.socketpair()
+    slots = [os.memfd_create("results") for _ in range(SLOTS)]
+    command = [sys.executable, "-m", "data_tools.convert.worker", str(theirs.fileno()), *map(str, slots)]
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
+    with theirs:
+        process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(), *slots), stdin=subprocess.DEVNULL, env=environment
+        )
+    return _Member(process, Connection(ours.detach()), slots)
+
+
+def _death(member: _Member) -> str:
+    code = member.process.wait(timeout=10)
+    if code < 0:
+        name = signal.Signals(-code).name
+        cause = " (out of memory? then give fewer --write.workers)" if -code == signal.SIGKILL else ""
+        return f"a worker was ended by {name}{cause}; the same command continues"
+    return f"a worker ended with exit code {code}; the same command continues"

@@ -1,0 +1,130 @@
+"""What a machine leaves a training to work with: cores, memory, disk, limits; and whether the betons fit into it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_tools.beton import manifest
+from data_tools.common.resources import available_memory, usable_cores
+
+CORES_PER_GPU = 2  # a core makes some 2,200 crops of 224 px a second (docs/PERFORMANCE.md)
+DESCRIPTORS = 1024
+SHARED_MEMORY = 1 << 30
+ROOM = 5 << 30
+SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, and unless it is well (``OK``) what to do."""
+
+    level: Literal["OK", "WARN", "FAIL"]
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<5}{self.what}{': ' if self.remedy else ''}{self.remedy}"
+
+
+def cores(gpus: int) -> Finding:
+    """Whether the cores that this process may use can feed so many GPUs."""
+    usable, there = usable_cores(), os.cpu_count() or 1
+    what = f"{usable} of {there} cores may be used"
+    if usable >= CORES_PER_GPU * max(gpus, 1):
+        return Finding("OK", what)
+    return Finding(
+        "WARN",
+        f"{what}, for {gpus or 'no'} GPU{'s' if gpus != 1 else ''}",
+        f"the loader wants {CORES_PER_GPU} a GPU; ask for more (docker --cpus, SLURM --cpus-per-task)",
+    )
+
+
+def descriptors() -> Finding:
+    """How many files this process may have open."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY or allowed >= DESCRIPTORS:
+        return Finding("OK", f"{'any number of' if allowed == resource.RLIM_INFINITY else allowed} files may be open")
+    return Finding(
+        "WARN", f"{allowed} files may be open", f"ulimit -n {min(DESCRIPTORS, most) if most > 0 else DESCRIPTORS}"
+    )
+
+
+def shared_memory(gpus: int) -> Finding:
+    """/dev/shm, through which NCCL moves what several GPUs of a machine tell each other."""
+    if not SHM.is_dir():
+        return Finding("WARN" if gpus > 1 else "OK", "no /dev/shm", "NCCL needs it; mount a tmpfs" if gpus > 1 else "")
+    free = shutil.disk_usage(SHM).free
+    what = f"/dev/shm has {_size(free)} free"
+    if gpus <= 1 or free >= SHARED_MEMORY:
+        return Finding("OK", what)
+    return Finding("WARN", what, "NCCL may stop for the lack of it; docker run --shm-size=8g, or --ipc=host")
+
+
+def disk(folder: Path) -> Finding:
+    """Room for betons and checkpoints where they go."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    what = f"{_size(free)} free on the disk of {folder}"
+    if free >= ROOM:
+        return Finding("OK", what)
+    return Finding("WARN", what, "make room: a checkpoint of a ResNet-50 is 0.2 GB, and the betons of ImageNet 160 GB")
+
+
+def memory() -> Finding:
+    return Finding("OK", f"{_size(available_memory())} of memory available")
+
+
+def betons(folder: Path) -> Iterator[Finding]:
+    """Whether the betons of ``folder`` are whole and of one data set, and each training set fits into memory."""
+    paths = sorted(folder.glob("*.beton"))
+    if not paths:
+        yield Finding("FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={folder}")
+    for path in sorted(folder.glob("*.beton.partial")):
+        yield Finding("WARN", f"{path} is unfinished", "give the same write_datasets.py command again to finish it")
+    found: dict[tuple[str, ...], Path] = {}
+    for path in paths:
+        try:
+            record = manifest.read(path)
+        except (OSError, manifest.ManifestError) as error:
+            yield Finding("FAIL", *_parted(str(error)))
+            continue
+        size = path.stat().st_size
+        if size != record.bytes:
+            yield Finding(
+                "FAIL", f"{path} has {size} bytes, but its record says {record.bytes}", "run write_datasets.py again"
+            )
+            continue
+        found.setdefault(record.classes, path)
+        yield Finding("OK", f"{path}: {record.images:,} images of {len(record.classes)} classes, {_size(size)}")
+        if record.split == "train":
+            yield _fits(path, size)
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found.values())
+        yield Finding("FAIL", f"{names} hold different classes", "write them in one conversion, into an empty folder")
+
+
+def _fits(path: Path, size: int) -> Finding:
+    available = available_memory()
+    if size < available:
+        return Finding("OK", f"{path.name} fits into memory: only the first epoch of a phase reads it from the disk")
+    return Finding(
+        "WARN",
+        f"{path.name} has {_size(size)}, and {_size(available)} of memory are available",
+        "every epoch reads it from the disk, so keep it on a local SSD, or find more memory",
+    )
+
+
+def _parted(error: str) -> tuple[str, str]:
+    """An error of the form 'what; remedy'."""
+    what, _, remedy = error.rpartition("; ")
+    return what or remedy, remedy if what else ""
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,200 @@
+"""Whether the programs under a training can be had and fit each other: torch, driver, GPUs, FFCV, the native code."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from data_tools.doctor.machine_checks import Finding
+
+ENVIRONMENT = "`make env` (or conda env create -f environment.yml) makes the environment"
+SYSTEM_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev libjpeg-dev python3-dev"
+PYTHONS = ((3, 11), (3, 13))
+DRIVERS = {12: "525", 13: "580"}  # the first NVIDIA driver that runs programs of that CUDA
+OLDER_CARDS = "README.md, Set up, has the torch for older cards and drivers"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """A GPU as nvidia-smi has it; ``capability`` like (7, 5)."""
+
+    name: str
+    driver: str
+    capability: tuple[int, int]
+
+
+def python() -> Finding:
+    here = sys.version_info[:2]
+    what = f"Python {sys.version.split()[0]}"
+    if PYTHONS[0] <= here <= PYTHONS[1]:
+        return Finding("OK", what)
+    return Finding("FAIL", what, f"FFCV 1.0.2 runs on 3.11 to 3.13; {ENVIRONMENT}")
+
+
+def cards() -> tuple[list[Card], str]:
+    """The GPUs of this machine as its driver shows them, without torch; and what nvidia-smi has to complain of."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [], ""
+    query = "--query-gpu=name,driver_version,compute_cap"
+    try:
+        done = subprocess.run([program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return [], str(error)
+    found = read_cards(done.stdout)
+    return found, "" if found else " ".join((done.stdout + done.stderr).split()) or f"nothing, exit {done.returncode}"
+
+
+def read_cards(answer: str) -> list[Card]:
+    """The lines of ``nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader``."""
+    rows = re.findall(r"^(.+), ([\d.]+), (\d+)\.(\d+)$", answer, re.MULTILINE)
+    return [Card(name=name, driver=driver, capability=(int(a), int(b))) for name, driver, a, b in rows]
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver runs; None without a driver."""
+    version = ctypes.c_int()
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
+            return None
+    except (OSError, AttributeError):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def gpu(
+    there: Sequence[Card], trouble: str, cuda: tuple[int, int] | None, torch: ModuleType | None
+) -> Iterator[Finding]:
+    """Driver and cards, and whether this torch can use them."""
+    if trouble:
+        yield Finding("FAIL", f"nvidia-smi says {trouble!r}", f"install driver {DRIVERS[13]} or newer, and reboot")
+    elif not there:
+        yield Finding(
+            "WARN",
+            "no NVIDIA GPU is seen here",
+            "training takes the CPU; where there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
+        )
+    if not there:
+        return
+    runs = f" (CUDA up to {cuda[0]}.{cuda[1]})" if cuda else ""
+    driver = f"driver {there[0].driver}{runs}"
+    built = str(torch.version.cuda) if torch is not None and torch.version.cuda else ""
+    if torch is not None and not built:
+        yield Finding("FAIL", f"torch {torch.__version__} is built without CUDA", ENVIRONMENT)
+    elif built and cuda and cuda[0] < int(built.split(".")[0]):
+        wanted = DRIVERS.get(int(built.split(".")[0]), "a newer one")
+        yield Finding(
+            "FAIL", f"{driver}, but torch needs CUDA {built}", f"install driver {wanted} or newer; {OLDER_CARDS}"
+        )
+    else:
+        yield Finding("OK", driver)
+    for number, card in enumerate(there):
+        yield _card(number, card, torch.cuda.get_arch_list() if torch is not None and built else None)
+    if torch is not None and built and torch.cuda.device_count() < len(there):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "see the lines above"
+        yield Finding("WARN", f"torch sees {torch.cuda.device_count()} of {len(there)} GPUs", why)
+
+
+def _card(number: int, card: Card, built_for: Sequence[str] | None) -> Finding:
+    what = f"GPU {number}: {card.name}, compute capability {card.capability[0]}.{card.capability[1]}"
+    if built_for is None or supports(built_for, card.capability):
+        return Finding("OK", what)
+    return Finding("FAIL", f"{what}, and this torch is for {', '.join(built_for)}", OLDER_CARDS)
+
+
+def supports(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether code for these architectures (sm_86: machine code, compute_90: to be translated) runs on a card.
+
+    Machine code runs on its own generation from its own step on; what is to be translated, on anything newer too.
+    """
+    for kind, digits in re.findall(r"(sm|compute)_(\d+)", " ".join(built_for)):
+        own = int(digits[:-1]), int(digits[-1])
+        if own <= capability and (kind == "compute" or own[0] == capability[0]):
+            return True
+    return False
+
+
+def load(name: str) -> tuple[ModuleType | None, str]:
+    """The module, or None and in one line why not."""
+    try:
+        return importlib.import_module(name), ""
+    except Exception as error:  # a broken library under it may raise anything
+        return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def torch(module: ModuleType | None, why: str) -> Finding:
+    if module is None:
+        return Finding("FAIL", f"torch cannot be imported ({why})", ENVIRONMENT)
+    return Finding(
+        "OK", f"torch {module.__version__}, {f'for CUDA {module.version.cuda}' if module.version.cuda else 'CPU'}"
+    )
+
+
+def ffcv() -> Finding:
+    """FFCV, which the project's own loaders do not need, but stock ones on its betons do."""
+    module, why = load("ffcv")
+    if module is not None:
+        return Finding("OK", f"ffcv {importlib.metadata.version('ffcv')}")
+    if "libGL" in why:
+        remedy = "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
+    elif "distutils" in why:
+        remedy = "pip install setuptools, which has it from Python 3.12 on"
+    else:
+        remedy = f"install {SYSTEM_PACKAGES}, then {ENVIRONMENT}"
+    return Finding("FAIL", f"ffcv cannot be imported ({why})", remedy)
+
+
+def native() -> Finding:
+    """The project's own decoder: without it there is nothing."""
+    module, why = load("data_tools.native.codec")
+    if module is None:
+        return Finding(
+            "FAIL", f"the native decoder cannot be loaded ({why})", f"install g++ libjpeg-dev, then {ENVIRONMENT}"
+        )
+    vectors, what = module.vectors(), f"native decoder with {module.libjpeg_version()}, vectors: {module.vectors()}"
+    if vectors == "baseline" and sysconfig.get_platform().endswith("x86_64"):
+        return Finding("WARN", what, "this processor or compiler has no AVX2, so the loader takes more cores")
+    return Finding("OK", what)
+
+
+def opencv() -> Finding:
+    module, why = load("cv2")
+    if module is None:
+        remedy = "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
+        return Finding("FAIL", f"OpenCV cannot be imported ({why})", remedy)
+    return Finding("OK", f"OpenCV {module.__version__}")
+
+
+def numba() -> Finding:
+    """The threading layer, which decides whether two stock FFCV loaders can be iterated at once."""
+    module, why = load("numba")
+    if module is None:
+        return Finding("FAIL", f"numba cannot be imported ({why})", ENVIRONMENT)
+    try:
+        module.set_num_threads(1)  # which starts the layer
+        layer = module.threading_layer()
+    except ValueError as error:  # none of those that it was told to take
+        return Finding(
+            "WARN", f"numba {module.__version__} has no threading layer ({error})", "unset NUMBA_THREADING_LAYER"
+        )
+    what = f"numba {module.__version__}, threading layer {layer}"
+    if layer == "workqueue":
+        return Finding("WARN", what, "two FFCV loaders at once would abort; install libgomp1 (omp), or pip install tbb")
+    return Finding("OK", what)
+
+
+def libraries() -> Iterator[Finding]:
+    checks: tuple[Callable[[], Finding], ...] = (ffcv, native, opencv, numba)
+    for each in checks:
+        yield each()

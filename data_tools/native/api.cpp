@@ -1,0 +1,105 @@
+// Image work that has to be fast: JPEG in and out, an antialiased resize, XXH64, random crops, and the threads
+// that turn samples of a beton into batches.
+//
+// Rules of these files. Nothing here knows Python: library.py binds the extern "C" functions below by ctypes, which
+// releases the GIL. Every entry point returns a Code and fills an Error; no exception and no longjmp leaves it. libjpeg
+// reports errors by longjmp, so between a setjmp and the libjpeg calls under it there are only objects without
+// destructors: buffers that grow belong to the thread's Scratch, outside. Loops are plain and the compiler vectorises
+// them; FAST compiles a function once for each vector width and picks at load time. Arithmetic on pixels is exact, in
+// integers or in floats that hold whole numbers, so every machine with the same libjpeg-turbo gives the same bytes.
+
+#include "base.h"
+#include "batches.h"
+#include "crops.h"
+#include "jpeg.h"
+#include "resize.h"
+#include "xxh64.h"
+
+API int32_t native_probe(const uint8_t* data, size_t size, Info* info, Error* error) {
+    return guarded(error, [&] { return probe(scratch().reader, data, size, info, error); });
+}
+
+API int32_t native_decode(const uint8_t* data, size_t size, uint8_t* out, int32_t width, int32_t height, Error* error) {
+    return guarded(error, [&] { return decode_whole(scratch(), data, size, out, width, height, error); });
+}
+
+API int32_t native_encode(const uint8_t* rgb, int32_t width, int32_t height, const EncodeOptions* options, uint8_t* out,
+                          size_t capacity, size_t* size, Error* error) {
+    return guarded(error, [&] { return encode(rgb, width, height, *options, out, capacity, size, error); });
+}
+
+API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_in, uint8_t* out, int32_t height,
+                          int32_t width, Error* error) {
+    return guarded(error, [&] {
+        Resizer& resizer = scratch().resizer;
+        resizer.plan(height_in, width_in, height, width, false, width_in);
+        resizer.run([&](int row, uint8_t* rgbx) { widen_row(rgb + 3 * size_t(width_in) * row, rgbx, width_in); }, 0,
+                    out);
+        return OK;
+    });
+}
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+API const char* native_libjpeg_version() { return "libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION); }
+
+// Which clone of the FAST functions runs on this processor: the question that their resolver asks, too.
+API const char* native_vectors() {
+#if defined(FAST_LEVEL)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports(FAST_LEVEL) ? "AVX2" : "baseline";
+#elif defined(__ARM_NEON)
+    return "NEON";
+#else
+    return "baseline";
+#endif
+}
+
+API uint64_t native_checksum(const uint8_t* data, size_t size) { return xxh64(data, size); }
+
+API void native_crops(const CropRule* rule, const int64_t* samples, const int32_t* widths, const int32_t* heights,
+                      int64_t n, Crop* out) {
+    for (int64_t i = 0; i < n; i++) out[i] = random_crop(*rule, uint64_t(samples[i]), widths[i], heights[i]);
+}
+
+API void native_centre_crops(const int32_t* widths, const int32_t* heights, int64_t n, int32_t out_height,
+                             int32_t out_width, Crop* out) {
+    for (int64_t i = 0; i < n; i++) out[i] = centre_crop(widths[i], heights[i], out_height, out_width);
+}
+
+// One sample that is in memory, for numba: the outcome is a number alone. Without a rule the crop is the centre.
+API int32_t native_load_crop(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height,
+                        const CropRule* rule, int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
+    Error error;
+    return guarded(&error, [&] {
+        Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height)
+                         : centre_crop(width, height, out_height, out_width);
+        return load_crop(scratch(), data, size, {mode, width, height}, crop, {out_height, out_width, out}, &error);
+    });
+}
+
+API Pool* native_pool_new(int32_t threads) {
+    try {
+        return new Pool(threads);
+    } catch (const std::exception&) {  // the system gives no more threads, or no memory
+        return nullptr;
+    }
+}
+
+API void native_pool_delete(Pool* pool) { delete pool; }
+API void native_pool_submit(Pool* pool, Batch* batch) { pool->submit(batch); }
+API int32_t native_pool_wait(Pool* pool, const Batch* batch, int32_t milliseconds) {
+    return pool->wait(batch, milliseconds);
+}
+API void native_pool_cancel(Pool* pool, Batch* batch) { pool->cancel(batch); }
+
+// The same work as the pool's in the calling thread and nothing around it: what a loader can be measured against.
+API int32_t native_loop(const Batch* batch, Error* error) {
+    return guarded(error, [&] {
+        for (int i = 0; i < batch->samples; i++) {
+            Code code = load_sample(*batch, i, error);
+            if (code != OK) return code;
+        }
+        return OK;
+    });
+}

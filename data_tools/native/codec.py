@@ -1,0 +1,143 @@
+"""The native image code: JPEG in and out, an antialiased resize, XXH64 (`api.cpp`, bound by ctypes).
+
+Every call releases the GIL, so threads run it in parallel. Pixels are integer arithmetic: the same bytes on
+every machine with the same libjpeg-turbo.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.native.library import EncodeOptions, ErrorText, JpegHeader, library
+
+Bytes = NDArray[np.uint8]
+Data = bytes | bytearray | memoryview | Bytes
+
+NOT_RGB = 2
+SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1)}
+GREY = 1  # libjpeg's JCS_GRAYSCALE
+
+
+class NativeError(ValueError):
+    """An image could not be read or written; the text is libjpeg's own."""
+
+
+class NotRGBError(NativeError):
+    """A sound JPEG (CMYK, YCCK) that libjpeg cannot turn into RGB."""
+
+
+def _call(function: Any, *arguments: Any) -> None:
+    error = ErrorText()
+    code = function(*arguments, ctypes.byref(error))
+    if code:
+        raise (NotRGBError if code == NOT_RGB else NativeError)(error.text.decode(errors="replace"))
+
+
+def _bytes(data: Data) -> Bytes:
+    array = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    if array.dtype != np.uint8 or array.ndim != 1 or not array.flags.c_contiguous:
+        raise TypeError(f"want contiguous bytes, got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def _picture(rgb: Bytes) -> Bytes:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise TypeError(f"want a (height, width, 3) picture of uint8, got {rgb.dtype} of shape {rgb.shape}")
+    return np.ascontiguousarray(rgb)
+
+
+@dataclass(frozen=True, slots=True)
+class JpegInfo:
+    """What a JPEG's header says. `quality_estimate` is libjpeg's 1 to 100, from the luminance table."""
+
+    width: int
+    height: int
+    components: int
+    subsampling: str
+    progressive: bool
+    arithmetic: bool
+    restart_interval: int
+    quality_estimate: int
+
+
+def probe(data: Data) -> JpegInfo:
+    """Read a JPEG's header and no pixel. Raises NativeError when it has none."""
+    source, info = _bytes(data), JpegHeader()
+    _call(library().native_probe, source.ctypes.data, source.size, ctypes.byref(info))
+    names = {samples: name for name, samples in SUBSAMPLING.items()}
+    subsampling = names.get((info.h_samples, info.v_samples), f"{info.h_samples}x{info.v_samples}")
+    return JpegInfo(
+        width=info.width,
+        height=info.height,
+        components=info.components,
+        subsampling="grey" if info.colours == GREY else subsampling,
+        progressive=bool(info.progressive),
+        arithmetic=bool(info.arithmetic),
+        restart_interval=info.restart_interval,
+        quality_estimate=info.quality,
+    )
+
+
+def decode(data: Data) -> Bytes:
+    """Decode a JPEG to (height, width, 3) RGB.
+
+    Raises NativeError also where libjpeg only warns and would invent pixels (premature end, corrupt data),
+    and NotRGBError for CMYK and YCCK that are otherwise sound.
+    """
+    source, info = _bytes(data), probe(data)
+    out = np.empty((info.height, info.width, 3), np.uint8)
+    _call(library().native_decode, source.ctypes.data, source.size, out.ctypes.data, info.width, info.height)
+    return out
+
+
+def encode(rgb: Bytes, *, quality: int, subsampling: str = "420", seekable: bool = False) -> Bytes:
+    """Encode (height, width, 3) RGB as a baseline JPEG; returns its bytes.
+
+    `seekable` puts a restart marker after every MCU. Every decoder reads that and gets the same pixels; ours jumps to
+    what a crop needs without decoding the rest. It takes 3 to 5 % more bytes.
+    """
+    picture = _picture(rgb)
+    height, width = picture.shape[:2]
+    options = EncodeOptions(quality, *SUBSAMPLING[subsampling], seekable)
+    out = np.empty(6 * (height + 31) * (width + 31) + 4096, np.uint8)  # TurboJPEG's bound, and some
+    size = ctypes.c_size_t()
+    _call(
+        library().native_encode,
+        picture.ctypes.data,
+        width,
+        height,
+        ctypes.byref(options),
+        out.ctypes.data,
+        out.size,
+        ctypes.byref(size),
+    )
+    return out[: size.value].copy()
+
+
+def resize(rgb: Bytes, height: int, width: int) -> Bytes:
+    """Resize (h, w, 3) RGB: each axis averages by area where it shrinks, and is bilinear where it grows."""
+    picture = _picture(rgb)
+    if height < 1 or width < 1:
+        raise ValueError(f"cannot resize to {height} x {width} pixels")
+    out = np.empty((height, width, 3), np.uint8)
+    _call(library().native_resize, picture.ctypes.data, *picture.shape[:2], out.ctypes.data, height, width)
+    return out
+
+
+def checksum(data: Data) -> int:
+    """XXH64 with seed 0."""
+    source = _bytes(data)
+    return int(library().native_checksum(source.ctypes.data, source.size))
+
+
+def libjpeg_version() -> str:
+    """The library that this was built for, such as "libjpeg-turbo 2.1.5"."""
+    return str(library().native_libjpeg_version().decode())
+
+
+def vectors() -> str:
+    """The instruction set that the loops over pixels use on this processor: AVX2, NEON or baseline."""
+    return str(library().native_vectors().decode())

@@ -1,0 +1,113 @@
+"""The native library: where it is, its functions, and every struct that crosses the border.
+
+The structs have the layout of those of the same meaning in the C++ headers beside this file.
+"""
+
+import ctypes
+import functools
+from ctypes import c_double, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+# A part of an image, and whether to mirror it (crops.h: Crop).
+CROP = np.dtype([(name, "<i4") for name in ("top", "left", "height", "width", "flip")])
+
+# A sample of a batch that is to be made: where it lies, and what of it to take (batches.h: Task).
+TASK = np.dtype(
+    [
+        ("at", "<u8"),
+        ("size", "<u8"),
+        ("checksum", "<u8"),
+        ("mode", "<i4"),
+        ("image_width", "<i4"),
+        ("image_height", "<i4"),
+        ("crop", CROP),
+    ]
+)
+
+
+class ErrorText(ctypes.Structure):
+    """base.h: Error."""
+
+    _fields_ = (("text", ctypes.c_char * 256),)
+
+
+class JpegHeader(ctypes.Structure):
+    """jpeg.h: Info."""
+
+    _fields_ = tuple(
+        (name, c_int32)
+        for name in (
+            *("width", "height", "components", "colours", "h_samples", "v_samples"),
+            *("progressive", "arithmetic", "restart_interval", "quality"),
+        )
+    )
+
+
+class EncodeOptions(ctypes.Structure):
+    """jpeg.h: EncodeOptions."""
+
+    _fields_ = tuple((name, c_int32) for name in ("quality", "h_samples", "v_samples", "seekable"))
+
+
+class RandomCropRule(ctypes.Structure):
+    """crops.h: CropRule."""
+
+    _fields_ = (
+        ("seed", c_uint64),
+        ("epoch", c_uint64),
+        *((name, c_double) for name in ("min_scale", "max_scale", "min_ratio", "max_ratio")),
+    )
+
+
+class BatchRequest(ctypes.Structure):
+    """batches.h: Batch."""
+
+    _fields_ = (
+        ("tasks", c_void_p),
+        ("out", c_void_p),
+        *((name, c_int32) for name in ("file", "samples", "height", "width", "verify")),
+        *((name, c_int32) for name in ("taken", "finished", "failed", "code")),
+        ("error", ctypes.c_char * 256),
+    )
+
+
+FUNCTIONS = {  # arguments, result
+    "native_probe": ([c_void_p, c_size_t, c_void_p, c_void_p], c_int32),
+    "native_decode": ([c_void_p, c_size_t, c_void_p, c_int32, c_int32, c_void_p], c_int32),
+    "native_encode": ([c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p], c_int32),
+    "native_resize": ([c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p], c_int32),
+    "native_libjpeg_version": ([], ctypes.c_char_p),
+    "native_vectors": ([], ctypes.c_char_p),
+    "native_checksum": ([c_void_p, c_size_t], c_uint64),
+    "native_crops": ([c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p], None),
+    "native_centre_crops": ([c_void_p, c_void_p, c_int64, c_int32, c_int32, c_void_p], None),
+    "native_load_crop": (
+        [
+            *(c_void_p, c_size_t, c_int32, c_int32, c_int32),  # stored bytes, their mode, width and height
+            *(c_void_p, c_int64),  # rule, sample
+            *(c_void_p, c_int32, c_int32),  # where to, height, width
+        ],
+        c_int32,
+    ),
+    "native_pool_new": ([c_int32], c_void_p),
+    "native_pool_delete": ([c_void_p], None),
+    "native_pool_submit": ([c_void_p, c_void_p], None),
+    "native_pool_wait": ([c_void_p, c_void_p, c_int32], c_int32),
+    "native_pool_cancel": ([c_void_p, c_void_p], None),
+    "native_loop": ([c_void_p, c_void_p], c_int32),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, opened when it is first asked for. ImportError where it is not built."""
+    built = sorted(Path(__file__).parent.glob("_native*.so"))
+    if not built:
+        raise ImportError("the native image code is not built: run `uv sync` (or `pip install -e .`)")
+    opened = ctypes.CDLL(str(built[0]))
+    for name, (arguments, result) in FUNCTIONS.items():
+        function = getattr(opened, name)
+        function.argtypes, function.restype = arguments, result
+    return opened

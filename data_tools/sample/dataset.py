@@ -1,0 +1,134 @@
+"""A sample dataset made from nothing: ten kinds of pattern, photographed badly, as a sorted tar.
+
+    python -m data_tools.sample OUT.tar [--classes 10 --train 1600 --val 400 --seed 0]
+
+The tar has the layout of the sorted ImageNet tar, ``sample/{train,val}/<class>/<file>.JPEG``, so that
+whatever reads ImageNet can be tried without having it. The classes differ by what survives a random resized
+crop and a flip: the shape of the pattern, at any angle and scale, and a hue that two classes share. One file
+in seven has one of ImageNet's oddities.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_tools.sample.patterns import PATTERNS, render
+
+# --- a file as ImageNet has them ---
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """One file: what it shows and the key of its randomness."""
+
+    split: str
+    kind: str
+    index: int  # within the split
+    seed: int
+
+    @property
+    def name(self) -> str:
+        stem = f"{self.kind}_{self.index:05d}" if self.split == "train" else f"SAMPLE_val_{self.index:08d}"
+        return f"sample/{self.split}/{self.kind}/{stem}.JPEG"
+
+    @property
+    def oddity(self) -> str:
+        """41 is prime to any number of classes, so that each class gets its share of each oddity."""
+        return ODDITIES.get(self.index % 41, "")
+
+
+ODDITIES = {3: "grey", 9: "cmyk", 16: "png", 22: "palette", 29: "exif", 35: "progressive"}
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
+EXIF_ORIENTATION = 0x0112
+
+
+def _rotated_exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    return exif
+
+
+def encode(spec: Spec, image: Image.Image, rng: np.random.Generator) -> bytes:
+    """The file's bytes: a JPEG of quality 75 to 96, or one of the oddities."""
+    out = io.BytesIO()
+    jpeg = {"quality": int(rng.integers(75, 97)), "subsampling": SUBSAMPLINGS[rng.integers(3)]}
+    match spec.oddity:
+        case "png":
+            image.save(out, "PNG", compress_level=1)
+        case "palette":
+            image.quantize(64, Image.Quantize.FASTOCTREE).save(out, "PNG", compress_level=1)
+        case "grey":
+            image.convert("L").save(out, "JPEG", quality=jpeg["quality"])
+        case "cmyk":
+            image.convert("CMYK").save(out, "JPEG", **jpeg)
+        case "exif":
+            image.save(out, "JPEG", exif=_rotated_exif(int(rng.integers(2, 9))), **jpeg)
+        case oddity:
+            image.save(out, "JPEG", progressive=oddity == "progressive", **jpeg)
+    return out.getvalue()
+
+
+def make(spec: Spec) -> bytes:
+    """The file that `spec` describes. Its randomness is keyed on (seed, split, index) and nothing else."""
+    rng = np.random.default_rng((spec.seed, spec.split == "val", spec.index))
+    long, short = int(rng.integers(460, 641)), int(rng.integers(400, 461))
+    height, width = (long, short) if rng.random() < 0.3 else (short, long)  # ImageNet: mostly landscape
+    return encode(spec, render(spec.kind, height, width, rng), rng)
+
+
+# --- the tar ---
+
+
+def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0) -> list[Spec]:
+    """All files in the order of the tar: by split, class and number. Balanced to within one image a class."""
+    if not 2 <= classes <= len(PATTERNS):
+        raise ValueError(f"--classes {classes}: between 2 and {len(PATTERNS)}")
+    if min(train, val) < classes:
+        raise ValueError(f"--train {train} --val {val}: at least one image of each of the {classes} classes")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: 0 or more")
+    kinds = list(PATTERNS)[:classes]
+    every = [
+        Spec(split=split, kind=kinds[i % classes], index=i, seed=seed)
+        for split, images in (("train", train), ("val", val))
+        for i in range(images)
+    ]
+    return sorted(every, key=lambda s: s.name)
+
+
+@contextmanager
+def _made(todo: list[Spec], workers: int) -> Iterator[Iterable[bytes]]:
+    if workers == 1:
+        yield map(make, todo)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool.map(make, todo, chunksize=16)
+
+
+def write(out: Path, todo: list[Spec], *, workers: int = 1) -> None:
+    """Write the tar beside its place, then rename it. Equal specs give equal bytes, whatever `workers` is."""
+    beside = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with beside.open("wb") as raw, _made(todo, workers) as files:
+            with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for spec, data in zip(todo, files, strict=True):
+                    member = tarfile.TarInfo(spec.name)  # owner 0, time 0: nothing of this machine
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+            raw.flush()
+            os.fsync(raw.fileno())
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)

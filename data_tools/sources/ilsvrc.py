@@ -1,0 +1,101 @@
+"""The official ILSVRC 2012 archives, read in place.
+
+`ILSVRC2012_img_train.tar` is a tar of 1000 tars, one a class; they are not compressed, so an image is a range of
+bytes of the outer file. `ILSVRC2012_img_val.tar` is flat and does not say what its images are: that is in
+`ILSVRC2012_devkit_t12.tar.gz`, a number for each in the ground-truth file and a wnid for each number in meta.mat.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_tools.sources import tar as tars
+from data_tools.sources.matfile import read_synsets
+from data_tools.sources.tar import ArchiveError
+
+if TYPE_CHECKING:
+    from data_tools.sources.index import Collector
+
+Devkit = list[str]  # the wnid of validation image 1, 2, ...
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+SYNSETS = "meta.mat"
+_VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_MOST_DEVKIT_BYTES = 64 << 20
+
+
+def recognise(path: Path) -> str:
+    """`ilsvrc train`, `ilsvrc val` or nothing, by the first file in a tar."""
+    first = next(iter(tars.members(path)), None)
+    if first is None:
+        return ""
+    if _VAL_IMAGE.fullmatch(first.name.removeprefix("./")):
+        return "ilsvrc val"
+    with path.open("rb") as file:
+        file.seek(first.offset)
+        start = file.read(min(first.length, tars.BLOCK))
+    return "ilsvrc train" if len(start) == tars.BLOCK and tars.looks_like_tar(start) else ""
+
+
+def read_train(collector: Collector, path: Path) -> None:
+    """Every inner tar is a class, named by its file name (n01440764.tar)."""
+    file = collector.file("archive", path)
+    for inner in tars.members(path):
+        label = inner.name.rsplit("/", 1)[-1]
+        if not label.endswith(".tar"):
+            collector.ignore(f"{path}: {inner.name}")
+            continue
+        for member in tars.members(path, inner.offset, inner.offset + inner.length, label):
+            name = member.name.rsplit("/", 1)[-1]
+            wnid = label.removesuffix(".tar")
+            collector.add("train", None, wnid, name, file, member.offset, member.length)
+
+
+def read_val(collector: Collector, path: Path, devkit: Devkit | None) -> None:
+    """Images of a flat tar, with the devkit's labels."""
+    if devkit is None:
+        raise ArchiveError(f"{path}: its images carry no labels; add ILSVRC2012_devkit_t12.tar.gz to --data.source")
+    file = collector.file("archive", path)
+    for member in tars.members(path):
+        name = member.name.rsplit("/", 1)[-1]
+        found = _VAL_IMAGE.fullmatch(name)
+        if found is None:
+            collector.ignore(f"{path}: {member.name}")
+            continue
+        if not 1 <= int(found[1]) <= len(devkit):
+            raise ArchiveError(f"{path}: {member.name}: the devkit has labels for images 1 to {len(devkit)}")
+        collector.add("val", None, devkit[int(found[1]) - 1], name, file, member.offset, member.length)
+
+
+# ---------------------------------------------------------------------------------------------- the devkit
+def is_devkit(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            return any(info.name.endswith((TRUTH, SYNSETS)) for _, info in zip(range(100), tar, strict=False))
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return False
+
+
+def read_devkit(path: Path) -> Devkit:
+    """The wnid of every validation image, in the order of their numbers. Raises ArchiveError."""
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for info in tar:
+                name = info.name.rsplit("/", 1)[-1]
+                if name in (TRUTH, SYNSETS) and info.isfile() and info.size < _MOST_DEVKIT_BYTES:
+                    found[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ArchiveError(f"{path}: damaged ({error}); download it again") from None
+    for name in (TRUTH, SYNSETS):
+        if name not in found:
+            raise ArchiveError(f"{path}: no {name} in it; the devkit for tasks 1 and 2 has one")
+    try:
+        wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in read_synsets(found[SYNSETS])}
+        return [wnids[int(line)] for line in found[TRUTH].split()]
+    except (KeyError, ValueError, TypeError, struct.error, zlib.error, IndexError, StopIteration) as error:
+        raise ArchiveError(f"{path}: {SYNSETS} and {TRUTH} do not go together ({error!r})") from None

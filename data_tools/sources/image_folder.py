@@ -1,0 +1,65 @@
+"""Images at `.../<split>/<class>/<file>`, in a tar or in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.beton.manifest import Source
+from data_tools.sources import tar as tars
+from data_tools.sources.index import Collector
+from data_tools.sources.tar import ArchiveError
+
+SPLITS = {"train": "train", "val": "val", "validation": "val"}
+
+
+def locate(name: str) -> tuple[str, int | None, str, str] | None:
+    """(split, cap, class, file) of a path `.../[x-sz/<cap>/]<split>/<class>/<file>`; None if it is none."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if len(parts) < 3 or parts[-3] not in SPLITS or parts[-1].startswith(".") or parts[-2].startswith("."):
+        return None
+    resized = len(parts) >= 5 and parts[-4].isdecimal() and (parts[-5] == "sz" or parts[-5].endswith("-sz"))
+    return SPLITS[parts[-3]], int(parts[-4]) if resized else None, parts[-2], parts[-1]
+
+
+def _read_tar(collector: Collector, path: Path) -> None:
+    file = collector.file("archive", path)
+    for member in tars.members(path):
+        found = locate(member.name)
+        if found is None:
+            collector.ignore(f"{path}: {member.name}")
+        else:
+            collector.add(*found, file, member.offset, member.length)
+
+
+def _read_folder(collector: Collector, root: Path) -> None:
+    """A tree of the same layout. Links within it are refused, as in an archive: nothing outside is read."""
+    total, groups = 0, {}
+    above = "/".join(root.resolve().parts[-2:])  # x-sz/160 may be what was given
+    for entry in _files_below(root):
+        name = f"{above}/{os.path.relpath(entry.path, root)}"
+        found = locate(name)
+        if found is None:
+            collector.ignore(entry.path)
+            continue
+        split_folder = Path(entry.path).parent.parent
+        if split_folder not in groups:
+            groups[split_folder] = collector.file("folder", split_folder)
+        length = entry.stat(follow_symlinks=False).st_size
+        collector.add(*found, groups[split_folder], 0, length)
+        total += length
+    collector.sources.append(Source(name=root.resolve().name, bytes=total))
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if entry.is_symlink():
+                raise ArchiveError(f"{entry.path}: a symbolic link, which is not followed; give what it points to")
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield entry
+            else:
+                raise ArchiveError(f"{entry.path}: neither a file nor a folder, which is refused")

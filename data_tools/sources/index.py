@@ -1,0 +1,181 @@
+"""The index: every image of every split in one order, with its label and place, in a few dozen bytes an image."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.beton import classes as labels
+from data_tools.beton.manifest import Source
+from data_tools.sources.tar import ArchiveError
+
+PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row."""
+
+    kind: Literal["archive", "folder", "parquet"]
+    path: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """The images of one split, in sample order. `cap`: they were resized for it already; None: originals.
+
+    order: the order to read and lay them down in, where that is not sample order (parquet can only be read as
+    it lies).
+    """
+
+    split: str
+    cap: int | None
+    classes: tuple[str, ...]
+    labels: NDArray[np.uint32]
+    places: NDArray[Any]
+    names: bytes
+    name_ends: NDArray[np.uint64]
+    order: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, sample: int) -> str:
+        start = int(self.name_ends[sample - 1]) if sample else 0
+        return os.fsdecode(self.names[start : int(self.name_ends[sample])])
+
+    def key(self, sample: int) -> str:
+        """class/file, which names an image in errors and keys its randomness."""
+        return f"{self.classes[self.labels[sample]]}/{self.name(sample)}"
+
+    def digest(self) -> str:
+        """SHA-256 over class, file name and length of every image, in order: the same for a tar and a folder."""
+        total = hashlib.sha256(self.names)
+        for part in (self.name_ends, self.labels, self.places["length"]):
+            total.update(np.ascontiguousarray(part).tobytes())
+        total.update(labels.digest(self.classes).encode())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Index:
+    """Everything the sources hold. `ignored`: members that are no image of a split, and one of their names."""
+
+    classes: tuple[str, ...]
+    streams: tuple[Stream, ...]
+    files: tuple[File, ...]
+    sources: tuple[Source, ...]
+    ignored: int
+    ignored_example: str
+
+    def images(self) -> dict[str, int]:
+        return {stream.split: len(stream) for stream in self.streams}
+
+
+@dataclass(slots=True)
+class Rows:
+    """One stream while it is being collected, compactly: a million tuples would take a gigabyte."""
+
+    classes: array[int] = field(default_factory=lambda: array("L"))
+    files: array[int] = field(default_factory=lambda: array("L"))
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    lengths: array[int] = field(default_factory=lambda: array("Q"))
+    names: list[bytes] = field(default_factory=list)
+
+
+class Collector:
+    """Gathers what the readers of each kind of source find."""
+
+    def __init__(self) -> None:
+        self.files: list[File] = []
+        self.class_ids: dict[str, int] = {}
+        self.rows: dict[tuple[str, int | None], Rows] = {}
+        self.sources: list[Source] = []
+        self.ignored = 0
+        self.ignored_example = ""
+
+    def file(self, kind: Literal["archive", "folder", "parquet"], path: Path) -> int:
+        self.files.append(File(kind, str(path)))
+        return len(self.files) - 1
+
+    def add(self, split: str, cap: int | None, name: str, file_name: str, file: int, offset: int, length: int) -> None:
+        rows = self.rows.setdefault((split, cap), Rows())
+        rows.classes.append(self.class_ids.setdefault(name, len(self.class_ids)))
+        rows.files.append(file)
+        rows.offsets.append(offset)
+        rows.lengths.append(length)
+        rows.names.append(os.fsencode(file_name))
+
+    def ignore(self, name: str) -> None:
+        self.ignored += 1
+        self.ignored_example = self.ignored_example or name
+
+    def index(self) -> Index:
+        classes = labels.number(self.class_ids)
+        streams = [
+            _stream(self, split, cap, classes, self.rows.pop((split, cap))) for split, cap in sorted(self.rows, key=str)
+        ]
+        _check_same_images(streams)
+        return Index(
+            classes, tuple(streams), tuple(self.files), tuple(self.sources), self.ignored, self.ignored_example
+        )
+
+
+# ---------------------------------------------------------------------------------------------- ordering
+def _stream(collector: Collector, split: str, cap: int | None, classes: tuple[str, ...], rows: Rows) -> Stream:
+    numbers = {name: label for label, name in enumerate(classes)}
+    label_of = np.array([numbers[name] for name in collector.class_ids], np.uint32)
+    unsorted = label_of[np.array(rows.classes, np.int64)]
+    order = _sorted(unsorted, rows.names)
+    _check_duplicates(collector, split, unsorted, classes, order, rows)
+    places = np.empty(len(order), PLACE)
+    for key, values in (("file", rows.files), ("offset", rows.offsets), ("length", rows.lengths)):
+        places[key] = np.array(values, np.uint64)[order]
+    names = [rows.names[each] for each in order]
+    ends = np.cumsum(np.fromiter(map(len, names), np.uint64, len(names)), dtype=np.uint64)
+    kinds = np.array([file.kind == "parquet" for file in collector.files])
+    lay = np.lexsort((places["offset"], places["file"])) if kinds[places["file"]].any() else None
+    return Stream(split, cap, classes, unsorted[order], places, b"".join(names), ends, lay)
+
+
+def _sorted(label: NDArray[np.uint32], names: list[bytes]) -> NDArray[np.int64]:
+    """By label, then name. Class by class: one sort key for each of a million images would take 200 MB."""
+    order = np.argsort(label, kind="stable")
+    bounds = np.flatnonzero(np.diff(label[order])) + 1
+    return np.concatenate([sorted(part, key=names.__getitem__) for part in np.split(order, bounds)])
+
+
+def _check_duplicates(
+    collector: Collector,
+    split: str,
+    label: NDArray[np.uint32],
+    classes: tuple[str, ...],
+    order: NDArray[np.int64],
+    rows: Rows,
+) -> None:
+    for one, two in itertools.pairwise(order):
+        if rows.names[one] == rows.names[two] and label[one] == label[two]:
+            files = {collector.files[rows.files[each]].path for each in (one, two)}
+            image = f"{split}/{classes[label[one]]}/{os.fsdecode(rows.names[one])}"
+            raise ArchiveError(f"{' and '.join(sorted(files))}: {image} is there twice")
+
+
+def _check_same_images(streams: Sequence[Stream]) -> None:
+    """Betons of one split hold the same images: resized ones must be as many as the originals."""
+    first: dict[str, Stream] = {}
+    for stream in streams:
+        other = first.setdefault(stream.split, stream)
+        if len(other) != len(stream) or other.names != stream.names:
+            raise ArchiveError(
+                f"{stream.split}: {len(stream)} images at {stream.cap or 'full size'} but {len(other)} at "
+                f"{other.cap or 'full size'}, or other ones; give sources of the same images"
+            )

@@ -1,0 +1,139 @@
+"""Hugging Face parquet shards: `image: {bytes, path}` and `label`, as the hub's image data sets have them.
+
+Needs pyarrow (the extra `parquet`). The index pass reads paths and labels only. Bytes lie in compressed pages, so
+rows are read, and laid down, in the order in which they lie; the order of samples is the one of every source.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_tools.sources.tar import ArchiveError
+
+if TYPE_CHECKING:
+    from data_tools.sources.index import Collector
+
+_SPLIT = re.compile(r"(train|validation|val|test)(?![a-z])")
+_SPLITS = {"train": "train", "val": "val", "validation": "val"}
+# ImageNet on the hub carries the wnid in the file's name: n01440764_10026_n01440764.JPEG
+_WITH_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<suffix>\.\w+)")
+_TRAIN_NAME = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
+_ROW_BITS = 32  # an offset is (row group, row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    split: str
+    file: int
+    offset: int
+    name: str
+    label: int
+
+
+def read(collector: Collector, shards: list[Path]) -> None:
+    """Index these shards. Raises ArchiveError for a shard that is none, or whose split or labels are unclear."""
+    rows: list[_Row] = []
+    wnids: dict[int, str] = {}
+    names: list[str] = []
+    for shard in shards:
+        split = _split_of(shard)
+        if split is None:
+            collector.ignore(str(shard))
+            continue
+        source = _open(shard)
+        names = names or _class_names(source)
+        file = collector.file("parquet", shard)
+        for offset, path, label in _paths_and_labels(shard, source):
+            name, wnid = _cleaned(path or f"{shard.stem}_{offset:012d}")
+            if wnid and wnids.setdefault(label, wnid) != wnid:
+                raise ArchiveError(f"{shard}: label {label} is {wnids[label]} and {wnid}; are the shards of one set?")
+            rows.append(_Row(split, file, offset, name, label))
+    width = len(str(max((row.label for row in rows), default=0)))
+    for row in rows:
+        # A class is named as in ImageNet if the file names say how, else as the data set does, else by its number.
+        given = names[row.label] if row.label < len(names) else f"{row.label:0{width}d}"
+        name = wnids.get(row.label, given).replace("/", "_")
+        collector.add(row.split, None, name, row.name, row.file, row.offset, 0)
+
+
+def _open(shard: Path) -> Any:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ArchiveError(f"{shard}: parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'") from None
+    try:
+        return parquet.ParquetFile(shard, pre_buffer=False, buffer_size=1 << 20)
+    except (ArrowException, OSError, ValueError) as error:
+        raise ArchiveError(f"{shard}: not a whole parquet file ({error}); download it again") from None
+
+
+def _split_of(shard: Path) -> str | None:
+    """By the shard's name (train-00000-of-00294.parquet) or its folder's; None for a test set, which has no labels."""
+    found = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
+    if found is None:
+        raise ArchiveError(f"{shard}: of which split? name it train-*.parquet or validation-*.parquet")
+    return _SPLITS.get(found[1])
+
+
+def _class_names(source: Any) -> list[str]:
+    """The names that the `datasets` library notes in the file's metadata; [] if there are none."""
+    try:
+        noted = json.loads((source.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        return [str(name) for name in noted["info"]["features"]["label"]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _paths_and_labels(shard: Path, source: Any) -> Iterator[tuple[int, str | None, int]]:
+    columns = set(source.schema_arrow.names)
+    if not {"image", "label"} <= columns:
+        raise ArchiveError(f"{shard}: its columns are {', '.join(sorted(columns))}; wanted image and label")
+    for group in range(source.num_row_groups):
+        table = source.read_row_group(group, columns=["image.path", "label"], use_threads=False)
+        paths = table.column("image").combine_chunks().field("path").to_pylist()
+        for row, (path, label) in enumerate(zip(paths, table.column("label").to_pylist(), strict=True)):
+            if label is None or label < 0:
+                raise ArchiveError(f"{shard}: row {row} of group {group} has no label")
+            yield group << _ROW_BITS | row, path, int(label)
+
+
+def _cleaned(path: str) -> tuple[str, str]:
+    """The file's name as the official archives have it, and its wnid if the name tells."""
+    name = path.rsplit("/", 1)[-1]
+    if found := _WITH_WNID.fullmatch(name):
+        return found["stem"] + found["suffix"], found["wnid"]
+    found = _TRAIN_NAME.fullmatch(name)
+    return name, found["wnid"] if found else ""
+
+
+def group_of(offset: int) -> int:
+    return offset >> _ROW_BITS
+
+
+class Rows:
+    """Images of one shard by offset; fast where they are asked for in order."""
+
+    def __init__(self, path: str) -> None:
+        self._source = _open(Path(path))
+        self._group, self._next = -1, 0
+        self._batches: Iterator[Any] = iter(())
+        self._batch: Any = None
+        self._start = 0
+
+    def image(self, offset: int) -> bytes:
+        group, row = group_of(offset), offset & ((1 << _ROW_BITS) - 1)
+        if group != self._group or row < self._start:
+            self._group, self._start, self._batch = group, 0, None
+            self._batches = self._source.iter_batches(
+                batch_size=32, row_groups=[group], columns=["image.bytes"], use_threads=False
+            )
+        while self._batch is None or row >= self._start + len(self._batch):
+            self._start += len(self._batch) if self._batch is not None else 0
+            self._batch = next(self._batches).column(0).field("bytes")
+        value = self._batch[row - self._start].as_py()
+        return bytes(value or b"")

@@ -1,0 +1,46 @@
+"""The bytes of an image by its place, whatever kind of source it is in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+
+class Reader:
+    """Bytes of images by place, with the archives kept open."""
+
+    def __init__(self, files: Sequence[Sequence[str]]) -> None:
+        self.files = files
+        self.open: dict[int, Any] = {}
+
+    def read(self, file: int, offset: int, length: int, key: str) -> bytes:
+        """Raises OSError, also where a source ends before it should."""
+        kind, path = self.files[file]
+        if kind == "folder":
+            path = f"{path}/{key}"
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                data = _read_at(handle, 0, length)
+            finally:
+                os.close(handle)
+        elif kind == "parquet":
+            from data_tools.sources import parquet
+
+            if file not in self.open:
+                self.open[file] = parquet.Rows(path)
+            return bytes(self.open[file].image(offset))
+        else:
+            if file not in self.open:
+                self.open[file] = os.open(path, os.O_RDONLY)
+            data = _read_at(self.open[file], offset, length)
+        if len(data) != length:
+            raise OSError(f"{path}: {key}: {len(data)} of {length} bytes; has the source changed?")
+        return data
+
+
+def _read_at(handle: int, offset: int, length: int) -> bytes:
+    data = os.pread(handle, length, offset)
+    while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+        data += more
+    return data

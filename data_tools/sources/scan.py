@@ -1,0 +1,101 @@
+"""What is in the sources, from headers alone: every image of every split, in one order, with its label and place.
+
+Sources are recognised by content: sorted tars and folders (`.../{train,validation|val}/<class>/<file>`), tars and
+folders of resized images (`...-sz/{160,320,...}/{train,validation}/<class>/<file>`), the official ILSVRC archives
+and Hugging Face parquet. Nothing is extracted: an image is (file, offset, length).
+
+Classes are sorted by name and images by (class, file name), so the same pictures give the same order whatever
+they came in. What is no image of a split (a README, a hidden file) is counted and named, never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_tools.beton.manifest import Source
+from data_tools.sources import tar as tars
+from data_tools.sources.image_folder import _read_folder, _read_tar
+from data_tools.sources.index import Collector, Index
+from data_tools.sources.tar import ArchiveError
+
+
+def read(paths: Sequence[Path]) -> Index:
+    """The index of all sources together. Raises FileNotFoundError or ArchiveError, naming source and member."""
+    from data_tools.sources import ilsvrc
+
+    collector = Collector()
+    devkit = None
+    later = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such source; --data.source takes tars, folders and parquet")
+        kind = recognise(path)
+        if kind == "devkit":
+            devkit = ilsvrc.read_devkit(path)
+        elif kind == "ilsvrc val":
+            later.append(path)
+        else:
+            _READERS[kind](collector, path)
+        if kind not in ("folder", "parquet"):
+            collector.sources.append(Source(name=path.name, bytes=path.stat().st_size))
+    for path in later:
+        ilsvrc.read_val(collector, path, devkit)
+    if not collector.rows:
+        names = ", ".join(str(path) for path in paths)
+        raise ArchiveError(f"{names}: no images at .../{{train,val}}/<class>/<file>{_example(collector)}")
+    return collector.index()
+
+
+def _example(collector: Collector) -> str:
+    return f"; found {collector.ignored_example}" if collector.ignored else ""
+
+
+def recognise(path: Path) -> str:
+    """What a source is, by what is in it: its name is not looked at."""
+    from data_tools.sources import ilsvrc
+
+    if path.is_dir():
+        shards = next(parquet_shards(path), None)
+        return "parquet" if shards else "folder"
+    with path.open("rb") as file:
+        start = file.read(tars.BLOCK)
+    if start.startswith(b"\x1f\x8b"):
+        if ilsvrc.is_devkit(path):
+            return "devkit"
+        raise ArchiveError(f"{path}: compressed with gzip, so it cannot be read in place; gunzip it once")
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    if len(start) < tars.BLOCK or not tars.looks_like_tar(start):
+        raise ArchiveError(f"{path}: neither a tar, a folder, parquet nor the ILSVRC devkit, or cut short")
+    return ilsvrc.recognise(path) or "tar"
+
+
+def parquet_shards(folder: Path) -> Iterator[Path]:
+    """The shards right in a folder or in its `data` folder, as the Hugging Face hub lays them out."""
+    for pattern in ("*.parquet", "data/*.parquet"):
+        yield from sorted(folder.glob(pattern))
+
+
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+def _read_ilsvrc_train(collector: Collector, path: Path) -> None:
+    from data_tools.sources import ilsvrc
+
+    ilsvrc.read_train(collector, path)
+
+
+def _read_parquet(collector: Collector, path: Path) -> None:
+    from data_tools.sources import parquet
+
+    shards = list(parquet_shards(path)) if path.is_dir() else [path]
+    parquet.read(collector, shards)
+
+
+_READERS = {
+    "tar": _read_tar,
+    "folder": _read_folder,
+    "ilsvrc train": _read_ilsvrc_train,
+    "parquet": _read_parquet,
+}

@@ -1,0 +1,78 @@
+"""Run folders with known contents, made without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_tools.common.options import parse
+from training.config.run_config import RunConfig, as_mapping
+from training.runlog.epoch_table import EpochRow, Speed, write_epochs
+from training.runlog.sessions import Stretch, note
+
+ROOT = Path(__file__).parents[2]
+
+STRETCH = Stretch(
+    started="2026-03-01T08:00:00+00:00",
+    from_epoch=0,
+    from_hours=0.0,
+    processes=8,
+    gpus=("NVIDIA TITAN RTX",) * 8,
+    driver="580.65",
+    cpu="AMD EPYC 7742",
+    cores=48,
+    memory_gib=503.5,
+    system="Linux",
+    precision="float16",
+    versions={"python": "3.12.1", "torch": "2.15.0"},
+    classes=1000,
+    images={"train_160": 1_281_167, "val_160": 50_000},
+)
+
+
+def rows(top5: Sequence[float], hours_an_epoch: float = 0.1) -> list[EpochRow]:
+    """Epochs with these scores; top-1 is 20 below, and other columns are the epoch's number in their own way."""
+    return [
+        EpochRow(
+            epoch=epoch,
+            hours=hours_an_epoch * epoch,
+            top1=score - 20,
+            top5=score,
+            train_loss=7 / epoch,
+            lr=2.0 / epoch,
+            images_per_s=9000 - 1000 * (epoch // 2),
+            px=128 if epoch < 14 else 224,
+            global_batch=4096 if epoch < 14 else 1792,
+            ema_top1=float("nan"),
+            ema_top5=float("nan"),
+            speed=Speed(
+                images_per_s_per_gpu=1000,
+                data_wait_percent=0.5 * epoch,
+                host_wait_percent=1,
+                step_p50_ms=400,
+                step_p99_ms=450 + epoch,
+                gpu_memory_gib=20,
+                tflops=24,
+                mfu_percent=37,
+            ),
+        )
+        for epoch, score in enumerate(top5, start=1)
+    ]
+
+
+def run_folder(
+    path: Path,
+    top5: Sequence[float],
+    stretches: Sequence[Stretch] = (STRETCH,),
+    hours_an_epoch: float = 0.1,
+    argv: Sequence[str] = (),
+) -> Path:
+    """A run of titan8 as it lies in ``path``."""
+    path.mkdir(parents=True)
+    write_epochs(path, rows(top5, hours_an_epoch))
+    for stretch in stretches:
+        note(path, stretch)
+    config = parse(RunConfig, ["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv], prog="test")
+    (path / "config.json").write_text(json.dumps(as_mapping(config)))
+    return path

@@ -1,0 +1,217 @@
+"""Processes: who starts them, who this one is, and sums over all of them. Nothing happens where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from data_tools.common.options import OptionError
+from training.config.run_config import Dist
+
+C = TypeVar("C")
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+NOTICED_SECONDS = 2.0  # a launcher looks for failed processes several times within it
+_PR_SET_PDEATHSIG = 1
+
+
+class Preempted(Exception):
+    """Asked to stop; a checkpoint is written and the same command continues."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process among all: ``rank`` of ``ranks``, ``local_rank`` of ``local_ranks`` on this machine."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    local_ranks: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def use_cuda(options: Dist) -> bool:
+    """Whether ``dist.device`` means GPUs here. OptionError where it asks for one and there is none."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("dist.device: cuda, but torch sees no GPU here; dist.device=cpu trains on the CPU")
+    return options.device != "cpu" and torch.cuda.is_available()
+
+
+def processes_to_start(options: Dist) -> int:
+    """One per visible GPU unless told otherwise. OptionError for more processes than GPUs."""
+    gpus = torch.cuda.device_count() if use_cuda(options) else 0
+    if gpus and options.processes and options.processes > gpus:
+        raise OptionError(
+            f"dist.processes: {options.processes}, but there are {gpus} GPUs here; "
+            f"give at most {gpus}, or dist.device=cpu"
+        )
+    return options.processes or gpus or 1
+
+
+def ranks_of_job(options: Dist) -> int:
+    """How many processes the job has in all: those that torchrun started, else those that :func:`launch` will."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
+
+
+def parts(options: Dist, ranks: int) -> int:
+    """Batches that each of ``ranks`` processes accumulates to stand in for ``dist.emulate_gpus``."""
+    if options.emulate_gpus is None:
+        return 1
+    if options.emulate_gpus % ranks:
+        raise OptionError(f"dist.emulate_gpus: {options.emulate_gpus} is no multiple of the {ranks} processes at work")
+    return options.emulate_gpus // ranks
+
+
+def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
+    """Run ``main(config)`` in as many processes as ``options`` ask for; its exit status.
+
+    ``main`` must be importable by name. One process is this one; under torchrun (RANK is set) this is one of the
+    processes already; otherwise torch's elastic launcher starts them.
+    """
+    if "RANK" in os.environ:
+        return _recorded(main, config)
+    count = processes_to_start(options)
+    if count == 1:
+        return main(config)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # The launcher hands SIGTERM on to its processes; SLURM's notice means the same here.
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    launcher = elastic_launch(
+        LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+        ),
+        _recorded,
+    )
+    try:
+        statuses: dict[int, int] = launcher(main, config)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
+        return 1
+    except SignalException:
+        return EXIT_PREEMPTED
+    return max(statuses.values())
+
+
+def _traceback(message: Any) -> str:
+    """The launcher's record of an error: a traceback within a mapping, or a line about a signal."""
+    if isinstance(message, dict):
+        return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message"))
+    return str(message)
+
+
+def _recorded(main: Callable[[C], int], config: C) -> int:
+    """``main`` in a process of the launcher's, which is told the traceback if it raises."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(main)(config) or 0
+
+
+@contextlib.contextmanager
+def world(options: Dist) -> Iterator[World]:
+    """This process's place, with the process group open inside the block where there is more than one process."""
+    environment = {key: int(os.environ.get(key, default)) for key, default in _PLACE.items()}
+    _check_restarts()
+    cuda = use_cuda(options)
+    local_rank = environment["LOCAL_RANK"]
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    place = World(
+        rank=environment["RANK"],
+        ranks=environment["WORLD_SIZE"],
+        local_rank=local_rank,
+        local_ranks=environment["LOCAL_WORLD_SIZE"],
+        device=device,
+    )
+    if cuda:
+        torch.cuda.set_device(device)
+    if place.ranks == 1:
+        yield place
+        return
+    # No process outlives its launcher, whatever ends that.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        timeout=timedelta(minutes=options.timeout_minutes),
+        device_id=device if cuda else None,
+    )
+    try:
+        yield place
+    except (OptionError, Preempted):  # which all of them raise
+        dist.destroy_process_group()
+        raise
+    except Exception as error:
+        # Not closed in order: that would break the others' connections before the launcher knows this one's error.
+        if _is_consequence(error):
+            time.sleep(NOTICED_SECONDS)
+        raise
+    else:
+        dist.destroy_process_group()
+
+
+def _check_restarts() -> None:
+    """OptionError where torchrun would restart processes on the store of the attempt before.
+
+    Its c10d rendezvous keeps one store for all attempts and adds no prefix, so that a process that starts again may
+    read where another one listened before it was restarted, and wait for it until the timeout.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise OptionError(
+            "torchrun --max-restarts: attempts would mix up each other's addresses; "
+            "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
+
+
+def _is_consequence(error: Exception) -> bool:
+    """Whether this process only lost its connection to one that failed first."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+_PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+
+def sum_over_ranks(counts: torch.Tensor, place: World) -> torch.Tensor:
+    """``counts`` summed elementwise over all processes, in place; every process gets the sum."""
+    if place.ranks > 1:
+        dist.all_reduce(counts)
+    return counts
+
+
+def share_buffers(model: nn.Module, place: World) -> None:
+    """Give every process the main one's buffers.
+
+    BatchNorm statistics are local while training, as published; before a validation all must mean the same model.
+    """
+    if place.ranks > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,46 @@
+"""Loss and accuracy as counts on the device, reduced once."""
+
+from __future__ import annotations
+
+import torch
+
+from training.engine.distributed import World, sum_over_ranks
+from training.runlog.epoch_table import Scores
+
+NO_SUMS = [0.0, 0.0, 0.0, 0.0]
+
+
+class Tally:
+    """Running sums (images, loss, top-1 hits, top-5 hits); reading them waits for the device, adding does not."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
+        """Count a batch: ``logits`` (n, classes), ``labels`` (n,), mean ``loss`` ()."""
+        ranked = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        count = len(labels)
+        hits = torch.stack([ranked[:, 0].sum(), ranked.sum()]).double()
+        self.sums[0] += count
+        self.sums[1] += loss.detach().double() * count
+        self.sums[2:] += hits
+
+    def load(self, sums: list[float]) -> None:
+        """Go on from sums that were saved."""
+        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+
+    def over_ranks(self, place: World) -> list[float]:
+        """The sums over all processes; every process must call it."""
+        sums: list[float] = sum_over_ranks(self.sums.clone(), place).tolist()
+        return sums
+
+    def scores(self, place: World) -> Scores:
+        """The sums over all processes as scores; every process must call it."""
+        return scores_of(self.over_ranks(place))
+
+
+def scores_of(sums: list[float]) -> Scores:
+    """Scores of a tally's sums."""
+    images, loss, top1, top5 = sums
+    share = 1 / max(images, 1)
+    return Scores(images=round(images), loss=loss * share, top1=100 * top1 * share, top5=100 * top5 * share)

@@ -1,0 +1,195 @@
+"""One training step and one prediction: uint8 images in, everything on the device, nothing waited for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms import v2
+
+from training.config.run_config import Train
+from training.engine.metrics import Tally
+
+# Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+
+class Normalise(nn.Module):
+    """uint8 images (n, 3, h, w) to ``dtype``, zero mean and unit variance, in one fused operation."""
+
+    scale: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(v, device=device, dtype=torch.float64).view(1, 3, 1, 1) for v in (MEAN, STD))
+        self.register_buffer("scale", (1 / std).to(dtype), persistent=False)
+        self.register_buffer("bias", (-mean / std).to(dtype), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(self.bias, images, self.scale)
+
+
+class Predictor(nn.Module):
+    """Images to logits in the run's precision; with ``flip``, the mean over each image and its mirror image."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device, flip: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.device_type = device.type
+        self.flip = flip
+        self.normalise = Normalise(dtype, device)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, classes), at least fp32, of ``images`` (n, 3, h, w), uint8 or already normalised."""
+        if images.dtype == torch.uint8:
+            images = self.normalise(images)
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype.itemsize < 4):
+            logits: torch.Tensor = self.model(images)
+            if self.flip:
+                logits = (logits + self.model(images.flip(3))) / 2
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class Objective(nn.Module):
+    """Images and labels to the loss and the logits: all of a step that is differentiated, and compiled."""
+
+    def __init__(self, predict: Predictor, label_smoothing: float) -> None:
+        super().__init__()
+        self.predict = predict
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.predict(images)
+        return self.loss(logits, labels), logits
+
+
+class Mixing:
+    """torchvision's MixUp and CutMix; what is drawn for a batch depends on its key alone."""
+
+    def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
+        kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
+        kinds += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
+        self.kinds = kinds
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mixed normalised ``images`` (n, 3, h, w) and class shares (n, classes) of ``labels`` (n,)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
+            mixed: tuple[torch.Tensor, torch.Tensor] = kind(images, labels)
+        return mixed
+
+
+class TrainStep:
+    """Forward, backward and update of one batch, in ``parts`` accumulated where one process stands in for several."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        options: Train,
+        *,
+        parallel: nn.Module | None = None,
+        parts: int = 1,
+        mixing: Mixing | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.objective = objective
+        self.parallel: nn.Module = parallel or objective
+        self.forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.parallel
+        self.optimizer = optimizer
+        self.parts = parts
+        self.mixing = mixing
+        self.rank, self.ranks = rank, ranks
+        device = next(objective.parameters()).device
+        self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.most_bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.compile_mode = compile_mode(options, objective.predict.device_type)
+        self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
+        self.scaler = torch.amp.GradScaler(
+            objective.predict.device_type,
+            init_scale=self.fixed_scale or 2.0**16,
+            enabled=objective.predict.dtype == torch.float16,
+        )
+
+    def prepare(self, px: int, batch: int, device: torch.device) -> None:
+        """Compile and tune for batches of this shape, leaving every weight and statistic as it was."""
+        if self.compile_mode is not None:
+            torch._dynamo.reset()  # the phase before has other shapes; its code is not needed again
+            self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
+        before = [buffer.clone() for buffer in self.objective.buffers()]
+        images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
+        labels = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.parallel.train()
+        self._accumulate(images.contiguous(memory_format=torch.channels_last), labels, 0, Tally(device))
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.objective.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, tally: Tally, key: int = 0) -> None:
+        """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; counts go to ``tally``.
+
+        ``key`` is the global batch's own number. All that is random is drawn from it and the place within that batch,
+        so it does not matter how many processes share the batch.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss = self._accumulate(images, labels, key, tally)
+        self.scaler.step(self.optimizer)
+        self._watch(loss)
+        # A given number keeps the published static scale; without one the scaler adapts.
+        self.scaler.update(self.fixed_scale)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _watch(self, loss: torch.Tensor) -> None:
+        """Count steps in a row without a finite loss or, under a gradient scale, without finite gradients.
+
+        Unscaled gradients that are not finite show as a loss that is not, one step later. On the device: no waiting.
+        """
+        bad = ~torch.isfinite(loss)
+        if self.scaler.is_enabled():
+            overflows = self.scaler._found_inf_per_device(self.optimizer).values()
+            bad = bad | (sum(overflows, torch.zeros_like(loss)) > 0)
+        self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, torch.zeros_like(self.bad_steps)))
+        torch.maximum(self.most_bad_steps, self.bad_steps, out=self.most_bad_steps)
+
+    def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, tally: Tally) -> torch.Tensor:
+        """Gradients of all parts; the sum of their losses."""
+        total = torch.zeros((), device=images.device)
+        for part in range(self.parts):
+            # Every parts-th image: the very batch that one of the emulated processes would have had.
+            inputs, hard = images[part :: self.parts], labels[part :: self.parts]
+            targets = hard
+            if self.mixing:
+                own_key = (key * self.parts + part) * self.ranks + self.rank  # of the process that the part stands for
+                inputs, targets = self.mixing(self.objective.predict.normalise(inputs), hard, own_key)
+            last = part == self.parts - 1
+            with contextlib.nullcontext() if last else self._no_sync():
+                loss, logits = self.forward(inputs, targets)
+                self.scaler.scale(loss / self.parts).backward()
+            tally.add(logits, hard, loss)
+            total += loss.detach()
+        return total
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients of all but the last part need not be summed over the processes."""
+        if isinstance(self.parallel, DistributedDataParallel):
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
+
+
+def compile_mode(options: Train, device_type: str) -> str | None:
+    """The mode for torch.compile, or None where the step runs as it is."""
+    if options.compile == "auto":
+        return "default" if device_type == "cuda" else None
+    return None if options.compile == "off" else options.compile

@@ -1,0 +1,73 @@
+"""Stopping in good order: signals become a wish, and all processes agree on it at a step boundary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import timedelta
+from types import FrameType
+from typing import cast
+
+import torch
+import torch.distributed as dist
+
+from training.engine.distributed import World
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# A terminal's Ctrl-C reaches a process twice: directly, and handed on by the launcher.
+ECHO_SECONDS = 1.0
+
+
+class Wishes:
+    """What this process wants at the next step boundary; entering it takes the signals, leaving gives them back."""
+
+    def __init__(self, place: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
+        self.place = place
+        self.stop = False
+        self._first_signal = 0.0
+        self._interval_s = checkpoint_minutes * 60
+        self._saved = time.monotonic()
+        self._handlers: dict[int, object] = {}
+        # Agreement goes over gloo, so that no GPU has to wait for it; a process that hangs is noticed here first.
+        self._group: dist.ProcessGroup | None = None
+        if place.ranks > 1:
+            timeout = timedelta(minutes=timeout_minutes)
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
+
+    def __enter__(self) -> Wishes:
+        for number in SIGNALS:
+            self._handlers[number] = signal.signal(number, self._wanted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _wanted(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.stop and time.monotonic() - self._first_signal > ECHO_SECONDS:
+            os._exit(128 + signal.SIGINT)
+        if not self.stop:
+            self._first_signal = time.monotonic()
+        self.stop = True
+
+    def agreed(self) -> tuple[bool, bool]:
+        """(stop, save) as all processes see it now; every process must ask after every step."""
+        due = self.place.is_main and time.monotonic() - self._saved >= self._interval_s
+        wanted = torch.tensor([int(self.stop), int(due)])
+        if self._group is not None:
+            dist.all_reduce(wanted, op=dist.ReduceOp.MAX, group=self._group)
+        stop, save = bool(wanted[0]), bool(wanted[1])
+        return stop, save or stop
+
+    def saved(self) -> None:
+        """A checkpoint was written: the next is due after another interval."""
+        self._saved = time.monotonic()
+
+    def every_rank(self, values: torch.Tensor) -> torch.Tensor:
+        """``values`` of all processes, stacked in order of rank; CPU tensors of one shape."""
+        if self._group is None:
+            return values[None]
+        gathered = [torch.empty_like(values) for _ in range(self.place.ranks)]
+        dist.all_gather(gathered, values, group=self._group)
+        return torch.stack(gathered)

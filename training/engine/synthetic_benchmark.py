@@ -1,0 +1,53 @@
+"""The engine alone: training steps on images that are on the device already."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from training.config.run_config import RunConfig, Train
+from training.engine import distributed
+from training.engine.metrics import Tally
+from training.engine.step import Objective, Predictor, TrainStep
+from training.model import resnet as model
+
+
+class SyntheticRun:
+    """``step`` on one random batch of ``batch`` images of ``px`` x ``px``, again and again."""
+
+    def __init__(self, arch: str, classes: int, px: int, batch: int, device: torch.device, options: Train) -> None:
+        net = model.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
+        predict = Predictor(net, model.amp_dtype(options.amp, device), device)
+        groups = model.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, fused=True)
+        self.step = TrainStep(Objective(predict, options.label_smoothing), optimizer, options)
+        self.step.prepare(px, batch, device)
+        images = torch.randint(0, 256, (batch, 3, px, px), dtype=torch.uint8, device=device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, classes, (batch,), device=device)
+        self.tally = Tally(device)
+        net.train()
+
+    def __call__(self) -> None:
+        self.step(self.images, self.labels, 1e-3, self.tally)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def of_config(config: RunConfig, px: int, batch: int, steps: int) -> float:
+    """Images a second over ``steps`` steps of the run's network and options, after two that are not counted."""
+    device = torch.device("cuda" if distributed.use_cuda(config.dist) else "cpu")
+    torch.backends.cudnn.benchmark = True
+    run = SyntheticRun(config.model.arch, 1000, px, batch, device, config.train)
+    for _ in range(2):
+        run()
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        run()
+    synchronise(device)
+    return steps * batch / (time.perf_counter() - began)

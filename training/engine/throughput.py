@@ -1,0 +1,157 @@
+"""Where an epoch's time went, and how much of the hardware it used."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.model import resnet as model
+from training.runlog.epoch_table import Speed
+
+# Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by a part of the card's name.
+PEAK_TFLOPS = {
+    "TITAN RTX": 65,
+    "T4": 65,
+    "V100": 125,
+    "A100": 312,
+    "A10": 125,
+    "A40": 150,
+    "L4": 121,
+    "L40S": 362,
+    "RTX 3090": 71,
+    "RTX 4090": 165,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "B200": 2250,
+}
+
+
+class StepClock:
+    """Times the steps of an epoch without making the host wait for the device: on a GPU by events in its stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.waited = 0.0
+        self.marks: list[float] = []
+        self.done: list[torch.cuda.Event] = []  # a step's last kernel
+        self.ready: list[torch.cuda.Event] = []  # the next batch is on the device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self.lap()
+
+    def lap(self) -> None:
+        """A step was issued."""
+        self.marks.append(time.perf_counter())
+        if self.device.type == "cuda":
+            self.done.append(_mark())
+
+    def wait(self, since: float) -> None:
+        """The host waited for a batch since ``since``, and has it now."""
+        self.waited += time.perf_counter() - since
+        if self.device.type == "cuda":
+            self.ready.append(_mark())
+
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self.marks[0]
+
+    def starved(self) -> float:
+        """Seconds that the device stood waiting for images since it was made. Waits for the device."""
+        if not self.done:
+            return self.waited
+        self.done[-1].synchronize()
+        waits: list[float] = [a.elapsed_time(b) for a, b in zip(self.done, self.ready, strict=False)]
+        return sum(waits) / 1000
+
+    def speed(self, images: int, flops_per_image: float) -> Speed:
+        """Of the ``images`` this process trained on since it was made. Waits for the device."""
+        starved_s = self.starved()
+        laps = [1000 * (b - a) for a, b in pairwise(self.marks)]
+        if self.done:
+            laps = [a.elapsed_time(b) for a, b in pairwise(self.done)]
+        seconds = self.elapsed()
+        on_gpu = self.device.type == "cuda"
+        tflops = 3 * flops_per_image * images / seconds / 1e12
+        peak = peak_tflops(torch.cuda.get_device_name(self.device)) if on_gpu else None
+        return Speed(
+            images_per_s_per_gpu=images / seconds,
+            data_wait_percent=100 * starved_s / seconds,
+            host_wait_percent=100 * self.waited / seconds,
+            step_p50_ms=_percentile(laps, 50),
+            step_p99_ms=_percentile(laps, 99),
+            gpu_memory_gib=torch.cuda.max_memory_allocated(self.device) / 2**30 if on_gpu else 0.0,
+            tflops=tflops,
+            mfu_percent=100 * tflops / peak if peak else float("nan"),
+        )
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    """nan of none: an epoch that goes on at its very end has no steps left."""
+    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)] if values else float("nan")
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def peak_tflops(name: str) -> float | None:
+    """The tabulated peak of a card; None where it is not in the table."""
+    fitting = [key for key in PEAK_TFLOPS if key in name]
+    return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
+
+
+def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> float:
+    """Floating-point operations of one image's forward pass: two for each multiply-accumulate.
+
+    A training step is three forward passes' worth: forward, and the gradients of inputs and of weights.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
+    return float(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def profiled(trace: Path | None, batches: int) -> Iterator[Callable[[], None]]:
+    """Writes a trace of ten steady steps (fewer in a short epoch) to ``trace``; the block calls what it is given
+    after every step. Nothing happens for None."""
+    if trace is None or batches < 2:
+        yield lambda: None
+        return
+    wait = min(5, max(0, batches - 11))
+    phases = torch.profiler.schedule(wait=wait, warmup=1, active=min(10, batches - 1 - wait), repeat=1)
+    with torch.profiler.profile(
+        schedule=phases, on_trace_ready=lambda profile: profile.export_chrome_trace(str(trace)), profile_memory=True
+    ) as profile:
+        yield profile.step
+
+
+def bottleneck(speed: Speed) -> str:
+    """What held a phase back, in plain words, with what to change."""
+    if speed.data_wait_percent >= 5 and speed.host_wait_percent < 5:
+        return (
+            f"copy-bound: the GPU waits {speed.data_wait_percent:.0f} % of the time for images that the loader has "
+            "ready; look for a slow PCIe link (nvidia-smi -q -d PCIE), or other traffic on it"
+        )
+    if speed.data_wait_percent >= 5:
+        return (
+            f"loader-bound: {speed.data_wait_percent:.0f} % of the time waiting for images; give the loader more cores "
+            "(data.workers), keep the betons in RAM, or write them with a smaller cap or raw pixels"
+        )
+    if speed.step_p99_ms > 2 * speed.step_p50_ms:
+        return (
+            f"uneven: 1 step in 100 takes {speed.step_p99_ms / speed.step_p50_ms:.1f} times the median; look for other "
+            "load on the machine, a slow disk, or (run.profile=true) where the long steps spend their time"
+        )
+    return (
+        f"compute-bound: waiting for images {speed.data_wait_percent:.1f} % of the time; a larger batch, bf16 or "
+        "fp16 and torch.compile are what is left to try"
+    )

@@ -1,0 +1,139 @@
+"""A beton opened for reading: checked against its manifest first, then its tables as plain arrays."""
+
+import hashlib
+import os
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.beton import format as layout
+from data_tools.beton import manifest
+from data_tools.beton.checks import check
+from data_tools.beton.format import Layout
+from data_tools.native.library import TASK
+
+SPARE_DESCRIPTORS = 16
+
+
+class LoadError(RuntimeError):
+    """A sample could not be loaded; the message names the beton, the sample and the reason."""
+
+
+class Opened:
+    """The samples of a beton. `widths`, `heights`, `labels` are arrays over all of them; `close` is idempotent.
+
+    `classes`: how many the model has; ValueError where a label is outside of them. `checksums`: compare every
+    sample's bytes with NAME.beton.xxh64 when it is loaded.
+    """
+
+    def __init__(self, path: Path, *, classes: int | None = None, checksums: bool = False) -> None:
+        self.path = Path(path)
+        self.manifest = manifest.read(self.path)
+        faults = check(self.path, self.manifest)
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            raise ValueError(f"{faults[0]}{more}; run write_datasets.py again")
+        found = layout.read(self.path)
+        checksums_kept = _checksums(self.path, found, self.manifest)
+        self.images = len(found.samples)
+        self.page_bytes = found.page_bytes
+        self.file_bytes = found.file_bytes
+        image = found.samples["f0"]
+        self.labels = np.ascontiguousarray(found.samples["f1"])
+        self.widths, self.heights = image["width"].astype(np.int32), image["height"].astype(np.int32)
+        self._tasks = np.zeros(self.images, TASK)
+        for name, values in (
+            ("at", image["data_ptr"]),
+            ("size", found.sizes()),
+            ("mode", image["mode"]),
+            ("image_width", self.widths),
+            ("image_height", self.heights),
+        ):
+            self._tasks[name] = values
+        self.verify = checksums
+        if checksums:
+            if checksums_kept is None:
+                raise FileNotFoundError(
+                    f"{manifest.checksums_of(self.path)}: no checksums beside the beton; run write_datasets.py again"
+                )
+            self._tasks["checksum"] = checksums_kept
+        self._check_labels(classes)
+        self.file = _open(self.path)
+        self._mark = _mark(os.fstat(self.file))
+
+    def _check_labels(self, classes: int | None) -> None:
+        if classes is not None and self.labels.size and int(self.labels.max()) >= classes:
+            worst = int(self.labels.argmax())
+            raise ValueError(
+                f"{self.path}: sample {worst} has label {self.labels[worst]}, but the model has {classes} classes"
+            )
+
+    def tasks(self, samples: NDArray[np.int64], crops: NDArray[np.void]) -> NDArray[np.void]:
+        """Rows for the native threads."""
+        tasks = self._tasks[samples]
+        tasks["crop"] = crops
+        return tasks
+
+    def pages(self, samples: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
+        """The page of the file that holds each sample."""
+        at = self._tasks["at"] if samples is None else self._tasks["at"][samples]
+        return at // np.uint64(self.page_bytes)
+
+    def read_ahead(self, pages: Iterable[int]) -> None:
+        """Have the system fetch these pages of the file meanwhile."""
+        for page in pages:
+            os.posix_fadvise(self.file, page * self.page_bytes, self.page_bytes, os.POSIX_FADV_WILLNEED)
+
+    def check_unchanged(self) -> None:
+        """Raises LoadError when the file under this name is not the one that was opened, or was written to since."""
+        try:
+            now = _mark(self.path.stat())
+        except OSError as error:
+            raise LoadError(f"{self.path}: gone while in use ({error.strerror}); put it back") from None
+        if now != self._mark:
+            raise LoadError(
+                f"{self.path}: changed in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,}); "
+                "put the file back that the run began with, or start the run anew"
+            )
+
+    def explain(self, sample: int, reason: str) -> LoadError:
+        return LoadError(
+            f"{self.path}: sample {sample} (label {self.labels[sample]}) cannot be loaded: {reason}; "
+            "run `python -m data_tools.verify` on the file"
+        )
+
+    def close(self) -> None:
+        file, self.file = self.file, -1
+        if file >= 0:
+            os.close(file)
+
+
+def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced, cut or written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _checksums(path: Path, found: Layout, record: manifest.Manifest) -> NDArray[np.uint64] | None:
+    """The checksums beside a beton, if they are there: with them the tables are known to be those written."""
+    sidecar = manifest.checksums_of(path)
+    if not sidecar.exists():
+        return None
+    content = sidecar.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record.checksums_digest or len(content) != 8 * record.images:
+        raise ValueError(f"{sidecar}: not the checksums that the manifest names; run write_datasets.py again")
+    with path.open("rb") as file:
+        head = file.read(layout.SAMPLES_START + found.samples.nbytes)
+    if layout.digest(head, found.alloc.tobytes(), content) != record.digest:
+        raise ValueError(f"{path}: not the file that its manifest describes; run write_datasets.py again")
+    return np.frombuffer(content, "<u8")
+
+
+def _open(path: Path) -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+    if allowed - used < SPARE_DESCRIPTORS:
+        raise OSError(f"{path}: {used} of {allowed} file descriptors are in use; raise the limit: ulimit -n 4096")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

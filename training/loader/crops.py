@@ -1,0 +1,77 @@
+"""Which part of each image: random for training, centred for validation. Rows are (top, left, height, width, flip)."""
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.native.library import CROP, RandomCropRule, library
+
+Sides = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CropRule:
+    """torchvision's RandomResizedCrop and a flip with probability 1/2, keyed on (seed, epoch, sample)."""
+
+    seed: int
+    epoch: int
+    min_scale: float
+    max_scale: float = 1.0
+    min_ratio: float = 3 / 4
+    max_ratio: float = 4 / 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_scale <= self.max_scale <= 1:
+            raise ValueError(f"scales from {self.min_scale} to {self.max_scale} are no shares of an image's area")
+        if not 0 < self.min_ratio <= self.max_ratio:
+            raise ValueError(f"ratios from {self.min_ratio} to {self.max_ratio} are no range of width / height")
+
+    def native(self) -> ctypes.Structure:
+        return RandomCropRule(
+            self.seed & (1 << 64) - 1,
+            self.epoch & (1 << 64) - 1,
+            self.min_scale,
+            self.max_scale,
+            self.min_ratio,
+            self.max_ratio,
+        )
+
+
+def random_crops(rule: CropRule, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> NDArray[np.void]:
+    """The crops of these samples, as an array of CROP. The same for a sample whoever asks and with whatever others."""
+    samples = np.ascontiguousarray(samples, np.int64)
+    widths, heights = np.ascontiguousarray(widths, np.int32), np.ascontiguousarray(heights, np.int32)
+    out = np.empty(len(samples), CROP)
+    native = rule.native()
+    library().native_crops(
+        ctypes.byref(native),
+        samples.ctypes.data,
+        widths.ctypes.data,
+        heights.ctypes.data,
+        len(samples),
+        out.ctypes.data,
+    )
+    return out
+
+
+def centre_crops(widths: Sides, heights: Sides, out_height: int, out_width: int) -> NDArray[np.void]:
+    """Resize(int(px * 1.14)) and a centre crop of (out_height, out_width) as one crop, px being the shorter of them.
+
+    An image too narrow for the crop gives the largest part of the same shape instead of black bars.
+    """
+    widths, heights = np.ascontiguousarray(widths, np.int32), np.ascontiguousarray(heights, np.int32)
+    out = np.empty(len(widths), CROP)
+    library().native_centre_crops(
+        widths.ctypes.data, heights.ctypes.data, len(widths), out_height, out_width, out.ctypes.data
+    )
+    return out
+
+
+def rectangle(ratios: NDArray[np.float64], px: int) -> tuple[int, int]:
+    """(height, width) of a batch of images with these ratios of width to height: the shorter side is px, the longer
+    follows the mean ratio, floored to a multiple of 8."""
+    mean = float(np.mean(ratios))
+    longer = int(px * max(mean, 1 / mean)) // 8 * 8
+    return (px, max(px, longer)) if mean >= 1 else (max(px, longer), px)

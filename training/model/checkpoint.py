@@ -1,0 +1,94 @@
+"""Checkpoints: files that are whole or absent, holding nothing but tensors and plain values.
+
+A run folder keeps ``last.pt``, ``previous.pt`` (the one before) and ``best.pt``. The format is torch's zip file; its
+CRC-32 of every member is verified before anything is read from it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_tools.common.files import sync_folder
+from data_tools.common.options import OptionError
+
+VERSION = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` beside ``path``, then rename it there, so that ``path`` is the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def save_last(run_dir: Path, state: dict[str, Any]) -> None:
+    """:func:`save` as ``last.pt``; the one that was there becomes ``previous.pt`` once the new one is on the disk."""
+    fresh = run_dir / "fresh.pt"
+    save(fresh, state)
+    last = run_dir / LAST
+    if last.exists():
+        last.replace(run_dir / PREVIOUS)
+    fresh.replace(last)
+    sync_folder(run_dir)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state saved at ``path``, on the CPU. OptionError names the file and the remedy."""
+    return check_version(path, read(path))
+
+
+def read(path: Path) -> Any:
+    """What torch saved at ``path``, on the CPU: tensors and plain values, whoever made it. OptionError as above."""
+    if not path.is_file():
+        raise OptionError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
+    try:
+        if zipfile.is_zipfile(path):  # before torch 1.6 it was another format, without checksums
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} does not match its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch raise half a dozen types for a damaged or hostile file
+        reason = " ".join(str(error).split())[:200]  # torch's advice fills a screen
+        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}: {reason})") from error
+
+
+def check_version(path: Path, state: Any) -> dict[str, Any]:
+    """``state`` if it is one that :func:`save` wrote; else OptionError."""
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise OptionError(f"{path}: not a checkpoint of this program, or of another version; use another")
+    return state
+
+
+def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest whole checkpoint of a run folder and its path; None where there is none at all.
+
+    A damaged ``last.pt`` is named on standard error and the one before is taken. OptionError if none is readable.
+    """
+    # fresh.pt: whole, if the machine stopped between its writing and its renaming.
+    there = [path for path in (run_dir / LAST, run_dir / "fresh.pt", run_dir / PREVIOUS) if path.exists()]
+    error: OptionError | None = None
+    for path in there:
+        try:
+            return load(path), path
+        except OptionError as damaged:
+            error = error or damaged
+            print(f"note: {damaged}; going back to the checkpoint before", file=sys.stderr)
+    if error is not None:
+        raise OptionError(f"run.resume: {error}; nothing older is left; --run.resume=none starts anew")
+    return None

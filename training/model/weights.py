@@ -1,0 +1,114 @@
+"""Weights of a network out of a file: a checkpoint of this program, a torch state dict as torchvision publishes it, or
+safetensors. Which of them it is, is seen from its content."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import nn
+
+from data_tools.common.options import OptionError
+from training.config.run_config import Model
+from training.model import checkpoint
+from training.model import resnet as model
+
+ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
+# BatchNorm's count of batches is of no use outside training, and old files have none.
+COUNTERS = ".num_batches_tracked"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """``tensors`` by the network's own names; ``classes`` in the order of the outputs, None where ``source`` does not
+    say."""
+
+    source: Path
+    tensors: Mapping[str, torch.Tensor]
+    classes: tuple[str, ...] | None = None
+
+
+def read(path: Path) -> Weights:
+    """The weights at ``path``, on the CPU; nothing in the file is run. OptionError names the file and the remedy."""
+    if path.is_file() and _is_safetensors(path):
+        return _from_safetensors(path)
+    content = checkpoint.read(path)
+    if isinstance(content, dict) and "version" in content:
+        state = checkpoint.check_version(path, content)
+        return Weights(source=path, tensors=state["model"], classes=tuple(state["classes"]))
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise OptionError(
+            f"{path}: neither a checkpoint of this program nor a state dict of tensors; give one of a ResNet, "
+            "such as torchvision publishes"
+        )
+    return Weights(source=path, tensors=dict(content))
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Eight bytes of length and then JSON; torch's own formats begin otherwise."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and not head.startswith((b"PK", b"\x80"))
+
+
+def _from_safetensors(path: Path) -> Weights:
+    with needs_extra(f"{path}: safetensors"):
+        from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        classes = json.loads(metadata["classes"]) if "classes" in metadata else None
+    except (SafetensorError, ValueError) as error:
+        raise OptionError(f"{path}: not readable safetensors ({error}); fetch or export it again") from error
+    return Weights(source=path, tensors=tensors, classes=classes and tuple(map(str, classes)))
+
+
+@contextlib.contextmanager
+def needs_extra(what: str) -> Iterator[None]:
+    """Around imports from the extra ``export``; OptionError with the remedy where a package is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise OptionError(
+            f"{what}: the package {error.name} is missing; pip install -e '.[export]', or uv sync --extra export"
+        ) from error
+
+
+def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> None:
+    """Give ``network``, whose outputs are ``classes``, the weights. OptionError where they are another network's."""
+    if weights.classes is not None and weights.classes != classes:
+        raise OptionError(
+            f"{weights.source}: for {len(weights.classes)} other classes than the {len(classes)} here; "
+            "give betons of the data that it was trained on"
+        )
+    wanted, given = _shapes(network.state_dict()), _shapes(weights.tensors)
+    if wanted != given:
+        raise OptionError(f"{weights.source}: {_difference(wanted, given)}")
+    network.load_state_dict(weights.tensors)
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(COUNTERS)}
+
+
+def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    outputs = given.get("fc.bias", (1,))[0]
+    for arch in ARCHES:
+        for blurpool in (False, True):
+            with torch.device("meta"):
+                other = _shapes(model.build(arch, outputs, init_bn0=False, blurpool=blurpool).state_dict())
+            if other == given:
+                if other.keys() == wanted.keys():
+                    here = wanted["fc.bias"][0]
+                    return f"{outputs} outputs, but the betons have {here} classes; give betons of the data it is for"
+                options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
+                return f"the weights of another network than is asked for here; give {options}"
+    lacking, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    first = f"without {lacking[0]}" if lacking else f"with {foreign[0]}" if foreign else "of other shapes"
+    return f"not the weights of a ResNet of torchvision ({first}); give a state dict of one of {', '.join(ARCHES)}"

@@ -1,0 +1,134 @@
+"""The curves of runs: what is drawn, and from which columns; as a picture, or as pieces of a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data_tools.common.imagenet import TARGET_TOP5
+from training.reporting.plotting import LIGHT, PAGE, Palette, dress, figure, fill_in, svg
+from training.reporting.run_folder import PUBLISHED_NAME, Published, Record, published
+from training.runlog.epoch_table import EpochRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_RUNS = len(LIGHT.series)
+# Runs that take so many times longer or shorter than the published one share an axis with it only by logarithm.
+FAR = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    value: Callable[[EpochRow], float]
+    dashed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """``lines`` of every run against epochs, or against hours; ``behind``: the published columns that belong to it."""
+
+    title: str
+    lines: tuple[Line, ...]
+    by_hours: bool = False
+    behind: tuple[str, ...] = ()
+    steps: bool = False
+
+
+ACCURACY = (Line(value=lambda row: row.top5), Line(value=lambda row: row.top1, dashed=True))
+STEPS = (Line(value=lambda row: row.speed.step_p50_ms), Line(value=lambda row: row.speed.step_p99_ms, dashed=True))
+CHARTS = (
+    Chart(title="top-5, and top-1 (dashed), %", lines=ACCURACY, by_hours=True, behind=("top5", "top1")),
+    Chart(title="top-5, and top-1 (dashed), %", lines=ACCURACY, behind=("top5", "top1")),
+    Chart(title="training loss", lines=(Line(value=lambda row: row.train_loss),)),
+    Chart(title="learning rate, at an epoch's end", lines=(Line(value=lambda row: row.lr),)),
+    Chart(title="px of a training crop", lines=(Line(value=lambda row: row.px),), steps=True),
+    Chart(title="global batch", lines=(Line(value=lambda row: row.global_batch),), steps=True),
+    Chart(title="images/s, training", lines=(Line(value=lambda row: row.images_per_s),)),
+    Chart(title="waiting for images, % of training", lines=(Line(value=lambda row: row.speed.data_wait_percent),)),
+    Chart(
+        title="ms a step: median, and slowest in 100 (dashed)",
+        lines=STEPS,
+    ),
+)
+
+
+def elements(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """(title, ``<svg>`` in the page's colours) of each chart."""
+    behind = published()
+    for number, chart in enumerate(CHARTS):
+        made, (axes,) = figure(4.1, 2.75)
+        draw(axes, chart, records, behind, PAGE)
+        yield f"{chart.title}, against {_x_label(chart)}", fill_in(svg(made, f"chart{number}"))
+
+
+def png(records: Sequence[Record]) -> bytes:
+    """All charts on one light picture, with a legend."""
+    made, every = figure(15, 11.2, rows=3, columns=3)
+    behind = published()
+    for axes, chart in zip(every, CHARTS, strict=True):
+        draw(axes, chart, records, behind, LIGHT)
+    from matplotlib.lines import Line2D
+
+    keys = [Line2D([], [], color=colour, linewidth=2.4) for colour in (*LIGHT.series[: len(records)], LIGHT.published)]
+    names = [*(record.name for record in records), PUBLISHED_NAME]
+    made.legend(keys, names, loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=LIGHT.ink)
+    out = io.BytesIO()
+    made.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    return out.getvalue()
+
+
+def draw(axes: Axes, chart: Chart, records: Sequence[Record], behind: Published, palette: Palette) -> None:
+    """One chart of all runs."""
+    dress(axes, palette, chart.title, _x_label(chart))
+    for column, dashes in zip(chart.behind, ("-", (0, (3, 2))), strict=False):
+        x = behind.hours if chart.by_hours else behind.epoch
+        axes.plot(x, getattr(behind, column), color=palette.published, linestyle=dashes, linewidth=1.3, zorder=1.5)
+    if chart.behind:
+        axes.axhline(TARGET_TOP5, color=palette.muted, linewidth=0.7, zorder=1.2)
+        label = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom", "ha": "right"}
+        place = (1.0, TARGET_TOP5)
+        axes.annotate(f"{TARGET_TOP5:g}", place, (0, 1), fontsize=7.5, color=palette.muted, **label)  # type: ignore[arg-type]
+    for number, record in enumerate(records):
+        # Where runs are the same, the earlier ones show as a rim.
+        width = 1.5 + 1.1 * (len(records) - 1 - number)
+        for each in chart.lines:
+            _curve(axes, chart, each, record.rows, palette.series[number], width)
+    axes.set_ylim(0, 101 if chart.behind else 1.03 * axes.get_ylim()[1])
+    _x_axis(axes, chart, records, behind)
+
+
+def _curve(axes: Axes, chart: Chart, each: Line, rows: Sequence[EpochRow], colour: str, width: float) -> None:
+    x = [row.hours if chart.by_hours else row.epoch for row in rows]
+    style = (0, (3, 2)) if each.dashed else "-"
+    axes.plot(
+        x,
+        [each.value(row) for row in rows],
+        color=colour,
+        linestyle=style,
+        linewidth=0.8 * width if each.dashed else width,
+        marker="o" if len(rows) == 1 else None,
+        markersize=4,
+        drawstyle="steps-mid" if chart.steps else "default",
+    )
+
+
+def _x_label(chart: Chart) -> str:
+    return "hours" if chart.by_hours else "epochs"
+
+
+def _x_axis(axes: Axes, chart: Chart, records: Sequence[Record], behind: Published) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    if not chart.by_hours:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        return
+    spans = [record.rows[-1].hours for record in records] + [behind.hours[-1]]
+    if max(spans) > FAR * min(spans):
+        axes.set_xscale("log")
+        axes.set_xlabel("hours, logarithmic")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.set_xlim(left=0)

@@ -1,0 +1,124 @@
+"""The report of runs as one HTML file that needs nothing else: light and dark, wide and narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from data_tools.common.imagenet import TARGET_TOP5
+from training.reporting import plotting as plots
+from training.reporting.charts import elements
+from training.reporting.run_folder import PUBLISHED_NAME, Record, summary
+from training.runlog.epoch_table import EpochRow
+
+IMAGENET_CLASSES = 1000
+STYLE = Path(__file__).with_name("report.css")
+
+
+def page(records: Sequence[Record], price: float | None) -> str:
+    """The report; ``price`` is that of a GPU-hour."""
+    title = f"Training report: {', '.join(record.name for record in records)}"
+    style = STYLE.read_text(encoding="utf-8")
+    style = style.replace("LIGHT", plots.variables(plots.LIGHT)).replace("DARK", plots.variables(plots.DARK))
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        "<p>Hours are those of training and validation; preparing a phase does not count.</p>",
+        *_summaries(records, price),
+        *_charts(records),
+        *_differences(records),
+        *_tables(records),
+        *_configurations(records),
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+    )
+    return head + "\n".join(body) + "\n</body>\n</html>\n"
+
+
+def _tone(number: int) -> str:
+    return f'style="--tone: var(--series-{number})"'
+
+
+def _summaries(records: Sequence[Record], price: float | None) -> Iterator[str]:
+    yield '<h2>Summary</h2>\n<div class="grid">'
+    for number, record in enumerate(records):
+        yield f'<section class="card" {_tone(number)}><h3>{escape(record.name)}</h3>'
+        yield _pairs(summary(record, price)) + "</section>"
+    yield "</div>"
+
+
+def _pairs(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]], kind: str = "") -> str:
+    entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
+    return f'<dl class="{kind}">{entries}</dl>' if kind else f"<dl>{entries}</dl>"
+
+
+def _charts(records: Sequence[Record]) -> Iterator[str]:
+    yield '<h2>Curves</h2>\n<ul class="legend">'
+    for number, record in enumerate(records):
+        yield f"<li {_tone(number)}>{escape(record.name)}</li>"
+    yield f'<li style="--tone: var(--published)">{escape(PUBLISHED_NAME)}</li></ul>'
+    yield _warning_of_other_classes(records) + '<div class="grid">'
+    for title, element in elements(records):
+        labelled = element.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+        yield f'<figure class="card">{labelled}</figure>'
+    yield "</div>"
+
+
+def _warning_of_other_classes(records: Sequence[Record]) -> str:
+    """Accuracies over other classes are not to be compared with ImageNet's, and nobody should have to notice."""
+    counts = {record.name: record.stretches[-1].classes for record in records if record.stretches}
+    others = ", ".join(f"{name} has {count:,}" for name, count in counts.items() if count != IMAGENET_CLASSES)
+    return f"<p>The published run is over {IMAGENET_CLASSES:,} classes; {escape(others)}.</p>\n" if others else ""
+
+
+def _differences(records: Sequence[Record]) -> Iterator[str]:
+    every = {record.name: record.options() for record in records}
+    keys = dict.fromkeys(key for options in every.values() for key in options)
+    differing = [key for key in keys if len({options.get(key) for options in every.values()}) > 1]
+    if not differing:
+        return
+    yield '<h2>Options that differ</h2>\n<section class="card">'
+    shown = {key: "; ".join(f"{name}: {options.get(key)}" for name, options in every.items()) for key in differing}
+    yield _pairs(list(shown.items()))
+    yield "</section>"
+
+
+COLUMNS = {
+    "epoch": lambda row: f"{row.epoch}",
+    "hours": lambda row: f"{row.hours:.4f}",
+    "top-1": lambda row: f"{row.top1:.4f}",
+    "top-5": lambda row: f"{row.top5:.4f}",
+    "loss": lambda row: f"{row.train_loss:.4f}",
+    "lr": lambda row: f"{row.lr:.6f}",
+    "px": lambda row: f"{row.px}",
+    "batch": lambda row: f"{row.global_batch:,}",
+    "img/s": lambda row: f"{row.images_per_s:,.0f}",
+    "waiting %": lambda row: f"{row.speed.data_wait_percent:.1f}",
+}
+
+
+def _tables(records: Sequence[Record]) -> Iterator[str]:
+    yield "<h2>Epochs</h2>"
+    for number, record in enumerate(records):
+        opened = " open" if len(records) == 1 else ""
+        yield f'<details{opened}><summary>{escape(record.name)}</summary><div class="card wide" {_tone(number)}><table>'
+        yield "<tr>" + "".join(f"<th>{name}</th>" for name in COLUMNS) + "</tr>"
+        for row in record.rows:
+            yield _cells(row, reached=row is record.reached())
+        yield "</table></div></details>"
+    yield f"<p>Bold: the first epoch at {TARGET_TOP5:g} % top-5.</p>"
+
+
+def _cells(row: EpochRow, reached: bool) -> str:
+    cells = "".join(f"<td>{text(row)}</td>" for text in COLUMNS.values())
+    return f'<tr class="reached">{cells}</tr>' if reached else f"<tr>{cells}</tr>"
+
+
+def _configurations(records: Sequence[Record]) -> Iterator[str]:
+    yield "<h2>Configuration</h2>"
+    for record in records:
+        yield f'<details><summary>{escape(record.name)}</summary><div class="card">'
+        yield _pairs(list(record.options().items()), "options") + "</div></details>"

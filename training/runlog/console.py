@@ -1,0 +1,144 @@
+"""A run as it is watched: a line an epoch on standard output, and what goes on between beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from training.config.run_config import Run
+from training.runlog.epoch_table import HEADING, EpochRow, line
+
+if TYPE_CHECKING:
+    from training.runlog.epoch_table import Scores
+
+REDRAW_SECONDS = 0.5  # of a bar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How a run stands within ``epoch`` (from 1) of ``epochs``, after ``batch`` of ``batches``: ``loss`` of the batches
+    since it was last read, ``images_per_s`` of the whole job and ``data_wait_percent`` over what this process trained
+    of the epoch; the seconds left are nan while nothing is known."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    px: int
+    loss: float
+    lr: float
+    images_per_s: float
+    data_wait_percent: float
+    epoch_seconds_left: float
+    run_seconds_left: float
+
+
+def figures(standing: Standing) -> str:
+    return (
+        f"loss {standing.loss:.3f}, lr {standing.lr:.4g}, {standing.images_per_s:.0f} img/s, "
+        f"waiting {standing.data_wait_percent:.0f} %"
+    )
+
+
+def left(standing: Standing) -> str:
+    return f"left: epoch {clock(standing.epoch_seconds_left)}, run {clock(standing.run_seconds_left)}"
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``, or ``m:ss`` below an hour."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def as_json(event: str, values: Mapping[str, Any]) -> str:
+    """One line; what is no number becomes null, for which JSON has no other word."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps({"event": event, **plain})
+
+
+def say_complete(options: Run, epochs: int) -> None:
+    if options.log == "json":
+        print(as_json("complete", {"dir": str(options.dir), "epochs": epochs}))
+    else:
+        print(f"{options.dir}: complete after {epochs} epochs; --run.resume=none starts anew")
+
+
+def say_scores(options: Run, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
+    """The answer to ``run.eval_only``."""
+    if options.log == "json":
+        about = {"checkpoint": str(options.checkpoint), "px": px, "set": val_set, "rectangular": rectangular}
+        print(as_json("validation", asdict(scores) | about))
+        return
+    kind = "rectangles" if rectangular else "squares"
+    print(
+        f"{options.checkpoint}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
+        f"({scores.images} images, {px} px {kind} of {val_set})"
+    )
+
+
+class Console:
+    """Standard output has the epochs, as a table or as JSON objects; then it has the progress, too. Otherwise that
+    goes to standard error: a bar on a terminal, else a plain line every ``run.log_seconds``."""
+
+    def __init__(self, options: Run) -> None:
+        self._json, self._seconds = options.log == "json", options.log_seconds
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._said = time.monotonic()
+        self._drawn = 0.0
+        if not self._json:
+            print(HEADING, flush=True)
+
+    def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
+        if self._terminal:
+            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
+            self._bar = tqdm(
+                total=batches,
+                initial=batch,
+                desc=f"epoch {epoch}",
+                leave=False,
+                bar_format="{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
+                ncols=size.columns,  # what is wider is cut off: a line that wraps stays behind
+                nrows=size.lines,
+            )
+
+    def wants(self) -> bool:
+        """Whether it is time to show how the run stands."""
+        now = time.monotonic()
+        return now - self._said >= self._seconds or (self._bar is not None and now - self._drawn >= REDRAW_SECONDS)
+
+    def progress(self, standing: Standing) -> None:
+        now = time.monotonic()
+        if self._bar is not None:
+            self._drawn = now
+            self._bar.n = standing.batch
+            self._bar.set_postfix_str(f"{left(standing)}, {figures(standing)}")
+        if now - self._said < self._seconds:
+            return
+        self._said = now
+        if self._json:
+            print(as_json("progress", asdict(standing)), flush=True)
+        elif self._bar is None:
+            share = 100 * standing.batch / standing.batches
+            where = f"epoch {standing.epoch}/{standing.epochs}, {share:.0f} % of {standing.batches} batches"
+            print(f"{where}, {standing.px} px: {figures(standing)}, {left(standing)}", file=sys.stderr, flush=True)
+
+    def epoch_done(self, row: EpochRow) -> None:
+        self.close()
+        print(as_json("epoch", row.flat()) if self._json else line(row), flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,129 @@
+"""The table of a run's epochs: its rows, its file ``epochs.csv``, and how a row reads on the console."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+
+from data_tools.common.files import write_whole
+from data_tools.common.options import OptionError
+
+EPOCHS = "epochs.csv"
+CONFIG = "config.json"
+COUNTS = {"epoch", "px", "global_batch"}  # the other columns are fractions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Over ``images`` images: mean ``loss``, ``top1`` and ``top5`` in percent."""
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time that the device stood
+    waiting for images, ``host_wait_percent`` the share that the host waited for the loader (on a GPU it may, while the
+    device is still busy), ``tflops`` what the model needs, ``mfu_percent`` its share of the card's peak."""
+
+    images_per_s_per_gpu: float
+    data_wait_percent: float
+    host_wait_percent: float
+    step_p50_ms: float
+    step_p99_ms: float
+    gpu_memory_gib: float
+    tflops: float
+    mfu_percent: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRow:
+    """``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is the clock of training and
+    validation; ``lr`` is that of the epoch's last batch; ``images_per_s`` and ``global_batch`` are the whole job's; the
+    scores of averaged weights are nan where none are kept."""
+
+    epoch: int
+    hours: float
+    top1: float
+    top5: float
+    train_loss: float
+    lr: float
+    images_per_s: float
+    px: int
+    global_batch: int
+    ema_top1: float
+    ema_top5: float
+    speed: Speed
+
+    def flat(self) -> dict[str, float]:
+        """The columns of ``epochs.csv``: the row's own, then those of ``speed``."""
+        own = asdict(self)
+        speed: dict[str, float] = own.pop("speed")
+        return own | speed
+
+
+COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]
+
+HEADING = f"{'epoch':>5} {'hours':>8} {'top1':>8} {'top5':>8} {'loss':>8} {'lr':>9} {'img/s':>8} {'px':>4}"
+
+
+def line(row: EpochRow) -> str:
+    """The console's line for an epoch, under :data:`HEADING`."""
+    return (
+        f"{row.epoch:>5} {row.hours:>8.4f} {row.top1:>8.4f} {row.top5:>8.4f} {row.train_loss:>8.4f} "
+        f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
+    )
+
+
+def write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
+    """``rows`` as the run folder's ``epochs.csv``, in place of the one that is there."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_plain(value) for value in row.flat().values()] for row in rows)
+    write_whole(run_dir / EPOCHS, text.getvalue().encode())
+
+
+def _plain(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.8g}"
+
+
+def read_epochs(run_dir: Path) -> list[EpochRow]:
+    """The rows of a run folder's ``epochs.csv``; none where there is no such file. OptionError names what is wrong
+    with a damaged one."""
+    path = run_dir / EPOCHS
+    if not path.is_file():
+        return []
+    rows: list[EpochRow] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file, strict=True)
+            if missing := set(COLUMNS) - set(table.fieldnames or ()):
+                raise ValueError(f"no column {', '.join(sorted(missing))}")
+            rows.extend(_row(values) for values in table)
+        if any(a.epoch >= b.epoch for a, b in pairwise(rows)):
+            raise ValueError("its epochs are not in order")
+    except (ValueError, csv.Error) as error:
+        where = f"row {len(rows) + 1}: " if rows else ""
+        raise OptionError(
+            f"{path}: damaged, or of another version ({where}{error}); restore it, or do without"
+        ) from None
+    return rows
+
+
+def _row(values: Mapping[str | None, str | None]) -> EpochRow:
+    numbers = {}
+    for column in COLUMNS:
+        text = values[column]
+        if text is None:
+            raise ValueError(f"no value for {column}")
+        numbers[column] = int(text) if column in COUNTS else float(text)
+    speed = Speed(**{field.name: numbers.pop(field.name) for field in fields(Speed)})
+    return EpochRow(**numbers, speed=speed)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""How long what is left of a run will take: the schedule's work, and the rate at which it has gone so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from training.config.schedule import Schedule, batches_per_epoch
+
+# A validation image needs the forward pass of the three passes' worth that a training image needs.
+VAL_COST = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Work of a run on ``gpus`` GPUs, in pixels that are trained on; ``images`` by set (``{"train_160": 1281167}``).
+
+    Most of a ResNet's work is convolutions, which go by area; a rectangle counts as its square.
+    """
+
+    schedule: Schedule
+    images: Mapping[str, int]
+    gpus: int
+
+    def batches(self, epoch: int) -> int:
+        """Training batches of ``epoch`` (from 0)."""
+        phase = self.schedule.phase(epoch)
+        return batches_per_epoch(self.images[f"train_{phase.data}"], phase.batch_per_gpu, self.gpus)
+
+    def of_batch(self, epoch: int) -> int:
+        phase = self.schedule.phase(epoch)
+        return phase.batch_per_gpu * self.gpus * phase.px**2
+
+    def of_validation(self, epoch: int) -> float:
+        phase = self.schedule.phase(epoch)
+        return self.images[f"val_{phase.val_data}"] * phase.val_px**2 * VAL_COST
+
+    def of_epoch(self, epoch: int) -> float:
+        """Training and validation of ``epoch``."""
+        return self.batches(epoch) * self.of_batch(epoch) + self.of_validation(epoch)
+
+
+class Pace:
+    """Time left, by the rate since the phase began, or since this process did if that was later: how fast pixels go
+    differs between sizes."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        epochs = range(work.schedule.epochs)
+        self._before = [0.0, *accumulate(work.of_epoch(epoch) for epoch in epochs)]
+        self._since: tuple[float, float] | None = None
+
+    def begins(self, epoch: int, batch: int, seconds: float) -> None:
+        """An epoch begins, or goes on after ``batch`` batches, with ``seconds`` on the clock."""
+        if self._since is None or epoch == self.work.schedule.phase(epoch).start:
+            self._since = self._done(epoch, batch), seconds
+
+    def left(self, epoch: int, batch: int, seconds: float) -> tuple[float, float]:
+        """Seconds until ``epoch`` is trained and validated, and until the run is over, after ``batch`` batches of it
+        with ``seconds`` on the clock; nan while nothing is known."""
+        assert self._since is not None, "begins() comes first"
+        done = self._done(epoch, batch)
+        work, taken = done - self._since[0], seconds - self._since[1]
+        if work <= 0 or taken <= 0:
+            return float("nan"), float("nan")
+        return (self._before[epoch + 1] - done) * taken / work, (self._before[-1] - done) * taken / work
+
+    def _done(self, epoch: int, batch: int) -> float:
+        return self._before[epoch] + batch * self.work.of_batch(epoch)

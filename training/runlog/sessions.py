@@ -1,0 +1,158 @@
+"""Where a run took place, as it notes it down itself: ``environment.json``, a stretch for every time it was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_tools.common.files import write_whole
+from data_tools.common.options import OptionError
+from data_tools.common.resources import usable_cores
+
+if TYPE_CHECKING:
+    import torch
+
+ENVIRONMENT = "environment.json"
+PACKAGES = ("imagenet18-ffcv", "torch", "torchvision", "ffcv", "numba", "numpy", "pillow")
+NAME_BYTES = 96  # of a GPU's name: what all processes exchange has one size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """A run from one start to the next: begun at ``started`` (UTC) with ``from_epoch`` epochs complete and
+    ``from_hours`` on the clock; ``gpus`` names the card of every process (none on CPUs), ``images`` counts those of
+    each set."""
+
+    started: str
+    from_epoch: int
+    from_hours: float
+    processes: int
+    gpus: tuple[str, ...]
+    driver: str | None
+    cpu: str
+    cores: int
+    memory_gib: float
+    system: str
+    precision: str
+    versions: Mapping[str, str]
+    classes: int
+    images: Mapping[str, int]
+
+
+def hardware(stretch: Stretch) -> str:
+    """What ``stretch`` ran on, in a line."""
+    host = f"{stretch.cpu}, {stretch.cores} cores, {stretch.memory_gib:.0f} GiB"
+    if not stretch.gpus:
+        return f"no GPU; {stretch.processes} process{'es' if stretch.processes > 1 else ''} on {host}"
+    kinds = [f"{stretch.gpus.count(name)} × {name}" for name in dict.fromkeys(stretch.gpus)]
+    driver = f", driver {stretch.driver}" if stretch.driver else ""
+    return f"{' and '.join(kinds)}{driver}; {host}"
+
+
+def read(run_dir: Path) -> list[Stretch]:
+    """The stretches noted in ``run_dir``, in order; none where there is no such file. OptionError for a damaged one."""
+    path = run_dir / ENVIRONMENT
+    if not path.is_file():
+        return []
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        return [_stretch(entry) for entry in noted]
+    except (ValueError, TypeError, KeyError) as error:
+        raise OptionError(f"{path}: damaged, or of another version ({error}); restore it, or remove it") from None
+
+
+def _stretch(entry: dict[str, Any]) -> Stretch:
+    if set(entry) != {field.name for field in fields(Stretch)}:
+        raise ValueError("other entries than expected")
+    numbers = [float(entry[key]) for key in ("from_epoch", "from_hours", "processes", "cores", "memory_gib", "classes")]
+    if min(numbers) < 0 or not all(isinstance(entry[key], dict) for key in ("versions", "images")):
+        raise ValueError("entries of the wrong kind")
+    datetime.fromisoformat(entry["started"])
+    return Stretch(**{**entry, "gpus": tuple(map(str, entry["gpus"]))})
+
+
+def note(run_dir: Path, stretch: Stretch) -> None:
+    """Add ``stretch`` to the run folder's; what a start noted that nothing is left of, goes."""
+    before = [each for each in read(run_dir) if each.from_hours < stretch.from_hours]
+    write_whole(
+        run_dir / ENVIRONMENT, json.dumps([asdict(each) for each in (*before, stretch)], indent=2).encode() + b"\n"
+    )
+
+
+def here(
+    *,
+    gpus: tuple[str, ...],
+    processes: int,
+    precision: str,
+    epoch: int,
+    hours: float,
+    classes: int,
+    images: Mapping[str, int],
+) -> Stretch:
+    """A stretch that begins on this machine, now."""
+    return Stretch(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        from_epoch=epoch,
+        from_hours=hours,
+        processes=processes,
+        gpus=gpus,
+        driver=_driver() if gpus else None,
+        cpu=_cpu(),
+        cores=usable_cores(),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        system=platform.platform(),
+        precision=precision,
+        versions=_versions(),
+        classes=classes,
+        images=dict(images),
+    )
+
+
+def gpu_names(device: torch.device, every_rank: Callable[[torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
+    """The card of every process, by rank; none on CPUs. Every process calls it; ``every_rank`` stacks one tensor of
+    each."""
+    import torch
+
+    name = torch.cuda.get_device_name(device).encode()[:NAME_BYTES] if device.type == "cuda" else b""
+    padded = torch.tensor(list(name.ljust(NAME_BYTES, b"\0")), dtype=torch.uint8)
+    names = [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in every_rank(padded)]
+    return tuple(name for name in names if name)
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            continue
+    if torch.version.cuda and torch.cuda.is_available():
+        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+    return found
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version; None where it does not say."""
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.split("\n")[0].strip() or None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,53 @@
+"""A run on Weights & Biases, beside the run folder, where ``log.wandb`` asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_tools.common.files import write_whole
+from data_tools.common.options import OptionError
+
+ID = "wandb.id"
+
+
+def check(project: str | None) -> None:
+    """OptionError where ``project`` asks for a package that is not there. Imports nothing."""
+    if project is not None and importlib.util.find_spec("wandb") is None:
+        raise OptionError("log.wandb: wandb is not installed here; pip install 'wandb>=0.19', or leave log.wandb out")
+
+
+class Tracker:
+    """The scalars of a run in ``project``, over images seen; a run that is ``continued`` goes on under its own id.
+
+    OptionError where wandb refuses, as it does without a login.
+    """
+
+    def __init__(self, project: str, run_dir: Path, config: Mapping[str, Any], continued: bool) -> None:
+        import wandb
+
+        known = run_dir / ID
+        if not (continued and known.is_file()):
+            write_whole(known, uuid.uuid4().hex[:8].encode() + b"\n")
+        try:
+            self._run = wandb.init(
+                project=project,
+                dir=str(run_dir),
+                name=run_dir.name,
+                id=known.read_text().strip(),
+                resume="allow",
+                config=dict(config),
+            )
+        except wandb.Error as error:
+            said = " ".join(str(error).split()).rstrip(".")
+            raise OptionError(f"log.wandb: {said}; WANDB_MODE=offline keeps it in {run_dir}") from None
+        self._run.define_metric("*", step_metric="images_seen")
+
+    def log(self, values: Mapping[str, float], images_seen: int) -> None:
+        self._run.log({**values, "images_seen": images_seen})
+
+    def close(self) -> None:
+        self._run.finish()
