@@ -17,9 +17,9 @@ DESCRIPTION = "Convert images to FFCV betons at several sizes from one read; int
 
 def main(argv: Sequence[str]) -> int:
     spec = parse_or_exit(WriteSpec, argv, prog=Path(__file__).name, description=DESCRIPTION)
-    from data_tools.convert import cli as progress  # heavy imports after the command line is known to be sound
+    from data_tools.convert import cli  # heavy imports after the command line is known to be sound
 
-    return progress.convert(spec)
+    return cli.run(spec)
 
 
 if __name__ == "__main__":

@@ -65,15 +65,15 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     import numpy as np
 
     from data_tools.native.library import library
-    from training.loader.beton_reader import Opened
+    from training.loader.beton_reader import BetonReader
     from training.loader.crops import CropRule, random_crops
-    from training.loader.decode_pool import Request, Work
+    from training.loader.decode_pool import PendingBatch, Request
     from training.loader.device_transfer import HostBuffers
 
-    beton = Opened(work / f"train_{case.cap}.beton")
+    beton = BetonReader(work / f"train_{case.cap}.beton")
     buffers, threads = HostBuffers(pinned=False), ThreadPoolExecutor(cores)
 
-    def loop(works: list[Work]) -> int:
+    def loop(works: list[PendingBatch]) -> int:
         error = ctypes.create_string_buffer(256)
         for each in works:
             if library().native_loop(ctypes.byref(each.native), error):
@@ -83,13 +83,13 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     def run(epoch: int) -> Iterator[int]:
         samples = np.random.default_rng(epoch).permutation(beton.images)
         rule = CropRule(seed=0, epoch=epoch, min_scale=case.min_scale)
-        works: list[Work] = []
+        works: list[PendingBatch] = []
         out = [buffers.take(BATCH, case.px, case.px) for _ in range(cores)]
         for at in range(0, len(samples) // BATCH * BATCH, BATCH):
             part = samples[at : at + BATCH]
             tasks = beton.tasks(part, random_crops(rule, part, beton.widths[part], beton.heights[part]))
             request = Request(beton.file, tasks, case.px, case.px, beton.labels[part], part)
-            works.append(Work(request, out[len(works) % cores]))
+            works.append(PendingBatch(request, out[len(works) % cores]))
         return threads.map(loop, (works[i::cores] for i in range(cores)))
 
     return run

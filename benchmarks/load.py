@@ -68,20 +68,20 @@ def _arguments() -> argparse.Namespace:
 
 
 def _show_machine() -> None:
-    from data_tools.native import codec as native
+    from data_tools.native import codec
 
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     names = ("ffcv", "numba", "numpy", "torch", "torchvision", "pillow")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     name = cpu.partition(": ")[2] or platform.machine()
     print(f"{name}, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}")
-    print(f"{versions}, {native.libjpeg_version()}")
+    print(f"{versions}, {codec.libjpeg_version()}")
 
 
 def _prepare(source: Path, work: Path, images: int) -> None:
     """Betons of the source's photographs, repeated, and the same photographs as JPEG files of each size for peers."""
-    from data_tools.convert import converter as beton
     from data_tools.convert.config import Data, Write, WriteSpec
+    from data_tools.convert.converter import convert
 
     with tarfile.open(source) as tar:
         files = [tar.extractfile(info).read() for info in tar if info.isfile() and "/train/" in info.name]  # type: ignore[union-attr]
@@ -96,21 +96,21 @@ def _prepare(source: Path, work: Path, images: int) -> None:
         (work / "other", tuple(case.other for case in CASES if case.cap == "full"), True),
     ):
         data = Data(source=(work / "sorted.tar",), out=out, caps=caps)
-        beton.write(WriteSpec(data=data, write=Write(seekable=seekable)))
+        convert(WriteSpec(data=data, write=Write(seekable=seekable)))
     for case in CASES:
         _unpack(work / f"train_{case.cap}.beton", work / f"files_{case.cap}")
 
 
 def _unpack(path: Path, folder: Path) -> None:
     """The stored JPEGs as files in folders by class: the same bytes for everybody."""
-    from data_tools.beton import format as layout
+    from data_tools.beton.format import read_layout
 
-    found, data = layout.read(path), path.read_bytes()
+    found, data = read_layout(path), path.read_bytes()
     for at, (sample, size) in enumerate(zip(found.samples, found.sizes(), strict=True)):
         start = int(sample["f0"]["data_ptr"])
-        place = folder / f"{sample['f1']:04d}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{at:06d}.jpg").write_bytes(data[start : start + int(size)])
+        world = folder / f"{sample['f1']:04d}"
+        world.mkdir(parents=True, exist_ok=True)
+        (world / f"{at:06d}.jpg").write_bytes(data[start : start + int(size)])
 
 
 def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) -> list[dict[str, Any]]:
@@ -142,10 +142,10 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) 
 
 
 def _bytes_an_image(case: Case, work: Path) -> str:
-    from data_tools.beton import format as layout
+    from data_tools.beton.format import read_layout
 
     here, other = (
-        layout.read(folder / f"train_{cap}.beton").sizes().mean()
+        read_layout(folder / f"train_{cap}.beton").sizes().mean()
         for folder, cap in ((work, case.cap), (work / "other", case.other))
     )
     how = "with" if case.cap == "full" else "without"

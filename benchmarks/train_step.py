@@ -25,7 +25,7 @@ import torchvision
 from torch import nn
 
 from training.config.run_config import Train
-from training.engine.metrics import Tally
+from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD
 from training.engine.synthetic_benchmark import SyntheticRun, synchronise
 from training.engine.throughput import forward_flops, peak_tflops
@@ -77,7 +77,7 @@ def timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
 
 def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterator[tuple[float, float]]:
     """(seconds, seconds waited for images) of ``steps`` steps, again and again, on what the loader delivers."""
-    tally = Tally(engine.images.device)
+    sums = MetricSums(engine.images.device)
     epoch = 0
     while True:
         seconds = waited = 0.0
@@ -86,12 +86,12 @@ def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterato
             with loader.epoch(epoch) as batches:
                 epoch += 1
                 first = next(batches)  # the pipeline's start is no part of a steady step
-                engine.step(*first, 1e-3, tally)
+                engine.step(*first, 1e-3, sums)
                 synchronise(engine.images.device)
                 began = asked = time.perf_counter()
                 for images, labels in batches:
                     waited += time.perf_counter() - asked
-                    engine.step(images, labels % CLASSES, 1e-3, tally)
+                    engine.step(images, labels % CLASSES, 1e-3, sums)
                     done += 1
                     asked = time.perf_counter()
                 synchronise(engine.images.device)

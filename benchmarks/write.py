@@ -84,8 +84,8 @@ def _prepare(source: Path, work: Path, images: int) -> int:
 
 
 def _ours(work: Path, case: str, workers: int) -> float:
-    from data_tools.convert import converter as beton
     from data_tools.convert.config import Data, Write, WriteSpec
+    from data_tools.convert.converter import convert
 
     out = work / "ours"
     spec = WriteSpec(
@@ -93,7 +93,7 @@ def _ours(work: Path, case: str, workers: int) -> float:
         write=Write(full=case, workers=workers),  # type: ignore[arg-type]
     )
     started = time.perf_counter()
-    beton.write(spec)
+    convert(spec)
     seconds = time.perf_counter() - started
     shutil.rmtree(out)
     return seconds

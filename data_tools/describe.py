@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.beton.format import Layout
-from data_tools.beton.manifest import Manifest
-from data_tools.convert import transcode as images
-from data_tools.native import codec as native
+from data_tools.beton.format import JPG, RAW, BetonError, Layout, read_layout
+from data_tools.beton.manifest import Manifest, ManifestError, read_manifest
+from data_tools.convert import transcode
+from data_tools.native import codec
 
 LOOKED_AT = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
@@ -34,55 +32,55 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="write a contact sheet")
     given = parser.parse_args(argv)
     try:
-        found = layout.read(given.file)
-        record = _record(given.file)
-        print("\n".join(describe(found, record)))
+        layout = read_layout(given.file)
+        manifest = _manifest(given.file)
+        print("\n".join(describe(layout, manifest)))
         if given.sheet:
-            contact_sheet(found, record).save(given.sheet)
+            contact_sheet(layout, manifest).save(given.sheet)
             print(f"\ncontact sheet: {given.sheet}")
-    except (OSError, layout.LayoutError) as error:
+    except (OSError, BetonError) as error:
         print(f"describe: error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _record(path: Path) -> Manifest | None:
+def _manifest(path: Path) -> Manifest | None:
     try:
-        return manifest.read(path)
-    except (OSError, manifest.ManifestError):
+        return read_manifest(path)
+    except (OSError, ManifestError):
         return None
 
 
-def describe(found: Layout, record: Manifest | None) -> Iterator[str]:
+def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     """The description, line by line."""
-    count = len(found.samples)
-    yield f"{found.path}: {count:,} images, {found.file_bytes:,} bytes, pages of {found.page_bytes >> 20} MiB"
+    count = len(layout.samples)
+    yield f"{layout.path}: {count:,} images, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
     yield "fields: image (RGBImageField), label (IntField)"
-    if record:
-        cap = f"{record.side} side at most {record.cap} px" if record.cap else "full size"
-        jpegs = f"quality {record.quality}{', seekable' if record.seekable else ''}"
-        own = f", {record.modes['original']:,} as the source's own JPEG" if record.modes["original"] else ""
-        yield f"{record.split}, {cap}, {record.mode}, {jpegs}{own}, {len(record.skipped)} left out"
-        yield f"from {', '.join(f'{source.name} ({source.bytes:,} bytes)' for source in record.sources)}"
-        yield f"digest {record.digest}"
+    if manifest:
+        cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
+        jpegs = f"quality {manifest.quality}{', seekable' if manifest.seekable else ''}"
+        own = f", {manifest.modes['original']:,} as the source's own JPEG" if manifest.modes["original"] else ""
+        yield f"{manifest.split}, {cap}, {manifest.mode}, {jpegs}{own}, {len(manifest.skipped)} left out"
+        yield f"from {', '.join(f'{source.name} ({source.bytes:,} bytes)' for source in manifest.sources)}"
+        yield f"digest {manifest.digest}"
     else:
         yield "no manifest beside it"
     if not count:
         return
-    yield from _sizes(found)
-    yield from _classes(found, record)
-    yield from _storage(found)
+    yield from _sizes(layout)
+    yield from _classes(layout, manifest)
+    yield from _storage(layout)
 
 
-def _sizes(found: Layout) -> Iterator[str]:
-    image = found.samples["f0"]
+def _sizes(layout: Layout) -> Iterator[str]:
+    image = layout.samples["f0"]
     width, height = image["width"].astype(np.int64), image["height"].astype(np.int64)
     yield ""
     for name, values in (
         ("width", width),
         ("height", height),
         ("shorter side", np.minimum(width, height)),
-        ("bytes an image", found.sizes().astype(np.int64)),
+        ("bytes an image", layout.sizes().astype(np.int64)),
     ):
         low, middle, high = np.percentile(values, [1, 50, 99])
         yield (
@@ -98,11 +96,11 @@ def _sizes(found: Layout) -> Iterator[str]:
         yield f"  {name:<16}{number:>10,}  {'#' * round(50 * number / counts.max())}"
 
 
-def _classes(found: Layout, record: Manifest | None) -> Iterator[str]:
-    counts = np.bincount(found.samples["f1"], minlength=len(record.classes) if record else 0)
+def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
+    counts = np.bincount(layout.samples["f1"], minlength=len(manifest.classes) if manifest else 0)
 
     def name(label: int) -> str:
-        return f"{label} {record.classes[label]}" if record and label < len(record.classes) else str(label)
+        return f"{label} {manifest.classes[label]}" if manifest and label < len(manifest.classes) else str(label)
 
     least, most = int(counts.argmin()), int(counts.argmax())
     yield ""
@@ -112,18 +110,18 @@ def _classes(found: Layout, record: Manifest | None) -> Iterator[str]:
     )
 
 
-def _storage(found: Layout) -> Iterator[str]:
-    modes = found.samples["f0"]["mode"]
-    jpg = np.flatnonzero(modes == layout.JPG)
+def _storage(layout: Layout) -> Iterator[str]:
+    modes = layout.samples["f0"]["mode"]
+    jpg = np.flatnonzero(modes == JPG)
     yield ""
-    yield f"stored as JPEG {len(jpg):,}, as pixels {int((modes == layout.RAW).sum()):,}"
+    yield f"stored as JPEG {len(jpg):,}, as pixels {int((modes == RAW).sum()):,}"
     some = jpg[np.unique(np.linspace(0, len(jpg) - 1, min(len(jpg), LOOKED_AT)).astype(int))] if len(jpg) else jpg
     sampling: Counter[str] = Counter()
     quality: Counter[str] = Counter()
-    for data in _stored(found, some):
+    for data in _stored(layout, some):
         try:
-            info = native.probe(data)
-        except native.NativeError:
+            info = codec.probe(data)
+        except codec.NativeError:
             sampling["unreadable"] += 1
             continue
         sampling[f"{info.subsampling}{' progressive' if info.progressive else ''}"] += 1
@@ -134,17 +132,17 @@ def _storage(found: Layout) -> Iterator[str]:
             yield f"{name} of {len(some):,} looked at: {shares}"
 
 
-def _stored(found: Layout, samples: NDArray[Any]) -> Iterator[bytes]:
-    sizes = found.sizes()
-    handle = os.open(found.path, os.O_RDONLY)
+def _stored(layout: Layout, samples: NDArray[Any]) -> Iterator[bytes]:
+    sizes = layout.sizes()
+    handle = os.open(layout.path, os.O_RDONLY)
     try:
         for sample in samples:
-            yield os.pread(handle, int(sizes[sample]), int(found.samples["f0"]["data_ptr"][sample]))
+            yield os.pread(handle, int(sizes[sample]), int(layout.samples["f0"]["data_ptr"][sample]))
     finally:
         os.close(handle)
 
 
-def contact_sheet(found: Layout, record: Manifest | None) -> Any:
+def contact_sheet(layout: Layout, manifest: Manifest | None) -> Any:
     """A PIL image of evenly spaced samples, each with its number and class."""
     from PIL import Image, ImageDraw
 
@@ -152,16 +150,16 @@ def contact_sheet(found: Layout, record: Manifest | None) -> Any:
     line = 14
     sheet = Image.new("RGB", (columns * CELL_PX, rows * (CELL_PX + line)), "white")
     draw = ImageDraw.Draw(sheet)
-    samples = np.unique(np.linspace(0, len(found.samples) - 1, min(columns * rows, len(found.samples))).astype(int))
-    for at, (sample, data) in enumerate(zip(samples, _stored(found, samples), strict=True)):
-        image = found.samples["f0"][sample]
+    samples = np.unique(np.linspace(0, len(layout.samples) - 1, min(columns * rows, len(layout.samples))).astype(int))
+    for at, (sample, data) in enumerate(zip(samples, _stored(layout, samples), strict=True)):
+        image = layout.samples["f0"][sample]
         left, top = at % columns * CELL_PX, at // columns * (CELL_PX + line)
-        label = int(found.samples["f1"][sample])
-        name = record.classes[label] if record and label < len(record.classes) else str(label)
+        label = int(layout.samples["f1"][sample])
+        name = manifest.classes[label] if manifest and label < len(manifest.classes) else str(label)
         draw.text((left + 2, top + 1), f"{sample}: {name}"[:26], fill="black")
         try:
             picture = Image.fromarray(_pixels(data, image))
-        except (images.BadImageError, ValueError) as error:
+        except (transcode.BadImageError, ValueError) as error:
             draw.text((left + 2, top + line + 2), f"unreadable\n{error}"[:60], fill="red")
             continue
         picture.thumbnail((CELL_PX - 4, CELL_PX - 4), Image.Resampling.LANCZOS)
@@ -170,9 +168,9 @@ def contact_sheet(found: Layout, record: Manifest | None) -> Any:
 
 
 def _pixels(data: bytes, image: Any) -> NDArray[np.uint8]:
-    if image["mode"] == layout.RAW:
+    if image["mode"] == RAW:
         return np.frombuffer(data, np.uint8).reshape(int(image["height"]), int(image["width"]), 3)
-    return images.decode(data)
+    return transcode.decode(data)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.beton.checks import _checksums, _digest_faults, check
-from data_tools.beton.format import Layout
-from data_tools.beton.manifest import Manifest
+from data_tools.beton.checks import read_checksums, structure_faults
+from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
+from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.common.errors import UserError
 from data_tools.common.resources import usable_cores
-from data_tools.convert import transcode as images
-from data_tools.native import codec as native
+from data_tools.convert import transcode
+from data_tools.native import codec
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,52 +48,53 @@ def main(argv: Sequence[str]) -> int:
 
 def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]:
     """Every fault of a beton, one line each; none when it is sound."""
+    manifest = None
     try:
-        record = manifest.read(path)
-    except (OSError, manifest.ManifestError) as error:
+        manifest = read_manifest(path)
+    except UserError as error:
         yield str(error)
-        record = None
-    faults = check(path, record)
+    faults = structure_faults(path, manifest)
     yield from faults
     if faults:
         return  # what follows trusts the tables
-    found = layout.read(path)
+    layout = read_layout(path)
     checksums = None
-    if record is not None:
+    if manifest is not None:
         try:
-            checksums = _checksums(path, record)
-            yield from _digest_faults(found, record, checksums)
-        except (OSError, ValueError) as error:
-            yield f"{path}: {error}"
+            checksums = read_checksums(layout, manifest)
+        except UserError as error:
+            yield str(error)
     if full:
-        yield from _full(found, record, checksums, workers)
+        yield from _full(layout, manifest, checksums, workers)
 
 
 # ---------------------------------------------------------------------------------------------- every byte
-def _full(found: Layout, record: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int) -> Iterator[str]:
+def _full(
+    layout: Layout, manifest: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int
+) -> Iterator[str]:
     """Page by page, in threads: the native code lets go of the interpreter."""
-    pages = _pages(found)
-    handle = os.open(found.path, os.O_RDONLY)
+    pages = _pages(layout)
+    handle = os.open(layout.path, os.O_RDONLY)
     try:
-        with ThreadPoolExecutor(workers) as pool, tqdm(total=len(found.samples), unit="img", disable=None) as bar:
+        with ThreadPoolExecutor(workers) as pool, tqdm(total=len(layout.samples), unit="img", disable=None) as bar:
             # In slices, so that faults show early and a page's buffer is gone before too many others are read.
             for start in range(0, len(pages), 4 * workers):
                 some = pages[start : start + 4 * workers]
-                for faults, count in pool.map(lambda page: _page(handle, found, record, checksums, *page), some):
+                for faults, count in pool.map(lambda page: _page(handle, layout, manifest, checksums, *page), some):
                     yield from faults
                     bar.update(count)
-        head = layout.SAMPLES_START + found.samples.nbytes
-        first = min((page for page, _ in pages), default=0) * found.page_bytes
+        head = SAMPLES_START + layout.samples.nbytes
+        first = min((page for page, _ in pages), default=0) * layout.page_bytes
         if first > head and any(os.pread(handle, first - head, head)):
-            yield f"{found.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
+            yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
     finally:
         os.close(handle)
 
 
-def _pages(found: Layout) -> list[tuple[int, NDArray[Any]]]:
+def _pages(layout: Layout) -> list[tuple[int, NDArray[Any]]]:
     """Every page, with the alloc entries of its samples."""
-    alloc = found.alloc[np.argsort(found.alloc["ptr"])]
-    numbers = (alloc["ptr"] // found.page_bytes).astype(np.int64)
+    alloc = layout.alloc[np.argsort(layout.alloc["ptr"])]
+    numbers = (alloc["ptr"] // layout.page_bytes).astype(np.int64)
     bounds = np.flatnonzero(np.diff(numbers)) + 1
     return [
         (int(some[0]), entries)
@@ -105,43 +105,43 @@ def _pages(found: Layout) -> list[tuple[int, NDArray[Any]]]:
 
 def _page(
     handle: int,
-    found: Layout,
-    record: Manifest | None,
+    layout: Layout,
+    manifest: Manifest | None,
     checksums: NDArray[np.uint64] | None,
     page: int,
     entries: NDArray[Any],
 ) -> tuple[list[str], int]:
-    start = page * found.page_bytes
-    content = os.pread(handle, found.page_bytes, start)
+    start = page * layout.page_bytes
+    content = os.pread(handle, layout.page_bytes, start)
     faults, end = [], 0
     for sample, pointer, size in entries.tolist():
         at = pointer - start
         if any(content[end:at]):
-            faults.append(f"{found.path}: the bytes before sample {sample} are not zero")
+            faults.append(f"{layout.path}: the bytes before sample {sample} are not zero")
         end = at + size
         data = content[at:end]
-        reason = _sample_fault(found, sample, data, None if checksums is None else int(checksums[sample]))
+        reason = _sample_fault(layout, sample, data, None if checksums is None else int(checksums[sample]))
         if reason:
-            faults.append(f"{found.path}: sample {sample}{_class(found, record, sample)}: {reason}")
+            faults.append(f"{layout.path}: sample {sample}{_class(layout, manifest, sample)}: {reason}")
     if any(content[end:]):
-        faults.append(f"{found.path}: the bytes behind the last sample of page {page} are not zero")
+        faults.append(f"{layout.path}: the bytes behind the last sample of page {page} are not zero")
     return faults, len(entries)
 
 
-def _class(found: Layout, record: Manifest | None, sample: int) -> str:
-    return f" ({record.classes[int(found.samples['f1'][sample])]})" if record else ""
+def _class(layout: Layout, manifest: Manifest | None, sample: int) -> str:
+    return f" ({manifest.classes[int(layout.samples['f1'][sample])]})" if manifest else ""
 
 
-def _sample_fault(found: Layout, sample: int, data: bytes, checksum: int | None) -> str:
+def _sample_fault(layout: Layout, sample: int, data: bytes, checksum: int | None) -> str:
     """Why one sample is not what was written; nothing when it is."""
-    if checksum is not None and native.checksum(data) != checksum:
+    if checksum is not None and codec.checksum(data) != checksum:
         return "its bytes have not the checksum that they were written with"
-    image = found.samples["f0"][sample]
-    if image["mode"] == layout.RAW:
+    image = layout.samples["f0"][sample]
+    if image["mode"] == RAW:
         return ""
     try:
-        height, width = images.decode(data).shape[:2]
-    except images.BadImageError as error:
+        height, width = transcode.decode(data).shape[:2]
+    except transcode.BadImageError as error:
         return str(error)
     if (width, height) != (int(image["width"]), int(image["height"])):
         return f"decodes to {width} x {height} where the file says {image['width']} x {image['height']}"

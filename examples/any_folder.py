@@ -8,12 +8,12 @@ The same steps as write_datasets.py and train_imagenet.py take, with a schedule 
 import sys
 from pathlib import Path
 
-from data_tools.convert import config as spec
-from data_tools.convert import converter as beton
+from data_tools.convert import config
+from data_tools.convert.converter import convert
 from training import trainer
-from training.config import run_config as config
 from training.config.phases_yaml import to_phases
-from training.config.schedule import Phase, Ramp, Schedule
+from training.config.run_config import Data, Model, Run, RunConfig, ScheduleOptions
+from training.config.schedule import LrRamp, Phase, Schedule
 from training.engine import distributed
 from training.runlog.epoch_table import read_epochs
 
@@ -22,17 +22,17 @@ SCHEDULE = Schedule(
         Phase.of(start=0, end=2, px=48, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64),
         Phase.of(start=2, end=4, px=80, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, rectangular=True),
     ),
-    ramps=(Ramp(start=0, end=1, lr_from=0.005, lr_to=0.05), Ramp(start=1, end=4, lr_from=0.05, lr_to=0.0)),
+    ramps=(LrRamp(start=0, end=1, lr_from=0.005, lr_to=0.05), LrRamp(start=1, end=4, lr_from=0.05, lr_to=0.0)),
 )
 
 
 def main(pictures: Path, out: Path) -> int:
-    beton.write(spec.WriteSpec(data=spec.Data(source=(pictures,), out=out / "betons", caps=("96",))))
-    run = config.RunConfig(
-        data=config.Data(dir=out / "betons"),
-        schedule=config.ScheduleOptions(phases=to_phases(SCHEDULE)),
-        model=config.Model(arch="resnet18"),
-        run=config.Run(dir=out / "run"),
+    convert(config.WriteSpec(data=config.Data(source=(pictures,), out=out / "betons", caps=("96",))))
+    run = RunConfig(
+        data=Data(dir=out / "betons"),
+        schedule=ScheduleOptions(phases=to_phases(SCHEDULE)),
+        model=Model(arch="resnet18"),
+        run=Run(dir=out / "run"),
     )
     status = distributed.launch(trainer.run, run, run.dist)
     if not status:

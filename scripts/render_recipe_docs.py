@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_tools.common.files import write_whole
+from data_tools.common.files import write_atomically
 from data_tools.common.options import OptionError, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule
@@ -97,8 +97,8 @@ def main(argv: Sequence[str]) -> int:
         plots.mkdir(exist_ok=True)
         for recipe in given.recipes:
             options = load(recipe).schedule
-            write_whole(plots / f"{recipe.stem}.svg", picture(recipe.stem, options.build(), options.gpus).encode())
-        write_whole(given.page, text.encode())
+            write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, options.build(), options.gpus).encode())
+        write_atomically(given.page, text.encode())
     except (OptionError, OSError) as error:
         print(f"render_recipe_docs.py: error: {error}", file=sys.stderr)
         return 2

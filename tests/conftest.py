@@ -21,8 +21,8 @@ def sorted_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def betons(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
     """A folder with {train,val}_{160,320,full}.beton of `sorted_tar`; not to be changed."""
-    from data_tools.convert import converter as beton
+    from data_tools.convert.converter import convert
 
     out = tmp_path_factory.mktemp("betons")
-    beton.write(spec_for(sorted_tar, out))
+    convert(spec_for(sorted_tar, out))
     return out

@@ -92,9 +92,9 @@ def card_times(schedule: Schedule, card: Card, gpus: int, train: int, val: int) 
 
 def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
     """Training images a second of this machine's device at ``phase``'s size and batch, images resident on it."""
-    from training.engine import synthetic_benchmark as engine_rate
+    from training.engine import synthetic_benchmark
 
-    return engine_rate.of_config(config, phase.px, phase.batch_per_gpu, steps)
+    return synthetic_benchmark.of_config(config, phase.px, phase.batch_per_gpu, steps)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

@@ -83,8 +83,7 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
 
 def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     """The trained network, ready to be asked, on the CPU."""
-    from training.model import resnet as model
-    from training.model import weights
+    from training.model import resnet, weights
 
     if ema and not state["ema"]:
         raise OptionError(f"{path}: holds no averaged weights; train with --train.ema=0.9999, or leave out --ema")
@@ -93,7 +92,7 @@ def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     tensors = state["model"]
     if ema:
         tensors = {name.removeprefix("module."): t for name, t in state["ema"].items() if name != "n_averaged"}
-    network = model.build(state["arch"], len(state["classes"]), init_bn0=False, blurpool=_blurs(state))
+    network = resnet.build(state["arch"], len(state["classes"]), init_bn0=False, blurpool=_blurs(state))
     weights.load_into(network, weights.Weights(source=path, tensors=tensors), tuple(state["classes"]))
     return network.eval()
 

@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.config import datasets as inputs
-from training.config import run_config as config
-from training.config.run_config import RunConfig
+from training.config.datasets import Datasets, read_datasets
+from training.config.run_config import RunConfig, from_argv
 from training.config.schedule import Phase
-from training.reporting import contact_sheet as sheet
+from training.reporting import contact_sheet
 from training.reporting.contact_sheet import Crop, Row
 
 DESCRIPTION = """What the network gets to see: training and validation crops of each phase, as one picture.
@@ -35,11 +34,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("preview.png"))
     given, rest = parser.parse_known_args(argv)
-    options = config.from_argv(rest, prog="-m training.preview", description=DESCRIPTION)
+    options = from_argv(rest, prog="-m training.preview", description=DESCRIPTION)
     try:
-        found = inputs.read(options.data.dir, options.schedule.build().sets())
+        datasets = read_datasets(options.data.dir, options.schedule.build().sets())
         zoom = zoom_of(options.schedule.build().phases)
-        sheet.save(list(rows(options, found, zoom)), zoom, given.out)
+        contact_sheet.save(list(rows(options, datasets, zoom)), zoom, given.out)
     except (OSError, ValueError, RuntimeError) as error:  # the last is a sample that cannot be loaded
         print(f"training.preview: error: {error}", file=sys.stderr)
         return 2
@@ -47,27 +46,27 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def rows(options: RunConfig, found: inputs.Inputs, zoom: int) -> Iterator[Row]:
+def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
     """The rows of each phase: training crops; validation crops, square, and rectangular where the phase says so."""
     for phase in options.schedule.build().phases:
-        many = sheet.per_row(phase.px * zoom)
+        many = contact_sheet.per_row(phase.px * zoom)
         kind = f"random crops of {100 * phase.min_scale:.3g}% of the area or more, flipped or not"
         mixed = [name for name in ("mixup", "cutmix") if getattr(options.train, name)]
         yield Row(
             f"training on train_{phase.data}: {kind}{''.join(f', {name}' for name in mixed)}",
-            training_crops(options, found, phase, TRAINING_ROWS * many),
+            training_crops(options, datasets, phase, TRAINING_ROWS * many),
             heading=_heading(phase, zoom),
         )
-        many = sheet.per_row(phase.val_px * zoom)
+        many = contact_sheet.per_row(phase.val_px * zoom)
         used = "not used in this phase" if phase.rectangular else "validation"
         short = int(phase.val_px * 1.14)
         yield Row(
             f"{used}: squares of val_{phase.val_data}, the shorter side at {short} px, of that the centre",
-            validation_crops(options, found, phase, many, rectangular=False),
+            validation_crops(options, datasets, phase, many, rectangular=False),
         )
         if phase.rectangular:
-            crops = validation_crops(options, found, phase, many, rectangular=True)
-            fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or sheet.fit(_some(crops, n), zoom))
+            crops = validation_crops(options, datasets, phase, many, rectangular=True)
+            fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or contact_sheet.fit(_some(crops, n), zoom))
             yield Row(
                 f"validation: rectangles of val_{phase.val_data}, from the narrowest to the widest batch",
                 _some(crops, fitting),
@@ -86,19 +85,19 @@ def zoom_of(phases: tuple[Phase, ...]) -> int:
     return -(-LEAST_PX // min(min(phase.px, phase.val_px) for phase in phases))
 
 
-def training_crops(options: RunConfig, found: inputs.Inputs, phase: Phase, many: int) -> list[Crop]:
+def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, many: int) -> list[Crop]:
     """The first images of the phase's first epoch, as one process would be given them."""
     from training.engine.phase_loaders import train_loader
-    from training.engine.step import Mixing
+    from training.engine.step import MixupCutmix
     from training.loader.sample_order import batch_key
 
-    batch, classes = min(many, found.images(phase)), found.classes
+    batch, classes = min(many, datasets.images(phase)), datasets.classes
     with (
-        train_loader(options, found, phase, batch=batch, workers=options.data.workers) as loader,
+        train_loader(options, datasets, phase, batch=batch, workers=options.data.workers) as loader,
         loader.epoch(phase.start) as batches,
     ):
         images, labels = next(batches)
-    mixing = Mixing(options.train.mixup, options.train.cutmix, len(classes))
+    mixing = MixupCutmix(options.train.mixup, options.train.cutmix, len(classes))
     if not mixing:
         return _crops(images, [classes[label] for label in labels])
     images, shares = _mixed(mixing, images, labels, batch_key(options.run.seed, phase.start, 1))
@@ -123,20 +122,20 @@ def _mixed(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[l
 
 
 def validation_crops(
-    options: RunConfig, found: inputs.Inputs, phase: Phase, many: int, *, rectangular: bool
+    options: RunConfig, datasets: Datasets, phase: Phase, many: int, *, rectangular: bool
 ) -> list[Crop]:
     """Images from batches all over the validation set, in its order, cut as they are in these batches."""
     from training.engine.phase_loaders import val_loader
 
-    batches = -(-found.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
+    batches = -(-datasets.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
     ranks = max(1, batches // many)  # as one of so many processes it has every ranks-th batch
     shown = replace(phase, rectangular=rectangular)
     crops: list[Crop] = []
-    with val_loader(options, found, shown, ranks=ranks, workers=options.data.workers) as loader:
+    with val_loader(options, datasets, shown, ranks=ranks, workers=options.data.workers) as loader:
         each = -(-many // max(1, len(loader)))
         for images, labels in loader:
             some = _spread(len(labels), each)
-            crops += _crops(images[some], [found.classes[label] for label in labels[some]])
+            crops += _crops(images[some], [datasets.classes[label] for label in labels[some]])
     return _some(crops, many)
 
 

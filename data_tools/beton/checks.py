@@ -1,31 +1,49 @@
-"""Whether a beton is sound: its tables, its manifest, its checksums; what follows trusts them."""
+"""Whether a beton is what its manifest says and its tables can be trusted; nothing here reads a picture."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.beton.format import RAW, SAMPLE, SAMPLES_START, Array, Layout, LayoutError, read
-from data_tools.beton.manifest import Manifest
+from data_tools.beton.format import RAW, SAMPLE, SAMPLES_START, Array, BetonError, Layout, beton_digest, read_layout
+from data_tools.beton.manifest import Manifest, checksums_path
+from data_tools.common.errors import MissingFileError
+
+AGAIN = "copy it again, or run write_datasets.py again"
 
 
-def check(path: Path, manifest: Any = None) -> list[str]:
+def structure_faults(path: Path, manifest: Manifest | None = None) -> list[str]:
     """Every structural fault, one line each; [] when sound. Reads the tables only, and never the pages."""
     try:
-        layout = read(path)
-    except (OSError, LayoutError) as error:
+        layout = read_layout(path)
+    except (OSError, BetonError) as error:
         return [str(error)]
     faults = [*_table_faults(layout), *_sample_faults(layout)]
     if manifest is not None:
         faults += _manifest_faults(layout, manifest)
     return [f"{path}: {fault}" for fault in faults]
+
+
+def read_checksums(layout: Layout, manifest: Manifest) -> NDArray[np.uint64]:
+    """The XXH64 of every sample, from the file beside the beton; both are known to be those that were written.
+
+    MissingFileError without such a file, BetonError where it or the beton's tables have another digest than the
+    manifest says.
+    """
+    sidecar = checksums_path(layout.path)
+    if not sidecar.exists():
+        raise MissingFileError("no checksums beside the beton", where=sidecar, remedy=AGAIN)
+    content = sidecar.read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.checksums_digest or len(content) != 8 * manifest.images:
+        raise BetonError("not the checksums that the manifest names", where=sidecar, remedy=AGAIN)
+    with layout.path.open("rb") as file:
+        head = file.read(SAMPLES_START + layout.samples.nbytes)
+    if beton_digest(head, layout.alloc.tobytes(), content) != manifest.digest:
+        raise BetonError("not the file that its manifest describes", where=layout.path, remedy=AGAIN)
+    return np.frombuffer(content, "<u8")
 
 
 def _table_faults(layout: Layout) -> list[str]:
@@ -69,13 +87,9 @@ def _sample_faults(layout: Layout) -> list[str]:
     ]
 
 
-def _manifest_faults(layout: Layout, manifest: Any) -> list[str]:
+def _manifest_faults(layout: Layout, manifest: Manifest) -> list[str]:
     images, classes = len(layout.samples), len(manifest.classes)
-    faults = []
-    if manifest.images != images:
-        faults.append(f"the manifest says {manifest.images} images, the file has {images}")
-    if manifest.bytes != layout.file_bytes:
-        faults.append(f"the manifest says {manifest.bytes} bytes, the file has {layout.file_bytes}")
+    faults = [] if manifest.images == images else [f"the manifest says {manifest.images} images, the file has {images}"]
     beyond = np.flatnonzero(layout.samples["f1"] >= classes)
     return faults + _listed(f"has a label beyond the manifest's {classes} classes", beyond)
 
@@ -83,18 +97,3 @@ def _manifest_faults(layout: Layout, manifest: Any) -> list[str]:
 def _listed(fault: str, ids: Array, most: int = 10) -> list[str]:
     lines = [f"sample {each} {fault}" for each in ids[:most]]
     return [*lines, f"... and {len(ids) - most} more samples: {fault}"] if len(ids) > most else lines
-
-
-def _checksums(path: Path, record: Manifest) -> NDArray[np.uint64]:
-    sidecar = manifest.checksums_of(path)
-    content = sidecar.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record.checksums_digest or len(content) != 8 * record.images:
-        raise ValueError(f"{sidecar.name} is not the one that the manifest names")
-    return np.frombuffer(content, "<u8")
-
-
-def _digest_faults(found: Layout, record: Manifest, checksums: NDArray[np.uint64]) -> Iterator[str]:
-    with found.path.open("rb") as file:
-        head = file.read(layout.SAMPLES_START + found.samples.nbytes)
-    if layout.digest(head, found.alloc.tobytes(), checksums.tobytes()) != record.digest:
-        yield f"{found.path}: its header and tables have not the digest that the manifest gives"

@@ -11,7 +11,7 @@ from data_tools.common.imagenet import IMAGENET_CLASSES, IMAGENET_IMAGES
 _WNID = re.compile(r"n\d{8}")
 
 
-def number(names: Iterable[str]) -> tuple[str, ...]:
+def number_classes(names: Iterable[str]) -> tuple[str, ...]:
     """The class list: position is label. Code points decide the order, so it is the same everywhere."""
     return tuple(sorted(set(names)))
 
@@ -21,12 +21,12 @@ def are_wnids(classes: Sequence[str]) -> bool:
     return bool(classes) and all(_WNID.fullmatch(name) for name in classes)
 
 
-def digest(classes: Sequence[str]) -> str:
+def classes_digest(classes: Sequence[str]) -> str:
     """SHA-256 over the names, each ended by a newline."""
     return hashlib.sha256("".join(f"{name}\n" for name in classes).encode()).hexdigest()
 
 
-def expected(classes: Sequence[str]) -> str:
+def expected_dataset(classes: Sequence[str]) -> str:
     """What a source with these classes is held to unless told otherwise: `imagenet1k` or `any`."""
     return "imagenet1k" if len(classes) == IMAGENET_CLASSES and are_wnids(classes) else "any"
 

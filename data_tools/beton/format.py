@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.common.errors import UserError
+
 Array = NDArray[Any]
 
 VERSION = 2
@@ -49,7 +51,7 @@ ALLOC = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 SAMPLES_START = HEADER.itemsize + 2 * FIELD.itemsize
 
 
-class LayoutError(ValueError):
+class BetonError(UserError, ValueError):
     """A file that is no beton of ours, or one that is damaged; the message names the file and the reason."""
 
 
@@ -77,11 +79,11 @@ class Layout:
 # ---------------------------------------------------------------------------------------------- writing
 def data_start(images: int, page_bytes: int) -> int:
     """Where the first page of a file with room for so many samples begins."""
-    head = SAMPLES_START + images * SAMPLE.itemsize
-    return -(-head // page_bytes) * page_bytes
+    pack_head = SAMPLES_START + images * SAMPLE.itemsize
+    return -(-pack_head // page_bytes) * page_bytes
 
 
-def place(sizes: Sequence[int], position: int, page_bytes: int) -> tuple[list[int], int]:
+def assign_offsets(sizes: Sequence[int], position: int, page_bytes: int) -> tuple[list[int], int]:
     """Pointers for samples of these sizes laid down from `position` on, none across a page; and the end."""
     pointers = []
     for size in sizes:
@@ -95,7 +97,7 @@ def place(sizes: Sequence[int], position: int, page_bytes: int) -> tuple[list[in
     return pointers, position
 
 
-def head(images: int, page_bytes: int, alloc_table_ptr: int) -> bytes:
+def pack_head(images: int, page_bytes: int, alloc_table_ptr: int) -> bytes:
     """Header and field descriptors."""
     header = np.zeros(1, HEADER)
     header[0] = (VERSION, len(FIELD_NAMES), page_bytes, images, alloc_table_ptr)
@@ -106,7 +108,7 @@ def head(images: int, page_bytes: int, alloc_table_ptr: int) -> bytes:
     return header.tobytes() + fields.tobytes()
 
 
-def digest(head_and_samples: bytes | memoryview, alloc: bytes | memoryview, checksums: bytes | memoryview) -> str:
+def beton_digest(head_and_samples: bytes | memoryview, alloc: bytes | memoryview, checksums: bytes | memoryview) -> str:
     """The digest of a beton: SHA-256 over header, fields and metadata as in the file, the alloc table as in the
     file, and the sidecar (XXH64 of every sample's stored bytes, little-endian, in sample order).
 
@@ -119,14 +121,14 @@ def digest(head_and_samples: bytes | memoryview, alloc: bytes | memoryview, chec
 
 
 # ---------------------------------------------------------------------------------------------- reading
-def read(path: Path) -> Layout:
+def read_layout(path: Path) -> Layout:
     """Header, metadata and alloc table, every length checked before it is trusted. Raises LayoutError."""
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         raw = file.read(SAMPLES_START)
         if len(raw) < SAMPLES_START:
-            raise LayoutError(f"{path}: {size} bytes are too few for a beton; run write_datasets.py")
+            raise BetonError(f"{path}: {size} bytes are too few for a beton; run write_datasets.py")
         header = np.frombuffer(raw, HEADER, 1)[0]
         _check_header(path, header, raw, size)
         images, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
@@ -134,7 +136,7 @@ def read(path: Path) -> Layout:
         file.seek(table)
         alloc = np.frombuffer(file.read(images * ALLOC.itemsize), ALLOC)
     if alloc.size and int(alloc["sample_id"].max()) >= images:
-        raise LayoutError(f"{path}: the alloc table names a sample that the file does not have")
+        raise BetonError(f"{path}: the alloc table names a sample that the file does not have")
     return Layout(path, size, header, samples, alloc)
 
 
@@ -143,13 +145,13 @@ def _check_header(path: Path, header: Any, raw: bytes, size: int) -> None:
     fields = np.frombuffer(raw, FIELD, 2, offset=HEADER.itemsize)
     names = tuple(field["name"].tobytes().rstrip(b"\0").decode("latin1") for field in fields)
     if header["version"] != VERSION or header["num_fields"] != len(FIELD_NAMES):
-        raise LayoutError(f"{path}: not a beton of version {VERSION} with two fields")
+        raise BetonError(f"{path}: not a beton of version {VERSION} with two fields")
     if names != FIELD_NAMES or tuple(fields["type_id"]) != (RGB_IMAGE, INT):
-        raise LayoutError(f"{path}: its fields are {names}, wanted an RGB image and an integer label")
+        raise BetonError(f"{path}: its fields are {names}, wanted an RGB image and an integer label")
     if not MIN_PAGE_BYTES <= page <= MAX_PAGE_BYTES or page & (page - 1):
-        raise LayoutError(f"{path}: page size {page} is not a power of two from 2 MiB to 2 GiB")
+        raise BetonError(f"{path}: page size {page} is not a power of two from 2 MiB to 2 GiB")
     if table < SAMPLES_START + images * SAMPLE.itemsize or table + images * ALLOC.itemsize != size:
-        raise LayoutError(
+        raise BetonError(
             f"{path}: {size} bytes do not hold {images} samples and an alloc table at {table}: "
             "the file is cut short, or was never finished; run write_datasets.py again"
         )

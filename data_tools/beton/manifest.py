@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_tools.beton import classes as labels
-from data_tools.common.files import write_whole
+from data_tools.beton.classes import classes_digest
+from data_tools.common.errors import MissingFileError, UserError
+from data_tools.common.files import write_atomically
 
-VERSION = 2
+MANIFEST_VERSION = 2
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError, ValueError):
     """A manifest that is not one of ours; the message names the file and the remedy."""
 
 
@@ -65,35 +66,42 @@ class Manifest:
 
     @property
     def classes_digest(self) -> str:
-        return labels.digest(self.classes)
+        return classes_digest(self.classes)
 
 
-def path_of(beton: Path) -> Path:
+def manifest_path(beton: Path) -> Path:
     """The manifest's place: NAME.beton.json."""
     return beton.with_name(beton.name + ".json")
 
 
-def checksums_of(beton: Path) -> Path:
+def checksums_path(beton: Path) -> Path:
     """The sidecar's place: NAME.beton.xxh64, one little-endian uint64 a sample."""
     return beton.with_name(beton.name + ".xxh64")
 
 
-def read(beton: Path) -> Manifest:
-    """The manifest of a beton. Raises FileNotFoundError or ManifestError, saying what to do."""
-    path = path_of(beton)
+def read_manifest(beton: Path) -> Manifest:
+    """The manifest of a beton, whose size it names. Raises MissingFileError or ManifestError, saying what to do."""
+    path = manifest_path(beton)
     if not beton.exists():
-        raise FileNotFoundError(f"{beton}: no beton here; run write_datasets.py")
+        raise MissingFileError("no beton here", where=beton, remedy="run write_datasets.py")
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no manifest beside the beton; run write_datasets.py again")
+        raise MissingFileError("no manifest beside the beton", where=path, remedy="run write_datasets.py again")
     try:
-        return _from_dict(json.loads(path.read_text(encoding="utf-8")))
+        manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
-        message = f"{path}: not a manifest of version {VERSION} ({error}); run write_datasets.py again"
-        raise ManifestError(message) from None
+        what = f"not a manifest of version {MANIFEST_VERSION} ({error})"
+        raise ManifestError(what, where=path, remedy="run write_datasets.py again") from None
+    if (size := beton.stat().st_size) != manifest.bytes:
+        raise ManifestError(
+            f"{size} bytes, but its manifest says {manifest.bytes}",
+            where=beton,
+            remedy="copy it again, or remove it and run write_datasets.py again",
+        )
+    return manifest
 
 
 def _from_dict(content: Any) -> Manifest:
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+    if not isinstance(content, dict) or content.get("version") != MANIFEST_VERSION:
         raise ValueError(f"version {content.get('version') if isinstance(content, dict) else None!r}")
     names = {field.name for field in fields(Manifest)}
     if set(content) != names:
@@ -107,7 +115,7 @@ def _from_dict(content: Any) -> Manifest:
     return Manifest(**content)
 
 
-def write(manifest: Manifest, path: Path) -> None:
+def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write beside, fsync, rename."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode())
+    write_atomically(path, text.encode())

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton import format as layout
-from data_tools.native import codec as native
+from data_tools.beton.format import ALLOC, assign_offsets, beton_digest, data_start, pack_head
+from data_tools.native import codec
 
 Array = NDArray[Any]
 
 
-class Output:
+class BetonWriter:
     """One beton while it is written."""
 
     def __init__(self, path: Path, images: int, page_bytes: int) -> None:
         self.path, self.page_bytes = path, page_bytes
         self.partial = path.with_name(path.name + ".partial")
-        self.start = self.position = layout.data_start(images, page_bytes)
+        self.start = self.position = data_start(images, page_bytes)
         self.pointers = np.zeros(images, np.uint64)
         self.handle = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def lay(self, first: int, sizes: list[int], data: memoryview | None) -> None:
+    def append(self, first: int, sizes: list[int], data: memoryview | None) -> None:
         """Place samples one after another and write their bytes; None where they are in the file already."""
-        pointers, end = layout.place(sizes, self.position, self.page_bytes)
+        pointers, end = assign_offsets(sizes, self.position, self.page_bytes)
         self.pointers[first : first + len(sizes)] = pointers
         self.position = end
         if data is None:
@@ -39,28 +39,28 @@ class Output:
                 _write_all(self.handle, data[begin:at], pointer + size - (at - begin))
                 begin = at
 
-    def cut(self, done: int, end: int) -> None:
+    def truncate(self, done: int, end: int) -> None:
         """Drop everything behind the first `done` images; also what an interrupted finish left there."""
         self.pointers[done:] = 0
         self.position = end
         os.ftruncate(self.handle, end)
 
-    def holds(self, pointer: int, size: int, checksum: int) -> bool:
-        return native.checksum(os.pread(self.handle, size, pointer)) == checksum
+    def matches(self, pointer: int, size: int, checksum: int) -> bool:
+        return codec.checksum(os.pread(self.handle, size, pointer)) == checksum
 
     def finish(self, samples: Array, sizes: Array, checksums: bytes) -> str:
         """Write the tables around the samples and sync; returns the digest."""
         images = len(samples)
-        alloc = np.zeros(images, layout.ALLOC)
+        alloc = np.zeros(images, ALLOC)
         alloc["sample_id"], alloc["ptr"], alloc["size"] = np.arange(images), samples["f0"]["data_ptr"], sizes
         table = -(-self.position // self.page_bytes) * self.page_bytes
-        head = layout.head(images, self.page_bytes, table) + samples.tobytes()
+        head = pack_head(images, self.page_bytes, table) + samples.tobytes()
         os.ftruncate(self.handle, self.position)
         os.ftruncate(self.handle, table)  # the rest of the last page, as zeros
         _write_all(self.handle, memoryview(alloc.tobytes()), table)
         _write_all(self.handle, memoryview(head), 0)
         os.fsync(self.handle)
-        return layout.digest(head, alloc.tobytes(), checksums)
+        return beton_digest(head, alloc.tobytes(), checksums)
 
     def close(self) -> None:
         os.close(self.handle)

@@ -34,6 +34,10 @@ class UserError(Exception):
         return f"{self.fault}; {self.remedy}" if self.remedy else self.fault
 
 
+class MissingFileError(UserError, FileNotFoundError):
+    """A file that is needed is not there."""
+
+
 def printable(text: str) -> str:
     """``text`` on one line: what does not print is shown as Python writes it, since names may hold anything."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

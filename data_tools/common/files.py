@@ -12,7 +12,7 @@ from pathlib import Path
 from data_tools.common.errors import UserError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """A small file that is either there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
@@ -33,7 +33,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def survived(what: str) -> Iterator[None]:
+def warn_on_write_error(what: str) -> Iterator[None]:
     """A full disk is no reason to lose a run: what could not be written is said, and training goes on."""
     try:
         yield

@@ -11,9 +11,8 @@ from types import FrameType
 from tqdm import tqdm
 
 from data_tools.common.errors import UserError
-from data_tools.convert import converter as beton
 from data_tools.convert.config import WriteSpec
-from data_tools.convert.converter import Summary
+from data_tools.convert.converter import Summary, convert
 from data_tools.convert.journal import JournalError
 from data_tools.convert.plan import ConversionError
 from data_tools.convert.worker_pool import WorkerError
@@ -31,14 +30,14 @@ class StoppedError(Exception):
         self.number = number
 
 
-def convert(spec: WriteSpec) -> int:
+def run(spec: WriteSpec) -> int:
     """Write the betons; returns the exit status. Whatever happens, what is left on the disk can be resumed."""
     for each in _STOPPING:
         signal.signal(each, _stop)
     started = time.monotonic()
     bar = Bar()
     try:
-        summaries = beton.write(spec, report=bar.show, say=_say)
+        summaries = convert(spec, report=bar.show, print_line=_say)
     except StoppedError as stop:
         bar.close()
         print(f"\n{stop}: stopped; the same command continues from here", file=sys.stderr)

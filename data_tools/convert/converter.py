@@ -18,19 +18,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.beton.manifest import Manifest, Skipped
-from data_tools.beton.writer import Output
-from data_tools.common.files import locked, sync_folder, write_whole
+from data_tools.beton.format import JPG, RAW, SAMPLE, read_layout
+from data_tools.beton.manifest import (
+    MANIFEST_VERSION,
+    Manifest,
+    Skipped,
+    checksums_path,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from data_tools.beton.writer import BetonWriter
+from data_tools.common.files import locked, sync_folder, write_atomically
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import ConversionError, Pass, plan, versions
-from data_tools.convert.worker_pool import Item, Piece, Pool
-from data_tools.sources import scan as sources
+from data_tools.convert.plan import ConversionError, ConversionPass, plan, versions
+from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import Index
 from data_tools.sources.parquet import group_of
+from data_tools.sources.scan import read_index
 
 CHUNK_IMAGES = 16  # what a worker is given at once
 CHUNK_BYTES = 4 << 20
@@ -38,8 +45,8 @@ CHUNK_ROWS = 128  # of parquet: within a row group, which a worker has to read f
 BARRIER_BYTES = (8 << 20, 256 << 20)  # written between two syncs, at least and at most
 BARRIER_SECONDS = 1.0  # what a sync should take at most: a signal waits for it
 
-Report = Callable[[int, int], None]  # images laid down, images in all
-Say = Callable[[str], None]  # a line for the person who waits
+ProgressCallback = Callable[[int, int], None]  # images laid down, images in all
+PrintLine = Callable[[str], None]  # a line for the person who waits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,62 +60,70 @@ class Summary:
     seconds: float
 
 
-def write(spec: WriteSpec, *, report: Report | None = None, say: Say | None = None) -> list[Summary]:
+def convert(
+    spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
+) -> list[Summary]:
     """Convert. Raises ConversionError, ArchiveError, WorkerError, JournalError or OSError, each one line."""
-    index = sources.read(spec.data.source)
-    tell = say or (lambda line: None)
-    tell(_contents(index))
+    index = read_index(spec.data.source)
+    print_line = print_line or (lambda line: None)
+    print_line(_contents(index))
     with locked(spec.data.out):
         passes = plan(index, spec)
         summaries = [_summary(path) for each in passes for path in each.paths if all(each.done)]
         passes = [each for each in passes if not all(each.done)]
         if passes:
-            summaries += _write(passes, index, spec, report, tell)
+            summaries += _write(passes, index, spec, report, print_line)
     return sorted(summaries, key=lambda summary: summary.path)
 
 
-def _write(passes: list[Pass], index: Index, spec: WriteSpec, report: Report | None, tell: Say) -> list[Summary]:
-    summaries, before, total = [], 0, sum(len(each.stream) for each in passes)
-    with Pool(spec.write.workers) as pool:  # the workers start up while the estimate is made
-        expected = [each for job in passes for each in estimate.estimate(job, index, spec.write.workers)]
-        tell(estimate.table(expected, spec.data.out))
+def _write(
+    passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
+) -> list[Summary]:
+    summaries, before, total = [], 0, sum(len(each.split_index) for each in passes)
+    with WorkerPool(spec.write.workers) as pool:  # the workers start up while the estimate is made
+        expected = [each for conversion in passes for each in estimate.estimate(conversion, index, spec.write.workers)]
+        print_line(estimate.table(expected, spec.data.out))
         estimate.check_room(expected, spec.data.out)
         for each in passes:
             summaries += Conversion(each, index, spec, pool).run(_step(report, before, total))
-            before += len(each.stream)
+            before += len(each.split_index)
     return summaries
 
 
-def _step(report: Report | None, before: int, total: int) -> Callable[[int], None]:
+def _step(report: ProgressCallback | None, before: int, total: int) -> Callable[[int], None]:
     return lambda images: report(before + images, total) if report else None
 
 
 def _contents(index: Index) -> str:
-    counts = ", ".join(f"{len(each):,} {each.split}{f' at {each.cap}' if each.cap else ''}" for each in index.streams)
+    counts = ", ".join(
+        f"{len(each):,} {each.split}{f' at {each.cap}' if each.cap else ''}" for each in index.split_indexes
+    )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
     return f"{counts} images of {len(index.classes):,} classes{ignored}"
 
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:
-    record = manifest.read(path)
-    stored = int(layout.read(path).alloc["size"].sum())
+    record = read_manifest(path)
+    stored = int(read_layout(path).alloc["size"].sum())
     return Summary(path=path, images=record.images, bytes=record.bytes, stored=stored, seconds=seconds)
 
 
 class Conversion:
     """One pass, from where its journal says it is to betons under their final names."""
 
-    def __init__(self, job: Pass, index: Index, spec: WriteSpec, pool: Pool) -> None:
-        self.job, self.index, self.spec, self.pool = job, index, spec, pool
-        self.stream = job.stream
-        self.images = len(job.stream)
+    def __init__(self, conversion: ConversionPass, index: Index, spec: WriteSpec, pool: WorkerPool) -> None:
+        self.conversion, self.index, self.spec, self.pool = conversion, index, spec, pool
+        self.split_index = conversion.split_index
+        self.images = len(conversion.split_index)
 
     def run(self, report: Callable[[int], None]) -> list[Summary]:
         started = time.monotonic()
-        journal = Journal(self.job.journal, self.job.identity, self.images, len(self.job.paths))
+        journal = Journal(self.conversion.journal, self.conversion.identity, self.images, len(self.conversion.paths))
         outputs = [
-            None if done else Output(path, self.images, page_bytes)
-            for path, page_bytes, done in zip(self.job.paths, self.job.recipe.page_bytes, self.job.done, strict=True)
+            None if done else BetonWriter(path, self.images, page_bytes)
+            for path, page_bytes, done in zip(
+                self.conversion.paths, self.conversion.storage.page_bytes, self.conversion.done, strict=True
+            )
         ]
         try:
             _resume(journal, outputs)
@@ -121,24 +136,25 @@ class Conversion:
             for output in outputs:
                 if output:
                     output.close()
-        self.job.journal.unlink()
+        self.conversion.journal.unlink()
         seconds = time.monotonic() - started
         return [
-            _summary(path, 0.0 if done else seconds) for path, done in zip(self.job.paths, self.job.done, strict=True)
+            _summary(path, 0.0 if done else seconds)
+            for path, done in zip(self.conversion.paths, self.conversion.done, strict=True)
         ]
 
     # ------------------------------------------------------------------------------------------ samples
-    def _lay_down(self, journal: Journal, outputs: list[Output], report: Callable[[int], None]) -> None:
+    def _lay_down(self, journal: Journal, outputs: list[BetonWriter], report: Callable[[int], None]) -> None:
         report(journal.progress.done)
         if journal.progress.done == self.images:
             return
         since, enough = 0, BARRIER_BYTES[0]
-        for piece in self.pool.run(self.index.files, self.job.recipe, self._chunks(journal.progress.done)):
-            self._check_bad(journal, piece)
+        for chunk in self.pool.run(self.index.files, self.conversion.storage, self._chunks(journal.progress.done)):
+            self._check_bad(journal, chunk)
             for at, output in enumerate(outputs):
-                output.lay(piece.first, piece.records["size"][:, at].tolist(), piece.blobs[at])
-                since += len(piece.blobs[at])
-            journal.add(piece.first, piece.records, piece.bad)
+                output.append(chunk.first, chunk.records["size"][:, at].tolist(), chunk.blobs[at])
+                since += len(chunk.blobs[at])
+            journal.add(chunk.first, chunk.records, chunk.bad)
             if since >= enough:
                 seconds = _sync(journal, outputs)
                 slower = enough // 2 if seconds > BARRIER_SECONDS else enough * 2
@@ -152,12 +168,12 @@ class Conversion:
         first, size = done, 0
         for position in range(done, self.images):
             sample = self._sample(position)
-            file, offset, length = self.stream.places[sample].tolist()
+            file, offset, length = self.split_index.places[sample].tolist()
             rows = self.index.files[file].kind == "parquet"
             if items and rows and (items[-1][0], group_of(items[-1][1])) != (file, group_of(offset)):
                 yield first, items
                 first, items, size = position, [], 0
-            items.append((file, offset, length, self.stream.key(sample)))
+            items.append((file, offset, length, self.split_index.key(sample)))
             size += length
             if len(items) == (CHUNK_ROWS if rows else CHUNK_IMAGES) or size >= CHUNK_BYTES:
                 yield first, items
@@ -166,80 +182,82 @@ class Conversion:
             yield first, items
 
     def _sample(self, position: int) -> int:
-        return position if self.stream.order is None else int(self.stream.order[position])
+        return position if self.split_index.order is None else int(self.split_index.order[position])
 
-    def _check_bad(self, journal: Journal, piece: Piece) -> None:
-        if not piece.bad:
+    def _check_bad(self, journal: Journal, chunk: ResultChunk) -> None:
+        if not chunk.bad:
             return
-        position, reason = piece.bad[0]
+        position, reason = chunk.bad[0]
         sample = self._sample(position)
-        path = self.index.files[int(self.stream.places["file"][sample])].path
-        named = f"{path}: {self.stream.key(sample)}: {reason}"
+        path = self.index.files[int(self.split_index.places["file"][sample])].path
+        named = f"{path}: {self.split_index.key(sample)}: {reason}"
         if self.spec.write.on_bad == "fail":
             raise ConversionError(f"{named}; --write.on_bad=skip leaves such images out")
-        if len(journal.progress.bad) + len(piece.bad) > self.spec.write.max_bad:
+        if len(journal.progress.bad) + len(chunk.bad) > self.spec.write.max_bad:
             most = self.spec.write.max_bad
-            raise ConversionError(f"{named}; more than --write.max_bad={most} images of {self.stream.split} are bad")
+            raise ConversionError(
+                f"{named}; more than --write.max_bad={most} images of {self.split_index.split} are bad"
+            )
 
     # ------------------------------------------------------------------------------------------ finish
-    def _finish(self, journal: Journal, output: Output, at: int) -> None:
+    def _finish(self, journal: Journal, output: BetonWriter, at: int) -> None:
         laid = journal.progress.records[:, at]
-        order = np.arange(self.images) if self.stream.order is None else np.argsort(self.stream.order)
+        order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[laid["size"][order] > 0]
         if not len(order):
-            raise ConversionError(f"{self.job.paths[at].name}: not one image could be stored")
+            raise ConversionError(f"{self.conversion.paths[at].name}: not one image could be stored")
         kept = laid[order]
-        samples = np.zeros(len(order), layout.SAMPLE)
+        samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):
             samples["f0"][key] = kept[key]
         samples["f0"]["data_ptr"] = output.pointers[order]
-        samples["f1"] = self.stream.labels[self._samples(order)]
+        samples["f1"] = self.split_index.labels[self._samples(order)]
         checksums = kept["checksum"].astype("<u8").tobytes()
         digest = output.finish(samples, kept["size"], checksums)
         record = self._manifest(journal, at, kept, output, digest, checksums)
-        write_whole(manifest.checksums_of(output.path), checksums)
-        manifest.write(record, manifest.path_of(output.path))
+        write_atomically(checksums_path(output.path), checksums)
+        write_manifest(record, manifest_path(output.path))
         output.partial.rename(output.path)
         sync_folder(output.path.parent)
 
     def _samples(self, positions: NDArray[Any]) -> NDArray[Any]:
-        return positions if self.stream.order is None else self.stream.order[positions]
+        return positions if self.split_index.order is None else self.split_index.order[positions]
 
     def _manifest(
-        self, journal: Journal, at: int, kept: NDArray[Any], output: Output, digest: str, checksums: bytes
+        self, journal: Journal, at: int, kept: NDArray[Any], output: BetonWriter, digest: str, checksums: bytes
     ) -> Manifest:
         bad = sorted((self._sample(position), reason) for position, reason in journal.progress.bad)
         return Manifest(
-            version=manifest.VERSION,
+            version=MANIFEST_VERSION,
             beton=output.path.name,
             images=len(kept),
             bytes=os.fstat(output.handle).st_size,
             modes={
-                "jpg": int((kept["mode"] == layout.JPG).sum()),
-                "raw": int((kept["mode"] == layout.RAW).sum()),
+                "jpg": int((kept["mode"] == JPG).sum()),
+                "raw": int((kept["mode"] == RAW).sum()),
                 "original": int(kept["kept"].sum()),
             },
             digest=digest,
             checksums_digest=hashlib.sha256(checksums).hexdigest(),
             classes=self.index.classes,
             sources=self.index.sources,
-            skipped=tuple(Skipped(image=self.stream.key(sample), reason=reason) for sample, reason in bad),
+            skipped=tuple(Skipped(image=self.split_index.key(sample), reason=reason) for sample, reason in bad),
             versions=versions(),
-            **self.job.settings[at],
+            **self.conversion.settings[at],
         )
 
 
-def _resume(journal: Journal, outputs: list[Output | None]) -> None:
+def _resume(journal: Journal, outputs: list[BetonWriter | None]) -> None:
     """Bring every output to where the journal is; samples that were not synced are checked first."""
     progress = journal.progress
     live = [(at, output) for at, output in enumerate(outputs) if output]
     for at, output in live:
         for first in range(0, progress.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
             sizes = progress.records["size"][first : min(first + (1 << 16), progress.done), at]
-            output.lay(first, sizes.tolist(), None)
+            output.append(first, sizes.tolist(), None)
     done = progress.safe
     while done < progress.done and all(
-        output.holds(int(output.pointers[done]), *map(int, progress.records[["size", "checksum"]][done, at]))
+        output.matches(int(output.pointers[done]), *map(int, progress.records[["size", "checksum"]][done, at]))
         for at, output in live
         if progress.records["size"][done, at]
     ):
@@ -255,11 +273,11 @@ def _resume(journal: Journal, outputs: list[Output | None]) -> None:
             raise ConversionError(
                 f"{output.partial}: shorter than its journal says; remove {folder}/*.journal and {folder}/*.partial"
             )
-        output.cut(done, end)
-    journal.cut(done)
+        output.truncate(done, end)
+    journal.truncate(done)
 
 
-def _sync(journal: Journal, outputs: list[Output]) -> float:
+def _sync(journal: Journal, outputs: list[BetonWriter]) -> float:
     started = time.monotonic()
     for output in outputs:
         os.fdatasync(output.handle)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.beton import format as layout
+from data_tools.beton.format import ALLOC, SAMPLE
 from data_tools.common.resources import usable_cores
-from data_tools.convert import transcode as images
-from data_tools.convert.plan import ConversionError, Pass
+from data_tools.convert import transcode
+from data_tools.convert.plan import ConversionError, ConversionPass
 from data_tools.sources.index import Index
 from data_tools.sources.reader import Reader
 
-SAMPLE = 200  # images; their mean size is then within about 5 % of all images'
-SAMPLE_OF_PARQUET = 40  # where a row costs reading the group before it
+SAMPLED = 200  # images; their mean size is then within about 5 % of all images'
+SAMPLED_OF_PARQUET = 40  # where a row costs reading the group before it
 MARGIN = 0.95  # an estimate is refused only where it is over the free disk by more than its own error
 
 
@@ -35,59 +35,61 @@ class Estimate:
     minutes: float
 
 
-def estimate(job: Pass, index: Index, workers: int) -> list[Estimate]:
+def estimate(conversion: ConversionPass, index: Index, workers: int) -> list[Estimate]:
     """Try a sample of a pass. Images that are bad are left to the conversion to find."""
-    stream, recipe = job.stream, job.recipe
-    as_jpg = dataclasses.replace(recipe, raw_share=0.0)
+    split_index, storage = conversion.split_index, conversion.storage
+    as_jpg = dataclasses.replace(storage, raw_share=0.0)
     reader = Reader([[file.kind, file.path] for file in index.files])
     sizes: list[list[tuple[int, int, int]]] = []
     seconds = 0.0
-    for sample in _sampled(job, index):
-        file, offset, length = stream.places[sample].tolist()
-        key = stream.key(sample)
+    for sample in _sampled(conversion, index):
+        file, offset, length = split_index.places[sample].tolist()
+        key = split_index.key(sample)
         started = time.perf_counter()
         try:
-            stored = images.store(reader.read(file, offset, length, key), key, recipe)
-        except images.BadImageError:
+            stored = transcode.store(reader.read(file, offset, length, key), key, storage)
+        except transcode.BadImageError:
             continue
         seconds += time.perf_counter() - started
         jpg = stored
-        if recipe.raw_share:
-            jpg = images.store(reader.read(file, offset, length, key), key, as_jpg)
+        if storage.raw_share:
+            jpg = transcode.store(reader.read(file, offset, length, key), key, as_jpg)
         sizes.append(
             [(len(one.data), len(two.data), one.width * one.height * 3) for one, two in zip(stored, jpg, strict=True)]
         )
     if not sizes:
         return []
     mean = np.mean(np.array(sizes, np.float64), axis=0)
-    minutes = seconds / len(sizes) * len(stream) / min(workers, usable_cores()) / 60
+    minutes = seconds / len(sizes) * len(split_index) / min(workers, usable_cores()) / 60
     return [
         Estimate(
             path=path,
-            images=len(stream),
-            bytes=_with_tables(each[0], len(stream), page_bytes),
-            bytes_jpg=_with_tables(each[1], len(stream), page_bytes),
-            bytes_raw=_with_tables(each[2], len(stream), page_bytes),
+            images=len(split_index),
+            bytes=_with_tables(each[0], len(split_index), page_bytes),
+            bytes_jpg=_with_tables(each[1], len(split_index), page_bytes),
+            bytes_raw=_with_tables(each[2], len(split_index), page_bytes),
             minutes=minutes,
         )
-        for path, each, page_bytes, done in zip(job.paths, mean, recipe.page_bytes, job.done, strict=True)
+        for path, each, page_bytes, done in zip(
+            conversion.paths, mean, storage.page_bytes, conversion.done, strict=True
+        )
         if not done
     ]
 
 
-def _sampled(job: Pass, index: Index) -> list[int]:
-    stream = job.stream
-    most = SAMPLE if stream.order is None else SAMPLE_OF_PARQUET
-    count = min(most, max(4, len(stream) // 200), len(stream))
-    positions = np.linspace(0, len(stream) - 1, count).astype(int)
-    order = positions if stream.order is None else stream.order[positions]
+def _sampled(conversion: ConversionPass, index: Index) -> list[int]:
+    split_index = conversion.split_index
+    most = SAMPLED if split_index.order is None else SAMPLED_OF_PARQUET
+    count = min(most, max(4, len(split_index) // 200), len(split_index))
+    positions = np.linspace(0, len(split_index) - 1, count).astype(int)
+    order = positions if split_index.order is None else split_index.order[positions]
     return [int(sample) for sample in order]
 
 
 def _with_tables(mean_bytes: float, count: int, page_bytes: int) -> float:
     """Samples, both tables, and the room lost at the end of each page: half a sample on average."""
     per_page = max(page_bytes / max(mean_bytes, 1), 1)
-    return count * (mean_bytes + layout.SAMPLE.itemsize + layout.ALLOC.itemsize + mean_bytes / 2 / per_page)
+    return count * (mean_bytes + SAMPLE.itemsize + ALLOC.itemsize + mean_bytes / 2 / per_page)
 
 
 def check_room(estimates: Sequence[Estimate], folder: Path) -> None:

@@ -76,7 +76,7 @@ class Journal:
     def add(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
         """Note images whose bytes have been written."""
         self._append(_RECORDS, len(records), first, records.tobytes(), bad)
-        self._take(first, records, bad)
+        self._apply(first, records, bad)
 
     def barrier(self) -> None:
         """Note that everything so far is on the disk; the caller has synced it."""
@@ -84,7 +84,7 @@ class Journal:
         os.fsync(self._handle)
         self.progress.safe = self.progress.done
 
-    def cut(self, done: int) -> None:
+    def truncate(self, done: int) -> None:
         """Forget positions from `done` on, whose bytes did not outlive a crash."""
         self.progress.bad = [each for each in self.progress.bad if each[0] < done]
         self.progress.done = done
@@ -99,9 +99,9 @@ class Journal:
         if os.write(self._handle, head + body) != len(head) + len(body):
             raise OSError(28, f"no room left for {self.path}")
 
-    def _take(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
+    def _apply(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
         # A frame may go back over positions that were cut.
-        self.cut(min(first, self.progress.done))
+        self.truncate(min(first, self.progress.done))
         self.progress.records[first : first + len(records)] = records
         self.progress.bad += [(int(at), str(reason)) for at, reason in bad]
         self.progress.done = first + len(records)
@@ -125,7 +125,7 @@ class Journal:
                 elif first > self.progress.done:
                     break
                 else:
-                    self._take(first, np.frombuffer(raw, RECORD).reshape(images, shape[1]), extra)
+                    self._apply(first, np.frombuffer(raw, RECORD).reshape(images, shape[1]), extra)
                     self.progress.safe = min(self.progress.safe, first)
                 at += _FRAME.size + raw_size + text_size
         return at

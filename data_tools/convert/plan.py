@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.beton import classes as labels
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
+from data_tools.beton.classes import expected_dataset, shortfalls
+from data_tools.beton.format import PAGE_BYTES
+from data_tools.beton.manifest import ManifestError, read_manifest
 from data_tools.convert import journal
 from data_tools.convert.config import WriteSpec
-from data_tools.convert.transcode import Recipe
-from data_tools.native import codec as native
-from data_tools.sources.index import Index, Stream
+from data_tools.convert.transcode import StorageOptions
+from data_tools.native import codec
+from data_tools.sources.index import Index, SplitIndex
 
 DEFAULT_CAPS = (160, 320, None)
 _MOST_PAGE_BYTES = 64 << 20  # a larger file is no picture that anybody trains on
@@ -29,15 +29,15 @@ class ConversionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pass:
+class ConversionPass:
     """One reading of one stream and the betons it becomes, in the order of `recipe.caps`.
 
     settings: what decides their bytes, by beton. done: which of them are complete.
     """
 
-    stream: Stream
+    split_index: SplitIndex
     caps: tuple[int | None, ...]
-    recipe: Recipe
+    storage: StorageOptions
     paths: tuple[Path, ...]
     settings: tuple[dict[str, Any], ...]
     done: tuple[bool, ...]
@@ -46,7 +46,7 @@ class Pass:
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for an interrupted pass to go on: the betons, and every byte of the places."""
-        places = hashlib.sha256(self.stream.places.tobytes()).hexdigest()
+        places = hashlib.sha256(self.split_index.places.tobytes()).hexdigest()
         caps = ["full" if cap is None else cap for cap in self.caps]
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
         own = ("cap", "seekable", "originals", "page_bytes")
@@ -55,27 +55,27 @@ class Pass:
         return {"betons": caps, "places": places, "codecs": codecs, "each": each, **shared}
 
 
-def plan(index: Index, spec: WriteSpec) -> list[Pass]:
+def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
     """The passes that still have something to write. Raises ConversionError where other betons are in the way."""
     _check_expected(index, spec)
     wanted = _wanted_caps(index, spec)
     passes = []
-    for stream in index.streams:
-        if stream.cap is None:
-            resized = {other.cap for other in index.streams if other.split == stream.split} - {None}
+    for split_index in index.split_indexes:
+        if split_index.cap is None:
+            resized = {other.cap for other in index.split_indexes if other.split == split_index.split} - {None}
             caps = tuple(cap for cap in wanted if cap not in resized)
         else:
-            caps = (stream.cap,) if stream.cap in wanted else ()
+            caps = (split_index.cap,) if split_index.cap in wanted else ()
         if caps:
-            passes.append(_pass(stream, caps, spec))
+            passes.append(_conversion_pass(split_index, caps, spec))
     return passes
 
 
-def _pass(stream: Stream, caps: tuple[int | None, ...], spec: WriteSpec) -> Pass:
-    name = stream.split if stream.cap is None else f"{stream.split}_{stream.cap}"
+def _conversion_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: WriteSpec) -> ConversionPass:
+    name = split_index.split if split_index.cap is None else f"{split_index.split}_{split_index.cap}"
     notes = spec.data.out / f"{name}.journal"
-    settings = {cap: _settings(stream, cap, spec) for cap in caps}
-    paths = {cap: spec.data.out / f"{stream.split}_{cap or 'full'}.beton" for cap in caps}
+    settings = {cap: _settings(split_index, cap, spec) for cap in caps}
+    paths = {cap: spec.data.out / f"{split_index.split}_{cap or 'full'}.beton" for cap in caps}
     complete = {cap: is_complete(paths[cap], settings[cap]) for cap in caps}
     missing = tuple(cap for cap in caps if not complete[cap])
     # A pass that was interrupted while its betons took their names goes on as the pass that it was.
@@ -85,21 +85,21 @@ def _pass(stream: Stream, caps: tuple[int | None, ...], spec: WriteSpec) -> Pass
         caps = was if set(missing) <= set(was) <= set(caps) else missing
     elif missing:
         caps = missing
-    recipe = Recipe(
+    storage = StorageOptions(
         # A resized stream is stored as it is: no cap holds for it.
-        caps=caps if stream.cap is None else (None,),
+        caps=caps if split_index.cap is None else (None,),
         side=spec.data.side,
         quality=spec.write.quality,
         seekable=spec.write.seekable,
-        keep=stream.cap is not None or spec.write.full == "original",
+        keep=split_index.cap is not None or spec.write.full == "original",
         raw_share=spec.write.raw,
         seed=spec.write.seed,
         page_bytes=tuple(settings[cap]["page_bytes"] for cap in caps),
     )
-    return Pass(
-        stream,
+    return ConversionPass(
+        split_index,
         caps,
-        recipe,
+        storage,
         tuple(paths[cap] for cap in caps),
         tuple(settings[cap] for cap in caps),
         tuple(complete[cap] for cap in caps),
@@ -107,30 +107,30 @@ def _pass(stream: Stream, caps: tuple[int | None, ...], spec: WriteSpec) -> Pass
     )
 
 
-def _settings(stream: Stream, cap: int | None, spec: WriteSpec) -> dict[str, Any]:
+def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict[str, Any]:
     """The fields of the manifest that decide a beton's bytes."""
-    originals = stream.cap is not None or (cap is None and spec.write.full == "original")
+    originals = split_index.cap is not None or (cap is None and spec.write.full == "original")
     return {
-        "split": stream.split,
+        "split": split_index.split,
         "cap": cap,
         "side": spec.data.side,
         "quality": spec.write.quality,
-        "seekable": spec.write.seekable and cap is not None and stream.cap is None,
+        "seekable": spec.write.seekable and cap is not None and split_index.cap is None,
         "mode": spec.write.mode,
         "raw_share": spec.write.raw,
         "seed": spec.write.seed,
         "originals": originals,
-        "page_bytes": _page_bytes(stream, cap),
-        "source_digest": stream.digest(),
+        "page_bytes": _page_bytes(split_index, cap),
+        "source_digest": split_index.digest(),
     }
 
 
-def _page_bytes(stream: Stream, cap: int | None) -> int:
+def _page_bytes(split_index: SplitIndex, cap: int | None) -> int:
     """FFCV's 8 MiB, or more where a file that may be stored as it is would not fit."""
-    if cap is not None and stream.cap is None:
-        return layout.PAGE_BYTES
-    longest = min(int(stream.places["length"].max()), _MOST_PAGE_BYTES)
-    return max(layout.PAGE_BYTES, 1 << max(longest - 1, 0).bit_length())
+    if cap is not None and split_index.cap is None:
+        return PAGE_BYTES
+    longest = min(int(split_index.places["length"].max()), _MOST_PAGE_BYTES)
+    return max(PAGE_BYTES, 1 << max(longest - 1, 0).bit_length())
 
 
 def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
@@ -138,8 +138,8 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
     if not beton.exists():
         return False
     try:
-        found = manifest.read(beton)
-    except (FileNotFoundError, manifest.ManifestError) as error:
+        found = read_manifest(beton)
+    except (FileNotFoundError, ManifestError) as error:
         raise ConversionError(f"{error}; or remove {beton}") from None
     for key, value in settings.items():
         if getattr(found, key) != value:
@@ -151,8 +151,8 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
 
 
 def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
-    resized = sorted({stream.cap for stream in index.streams if stream.cap is not None})
-    originals = any(stream.cap is None for stream in index.streams)
+    resized = sorted({split_index.cap for split_index in index.split_indexes if split_index.cap is not None})
+    originals = any(split_index.cap is None for split_index in index.split_indexes)
     if spec.data.cap_pixels is None:
         return DEFAULT_CAPS if originals else tuple(resized)
     for cap in spec.data.cap_pixels:
@@ -164,8 +164,8 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
 
 
 def _check_expected(index: Index, spec: WriteSpec) -> None:
-    expected = spec.data.expect or labels.expected(index.classes)
-    if expected == "imagenet1k" and (faults := labels.shortfalls(index.classes, index.images())):
+    expected = spec.data.expect or expected_dataset(index.classes)
+    if expected == "imagenet1k" and (faults := shortfalls(index.classes, index.images())):
         raise ConversionError(f"not ImageNet-1k: {'; '.join(faults)}; if that is meant, --data.expect=any")
 
 
@@ -175,6 +175,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "pillow": importlib.metadata.version("pillow"),
-        "libjpeg": native.libjpeg_version(),
+        "libjpeg": codec.libjpeg_version(),
         "ffcv": importlib.metadata.version("ffcv"),
     }

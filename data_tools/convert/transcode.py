@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW
-from data_tools.native import codec as native
+from data_tools.native import codec
 
 Pixels = NDArray[np.uint8]
 
@@ -49,11 +49,11 @@ class BadImageError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class StorageOptions:
     """How every image is stored.
 
     caps: one entry an output, None for the pixels as they are. seekable: JPEGs made for a cap can be cut without
-    decoding them (see `native.encode`). keep: store the file's own bytes where an uncapped output is a plain JPEG.
+    decoding them (see `codec.encode`). keep: store the file's own bytes where an uncapped output is a plain JPEG.
     raw_share: the share of samples stored as pixels, 0 for none and 1 for all. page_bytes: by output, what a sample
     may take at most.
     """
@@ -80,26 +80,26 @@ class Stored:
     kept: bool = False
 
 
-def store(data: bytes, key: str, recipe: Recipe) -> list[Stored]:
+def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
     """Everything one image becomes, by output. Raises BadImageError."""
     plain = is_plain_jpeg(data)
     pixels = decode(data)
-    raw = wants_raw(key, recipe)
-    sized = dict(zip(recipe.caps, sizes(pixels, recipe.caps, recipe.side), strict=True))
+    raw = wants_raw(key, storage)
+    sized = dict(zip(storage.caps, sizes(pixels, storage.caps, storage.side), strict=True))
     made: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
     out = []
-    for cap, page_bytes in zip(recipe.caps, recipe.page_bytes, strict=True):
+    for cap, page_bytes in zip(storage.caps, storage.page_bytes, strict=True):
         image = sized[cap]
         original = _stored(JPG, image, data, kept=True) if cap is None and plain else None
-        if original and recipe.keep and not raw and len(data) <= page_bytes:
+        if original and storage.keep and not raw and len(data) <= page_bytes:
             out.append(original)
             continue
         as_pixels = raw and image.size <= page_bytes  # a sample must fit a page
         # At full size, where the crop is most of the picture, the markers gain too little (docs/PERFORMANCE.md).
-        seekable = recipe.seekable and cap is not None
+        seekable = storage.seekable and cap is not None
         kind = (image.shape, as_pixels, seekable)
         if kind not in made:  # an image below a cap is the same picture in several outputs
-            made[kind] = _encoded(image, as_pixels, recipe.quality, seekable)
+            made[kind] = _encoded(image, as_pixels, storage.quality, seekable)
         out.append(_fitting(made[kind], original, page_bytes))
     return out
 
@@ -107,7 +107,7 @@ def store(data: bytes, key: str, recipe: Recipe) -> list[Stored]:
 def _encoded(image: Pixels, as_pixels: bool, quality: int, seekable: bool) -> Stored:
     if as_pixels:
         return _stored(RAW, image, image.reshape(-1))
-    return _stored(JPG, image, native.encode(image, quality=quality, subsampling="420", seekable=seekable))
+    return _stored(JPG, image, codec.encode(image, quality=quality, subsampling="420", seekable=seekable))
 
 
 def _fitting(made: Stored, original: Stored | None, page_bytes: int) -> Stored:
@@ -120,7 +120,7 @@ def _fitting(made: Stored, original: Stored | None, page_bytes: int) -> Stored:
 
 def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
     height, width = image.shape[:2]
-    return Stored(mode, width, height, data, native.checksum(data), kept)
+    return Stored(mode, width, height, data, codec.checksum(data), kept)
 
 
 # ---------------------------------------------------------------------------------------------- pixels in
@@ -131,12 +131,12 @@ def decode(data: bytes) -> Pixels:
     if not data.startswith(b"\xff\xd8"):
         return _decode_pil(data)
     try:
-        info = native.probe(data)
+        info = codec.probe(data)
         _check_size(info.width, info.height)
-        return native.decode(data)
-    except native.NotRGBError:
+        return codec.decode(data)
+    except codec.NotRGBError:
         return _decode_pil(data)
-    except native.NativeError as error:
+    except codec.NativeError as error:
         raise BadImageError(f"JPEG: {error}") from None
 
 
@@ -212,12 +212,12 @@ def sizes(pixels: Pixels, caps: Sequence[int | None], side: str) -> list[Pixels]
 def _resized(pixels: Pixels, cap: int, shape: tuple[int, ...], side: str) -> Pixels:
     # The size comes from the original's, not from an intermediate's rounded one.
     height, width = capped(shape[0], shape[1], cap, side)
-    return pixels if (height, width) == pixels.shape[:2] else native.resize(pixels, height, width)
+    return pixels if (height, width) == pixels.shape[:2] else codec.resize(pixels, height, width)
 
 
-def wants_raw(key: str, recipe: Recipe) -> bool:
+def wants_raw(key: str, storage: StorageOptions) -> bool:
     """Whether this sample is stored as pixels: a draw that depends on the seed and the sample alone."""
-    if recipe.raw_share in (0.0, 1.0):
-        return recipe.raw_share == 1.0
-    drawn = hashlib.blake2b(f"{recipe.seed}/{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(drawn, "little") < recipe.raw_share * 2.0**64
+    if storage.raw_share in (0.0, 1.0):
+        return storage.raw_share == 1.0
+    drawn = hashlib.blake2b(f"{storage.seed}/{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "little") < storage.raw_share * 2.0**64

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.convert import transcode as images
+from data_tools.convert import transcode
 from data_tools.convert.transcode import RECORD
 from data_tools.sources.reader import Reader
 
@@ -51,19 +51,21 @@ class Worker:
         elif "recipe" in message:
             given = message["recipe"]
             self.reader = Reader(message["files"])
-            self.recipe = images.Recipe(**given | {key: tuple(given[key]) for key in ("caps", "page_bytes")})
+            self.storage = transcode.StorageOptions(
+                **given | {key: tuple(given[key]) for key in ("caps", "page_bytes")}
+            )
         else:
             self.tasks.append(message)
 
     def _work(self, task: dict[str, Any]) -> None:
-        done: list[list[images.Stored]] = []
+        done: list[list[transcode.Stored]] = []
         bad: list[tuple[int, str]] = []
         held = 0
         for at, (file, offset, length, key) in enumerate(task["items"]):
             data = self.reader.read(file, offset, length, key)
             try:
-                stored = images.store(data, key, self.recipe)
-            except images.BadImageError as error:
+                stored = transcode.store(data, key, self.storage)
+            except transcode.BadImageError as error:
                 bad.append((at, str(error)))
                 stored = []
             done.append(stored)
@@ -73,8 +75,8 @@ class Worker:
                 self._send(task["chunk"], done, bad, last)
                 done, bad, held = [], [], 0
 
-    def _send(self, chunk: int, done: list[list[images.Stored]], bad: list[tuple[int, str]], last: bool) -> None:
-        outputs = len(self.recipe.caps)
+    def _send(self, chunk: int, done: list[list[transcode.Stored]], bad: list[tuple[int, str]], last: bool) -> None:
+        outputs = len(self.storage.caps)
         records = np.zeros((len(done), outputs), RECORD)
         for row, stored in zip(records, done, strict=True):
             for at, each in enumerate(stored):

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.convert.transcode import RECORD, Recipe
+from data_tools.convert.transcode import RECORD, StorageOptions
 from data_tools.convert.worker import SLOT_BYTES, SLOTS
 from data_tools.sources.index import File
 
@@ -37,7 +37,7 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ResultChunk:
     """Results for `count` images from position `first` on.
 
     records: (count, outputs), all zero for an image that is bad. blobs: by output, the bytes of its samples one
@@ -59,7 +59,7 @@ class _Member:
     tasks: int = 0
 
 
-class Pool:
+class WorkerPool:
     """`workers` processes; a context manager that leaves none behind."""
 
     def __init__(self, workers: int) -> None:
@@ -72,7 +72,7 @@ class Pool:
             self.close()
             raise
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,12 +92,14 @@ class Pool:
                     each.close()
         self._members = []
 
-    def run(self, files: Sequence[File], recipe: Recipe, chunks: Iterator[tuple[int, list[Item]]]) -> Iterator[Piece]:
+    def run(
+        self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[tuple[int, list[Item]]]
+    ) -> Iterator[ResultChunk]:
         """Pieces in the order of the chunks, which come as (first position, items); to be taken to the end."""
-        self._outputs = len(recipe.caps)
+        self._outputs = len(storage.caps)
         for member in self._members:
-            job = {"files": [[each.kind, each.path] for each in files], "recipe": asdict(recipe)}
-            self._send(member, job)
+            conversion = {"files": [[each.kind, each.path] for each in files], "recipe": asdict(storage)}
+            self._send(member, conversion)
         waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
         firsts: dict[int, int] = {}
         given = turn = 0
@@ -149,13 +151,13 @@ class Pool:
                 raise WorkerError(message["error"])
             waiting[message["chunk"]].append((member, message, records))
 
-    def _piece(self, member: _Member, head: dict[str, Any], raw: bytes, first: int) -> Piece:
+    def _piece(self, member: _Member, head: dict[str, Any], raw: bytes, first: int) -> ResultChunk:
         records = np.frombuffer(raw, RECORD).reshape(head["count"], self._outputs)
         totals = records["size"].sum(axis=0, dtype=np.int64)
         view = memoryview(self._map(member, head["slot"], int(totals.sum())))
         ends = np.cumsum(totals)
         blobs = [view[end - total : end] for end, total in zip(ends, totals, strict=True)]
-        return Piece(first, records, blobs, [(first + at, reason) for at, reason in head["bad"]])
+        return ResultChunk(first, records, blobs, [(first + at, reason) for at, reason in head["bad"]])
 
     def _map(self, member: _Member, slot: int, size: int) -> mmap.mmap:
         if slot not in member.maps or len(member.maps[slot]) < size:

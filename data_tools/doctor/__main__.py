@@ -12,26 +12,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools.doctor import machine_checks as surroundings
-from data_tools.doctor import software_checks as software
+from data_tools.doctor import machine_checks, software_checks
 from data_tools.doctor.machine_checks import Finding
 
 
 def examine(folder: Path | None) -> Iterator[Finding]:
     """Every finding, as it is made; with ``folder`` also those about its betons."""
-    yield software.python()
-    torch, why = software.load("torch")
-    yield software.torch(torch, why)
-    cards, trouble = software.cards()
-    yield from software.gpu(cards, trouble, software.driver_cuda(), torch)
-    yield from software.libraries()
-    yield surroundings.cores(len(cards))
-    yield surroundings.memory()
-    yield surroundings.disk(folder or Path())
-    yield surroundings.descriptors()
-    yield surroundings.shared_memory(len(cards))
+    yield software_checks.python()
+    torch, why = software_checks.load("torch")
+    yield software_checks.torch(torch, why)
+    cards, trouble = software_checks.cards()
+    yield from software_checks.gpu(cards, trouble, software_checks.driver_cuda(), torch)
+    yield from software_checks.libraries()
+    yield machine_checks.cores(len(cards))
+    yield machine_checks.memory()
+    yield machine_checks.disk(folder or Path())
+    yield machine_checks.descriptors()
+    yield machine_checks.shared_memory(len(cards))
     if folder is not None:
-        yield from surroundings.betons(folder)
+        yield from machine_checks.betons(folder)
 
 
 def main(argv: list[str]) -> int:

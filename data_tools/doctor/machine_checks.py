@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_tools.beton import manifest
+from data_tools.beton.manifest import ManifestError, read_manifest
 from data_tools.common.resources import available_memory, usable_cores
 
 CORES_PER_GPU = 2  # a core makes some 2,200 crops of 224 px a second (docs/PERFORMANCE.md)
@@ -90,8 +90,8 @@ def betons(folder: Path) -> Iterator[Finding]:
     found: dict[tuple[str, ...], Path] = {}
     for path in paths:
         try:
-            record = manifest.read(path)
-        except (OSError, manifest.ManifestError) as error:
+            record = read_manifest(path)
+        except (OSError, ManifestError) as error:
             yield Finding("FAIL", *_parted(str(error)))
             continue
         size = path.stat().st_size

@@ -29,7 +29,7 @@ from data_tools.sample.patterns import PATTERNS, render
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spec:
+class SampleImage:
     """One file: what it shows and the key of its randomness."""
 
     split: str
@@ -59,7 +59,7 @@ def _rotated_exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def encode(spec: Spec, image: Image.Image, rng: np.random.Generator) -> bytes:
+def encode(spec: SampleImage, image: Image.Image, rng: np.random.Generator) -> bytes:
     """The file's bytes: a JPEG of quality 75 to 96, or one of the oddities."""
     out = io.BytesIO()
     jpeg = {"quality": int(rng.integers(75, 97)), "subsampling": SUBSAMPLINGS[rng.integers(3)]}
@@ -79,7 +79,7 @@ def encode(spec: Spec, image: Image.Image, rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
-def make(spec: Spec) -> bytes:
+def make(spec: SampleImage) -> bytes:
     """The file that `spec` describes. Its randomness is keyed on (seed, split, index) and nothing else."""
     rng = np.random.default_rng((spec.seed, spec.split == "val", spec.index))
     long, short = int(rng.integers(460, 641)), int(rng.integers(400, 461))
@@ -90,7 +90,7 @@ def make(spec: Spec) -> bytes:
 # --- the tar ---
 
 
-def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0) -> list[Spec]:
+def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0) -> list[SampleImage]:
     """All files in the order of the tar: by split, class and number. Balanced to within one image a class."""
     if not 2 <= classes <= len(PATTERNS):
         raise ValueError(f"--classes {classes}: between 2 and {len(PATTERNS)}")
@@ -100,7 +100,7 @@ def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0
         raise ValueError(f"--seed {seed}: 0 or more")
     kinds = list(PATTERNS)[:classes]
     every = [
-        Spec(split=split, kind=kinds[i % classes], index=i, seed=seed)
+        SampleImage(split=split, kind=kinds[i % classes], index=i, seed=seed)
         for split, images in (("train", train), ("val", val))
         for i in range(images)
     ]
@@ -108,7 +108,7 @@ def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0
 
 
 @contextmanager
-def _made(todo: list[Spec], workers: int) -> Iterator[Iterable[bytes]]:
+def _made(todo: list[SampleImage], workers: int) -> Iterator[Iterable[bytes]]:
     if workers == 1:
         yield map(make, todo)
         return
@@ -116,7 +116,7 @@ def _made(todo: list[Spec], workers: int) -> Iterator[Iterable[bytes]]:
         yield pool.map(make, todo, chunksize=16)
 
 
-def write(out: Path, todo: list[Spec], *, workers: int = 1) -> None:
+def write(out: Path, todo: list[SampleImage], *, workers: int = 1) -> None:
     """Write the tar beside its place, then rename it. Equal specs give equal bytes, whatever `workers` is."""
     beside = out.with_name(f"{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)

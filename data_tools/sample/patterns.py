@@ -88,7 +88,7 @@ PATTERNS: dict[str, Callable[[Plane, Plane], Plane]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class PatternStyle:
     """How a kind tends to look: its hue in turns, its period as a part of the shorter side."""
 
     hue: float
@@ -106,7 +106,7 @@ PAIRS = (
     ("waves", "triangles"),
 )
 LOOKS = {
-    kind: Look(hue=place / len(PAIRS), period=period)
+    kind: PatternStyle(hue=place / len(PAIRS), period=period)
     for place, pair in enumerate(PAIRS)
     for kind, period in zip(pair, (FINE, COARSE), strict=True)
 }

@@ -14,12 +14,11 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_tools.sources import tar as tars
 from data_tools.sources.matfile import read_synsets
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import BLOCK, ArchiveError, looks_like_tar, members
 
 if TYPE_CHECKING:
-    from data_tools.sources.index import Collector
+    from data_tools.sources.index import IndexBuilder
 
 Devkit = list[str]  # the wnid of validation image 1, 2, ...
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -30,45 +29,45 @@ _MOST_DEVKIT_BYTES = 64 << 20
 
 def recognise(path: Path) -> str:
     """`ilsvrc train`, `ilsvrc val` or nothing, by the first file in a tar."""
-    first = next(iter(tars.members(path)), None)
+    first = next(iter(members(path)), None)
     if first is None:
         return ""
     if _VAL_IMAGE.fullmatch(first.name.removeprefix("./")):
         return "ilsvrc val"
     with path.open("rb") as file:
         file.seek(first.offset)
-        start = file.read(min(first.length, tars.BLOCK))
-    return "ilsvrc train" if len(start) == tars.BLOCK and tars.looks_like_tar(start) else ""
+        start = file.read(min(first.length, BLOCK))
+    return "ilsvrc train" if len(start) == BLOCK and looks_like_tar(start) else ""
 
 
-def read_train(collector: Collector, path: Path) -> None:
+def read_train(builder: IndexBuilder, path: Path) -> None:
     """Every inner tar is a class, named by its file name (n01440764.tar)."""
-    file = collector.file("archive", path)
-    for inner in tars.members(path):
+    file = builder.file("archive", path)
+    for inner in members(path):
         label = inner.name.rsplit("/", 1)[-1]
         if not label.endswith(".tar"):
-            collector.ignore(f"{path}: {inner.name}")
+            builder.ignore(f"{path}: {inner.name}")
             continue
-        for member in tars.members(path, inner.offset, inner.offset + inner.length, label):
+        for member in members(path, inner.offset, inner.offset + inner.length, label):
             name = member.name.rsplit("/", 1)[-1]
             wnid = label.removesuffix(".tar")
-            collector.add("train", None, wnid, name, file, member.offset, member.length)
+            builder.add("train", None, wnid, name, file, member.offset, member.length)
 
 
-def read_val(collector: Collector, path: Path, devkit: Devkit | None) -> None:
+def read_val(builder: IndexBuilder, path: Path, devkit: Devkit | None) -> None:
     """Images of a flat tar, with the devkit's labels."""
     if devkit is None:
         raise ArchiveError(f"{path}: its images carry no labels; add ILSVRC2012_devkit_t12.tar.gz to --data.source")
-    file = collector.file("archive", path)
-    for member in tars.members(path):
+    file = builder.file("archive", path)
+    for member in members(path):
         name = member.name.rsplit("/", 1)[-1]
         found = _VAL_IMAGE.fullmatch(name)
         if found is None:
-            collector.ignore(f"{path}: {member.name}")
+            builder.ignore(f"{path}: {member.name}")
             continue
         if not 1 <= int(found[1]) <= len(devkit):
             raise ArchiveError(f"{path}: {member.name}: the devkit has labels for images 1 to {len(devkit)}")
-        collector.add("val", None, devkit[int(found[1]) - 1], name, file, member.offset, member.length)
+        builder.add("val", None, devkit[int(found[1]) - 1], name, file, member.offset, member.length)
 
 
 # ---------------------------------------------------------------------------------------------- the devkit

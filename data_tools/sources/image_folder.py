@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
-from data_tools.sources import tar as tars
-from data_tools.sources.index import Collector
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.index import IndexBuilder
+from data_tools.sources.tar import ArchiveError, members
 
 SPLITS = {"train": "train", "val": "val", "validation": "val"}
 
@@ -23,17 +22,17 @@ def locate(name: str) -> tuple[str, int | None, str, str] | None:
     return SPLITS[parts[-3]], int(parts[-4]) if resized else None, parts[-2], parts[-1]
 
 
-def _read_tar(collector: Collector, path: Path) -> None:
-    file = collector.file("archive", path)
-    for member in tars.members(path):
+def _read_tar(builder: IndexBuilder, path: Path) -> None:
+    file = builder.file("archive", path)
+    for member in members(path):
         found = locate(member.name)
         if found is None:
-            collector.ignore(f"{path}: {member.name}")
+            builder.ignore(f"{path}: {member.name}")
         else:
-            collector.add(*found, file, member.offset, member.length)
+            builder.add(*found, file, member.offset, member.length)
 
 
-def _read_folder(collector: Collector, root: Path) -> None:
+def _read_folder(builder: IndexBuilder, root: Path) -> None:
     """A tree of the same layout. Links within it are refused, as in an archive: nothing outside is read."""
     total, groups = 0, {}
     above = "/".join(root.resolve().parts[-2:])  # x-sz/160 may be what was given
@@ -41,15 +40,15 @@ def _read_folder(collector: Collector, root: Path) -> None:
         name = f"{above}/{os.path.relpath(entry.path, root)}"
         found = locate(name)
         if found is None:
-            collector.ignore(entry.path)
+            builder.ignore(entry.path)
             continue
         split_folder = Path(entry.path).parent.parent
         if split_folder not in groups:
-            groups[split_folder] = collector.file("folder", split_folder)
+            groups[split_folder] = builder.file("folder", split_folder)
         length = entry.stat(follow_symlinks=False).st_size
-        collector.add(*found, groups[split_folder], 0, length)
+        builder.add(*found, groups[split_folder], 0, length)
         total += length
-    collector.sources.append(Source(name=root.resolve().name, bytes=total))
+    builder.sources.append(Source(name=root.resolve().name, bytes=total))
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:

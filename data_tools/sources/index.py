@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton import classes as labels
+from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
 from data_tools.sources.tar import ArchiveError
 
@@ -30,7 +30,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stream:
+class SplitIndex:
     """The images of one split, in sample order. `cap`: they were resized for it already; None: originals.
 
     order: the order to read and lay them down in, where that is not sample order (parquet can only be read as
@@ -62,7 +62,7 @@ class Stream:
         total = hashlib.sha256(self.names)
         for part in (self.name_ends, self.labels, self.places["length"]):
             total.update(np.ascontiguousarray(part).tobytes())
-        total.update(labels.digest(self.classes).encode())
+        total.update(classes_digest(self.classes).encode())
         return total.hexdigest()
 
 
@@ -71,14 +71,14 @@ class Index:
     """Everything the sources hold. `ignored`: members that are no image of a split, and one of their names."""
 
     classes: tuple[str, ...]
-    streams: tuple[Stream, ...]
+    split_indexes: tuple[SplitIndex, ...]
     files: tuple[File, ...]
     sources: tuple[Source, ...]
     ignored: int
     ignored_example: str
 
     def images(self) -> dict[str, int]:
-        return {stream.split: len(stream) for stream in self.streams}
+        return {split_index.split: len(split_index) for split_index in self.split_indexes}
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Rows:
     names: list[bytes] = field(default_factory=list)
 
 
-class Collector:
+class IndexBuilder:
     """Gathers what the readers of each kind of source find."""
 
     def __init__(self) -> None:
@@ -120,31 +120,31 @@ class Collector:
         self.ignored_example = self.ignored_example or name
 
     def index(self) -> Index:
-        classes = labels.number(self.class_ids)
-        streams = [
+        classes = number_classes(self.class_ids)
+        split_indexes = [
             _stream(self, split, cap, classes, self.rows.pop((split, cap))) for split, cap in sorted(self.rows, key=str)
         ]
-        _check_same_images(streams)
+        _check_same_images(split_indexes)
         return Index(
-            classes, tuple(streams), tuple(self.files), tuple(self.sources), self.ignored, self.ignored_example
+            classes, tuple(split_indexes), tuple(self.files), tuple(self.sources), self.ignored, self.ignored_example
         )
 
 
 # ---------------------------------------------------------------------------------------------- ordering
-def _stream(collector: Collector, split: str, cap: int | None, classes: tuple[str, ...], rows: Rows) -> Stream:
+def _stream(builder: IndexBuilder, split: str, cap: int | None, classes: tuple[str, ...], rows: Rows) -> SplitIndex:
     numbers = {name: label for label, name in enumerate(classes)}
-    label_of = np.array([numbers[name] for name in collector.class_ids], np.uint32)
+    label_of = np.array([numbers[name] for name in builder.class_ids], np.uint32)
     unsorted = label_of[np.array(rows.classes, np.int64)]
     order = _sorted(unsorted, rows.names)
-    _check_duplicates(collector, split, unsorted, classes, order, rows)
+    _check_duplicates(builder, split, unsorted, classes, order, rows)
     places = np.empty(len(order), PLACE)
     for key, values in (("file", rows.files), ("offset", rows.offsets), ("length", rows.lengths)):
         places[key] = np.array(values, np.uint64)[order]
     names = [rows.names[each] for each in order]
     ends = np.cumsum(np.fromiter(map(len, names), np.uint64, len(names)), dtype=np.uint64)
-    kinds = np.array([file.kind == "parquet" for file in collector.files])
-    lay = np.lexsort((places["offset"], places["file"])) if kinds[places["file"]].any() else None
-    return Stream(split, cap, classes, unsorted[order], places, b"".join(names), ends, lay)
+    kinds = np.array([file.kind == "parquet" for file in builder.files])
+    storage_order = np.lexsort((places["offset"], places["file"])) if kinds[places["file"]].any() else None
+    return SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
 
 
 def _sorted(label: NDArray[np.uint32], names: list[bytes]) -> NDArray[np.int64]:
@@ -155,7 +155,7 @@ def _sorted(label: NDArray[np.uint32], names: list[bytes]) -> NDArray[np.int64]:
 
 
 def _check_duplicates(
-    collector: Collector,
+    builder: IndexBuilder,
     split: str,
     label: NDArray[np.uint32],
     classes: tuple[str, ...],
@@ -164,18 +164,18 @@ def _check_duplicates(
 ) -> None:
     for one, two in itertools.pairwise(order):
         if rows.names[one] == rows.names[two] and label[one] == label[two]:
-            files = {collector.files[rows.files[each]].path for each in (one, two)}
+            files = {builder.files[rows.files[each]].path for each in (one, two)}
             image = f"{split}/{classes[label[one]]}/{os.fsdecode(rows.names[one])}"
             raise ArchiveError(f"{' and '.join(sorted(files))}: {image} is there twice")
 
 
-def _check_same_images(streams: Sequence[Stream]) -> None:
+def _check_same_images(split_indexes: Sequence[SplitIndex]) -> None:
     """Betons of one split hold the same images: resized ones must be as many as the originals."""
-    first: dict[str, Stream] = {}
-    for stream in streams:
-        other = first.setdefault(stream.split, stream)
-        if len(other) != len(stream) or other.names != stream.names:
+    first: dict[str, SplitIndex] = {}
+    for split_index in split_indexes:
+        other = first.setdefault(split_index.split, split_index)
+        if len(other) != len(split_index) or other.names != split_index.names:
             raise ArchiveError(
-                f"{stream.split}: {len(stream)} images at {stream.cap or 'full size'} but {len(other)} at "
-                f"{other.cap or 'full size'}, or other ones; give sources of the same images"
+                f"{split_index.split}: {len(split_index)} images at {split_index.cap or 'full size'} "
+                f"but {len(other)} at {other.cap or 'full size'}, or other ones; give sources of the same images"
             )

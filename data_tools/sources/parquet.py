@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from data_tools.sources.tar import ArchiveError
 
 if TYPE_CHECKING:
-    from data_tools.sources.index import Collector
+    from data_tools.sources.index import IndexBuilder
 
 _SPLIT = re.compile(r"(train|validation|val|test)(?![a-z])")
 _SPLITS = {"train": "train", "val": "val", "validation": "val"}
@@ -35,7 +35,7 @@ class _Row:
     label: int
 
 
-def read(collector: Collector, shards: list[Path]) -> None:
+def read(builder: IndexBuilder, shards: list[Path]) -> None:
     """Index these shards. Raises ArchiveError for a shard that is none, or whose split or labels are unclear."""
     rows: list[_Row] = []
     wnids: dict[int, str] = {}
@@ -43,11 +43,11 @@ def read(collector: Collector, shards: list[Path]) -> None:
     for shard in shards:
         split = _split_of(shard)
         if split is None:
-            collector.ignore(str(shard))
+            builder.ignore(str(shard))
             continue
         source = _open(shard)
         names = names or _class_names(source)
-        file = collector.file("parquet", shard)
+        file = builder.file("parquet", shard)
         for offset, path, label in _paths_and_labels(shard, source):
             name, wnid = _cleaned(path or f"{shard.stem}_{offset:012d}")
             if wnid and wnids.setdefault(label, wnid) != wnid:
@@ -58,7 +58,7 @@ def read(collector: Collector, shards: list[Path]) -> None:
         # A class is named as in ImageNet if the file names say how, else as the data set does, else by its number.
         given = names[row.label] if row.label < len(names) else f"{row.label:0{width}d}"
         name = wnids.get(row.label, given).replace("/", "_")
-        collector.add(row.split, None, name, row.name, row.file, row.offset, 0)
+        builder.add(row.split, None, name, row.name, row.file, row.offset, 0)
 
 
 def _open(shard: Path) -> Any:

@@ -14,17 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
-from data_tools.sources import tar as tars
 from data_tools.sources.image_folder import _read_folder, _read_tar
-from data_tools.sources.index import Collector, Index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.index import Index, IndexBuilder
+from data_tools.sources.tar import BLOCK, ArchiveError, looks_like_tar
 
 
-def read(paths: Sequence[Path]) -> Index:
+def read_index(paths: Sequence[Path]) -> Index:
     """The index of all sources together. Raises FileNotFoundError or ArchiveError, naming source and member."""
     from data_tools.sources import ilsvrc
 
-    collector = Collector()
+    builder = IndexBuilder()
     devkit = None
     later = []
     for path in paths:
@@ -36,19 +35,19 @@ def read(paths: Sequence[Path]) -> Index:
         elif kind == "ilsvrc val":
             later.append(path)
         else:
-            _READERS[kind](collector, path)
+            _READERS[kind](builder, path)
         if kind not in ("folder", "parquet"):
-            collector.sources.append(Source(name=path.name, bytes=path.stat().st_size))
+            builder.sources.append(Source(name=path.name, bytes=path.stat().st_size))
     for path in later:
-        ilsvrc.read_val(collector, path, devkit)
-    if not collector.rows:
+        ilsvrc.read_val(builder, path, devkit)
+    if not builder.rows:
         names = ", ".join(str(path) for path in paths)
-        raise ArchiveError(f"{names}: no images at .../{{train,val}}/<class>/<file>{_example(collector)}")
-    return collector.index()
+        raise ArchiveError(f"{names}: no images at .../{{train,val}}/<class>/<file>{_example(builder)}")
+    return builder.index()
 
 
-def _example(collector: Collector) -> str:
-    return f"; found {collector.ignored_example}" if collector.ignored else ""
+def _example(builder: IndexBuilder) -> str:
+    return f"; found {builder.ignored_example}" if builder.ignored else ""
 
 
 def recognise(path: Path) -> str:
@@ -59,14 +58,14 @@ def recognise(path: Path) -> str:
         shards = next(parquet_shards(path), None)
         return "parquet" if shards else "folder"
     with path.open("rb") as file:
-        start = file.read(tars.BLOCK)
+        start = file.read(BLOCK)
     if start.startswith(b"\x1f\x8b"):
         if ilsvrc.is_devkit(path):
             return "devkit"
         raise ArchiveError(f"{path}: compressed with gzip, so it cannot be read in place; gunzip it once")
     if start.startswith(b"PAR1"):
         return "parquet"
-    if len(start) < tars.BLOCK or not tars.looks_like_tar(start):
+    if len(start) < BLOCK or not looks_like_tar(start):
         raise ArchiveError(f"{path}: neither a tar, a folder, parquet nor the ILSVRC devkit, or cut short")
     return ilsvrc.recognise(path) or "tar"
 
@@ -80,17 +79,17 @@ def parquet_shards(folder: Path) -> Iterator[Path]:
 # ---------------------------------------------------------------------------------------------- layouts
 
 
-def _read_ilsvrc_train(collector: Collector, path: Path) -> None:
+def _read_ilsvrc_train(builder: IndexBuilder, path: Path) -> None:
     from data_tools.sources import ilsvrc
 
-    ilsvrc.read_train(collector, path)
+    ilsvrc.read_train(builder, path)
 
 
-def _read_parquet(collector: Collector, path: Path) -> None:
+def _read_parquet(builder: IndexBuilder, path: Path) -> None:
     from data_tools.sources import parquet
 
     shards = list(parquet_shards(path)) if path.is_dir() else [path]
-    parquet.read(collector, shards)
+    parquet.read(builder, shards)
 
 
 _READERS = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
+from data_tools.beton.format import SAMPLE, SAMPLES_START, beton_digest, read_layout
+from data_tools.beton.manifest import checksums_path, manifest_path, read_manifest, write_manifest
 from training.loader.loaders import LoadError, TrainLoader, ValLoader
 
 NAME = "train_160.beton"
@@ -21,7 +21,7 @@ VICTIM = 17
 @pytest.fixture
 def copy(betons: Path, tmp_path: Path) -> Path:
     """A beton of its own, manifest and checksums beside it."""
-    for name in (NAME, manifest.path_of(Path(NAME)).name, manifest.checksums_of(Path(NAME)).name):
+    for name in (NAME, manifest_path(Path(NAME)).name, checksums_path(Path(NAME)).name):
         shutil.copy(betons / name, tmp_path / name)
     return tmp_path / NAME
 
@@ -34,7 +34,7 @@ def loader(path: Path, **options: object) -> TrainLoader:
 
 def place(path: Path, sample: int) -> tuple[int, int]:
     """Offset and size of a sample's bytes."""
-    found = layout.read(path)
+    found = read_layout(path)
     return int(found.samples["f0"]["data_ptr"][sample]), int(found.sizes()[sample])
 
 
@@ -46,17 +46,17 @@ def patch(path: Path, at: int, data: bytes) -> None:
 
 def patch_sample(path: Path, sample: int, **fields: int) -> None:
     """Change the metadata of a sample."""
-    entry = layout.read(path).samples[sample : sample + 1].copy()
+    entry = read_layout(path).samples[sample : sample + 1].copy()
     for name, value in fields.items():
         if name == "label":
             entry["f1"] = value
         else:
             entry["f0"][name] = value
-    patch(path, layout.SAMPLES_START + sample * layout.SAMPLE.itemsize, entry.tobytes())
+    patch(path, SAMPLES_START + sample * SAMPLE.itemsize, entry.tobytes())
 
 
 def patch_alloc(path: Path, sample: int, **fields: int) -> None:
-    found = layout.read(path)
+    found = read_layout(path)
     entries = found.alloc.copy()
     row = int(np.flatnonzero(entries["sample_id"] == sample)[0])
     for name, value in fields.items():
@@ -66,10 +66,10 @@ def patch_alloc(path: Path, sample: int, **fields: int) -> None:
 
 def reseal(path: Path) -> None:
     """Make the manifest agree with changed tables, so that what comes after that check is tested too."""
-    found, head = layout.read(path), layout.SAMPLES_START
+    found, head = read_layout(path), SAMPLES_START
     content = path.read_bytes()[: head + found.samples.nbytes]
-    digest = layout.digest(content, found.alloc.tobytes(), manifest.checksums_of(path).read_bytes())
-    manifest.write(dataclasses.replace(manifest.read(path), digest=digest), manifest.path_of(path))
+    digest = beton_digest(content, found.alloc.tobytes(), checksums_path(path).read_bytes())
+    write_manifest(dataclasses.replace(read_manifest(path), digest=digest), manifest_path(path))
 
 
 def zeroed(path: Path) -> None:
@@ -84,11 +84,11 @@ def cut_jpeg(path: Path) -> None:
 
 
 def wrong_width(path: Path) -> None:
-    patch_sample(path, VICTIM, width=int(layout.read(path).samples["f0"]["width"][VICTIM]) - 8)
+    patch_sample(path, VICTIM, width=int(read_layout(path).samples["f0"]["width"][VICTIM]) - 8)
 
 
 def wrong_height(path: Path) -> None:
-    patch_sample(path, VICTIM, height=int(layout.read(path).samples["f0"]["height"][VICTIM]) + 1)
+    patch_sample(path, VICTIM, height=int(read_layout(path).samples["f0"]["height"][VICTIM]) + 1)
 
 
 def swapped(path: Path) -> None:
@@ -263,7 +263,7 @@ def test_validation_stops_too(copy: Path) -> None:
 
 
 def test_missing_or_foreign_checksums_are_refused(copy: Path) -> None:
-    sidecar = manifest.checksums_of(copy)
+    sidecar = checksums_path(copy)
     sidecar.write_bytes(sidecar.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"xxh64: .*run write_datasets\.py again"):
         loader(copy, checksums=True)

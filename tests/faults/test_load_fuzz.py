@@ -11,7 +11,7 @@ import pytest
 from helpers.images import jpeg, photo
 from PIL import Image
 
-from data_tools.native import codec as native
+from data_tools.native import codec
 
 SOURCE = Path(__file__).with_name("fuzz_native.cpp")
 
@@ -24,8 +24,8 @@ def seeds() -> list[bytes]:
     cmyk = io.BytesIO()
     Image.fromarray(rgb).convert("CMYK").save(cmyk, "JPEG")
     return [
-        *(native.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in native.SUBSAMPLING),
-        native.encode(rgb, quality=85).tobytes(),
+        *(codec.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in codec.SUBSAMPLING),
+        codec.encode(rgb, quality=85).tobytes(),
         jpeg(rgb, 80, progressive=True),
         jpeg(rgb, 80, restart_marker_blocks=4, optimize=True),
         jpeg(photo(2, 1, 1)),
@@ -61,18 +61,18 @@ def test_no_jpeg_reaches_memory_that_is_not_its_own(tmp_path: Path, seconds: int
 
 def test_after_any_error_the_decoder_is_as_before() -> None:
     rng = np.random.default_rng(0)
-    good = native.encode(photo(3, 80, 60), quality=90)
-    expected = native.decode(good)
+    good = codec.encode(photo(3, 80, 60), quality=90)
+    expected = codec.decode(good)
     outcomes = set()
     for data in seeds() * 20:
         damaged = bytearray(data)
         for at in rng.integers(2, len(damaged), 3):
             damaged[at] = rng.integers(256)
         try:
-            native.decode(bytes(damaged))
+            codec.decode(bytes(damaged))
             outcomes.add("decoded")
-        except native.NativeError as error:
+        except codec.NativeError as error:
             assert str(error)
             outcomes.add("refused")
-        np.testing.assert_array_equal(native.decode(good), expected)
+        np.testing.assert_array_equal(codec.decode(good), expected)
     assert outcomes == {"decoded", "refused"}

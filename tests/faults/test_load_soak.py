@@ -12,8 +12,8 @@ from types import FrameType
 import pytest
 import torch
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
+from data_tools.beton.format import SAMPLES_START, read_layout
+from data_tools.beton.manifest import checksums_path, manifest_path
 from training.loader.loaders import LoadError, TrainLoader
 
 pytestmark = pytest.mark.slow
@@ -28,10 +28,10 @@ def batches(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def spans(path: Path) -> list[tuple[int, int]]:
     """Where the file holds something: header and sample table, each sample, the allocation table."""
-    found = layout.read(path)
+    found = read_layout(path)
     start, table = found.samples["f0"]["data_ptr"].astype(int), int(found.header["alloc_table_ptr"])
     pictures = list(zip(start.tolist(), (start + found.sizes().astype(int)).tolist(), strict=True))
-    return [(0, layout.SAMPLES_START + found.samples.nbytes), *pictures, (table, path.stat().st_size)]
+    return [(0, SAMPLES_START + found.samples.nbytes), *pictures, (table, path.stat().st_size)]
 
 
 def damage(path: Path, places: list[tuple[int, int]], rng: random.Random) -> str:
@@ -59,7 +59,7 @@ def damage(path: Path, places: list[tuple[int, int]], rng: random.Random) -> str
 
 
 def test_no_damage_reaches_a_batch_unseen(betons: Path, tmp_path: Path) -> None:
-    for path in (betons / NAME, manifest.path_of(betons / NAME), manifest.checksums_of(betons / NAME)):
+    for path in (betons / NAME, manifest_path(betons / NAME), checksums_path(betons / NAME)):
         shutil.copy(path, tmp_path / path.name)
     beton, whole = tmp_path / NAME, (betons / NAME).read_bytes()
     expected, rng, outcomes = batches(beton), random.Random(11), Counter[str]()

@@ -15,7 +15,7 @@ import pytest
 from helpers.training_runs import Run, batches_done, process_group, until, workers_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_tools.beton import format as layout
+from data_tools.beton.format import read_layout
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
 from training.engine.distributed import world
@@ -28,7 +28,7 @@ DIST = Dist(device="cpu")
 def test_a_process_that_raises_is_quoted(recipe: Path, betons: Path, tmp_path: Path) -> None:
     shutil.copytree(betons, tmp_path / "betons")
     beton = tmp_path / "betons/train_160.beton"
-    at = int(layout.read(beton).samples["f0"]["data_ptr"][5])
+    at = int(read_layout(beton).samples["f0"]["data_ptr"][5])
     with beton.open("r+b") as file:
         file.seek(at)
         file.write(bytes(200))

@@ -13,10 +13,10 @@ from helpers.images import damaged, jpeg, photo, sorted_files, spec_for, write_t
 from PIL import Image
 
 from data_tools import verify
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.convert import converter as beton
-from data_tools.convert import transcode as images
+from data_tools.beton.format import HEADER, SAMPLES_START, read_layout
+from data_tools.beton.manifest import checksums_path, manifest_path, read_manifest
+from data_tools.convert import transcode
+from data_tools.convert.converter import convert
 from data_tools.convert.plan import ConversionError
 
 
@@ -48,8 +48,8 @@ BAD = damaged() | BOMBS
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_image_is_never_stored(name: str) -> None:
-    with pytest.raises(images.BadImageError) as caught:
-        images.decode(BAD[name])
+    with pytest.raises(transcode.BadImageError) as caught:
+        transcode.decode(BAD[name])
     assert str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -57,8 +57,8 @@ def test_a_bad_image_is_never_stored(name: str) -> None:
 @pytest.mark.parametrize(("width", "height"), [(12_000, 8_000), (65_535, 1)])
 def test_the_limits_themselves_are_allowed(width: int, height: int) -> None:
     """100 megapixels and a side of 65,535: the header passes, and only then the missing data is found."""
-    with pytest.raises(images.BadImageError) as caught:
-        images.decode(jpeg_of_size(width, height))
+    with pytest.raises(transcode.BadImageError) as caught:
+        transcode.decode(jpeg_of_size(width, height))
     assert "more than" not in str(caught.value)
     assert "a side over" not in str(caught.value)
 
@@ -72,7 +72,7 @@ def source_with(folder: Path, bad: dict[str, bytes]) -> Path:
 def test_on_bad_fail_names_archive_member_and_reason(tmp_path: Path, name: str) -> None:
     source = source_with(tmp_path, {name: BAD[name]})
     with pytest.raises(ConversionError) as caught:
-        beton.write(spec_for(source, tmp_path / "out"))
+        convert(spec_for(source, tmp_path / "out"))
     message = str(caught.value)
     assert str(source) in message
     assert f"n01440764/{name}.JPEG: " in message
@@ -82,31 +82,31 @@ def test_on_bad_fail_names_archive_member_and_reason(tmp_path: Path, name: str) 
 
 def test_on_bad_skip_leaves_them_out_and_says_so(tmp_path: Path) -> None:
     source = source_with(tmp_path, BAD)
-    beton.write(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=20))
-    record = manifest.read(tmp_path / "out/train_160.beton")
+    convert(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=20))
+    record = read_manifest(tmp_path / "out/train_160.beton")
     assert record.images == 8
     assert {each.image for each in record.skipped} == {f"n01440764/{name}.JPEG" for name in BAD}
     assert all(each.reason for each in record.skipped)
-    assert manifest.read(tmp_path / "out/val_160.beton").skipped == ()
+    assert read_manifest(tmp_path / "out/val_160.beton").skipped == ()
     for path in (tmp_path / "out").glob("*.beton"):
         assert list(verify.verify(path, full=True)) == []
     clean = source_with(tmp_path, {})
-    beton.write(spec_for(clean, tmp_path / "clean"))
-    assert record.checksums_digest == manifest.read(tmp_path / "clean/train_160.beton").checksums_digest
+    convert(spec_for(clean, tmp_path / "clean"))
+    assert record.checksums_digest == read_manifest(tmp_path / "clean/train_160.beton").checksums_digest
 
 
 def test_more_bad_images_than_allowed(tmp_path: Path) -> None:
     source = source_with(tmp_path, BAD)
     with pytest.raises(ConversionError, match=r"more than --write\.max_bad=11 images of train are bad"):
-        beton.write(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=11))
+        convert(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=11))
 
 
 def test_a_failed_run_goes_on_with_skip(tmp_path: Path) -> None:
     source = source_with(tmp_path, {"truncated": BAD["truncated"]})
     with pytest.raises(ConversionError):
-        beton.write(spec_for(source, tmp_path / "out"))
-    beton.write(spec_for(source, tmp_path / "out", on_bad="skip"))
-    beton.write(spec_for(source, tmp_path / "straight", on_bad="skip"))
+        convert(spec_for(source, tmp_path / "out"))
+    convert(spec_for(source, tmp_path / "out", on_bad="skip"))
+    convert(spec_for(source, tmp_path / "straight", on_bad="skip"))
     for path in sorted((tmp_path / "straight").iterdir()):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -114,7 +114,7 @@ def test_a_failed_run_goes_on_with_skip(tmp_path: Path) -> None:
 def test_nothing_but_bad_images(tmp_path: Path) -> None:
     source = write_tar(tmp_path / "a.tar", {"train/c/a": b"no image"})
     with pytest.raises(ConversionError, match="not one image could be stored"):
-        beton.write(spec_for(source, tmp_path / "out", on_bad="skip"))
+        convert(spec_for(source, tmp_path / "out", on_bad="skip"))
 
 
 # ---------------------------------------------------------------------------------------------- verify
@@ -136,13 +136,13 @@ def test_every_flipped_byte_is_found(copied: Path) -> None:
     """Wherever it is: tables, pictures, or the zeros between them."""
     assert faults(copied) == []
     whole = copied.read_bytes()
-    found = layout.read(copied)
-    table, head = int(found.header["alloc_table_ptr"]), layout.SAMPLES_START + found.samples.nbytes
+    found = read_layout(copied)
+    table, head = int(found.header["alloc_table_ptr"]), SAMPLES_START + found.samples.nbytes
     pictures = [int(image["data_ptr"]) for image in found.samples["f0"]]
     rng = random.Random(1)
-    places = [rng.randrange(layout.HEADER.itemsize) for _ in range(8)]
+    places = [rng.randrange(HEADER.itemsize) for _ in range(8)]
     places += [rng.randrange(head) for _ in range(12)]
-    places += [rng.randrange(layout.SAMPLES_START, head) for _ in range(12)]
+    places += [rng.randrange(SAMPLES_START, head) for _ in range(12)]
     places += [rng.randrange(table, len(whole)) for _ in range(12)]
     places += [each + rng.randrange(1000) for each in pictures]
     places += [rng.randrange(head, table) for _ in range(12)]
@@ -159,11 +159,11 @@ def test_every_flipped_byte_is_found(copied: Path) -> None:
 
 
 def test_a_damaged_picture_is_named(copied: Path) -> None:
-    found = layout.read(copied)
+    found = read_layout(copied)
     content = bytearray(copied.read_bytes())
     content[int(found.samples["f0"]["data_ptr"][7]) + 900] ^= 1
     copied.write_bytes(content)
-    wnid = manifest.read(copied).classes[int(found.samples["f1"][7])]
+    wnid = read_manifest(copied).classes[int(found.samples["f1"][7])]
     assert [fault.partition(": ")[2] for fault in faults(copied)] == [
         f"sample 7 ({wnid}): its bytes have not the checksum that they were written with"
     ]
@@ -182,7 +182,7 @@ def test_a_file_with_something_behind_it(copied: Path) -> None:
 
 
 def test_what_is_beside_it_must_be_its_own(copied: Path, betons: Path) -> None:
-    sidecar, record = manifest.checksums_of(copied), manifest.path_of(copied)
+    sidecar, record = checksums_path(copied), manifest_path(copied)
     kept = sidecar.read_bytes(), record.read_bytes()
     sidecar.write_bytes((betons / "val_320.beton.xxh64").read_bytes())
     assert "val_160.beton.xxh64" in faults(copied, full=False)[0]
@@ -206,11 +206,11 @@ def test_command_line(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_picture_of_another_size_than_the_tables_say(copied: Path) -> None:
     """Even where a foreign tool has made all checksums agree: the picture itself is looked at."""
-    found = layout.read(copied)
+    found = read_layout(copied)
     with Image.open(io.BytesIO(copied.read_bytes()[int(found.samples["f0"]["data_ptr"][0]) :])) as image:
         assert image.size == (int(found.samples["f0"]["width"][0]), int(found.samples["f0"]["height"][0]))
     content = bytearray(copied.read_bytes())
-    content[layout.SAMPLES_START + 1] += 1  # the width of sample 0
+    content[SAMPLES_START + 1] += 1  # the width of sample 0
     copied.write_bytes(content)
-    manifest.path_of(copied).unlink()
+    manifest_path(copied).unlink()
     assert any("sample 0" in fault and "decodes to" in fault for fault in faults(copied))

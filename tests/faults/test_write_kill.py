@@ -17,21 +17,21 @@ from pathlib import Path
 import pytest
 from helpers.images import jpeg, photo, spec_for, write_tar
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.beton import writer as output
-from data_tools.convert import converter as beton
-from data_tools.convert import estimate, journal
+from data_tools.beton import manifest, writer
+from data_tools.beton.format import check
+from data_tools.beton.manifest import read_manifest
+from data_tools.convert import converter, estimate, journal
+from data_tools.convert.converter import convert
 from data_tools.convert.journal import JournalError
 from data_tools.convert.plan import ConversionError
 from data_tools.convert.worker_pool import WorkerError
-from data_tools.sources import scan as sources
+from data_tools.sources.scan import read_index
 
 # write_datasets.py with work in small pieces, so that there are many moments to be killed at.
 DRIVER = """
 import sys
 from data_tools import beton
-beton.CHUNK_IMAGES, beton.BARRIER_BYTES = 2, (1 << 18, 1 << 19)
+CHUNK_IMAGES, BARRIER_BYTES = 2, (1 << 18, 1 << 19)
 import write_datasets
 sys.exit(write_datasets.main(sys.argv[1:]))
 """
@@ -50,7 +50,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, str]:
     out = tmp_path_factory.mktemp("undisturbed")
-    beton.write(spec_for(source, out))
+    convert(spec_for(source, out))
     return digests(out)
 
 
@@ -98,8 +98,8 @@ def await_writing(process: subprocess.Popen[str], out: Path, frames_bytes: int =
 def assert_no_half_betons(out: Path) -> None:
     """What has a final name is whole; all else is called otherwise."""
     for path in out.glob("*.beton"):
-        record = manifest.read(path)
-        assert layout.check(path, record) == []
+        record = read_manifest(path)
+        assert check(path, record) == []
 
 
 def test_twenty_kills_at_random_moments(tmp_path: Path, source: Path, undisturbed: dict[str, str]) -> None:
@@ -188,15 +188,15 @@ def test_a_disk_that_is_too_small_is_said_before_and_while_writing(
 ) -> None:
     out = small_disk / "out"
     with pytest.raises(ConversionError, match=r"about 0\.0 GB will be written where 0\.0 GB are free; make room"):
-        beton.write(spec_for(source, out))
+        convert(spec_for(source, out))
     assert list(out.iterdir()) == []
     monkeypatch.setattr(estimate, "check_room", lambda *_: None)
     with pytest.raises(OSError) as caught:
-        beton.write(spec_for(source, out))
+        convert(spec_for(source, out))
     assert caught.value.errno == errno.ENOSPC
     assert list(out.glob("*.beton")) == []
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    beton.write(spec_for(source, out))
+    convert(spec_for(source, out))
     assert digests(out) == undisturbed
 
 
@@ -218,12 +218,12 @@ def test_the_disk_full_at_any_write(
         return wrapped
 
     with monkeypatch.context() as patch:
-        for module, name in ((output, "_write_all"), (journal.Journal, "_append"), (manifest, "write_whole")):
+        for module, name in ((writer, "_write_all"), (journal.Journal, "_append"), (manifest, "write_atomically")):
             patch.setattr(module, name, full(getattr(module, name)))
         with pytest.raises(OSError, match="No space left"):
-            beton.write(spec_for(source, tmp_path))
+            convert(spec_for(source, tmp_path))
     assert_no_half_betons(tmp_path)
-    beton.write(spec_for(source, tmp_path))
+    convert(spec_for(source, tmp_path))
     assert digests(tmp_path) == undisturbed
 
 
@@ -238,17 +238,17 @@ def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after:
             raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(beton, "CHUNK_IMAGES", 2)
+        patch.setattr(converter, "CHUNK_IMAGES", 2)
         if barrier:
-            patch.setattr(beton, "BARRIER_BYTES", (barrier, barrier))
+            patch.setattr(converter, "BARRIER_BYTES", (barrier, barrier))
         with pytest.raises(Cut):
-            beton.write(spec_for(source, out), report=report)
+            convert(spec_for(source, out), report=report)
 
 
 def test_a_resumed_run_does_not_start_over(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(source, tmp_path, monkeypatch, after=60)
     seen: list[int] = []
-    beton.write(spec_for(source, tmp_path), report=lambda done, _: seen.append(done))
+    convert(spec_for(source, tmp_path), report=lambda done, _: seen.append(done))
     assert seen[0] >= 60
 
 
@@ -270,7 +270,7 @@ def test_what_did_not_outlive_a_power_cut(
             content[len(content) // 2] ^= 0x10
         notes.write_bytes(content if where == "journal" else content[:-7])
     seen: list[int] = []
-    beton.write(spec_for(source, tmp_path), report=lambda done, _: seen.append(done))
+    convert(spec_for(source, tmp_path), report=lambda done, _: seen.append(done))
     assert 0 < seen[0] < 62
     assert digests(tmp_path) == undisturbed
 
@@ -279,7 +279,7 @@ def test_a_partial_file_that_is_gone(tmp_path: Path, source: Path, monkeypatch: 
     interrupted(source, tmp_path, monkeypatch, barrier=1 << 16)
     (tmp_path / "train_320.beton.partial").unlink()
     with pytest.raises(ConversionError, match=r"train_320\.beton\.partial: shorter than its journal says; remove"):
-        beton.write(spec_for(source, tmp_path))
+        convert(spec_for(source, tmp_path))
 
 
 def test_an_interrupted_run_is_not_continued_with_other_options(
@@ -288,21 +288,21 @@ def test_an_interrupted_run_is_not_continued_with_other_options(
     interrupted(source, tmp_path, monkeypatch)
     before = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
     with pytest.raises(JournalError, match="quality was 90, is 80"):
-        beton.write(spec_for(source, tmp_path, quality=80))
+        convert(spec_for(source, tmp_path, quality=80))
     with pytest.raises(JournalError, match="betons was"):
-        beton.write(spec_for(source, tmp_path, caps=("160",)))
+        convert(spec_for(source, tmp_path, caps=("160",)))
     assert {file.name: file.stat().st_size for file in tmp_path.iterdir()} == before
 
 
 def test_a_finished_beton_is_neither_redone_nor_overwritten(
     tmp_path: Path, source: Path, undisturbed: dict[str, str]
 ) -> None:
-    beton.write(spec_for(source, tmp_path))
+    convert(spec_for(source, tmp_path))
     times = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    summaries = beton.write(spec_for(source, tmp_path))
+    summaries = convert(spec_for(source, tmp_path))
     assert {each.seconds for each in summaries} == {0.0}
     with pytest.raises(ConversionError, match=r"is there already, made with quality 90, not 80"):
-        beton.write(spec_for(source, tmp_path, quality=80))
+        convert(spec_for(source, tmp_path, quality=80))
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == times
     assert digests(tmp_path) == undisturbed
 
@@ -311,7 +311,7 @@ def test_one_conversion_at_a_time(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
     await_writing(process, tmp_path)
     with pytest.raises(ConversionError, match="another conversion is writing there"):
-        beton.write(spec_for(source, tmp_path))
+        convert(spec_for(source, tmp_path))
     process.kill()
     process.communicate()
 
@@ -319,10 +319,10 @@ def test_one_conversion_at_a_time(tmp_path: Path, source: Path) -> None:
 def test_a_source_that_ends_while_it_is_read(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "copy.tar"
     copy.write_bytes(source.read_bytes())
-    index = sources.read([copy])
-    monkeypatch.setattr(sources, "read", lambda _: index)
+    index = read_index([copy])
+    monkeypatch.setattr(converter, "read_index", lambda _: index)
     monkeypatch.setattr(estimate, "estimate", lambda *_: [])
     copy.write_bytes(source.read_bytes()[:200_000])
     with pytest.raises(WorkerError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: \d+ of \d+ bytes; has the source changed"):
-        beton.write(spec_for(copy, tmp_path / "out"))
+        convert(spec_for(copy, tmp_path / "out"))
     assert list((tmp_path / "out").glob("*.beton")) == []

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from helpers.images import jpeg, photo
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
+from data_tools.beton.format import check, read_layout
+from data_tools.beton.manifest import read_manifest
 
 IMAGES = 1_000_000
 CLASSES = 1000
@@ -64,5 +64,5 @@ def test_memory_is_bounded_at_a_million_images(tmp_path: Path) -> None:
     assert 0 < peaks["writer"] < 500
     assert 0 < peaks["worker"] < 200
     path = out / "train_160.beton"
-    assert layout.check(path, manifest.read(path)) == []
-    assert np.bincount(layout.read(path).samples["f1"]).tolist() == [IMAGES // CLASSES] * CLASSES
+    assert check(path, read_manifest(path)) == []
+    assert np.bincount(read_layout(path).samples["f1"]).tolist() == [IMAGES // CLASSES] * CLASSES

@@ -9,11 +9,11 @@ from pathlib import Path
 from data_tools.common.options import parse
 from training.config.run_config import RunConfig, as_mapping
 from training.runlog.epoch_table import EpochRow, Speed, write_epochs
-from training.runlog.sessions import Stretch, note
+from training.runlog.sessions import Session, add_session
 
 ROOT = Path(__file__).parents[2]
 
-STRETCH = Stretch(
+SESSION = Session(
     started="2026-03-01T08:00:00+00:00",
     from_epoch=0,
     from_hours=0.0,
@@ -64,15 +64,15 @@ def rows(top5: Sequence[float], hours_an_epoch: float = 0.1) -> list[EpochRow]:
 def run_folder(
     path: Path,
     top5: Sequence[float],
-    stretches: Sequence[Stretch] = (STRETCH,),
+    sessions: Sequence[Session] = (SESSION,),
     hours_an_epoch: float = 0.1,
     argv: Sequence[str] = (),
 ) -> Path:
     """A run of titan8 as it lies in ``path``."""
     path.mkdir(parents=True)
     write_epochs(path, rows(top5, hours_an_epoch))
-    for stretch in stretches:
-        note(path, stretch)
+    for session in sessions:
+        add_session(path, session)
     config = parse(RunConfig, ["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv], prog="test")
     (path / "config.json").write_text(json.dumps(as_mapping(config)))
     return path

@@ -11,10 +11,10 @@ import pytest
 from helpers.images import make_sorted_tar, oddities, sorted_files, spec_for, write_folder, write_tar
 from PIL import Image
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.convert import converter as beton
-from data_tools.native import codec as native
+from data_tools.beton.format import ALLOC, FIELD, HEADER, RAW, SAMPLE, VERSION, check, read_layout
+from data_tools.beton.manifest import checksums_path, read_manifest
+from data_tools.convert.converter import convert
+from data_tools.native import codec
 
 NAMES = [f"{split}_{cap}.beton" for split in ("train", "val") for cap in ("160", "320", "full")]
 
@@ -25,7 +25,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def stored(path: Path) -> list[tuple[int, bytes]]:
     """(label, bytes) of every sample."""
-    content, found = path.read_bytes(), layout.read(path)
+    content, found = path.read_bytes(), read_layout(path)
     sizes = found.sizes()
     return [
         (int(label), content[int(image["data_ptr"]) : int(image["data_ptr"] + size)])
@@ -35,23 +35,23 @@ def stored(path: Path) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_betons_are_sound_and_described(betons: Path, name: str) -> None:
-    record = manifest.read(betons / name)
-    assert layout.check(betons / name, record) == []
+    record = read_manifest(betons / name)
+    assert check(betons / name, record) == []
     assert record.images == (40 if record.split == "train" else 12)
     assert record.classes == tuple(sorted(record.classes))
     assert len(record.classes) == 4
-    sidecar = np.frombuffer(manifest.checksums_of(betons / name).read_bytes(), "<u8")
-    assert [native.checksum(data) for _, data in stored(betons / name)] == sidecar.tolist()
+    sidecar = np.frombuffer(checksums_path(betons / name).read_bytes(), "<u8")
+    assert [codec.checksum(data) for _, data in stored(betons / name)] == sidecar.tolist()
     assert record.checksums_digest == hashlib.sha256(sidecar.tobytes()).hexdigest()
 
 
 def test_digest_can_be_recomputed_by_hand(betons: Path) -> None:
-    """As layout.digest documents it, with nothing but the file and the sidecar."""
+    """As beton_digest documents it, with nothing but the file and the sidecar."""
     path = betons / "train_320.beton"
     content, sidecar = path.read_bytes(), (betons / "train_320.beton.xxh64").read_bytes()
     table = int.from_bytes(content[16:24], "little")
     head = content[: 24 + 2 * 1041 + 40 * 24]
-    assert manifest.read(path).digest == hashlib.sha256(head + content[table:] + sidecar).hexdigest()
+    assert read_manifest(path).digest == hashlib.sha256(head + content[table:] + sidecar).hexdigest()
 
 
 def test_order_labels_and_sizes(betons: Path, sorted_tar: Path) -> None:
@@ -76,23 +76,23 @@ def test_dtypes_are_those_of_ffcv() -> None:
     handlers = [fields.RGBImageField(), fields.IntField()]
     theirs = types.get_metadata_type(handlers)
     assert (theirs.itemsize, theirs.fields["f0"], theirs.fields["f1"]) == (
-        layout.SAMPLE.itemsize,
-        layout.SAMPLE.fields["f0"],
-        layout.SAMPLE.fields["f1"],
+        SAMPLE.itemsize,
+        SAMPLE.fields["f0"],
+        SAMPLE.fields["f1"],
     )
-    assert types.ALLOC_TABLE_TYPE == layout.ALLOC
-    assert types.HeaderType.itemsize == layout.HEADER.itemsize
-    assert types.HeaderType.fields["alloc_table_ptr"] == layout.HEADER.fields["alloc_table_ptr"]
-    assert types.FieldDescType.itemsize == layout.FIELD.itemsize
-    assert types.CURRENT_VERSION == layout.VERSION
+    assert types.ALLOC_TABLE_TYPE == ALLOC
+    assert types.HeaderType.itemsize == HEADER.itemsize
+    assert types.HeaderType.fields["alloc_table_ptr"] == HEADER.fields["alloc_table_ptr"]
+    assert types.FieldDescType.itemsize == FIELD.itemsize
+    assert types.CURRENT_VERSION == VERSION
 
 
 @pytest.fixture(scope="module")
 def several_pages(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
     """A beton of pixels and JPEGs mixed, which takes more than one page."""
     out = tmp_path_factory.mktemp("pages")
-    beton.write(spec_for(sorted_tar, out, caps=("full",), mode="proportion", raw_share=0.8))
-    found = layout.read(out / "train_full.beton")
+    convert(spec_for(sorted_tar, out, caps=("full",), mode="proportion", raw_share=0.8))
+    found = read_layout(out / "train_full.beton")
     assert len(np.unique(found.alloc["ptr"] // found.page_bytes)) >= 2
     return out / "train_full.beton"
 
@@ -132,10 +132,10 @@ def test_stock_ffcv_reads_it(betons: Path, several_pages: Path, which: str, mode
 
 def pictures_of(path: Path) -> list[Image.Image]:
     """Every sample as PIL sees it."""
-    images = layout.read(path).samples["f0"]
+    images = read_layout(path).samples["f0"]
     return [
         Image.frombytes("RGB", (int(image["width"]), int(image["height"])), data)
-        if image["mode"] == layout.RAW
+        if image["mode"] == RAW
         else Image.open(io.BytesIO(data))
         for image, (_, data) in zip(images, stored(path), strict=True)
     ]
@@ -144,8 +144,8 @@ def pictures_of(path: Path) -> list[Image.Image]:
 def test_the_same_bytes_for_any_number_of_workers_and_any_source(
     tmp_path: Path, betons: Path, sorted_tar: Path
 ) -> None:
-    beton.write(spec_for(sorted_tar, tmp_path / "one", workers=1))
-    beton.write(spec_for(sorted_tar, tmp_path / "three", workers=3))
+    convert(spec_for(sorted_tar, tmp_path / "one", workers=1))
+    convert(spec_for(sorted_tar, tmp_path / "three", workers=3))
     expected = digests(betons)
     assert digests(tmp_path / "one") == digests(tmp_path / "three") == expected
 
@@ -153,8 +153,8 @@ def test_the_same_bytes_for_any_number_of_workers_and_any_source(
     folder = write_folder(tmp_path / "folder", {name.removeprefix("raw-data/"): each for name, each in files.items()})
     halves = [dict(list(files.items())[::2]), dict(list(files.items())[1::2])]
     tars = tuple(write_tar(tmp_path / f"{at}.tar", half) for at, half in enumerate(halves))
-    beton.write(spec_for(folder, tmp_path / "of_folder"))
-    beton.write(spec_for(tars, tmp_path / "of_tars"))
+    convert(spec_for(folder, tmp_path / "of_folder"))
+    convert(spec_for(tars, tmp_path / "of_tars"))
     for out in ("of_folder", "of_tars"):
         found = digests(tmp_path / out)
         assert {name: found[name] for name in found if not name.endswith("json")} == {
@@ -163,55 +163,55 @@ def test_the_same_bytes_for_any_number_of_workers_and_any_source(
 
 
 def test_a_beton_does_not_depend_on_the_others(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
-    beton.write(spec_for(sorted_tar, tmp_path, caps=("160",)))
+    convert(spec_for(sorted_tar, tmp_path, caps=("160",)))
     assert sorted(file.name for file in tmp_path.glob("*.beton")) == ["train_160.beton", "val_160.beton"]
-    beton.write(spec_for(sorted_tar, tmp_path, caps=("full", "160", "320")))
+    convert(spec_for(sorted_tar, tmp_path, caps=("full", "160", "320")))
     assert digests(tmp_path) == digests(betons)
 
 
 def test_originals_are_kept_byte_for_byte_where_they_are_plain_jpegs(tmp_path: Path) -> None:
     odd = oddities()
     source = write_tar(tmp_path / "a.tar", {f"x/train/c/{name}.JPEG": data for name, data in odd.items()})
-    beton.write(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original"))
     samples = dict(zip(sorted(odd), [data for _, data in stored(tmp_path / "out/train_full.beton")], strict=True))
     for name, data in odd.items():
         kept = name not in ("cmyk", "png", "palette", "alpha")
         assert (samples[name] == data) == kept, name
-    record = manifest.read(tmp_path / "out/train_full.beton")
+    record = read_manifest(tmp_path / "out/train_full.beton")
     assert record.modes == {"jpg": len(odd), "raw": 0, "original": len(odd) - 4}
-    assert layout.check(tmp_path / "out/train_full.beton", record) == []
+    assert check(tmp_path / "out/train_full.beton", record) == []
 
 
 @pytest.mark.parametrize(("mode", "share", "raw"), [("raw", 0.5, (40, 40)), ("proportion", 0.5, (8, 32))])
 def test_raw_pixels(tmp_path: Path, sorted_tar: Path, mode: str, share: float, raw: tuple[int, int]) -> None:
     specs = [spec_for(sorted_tar, tmp_path / each, caps=("160",), mode=mode, raw_share=share) for each in ("a", "b")]
     for each in specs:
-        beton.write(each)
+        convert(each)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     path = tmp_path / "a/train_160.beton"
-    images = layout.read(path).samples["f0"]
-    assert raw[0] <= int((images["mode"] == layout.RAW).sum()) <= raw[1]
+    images = read_layout(path).samples["f0"]
+    assert raw[0] <= int((images["mode"] == RAW).sum()) <= raw[1]
     for image, (_, data) in zip(images, stored(path), strict=True):
-        if image["mode"] == layout.RAW:
+        if image["mode"] == RAW:
             assert len(data) == int(image["width"]) * int(image["height"]) * 3
-    assert layout.check(path, manifest.read(path)) == []
+    assert check(path, read_manifest(path)) == []
 
 
 def test_longer_side(tmp_path: Path) -> None:
     source = make_sorted_tar(tmp_path / "a.tar", classes=2, per_class=3, val_per_class=0)
     spec = spec_for(source, tmp_path / "out", caps=("160",))
     longer = type(spec)(data=type(spec.data)(source=(source,), out=tmp_path / "out", caps=("160",), side="longer"))
-    beton.write(longer)
-    images = layout.read(tmp_path / "out/train_160.beton").samples["f0"]
+    convert(longer)
+    images = read_layout(tmp_path / "out/train_160.beton").samples["f0"]
     assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
 
 
 def test_capped_sizes_can_be_cut_and_full_ones_are_plain(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
-    beton.write(spec_for(sorted_tar, tmp_path, caps=("160", "full"), seekable=False))
+    convert(spec_for(sorted_tar, tmp_path, caps=("160", "full"), seekable=False))
     plain, cut, full = tmp_path / "train_160.beton", betons / "train_160.beton", betons / "train_full.beton"
     for path, interval in ((plain, 0), (cut, 1), (full, 0)):
-        assert {native.probe(data).restart_interval for _, data in stored(path)} == {interval}
-        assert manifest.read(path).seekable == bool(interval)
+        assert {codec.probe(data).restart_interval for _, data in stored(path)} == {interval}
+        assert read_manifest(path).seekable == bool(interval)
     for (_, one), (_, other) in zip(stored(plain), stored(cut), strict=True):
-        np.testing.assert_array_equal(native.decode(one), native.decode(other))
+        np.testing.assert_array_equal(codec.decode(one), codec.decode(other))
     assert (tmp_path / "train_full.beton").read_bytes() == full.read_bytes()

@@ -16,12 +16,12 @@ from helpers.images import jpeg, member, oddities, photo, sorted_files, spec_for
 from PIL import Image
 
 from data_tools import describe, verify
-from data_tools.beton import classes as labels
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.convert import converter as beton
+from data_tools.beton import classes
+from data_tools.beton.format import PAGE_BYTES, read_layout
+from data_tools.beton.manifest import read_manifest
 from data_tools.convert import estimate, plan
 from data_tools.convert.config import Data, WriteSpec
+from data_tools.convert.converter import convert
 from data_tools.convert.plan import ConversionError
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_command_line(tmp_path: Path, sorted_tar: Path) -> None:
     assert "estimate" in done.stderr
     for name in ("train_160", "train_full", "val_160", "val_full"):
         assert f"{name}.beton" in done.stdout
-    assert manifest.read(out / "train_160.beton").quality == 90
+    assert read_manifest(out / "train_160.beton").quality == 90
     assert_sound(out)
     again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
     assert again.returncode == 0
@@ -97,14 +97,14 @@ def test_resized_archive_goes_in_unchanged(tmp_path: Path) -> None:
     for cap in (160, 320, 352):
         files[f"imagenet-sz/{cap}/train/n00000000/odd.JPEG"] = odd["cmyk"]
     out = tmp_path / "out"
-    beton.write(spec_for(write_tar(tmp_path / "sz.tar", files), out))
+    convert(spec_for(write_tar(tmp_path / "sz.tar", files), out))
     caps = (160, 320, 352)
     assert sorted(path.name for path in out.glob("*.beton")) == sorted(
         f"{split}_{cap}.beton" for split in ("train", "val") for cap in caps
     )
     for cap in caps:
         path = out / f"train_{cap}.beton"
-        found, record = layout.read(path), manifest.read(path)
+        found, record = read_layout(path), read_manifest(path)
         assert record.modes == {"jpg": 13, "raw": 0, "original": 12}
         content = path.read_bytes()
         sizes = found.sizes()
@@ -115,17 +115,17 @@ def test_resized_archive_goes_in_unchanged(tmp_path: Path) -> None:
         assert [one == other for one, other in zip(stored, wanted, strict=True)].count(False) == 1
     assert_sound(out)
     with pytest.raises(ConversionError, match=r"no images for full in the source; it has 160,320,352"):
-        beton.write(spec_for(tmp_path / "sz.tar", tmp_path / "other", caps=("160", "full")))
+        convert(spec_for(tmp_path / "sz.tar", tmp_path / "other", caps=("160", "full")))
 
 
 def test_resized_and_original_archives_together(tmp_path: Path) -> None:
     files = sorted_files(classes=2, per_class=3, val_per_class=1)
     resized = {name.replace("raw-data", "imagenet-sz/160"): jpeg(photo(1, 200, 160)) for name in files}
     sources = (write_tar(tmp_path / "a.tar", files), write_tar(tmp_path / "b.tar", resized))
-    beton.write(spec_for(sources, tmp_path / "out"))
-    assert manifest.read(tmp_path / "out/train_160.beton").originals
-    assert not manifest.read(tmp_path / "out/train_320.beton").originals
-    widths = layout.read(tmp_path / "out/train_160.beton").samples["f0"]["width"]
+    convert(spec_for(sources, tmp_path / "out"))
+    assert read_manifest(tmp_path / "out/train_160.beton").originals
+    assert not read_manifest(tmp_path / "out/train_320.beton").originals
+    widths = read_layout(tmp_path / "out/train_160.beton").samples["f0"]["width"]
     assert widths.tolist() == [200] * 6
     assert_sound(tmp_path / "out")
 
@@ -140,8 +140,8 @@ def test_official_archives_give_the_betons_of_the_sorted_tar(tmp_path: Path) -> 
                 if f"/{wnid}/" in name:
                     tar.addfile(member(name.rsplit("/", 1)[1], data), io.BytesIO(data))
     official = write_tar(tmp_path / "train", {f"{wnid}.tar": each.getvalue() for wnid, each in inner.items()})
-    beton.write(spec_for(official, tmp_path / "official"))
-    beton.write(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
+    convert(spec_for(official, tmp_path / "official"))
+    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
     assert data_of(tmp_path / "official") == data_of(tmp_path / "sorted")
 
 
@@ -161,32 +161,32 @@ def test_parquet_gives_the_same_samples(tmp_path: Path) -> None:
         half = len(rows) // 2
         for at, part in enumerate((table[:half], table[half:])):
             parquet.write_table(part, shards / f"{split}-{at:05d}-of-00002.parquet", row_group_size=3)
-    beton.write(spec_for(tmp_path, tmp_path / "out"))
-    beton.write(spec_for(tmp_path, tmp_path / "again", workers=1))
-    beton.write(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
+    convert(spec_for(tmp_path, tmp_path / "out"))
+    convert(spec_for(tmp_path, tmp_path / "again", workers=1))
+    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
     assert data_of(tmp_path / "out") == data_of(tmp_path / "again")
     assert_sound(tmp_path / "out")
     for path in (tmp_path / "sorted").glob("*.beton"):
-        mine, wanted = manifest.read(tmp_path / "out" / path.name), manifest.read(path)
+        mine, wanted = read_manifest(tmp_path / "out" / path.name), read_manifest(path)
         assert mine.checksums_digest == wanted.checksums_digest
         assert mine.classes == wanted.classes
-        assert np.array_equal(layout.read(tmp_path / "out" / path.name).samples["f1"], layout.read(path).samples["f1"])
+        assert np.array_equal(read_layout(tmp_path / "out" / path.name).samples["f1"], read_layout(path).samples["f1"])
 
 
 def test_expectations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "IMAGENET_CLASSES", 4)
-    monkeypatch.setattr(labels, "IMAGENET_IMAGES", {"train": 12, "val": 4})
+    monkeypatch.setattr(classes, "IMAGENET_CLASSES", 4)
+    monkeypatch.setattr(classes, "IMAGENET_IMAGES", {"train": 12, "val": 4})
     files = sorted_files(classes=4, per_class=3, val_per_class=1)
     whole = write_tar(tmp_path / "a.tar", files)
-    beton.write(spec_for(whole, tmp_path / "whole", caps=("160",)))
+    convert(spec_for(whole, tmp_path / "whole", caps=("160",)))
     short = write_tar(tmp_path / "b.tar", dict(list(files.items())[1:]))
     with pytest.raises(ConversionError, match=r"not ImageNet-1k: train: 11 images where ImageNet has 12; .*expect=any"):
-        beton.write(spec_for(short, tmp_path / "short", caps=("160",)))
+        convert(spec_for(short, tmp_path / "short", caps=("160",)))
     anyway = WriteSpec(data=Data(source=(short,), out=tmp_path / "short", caps=("160",), expect="any"))
-    beton.write(anyway)
+    convert(anyway)
     folder = write_folder(tmp_path / "f", {"train/a/x.JPEG": jpeg(photo(1, 50, 50))})
     with pytest.raises(ConversionError, match="1 classes where"):
-        beton.write(WriteSpec(data=Data(source=(folder,), out=tmp_path / "f_out", expect="imagenet1k")))
+        convert(WriteSpec(data=Data(source=(folder,), out=tmp_path / "f_out", expect="imagenet1k")))
 
 
 def test_the_page_grows_with_the_largest_file(tmp_path: Path) -> None:
@@ -194,30 +194,30 @@ def test_the_page_grows_with_the_largest_file(tmp_path: Path) -> None:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     large = jpeg(pixels, quality=100, subsampling=0)
-    assert len(large) > layout.PAGE_BYTES
+    assert len(large) > PAGE_BYTES
     source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})
-    beton.write(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original"))
-    assert layout.read(tmp_path / "out/train_full.beton").page_bytes == 2 * layout.PAGE_BYTES
-    assert layout.read(tmp_path / "out/train_160.beton").page_bytes == layout.PAGE_BYTES
+    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original"))
+    assert read_layout(tmp_path / "out/train_full.beton").page_bytes == 2 * PAGE_BYTES
+    assert read_layout(tmp_path / "out/train_160.beton").page_bytes == PAGE_BYTES
     assert_sound(tmp_path / "out")
 
 
 def test_the_estimate_is_near_what_is_written(
     tmp_path: Path, sorted_tar: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "_sampled", lambda job, _: range(len(job.stream)))
+    monkeypatch.setattr(estimate, "_sampled", lambda job, _: range(len(job.split_index)))
     said: list[str] = []
     spec = spec_for(sorted_tar, tmp_path, mode="proportion")
-    from data_tools.sources import scan as sources
+    from data_tools.sources.scan import read_index
 
-    index = sources.read(spec.data.source)
+    index = read_index(spec.data.source)
     found = {
         each.path.name: each for job in plan.plan(index, spec) for each in estimate.estimate(job, index, workers=1)
     }
-    beton.write(spec, say=said.append)
+    convert(spec, say=said.append)
     assert any("all raw" in line for line in said)
     for path in tmp_path.glob("train*.beton"):
-        stored = int(layout.read(path).sizes().sum())
+        stored = int(read_layout(path).sizes().sum())
         assert found[path.name].bytes == pytest.approx(stored, rel=0.05)
         assert found[path.name].bytes_jpg < found[path.name].bytes < found[path.name].bytes_raw
         assert found[path.name].minutes > 0

@@ -14,8 +14,8 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.operation import Operation
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
+from data_tools.beton.format import read_layout
+from data_tools.beton.manifest import manifest_path
 from training.loader.ffcv_operations import CentreCrop, KeyedRandomResizedCrop, RectangularCrop, checked
 from training.loader.loaders import LoadError, TrainLoader, ValLoader
 
@@ -49,12 +49,12 @@ def test_random_crops_are_those_of_the_train_loader(betons: Path, workers: int) 
             labels += got.tolist()
             for image in images:
                 assert torch.equal(image, next(expected))
-    assert labels == 2 * layout.read(path).samples["f1"].tolist()
+    assert labels == 2 * read_layout(path).samples["f1"].tolist()
 
 
 def test_centres_and_rectangles_are_those_of_the_val_loader(betons: Path) -> None:
     path = betons / "val_160.beton"
-    sizes = layout.read(path).samples["f0"]
+    sizes = read_layout(path).samples["f0"]
     by_ratio = np.argsort(sizes["width"] / sizes["height"], kind="stable")
     for crop, rectangular, indices in ((CentreCrop(PX), False, None), (RectangularCrop(PX), True, by_ratio)):
         ours = ValLoader(path, px=PX, batch=5, rectangular=rectangular, workers=1, device=CPU)
@@ -67,9 +67,9 @@ def test_centres_and_rectangles_are_those_of_the_val_loader(betons: Path) -> Non
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_damaged_sample_raises_instead_of_waiting_for_ever(betons: Path, tmp_path: Path) -> None:
     path = tmp_path / "train_160.beton"
-    for each in (betons / path.name, manifest.path_of(betons / path.name)):
+    for each in (betons / path.name, manifest_path(betons / path.name)):
         shutil.copy(each, tmp_path)
-    at = int(layout.read(path).samples["f0"]["data_ptr"][20])
+    at = int(read_layout(path).samples["f0"]["data_ptr"][20])
     with path.open("r+b") as file:
         file.seek(at)
         file.write(bytes(100))

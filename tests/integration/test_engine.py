@@ -11,9 +11,9 @@ import torch
 from helpers.images import jpeg, photo
 from PIL import Image
 
-from data_tools.native import codec as native
+from data_tools.native import codec
 from data_tools.native.library import CROP, TASK
-from training.loader.decode_pool import Batches, Pool, Request
+from training.loader.decode_pool import Batches, DecodePool, Request
 from training.loader.device_transfer import HostBuffers, NoCopies
 
 
@@ -28,7 +28,7 @@ def load(
     tasks["image_height"], tasks["image_width"] = np.array(sizes).T
     tasks["crop"] = crops
     file, number = os.open(folder / "samples", os.O_RDONLY), np.arange(len(samples))
-    pool = Pool(2)
+    pool = DecodePool(2)
     try:
         requests = iter([Request(file, tasks, *out, number, number)])
         explain = lambda sample, reason: ValueError(f"{sample}: {reason}")  # noqa: E731
@@ -58,12 +58,12 @@ def test_part_of_a_jpeg_is_that_part_of_the_whole(tmp_path: Path, subsampling: s
     for height, width in SIZES:
         rgb = photo(height, width, height)
         crops = any_crops(60, height, width)
-        encoded = [native.encode(rgb, quality=90, subsampling=subsampling, seekable=each) for each in (False, True)]
-        raw = native.decode(encoded[0])
+        encoded = [codec.encode(rgb, quality=90, subsampling=subsampling, seekable=each) for each in (False, True)]
+        raw = codec.decode(encoded[0])
         parts = [load(tmp_path, [data.tobytes()] * 60, [(height, width)] * 60, crops, (32, 24)) for data in encoded]
         for crop, plain, seekable in zip(crops, *parts, strict=True):
             top, left, rows, columns, flip = crop.tolist()
-            whole = native.resize(raw[top : top + rows, left : left + columns], 32, 24)
+            whole = codec.resize(raw[top : top + rows, left : left + columns], 32, 24)
             np.testing.assert_array_equal(plain, whole[:, ::-1] if flip else whole)
             np.testing.assert_array_equal(seekable, plain)
 
@@ -71,10 +71,10 @@ def test_part_of_a_jpeg_is_that_part_of_the_whole(tmp_path: Path, subsampling: s
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}])
 def test_jpegs_of_other_writers(tmp_path: Path, options: dict[str, object]) -> None:
     data = jpeg(photo(5, 213, 160), 85, **options)
-    raw, crops = native.decode(data), any_crops(40, 160, 213)
+    raw, crops = codec.decode(data), any_crops(40, 160, 213)
     for crop, part in zip(crops, load(tmp_path, [data] * 40, [(160, 213)] * 40, crops, (64, 64)), strict=True):
         top, left, rows, columns, flip = crop.tolist()
-        whole = native.resize(raw[top : top + rows, left : left + columns], 64, 64)
+        whole = codec.resize(raw[top : top + rows, left : left + columns], 64, 64)
         np.testing.assert_array_equal(part, whole[:, ::-1] if flip else whole)
 
 
@@ -87,16 +87,16 @@ def grey(height: int, width: int) -> bytes:
 
 def test_grey_jpegs_that_restart(tmp_path: Path) -> None:
     data = grey(70, 90)
-    assert native.probe(data).restart_interval == 1
-    raw, crops = native.decode(data), any_crops(40, 70, 90)
+    assert codec.probe(data).restart_interval == 1
+    raw, crops = codec.decode(data), any_crops(40, 70, 90)
     for crop, part in zip(crops, load(tmp_path, [data] * 40, [(70, 90)] * 40, crops, (32, 32)), strict=True):
         top, left, rows, columns, flip = crop.tolist()
-        whole = native.resize(raw[top : top + rows, left : left + columns], 32, 32)
+        whole = codec.resize(raw[top : top + rows, left : left + columns], 32, 32)
         np.testing.assert_array_equal(part, whole[:, ::-1] if flip else whole)
 
 
 def test_damage_between_restart_markers_is_an_error(tmp_path: Path) -> None:
-    data = native.encode(photo(6, 160, 128), quality=90, seekable=True).tobytes()
+    data = codec.encode(photo(6, 160, 128), quality=90, seekable=True).tobytes()
     crop = np.array([(0, 0, 128, 160, 0)], CROP)
     markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
     assert len(markers) == 79
@@ -124,12 +124,12 @@ class Recorder:
 
 
 def test_every_batch_is_copied_once_in_order_and_ahead_of_its_turn(tmp_path: Path) -> None:
-    data = native.encode(photo(7, 64, 64), quality=90)
+    data = codec.encode(photo(7, 64, 64), quality=90)
     (tmp_path / "samples").write_bytes(data.tobytes())
     tasks = np.zeros(4, TASK)
     tasks["size"], tasks["image_height"], tasks["image_width"] = len(data), 64, 64
     tasks["crop"] = np.array([(0, 0, 64, 64, 0)], CROP)
-    file, pool, copies = os.open(tmp_path / "samples", os.O_RDONLY), Pool(1), Recorder()
+    file, pool, copies = os.open(tmp_path / "samples", os.O_RDONLY), DecodePool(1), Recorder()
     requests = (Request(file, tasks, 64, 64, np.full(4, n), np.arange(4)) for n in range(8))
     batches = Batches(pool, HostBuffers(pinned=False), copies, requests, lambda *_: ValueError())
     next(batches)

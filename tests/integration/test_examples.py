@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers.images import sorted_files, write_folder
 
-from data_tools.beton import manifest
+from data_tools.beton.manifest import read_manifest
 from training.runlog.epoch_table import read_epochs
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_any_folder(tmp_path: Path) -> None:
     pictures = {re.sub(r"n\d{8}(?=/)", lambda wnid: names[wnid[0]], name): data for name, data in files.items()}
     write_folder(tmp_path / "pictures", pictures)
     printed = run("examples/any_folder.py", str(tmp_path / "pictures"), str(tmp_path / "out"))
-    assert manifest.read(tmp_path / "out/betons/train_96.beton").classes == tuple(names.values())
+    assert read_manifest(tmp_path / "out/betons/train_96.beton").classes == tuple(names.values())
     rows = read_epochs(tmp_path / "out" / "run")
     assert [row.px for row in rows] == [48, 48, 80, 80]
     assert f"top-1 {rows[-1].top1:.2f} %" in printed

@@ -15,7 +15,7 @@ import torchvision
 from torchvision.models import ResNet50_Weights
 
 import train_imagenet
-from data_tools.beton import manifest
+from data_tools.beton.manifest import read_manifest
 from training import export
 from training.loader.loaders import ValLoader
 from training.model import checkpoint
@@ -140,7 +140,7 @@ def test_safetensors_carry_the_recipe_and_come_back(trained: Path, recipe: Path,
     with safe_open(path, "pt") as file:
         about = {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
     assert about["arch"] == "resnet18"
-    assert about["classes"] == list(manifest.read(betons / "val_160.beton").classes)
+    assert about["classes"] == list(read_manifest(betons / "val_160.beton").classes)
     assert about["config"]["train"]["ema"] == 0.5
     assert about["config"]["schedule"]["phases"][0]["px"] == 32
     assert about["scores"]["epoch"] == 1

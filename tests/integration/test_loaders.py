@@ -16,8 +16,8 @@ import torch
 from helpers.images import make_sorted_tar, spec_for
 from PIL import Image
 
-from data_tools.beton import format as layout
-from data_tools.convert import converter as beton
+from data_tools.beton.format import RAW, read_layout
+from data_tools.convert.converter import convert
 from training.loader.crops import CropRule, random_crops
 from training.loader.loaders import TrainLoader, ValLoader
 
@@ -37,11 +37,11 @@ def val(folder: Path, name: str = "val_160", **options: object) -> ValLoader:
 
 def stored(path: Path) -> list[np.ndarray]:
     """The samples of a beton as PIL sees them."""
-    tables, data = layout.read(path), path.read_bytes()
+    tables, data = read_layout(path), path.read_bytes()
     pictures = []
     for sample, size in zip(tables.samples["f0"], tables.sizes(), strict=True):
         piece = data[sample["data_ptr"] : int(sample["data_ptr"]) + int(size)]
-        if sample["mode"] == layout.RAW:
+        if sample["mode"] == RAW:
             shape = (sample["height"], sample["width"], 3)
             pictures.append(np.frombuffer(piece, np.uint8).reshape(shape))
         else:
@@ -66,7 +66,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_batches_are_uint8_channels_last_and_labelled(betons: Path) -> None:
-    labels = layout.read(betons / "train_160.beton").samples["f1"]
+    labels = read_layout(betons / "train_160.beton").samples["f1"]
     with train(betons) as loader, loader.epoch(0) as batches:
         assert (loader.images, loader.batches) == (40, 5)
         for samples, (images, got) in zip(loader._order(0), batches, strict=True):
@@ -143,9 +143,9 @@ def test_raw_samples_take_the_same_resize(tmp_path: Path) -> None:
     tar = make_sorted_tar(tmp_path / "few.tar", classes=2, per_class=4, val_per_class=1)
     got = {}
     for mode, quality in (("raw", 90), ("jpg", 100)):
-        beton.write(spec_for(tar, tmp_path / mode, caps=("160",), mode=mode, quality=quality))
+        convert(spec_for(tar, tmp_path / mode, caps=("160",), mode=mode, quality=quality))
         got[mode] = by_sample(train(tmp_path / mode), 0)
-        assert layout.read(tmp_path / mode / "train_160.beton").samples["f0"]["mode"].max() == (mode == "raw")
+        assert read_layout(tmp_path / mode / "train_160.beton").samples["f0"]["mode"].max() == (mode == "raw")
     pixels = [np.concatenate([np.frombuffer(got[mode][i][0], np.uint8) for i in range(8)]) for mode in ("raw", "jpg")]
     assert psnr(*pixels) > 35
 
@@ -256,7 +256,7 @@ def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular
                 labels += got.tolist()
                 images += [image.numpy().tobytes() for image in batch]
             assert sum(len(got) for _, got in loader) == sum(len(s) for s, _ in loader._mine)  # again
-    assert sorted(labels) == sorted(layout.read(betons / "val_160.beton").samples["f1"].tolist())
+    assert sorted(labels) == sorted(read_layout(betons / "val_160.beton").samples["f1"].tolist())
     assert len(set(images)) == 12
 
 

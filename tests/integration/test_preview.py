@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 from training import preview
-from training.config import datasets as inputs
+from training.config.datasets import read_datasets
 from training.config.phases_yaml import to_phases
 from training.config.run_config import RunConfig, ScheduleOptions, Train
-from training.config.schedule import Phase, Ramp, Schedule
+from training.config.schedule import LrRamp, Phase, Schedule
 from training.loader.loaders import TrainLoader, ValLoader
-from training.reporting import contact_sheet as sheet
+from training.reporting import contact_sheet
 
 SCHEDULE = Schedule(
     phases=(
         Phase.of(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
         Phase.of(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular=True),
     ),
-    ramps=(Ramp(start=0, end=3, lr_from=0.1, lr_to=0.0),),
+    ramps=(LrRamp(start=0, end=3, lr_from=0.1, lr_to=0.0),),
 )
 
 
@@ -70,7 +70,7 @@ def test_validation_crops_are_those_of_the_run(picture: np.ndarray, betons: Path
 
 def test_mixed_images_and_their_shares(betons: Path) -> None:
     options = RunConfig(schedule=ScheduleOptions(phases=to_phases(SCHEDULE)), train=Train(mixup=0.9))
-    found = inputs.read(betons, SCHEDULE.sets())
+    found = read_datasets(betons, SCHEDULE.sets())
     phase = SCHEDULE.phases[0]
     mixed = preview.training_crops(options, found, phase, 8)
     plain = preview.training_crops(RunConfig(schedule=options.schedule), found, phase, 8)
@@ -84,14 +84,14 @@ def test_mixed_images_and_their_shares(betons: Path) -> None:
 
 
 def test_labels_and_lines_stay_inside() -> None:
-    font = sheet.ImageFont.load_default(sheet.LABEL)
+    font = contact_sheet.ImageFont.load_default(contact_sheet.LABEL)
     for text in ("hat", "a class with quite a long name"):
-        cut = sheet._fitting(text, 80, font)
+        cut = contact_sheet._fitting(text, 80, font)
         assert font.getlength(cut) <= 80
         assert cut == text or (cut.endswith("…") and text.startswith(cut[:-1]) and len(cut) > 5)
     for width in (112, 224, 500, 1936):
-        crops = [sheet.Crop(np.zeros((8, width, 3), np.uint8), "")] * sheet.per_row(width)
-        assert sheet.fit(crops, 1) and not sheet.fit([*crops, crops[0]], 1)
+        crops = [contact_sheet.Crop(np.zeros((8, width, 3), np.uint8), "")] * contact_sheet.per_row(width)
+        assert contact_sheet.fit(crops, 1) and not contact_sheet.fit([*crops, crops[0]], 1)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.config.run_config import Train
 from training.engine.distributed import World
-from training.engine.metrics import Tally
-from training.engine.step import Mixing, Objective, Predictor, TrainStep
-from training.model import resnet as model
+from training.engine.metrics import MetricSums
+from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep
+from training.model import resnet
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
@@ -54,31 +54,37 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 def losses(changes: dict[str, Any], dtype: torch.dtype = torch.float64, steps: int = STEPS) -> list[float]:
     """The loss of each step; with averaged weights, the one that those would have had after the step."""
     changes = dict(changes)
-    parts, init_bn0 = changes.pop("parts", 1), changes.pop("init_bn0", True)
+    accumulation_steps, init_bn0 = changes.pop("parts", 1), changes.pop("init_bn0", True)
     blurpool = changes.pop("blurpool", False)
     options = Train(**changes)
     # Draws in double are the same on every processor; single ones differ in their last bits with its vectors.
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(3)
-    net = model.build("resnet18", CLASSES, init_bn0, blurpool).to(torch.promote_types(dtype, torch.float32))
-    mixing = Mixing(options.mixup, options.cutmix, CLASSES)
+    net = resnet.build("resnet18", CLASSES, init_bn0, blurpool).to(torch.promote_types(dtype, torch.float32))
+    mixing = MixupCutmix(options.mixup, options.cutmix, CLASSES)
     torch.set_default_dtype(torch.float32)
     predict = Predictor(net, dtype, CPU)
-    groups = model.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
+    groups = resnet.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.nesterov, fused=True)
-    step = TrainStep(Objective(predict, options.label_smoothing), optimizer, options, parts=parts, mixing=mixing)
+    step = TrainStep(
+        LossModule(predict, options.label_smoothing),
+        optimizer,
+        options,
+        accumulation_steps=accumulation_steps,
+        mixing=mixing,
+    )
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
     found = []
     for number, (images, labels) in enumerate(batches()[:steps]):
-        tally = Tally(CPU)
-        step(images, labels, 0.002, tally, key=number)
+        sums = MetricSums(CPU)
+        step(images, labels, 0.002, sums, key=number)
         if options.ema:
             average.update_parameters(net)
             with torch.no_grad():
                 logits = Predictor(average.module.eval(), dtype, CPU)(images)
             found.append(nn.functional.cross_entropy(logits, labels).item())
         else:
-            found.append(tally.scores(ALONE).loss)
+            found.append(sums.scores(ALONE).loss)
     return found
 
 
@@ -101,7 +107,7 @@ def test_every_option_changes_the_losses() -> None:
 
 def test_mixing_depends_on_its_key_alone() -> None:
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
-    mixing = Mixing(0.4, 1.0, CLASSES)
+    mixing = MixupCutmix(0.4, 1.0, CLASSES)
     state = torch.random.get_rng_state()
     first, second, other = mixing(images, labels, 5), mixing(images, labels, 5), mixing(images, labels, 6)
     assert torch.equal(first[0], second[0])
@@ -113,7 +119,7 @@ def test_mixing_depends_on_its_key_alone() -> None:
 
 def test_flip_tta_is_the_mean_with_the_mirror_image() -> None:
     torch.manual_seed(0)
-    net = model.build("resnet18", CLASSES, init_bn0=False).eval()
+    net = resnet.build("resnet18", CLASSES, init_bn0=False).eval()
     images = batches()[0][0]
     plain, flipped = Predictor(net, torch.float32, CPU), Predictor(net, torch.float32, CPU, flip=True)
     with torch.no_grad():
@@ -123,8 +129,8 @@ def test_flip_tta_is_the_mean_with_the_mirror_image() -> None:
 
 
 def test_blurpool_keeps_shapes_and_blurs_only_strides() -> None:
-    net = model.build("resnet50", CLASSES, init_bn0=True, blurpool=True)
-    blurred = [m for m in net.modules() if isinstance(m, model.BlurredConv)]
+    net = resnet.build("resnet50", CLASSES, init_bn0=True, blurpool=True)
+    blurred = [m for m in net.modules() if isinstance(m, resnet.BlurredConv)]
     # Layers 2, 3 and 4 each: the strided 3x3 and the strided downsampling convolution; conv1 has 3 channels.
     assert len(blurred) == 6
     constant = torch.ones(1, 128, 9, 9)
@@ -135,41 +141,41 @@ def test_blurpool_keeps_shapes_and_blurs_only_strides() -> None:
 
 def test_prepare_leaves_everything_as_it_was() -> None:
     torch.manual_seed(0)
-    net = model.build("resnet18", CLASSES, init_bn0=True)
+    net = resnet.build("resnet18", CLASSES, init_bn0=True)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
-    step = TrainStep(Objective(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train())
+    step = TrainStep(LossModule(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train())
     step.prepare(PX, BATCH, CPU)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
 # -------------------------------------------------------------------------------------- processes and their emulation
-def frozen_step(parts: int, rank: int, ranks: int, mixed: bool) -> tuple[nn.Module, TrainStep]:
+def frozen_step(accumulation_steps: int, rank: int, ranks: int, mixed: bool) -> tuple[nn.Module, TrainStep]:
     """A step whose BatchNorm does not depend on who shares a batch."""
     torch.manual_seed(3)
-    net = model.build("resnet18", CLASSES, init_bn0=False).double()
-    objective = Objective(Predictor(net, torch.float64, CPU), 0.0)
-    parallel = DistributedDataParallel(objective) if ranks > 1 else objective
+    net = resnet.build("resnet18", CLASSES, init_bn0=False).double()
+    loss_module = LossModule(Predictor(net, torch.float64, CPU), 0.0)
+    parallel = DistributedDataParallel(loss_module) if ranks > 1 else loss_module
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
     net.eval()
-    mixing = Mixing(0.2, 1.0, CLASSES) if mixed else None
-    place = {"parts": parts, "rank": rank, "ranks": ranks}
-    return net, TrainStep(objective, optimizer, Train(), parallel=parallel, mixing=mixing, **place)
+    mixing = MixupCutmix(0.2, 1.0, CLASSES) if mixed else None
+    world = {"parts": accumulation_steps, "rank": rank, "ranks": ranks}
+    return net, TrainStep(loss_module, optimizer, Train(), parallel=parallel, mixing=mixing, **world)
 
 
-def weights_after(parts: int, rank: int, ranks: int, mixed: bool = False) -> torch.Tensor:
-    net, step = frozen_step(parts, rank, ranks, mixed)
+def weights_after(accumulation_steps: int, rank: int, ranks: int, mixed: bool = False) -> torch.Tensor:
+    net, step = frozen_step(accumulation_steps, rank, ranks, mixed)
     for key, (images, labels) in enumerate(batches()[:4]):
-        step(images[rank::ranks], labels[rank::ranks], 0.05, Tally(CPU), key=key)
+        step(images[rank::ranks], labels[rank::ranks], 0.05, MetricSums(CPU), key=key)
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 def one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    for parts in (1, 2):
-        torch.save(weights_after(parts, rank, 2), f"{folder}/{parts}_{rank}.pt")
+    for accumulation_steps in (1, 2):
+        torch.save(weights_after(accumulation_steps, rank, 2), f"{folder}/{accumulation_steps}_{rank}.pt")
     torch.save(weights_after(2, rank, 2, mixed=True), f"{folder}/mixed_{rank}.pt")
     dist.destroy_process_group()
 

@@ -25,11 +25,11 @@ import pytest
 import torch
 
 import train_imagenet
-from data_tools.beton import format as layout
+from data_tools.beton.format import SAMPLES_START
 from training import trainer
 from training.config.schedule import Phase
 from training.engine import phase_loaders
-from training.engine.state import Job
+from training.engine.state import TrainState
 from training.loader.loaders import TrainLoader
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
@@ -116,14 +116,14 @@ def test_loaders_of_the_next_phase_are_made_while_the_last_epoch_trains(
     made: list[tuple[str, str]] = []
     open_phase, train_epoch = phase_loaders.open_phase, trainer.train_epoch
 
-    def opening(job: Job, phase: Phase) -> phase_loaders.PhaseLoaders:
+    def opening(state: TrainState, phase: Phase) -> phase_loaders.PhaseLoaders:
         made.append((f"open {phase.start}", threading.current_thread().name.partition("_")[0]))
-        return open_phase(job, phase)
+        return open_phase(state, phase)
 
-    def training(job: Job, loader: TrainLoader, epoch: int, *more: Any) -> Any:
+    def training(state: TrainState, loader: TrainLoader, epoch: int, *more: Any) -> Any:
         time.sleep(0.2)  # what was begun just before has its turn
         made.append((f"train {epoch}", ""))
-        return train_epoch(job, loader, epoch, *more)
+        return train_epoch(state, loader, epoch, *more)
 
     monkeypatch.setattr(phase_loaders, "open_phase", opening)
     monkeypatch.setattr(trainer, "train_epoch", training)
@@ -153,7 +153,7 @@ def test_an_unsound_beton_of_any_phase_is_refused_before_the_first(recipe: Path,
     copies = tmp_path / "betons"
     shutil.copytree(betons, copies)
     with (copies / "val_full.beton").open("r+b") as file:
-        file.seek(layout.SAMPLES_START + 5)
+        file.seek(SAMPLES_START + 5)
         file.write(b"\1\2\3")
     status, out, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
     assert (status, out) == (2, "")
@@ -177,10 +177,10 @@ def test_checksums_that_a_late_phase_will_need_are_missed_before_the_first(
 def _cutting(path: Path) -> Callable[..., Any]:
     train_epoch = trainer.train_epoch
 
-    def training(job: Job, loader: TrainLoader, epoch: int, *more: Any) -> Any:
+    def training(state: TrainState, loader: TrainLoader, epoch: int, *more: Any) -> Any:
         if epoch == 0:
             os.truncate(path, 5000)
-        return train_epoch(job, loader, epoch, *more)
+        return train_epoch(state, loader, epoch, *more)
 
     return training
 

@@ -19,9 +19,9 @@ import train_imagenet
 from data_tools import dawn_tsv
 from training import report, trainer
 from training.engine.run_logger import RunLog
-from training.reporting import run_folder as record
-from training.runlog import sessions as environment
+from training.reporting.run_folder import read_runs, summary
 from training.runlog.epoch_table import COLUMNS, read_epochs
+from training.runlog.sessions import read_sessions
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_in_every_log(
     assert status == 0, err
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     rows = read_epochs(tmp_path)
-    first, second = environment.read(tmp_path)
+    first, second = read_sessions(tmp_path)
     assert (first.from_epoch, first.from_hours, second.from_epoch) == (0, 0.0, 1)
     assert second.from_hours == pytest.approx(rows[0].hours)
     assert (first.gpus, first.processes, first.classes, first.images["val_160"]) == ((), 1, 4, 12)
@@ -138,8 +138,8 @@ def test_a_stopped_run_goes_on_in_every_log(
     tensorboard = EventAccumulator(str(tmp_path))
     tensorboard.Reload()
     assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
-    (noted,) = record.read([tmp_path])
-    assert dict(record.summary(noted, None))["data"] == "4 classes; train_160 40, val_160 12"
+    (noted,) = read_runs([tmp_path])
+    assert dict(summary(noted, None))["data"] == "4 classes; train_160 40, val_160 12"
     assert report.main([str(tmp_path)]) == 0
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(
     stops_after_an_epoch.undo()
     status, _, err = run(recipe, tmp_path, "--run.resume=none")
     assert status == 0, err
-    assert [stretch.from_epoch for stretch in environment.read(tmp_path)] == [0]
+    assert [session.from_epoch for session in read_sessions(tmp_path)] == [0]
     found = dawn_tsv.read(tmp_path)
     assert list(found[dawn_tsv.TOP5].at) == [40, 80, 120]
     assert len(found[dawn_tsv.FIRST].at) == 1

@@ -17,9 +17,9 @@ from helpers.run_folders import rows
 
 from training.config.run_config import Run
 from training.runlog import console
-from training.runlog.console import Console, Standing
+from training.runlog.console import Console, ProgressSnapshot
 
-STANDING = Standing(
+STANDING = ProgressSnapshot(
     epoch=3,
     epochs=28,
     batch=156,

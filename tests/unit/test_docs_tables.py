@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
+from data_tools.beton.format import HEADER, IMAGE, SAMPLE, SAMPLES_START
+from data_tools.beton.manifest import Manifest
 from data_tools.common.options import REQUIRED
 from data_tools.convert.config import WriteSpec
-from training.config import phases_yaml as recipe
+from training.config import phases_yaml
 from training.config.run_config import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_options_and_their_defaults(document: str, schema: type) -> None:
 
 def test_keys_of_a_phase() -> None:
     table = rows("OPTIONS.md", "| key | default | meaning |")
-    assert {row[0].strip("`"): row[1] == "required" for row in table} == recipe._PHASE_KEYS
+    assert {row[0].strip("`"): row[1] == "required" for row in table} == phases_yaml._PHASE_KEYS
 
 
 def flags(text: str) -> set[str]:
@@ -117,19 +117,19 @@ def test_flags_of_the_tools() -> None:
 
 
 def test_fields_of_the_format() -> None:
-    header, sample = layout.HEADER.fields, layout.IMAGE.fields
+    header, sample = HEADER.fields, IMAGE.fields
     assert header is not None and sample is not None
     told = {row[2].strip("`"): int(row[0]) for row in rows("FORMAT.md", "| offset | type | field | here |")}
     assert told == {name: field[1] for name, field in header.items()}
     told = {row[2].strip("`"): int(row[0]) for row in rows("FORMAT.md", "| offset | type | field | |") if row[2]}
-    assert told == {name: field[1] for name, field in sample.items()} | {"label": layout.SAMPLE.fields["f1"][1]}
+    assert told == {name: field[1] for name, field in sample.items()} | {"label": SAMPLE.fields["f1"][1]}
     begins = {row[0]: row[2] for row in rows("FORMAT.md", "| part | bytes | begins at |")}
-    assert (begins["fields"], begins["sample table"]) == (str(layout.HEADER.itemsize), str(layout.SAMPLES_START))
+    assert (begins["fields"], begins["sample table"]) == (str(HEADER.itemsize), str(SAMPLES_START))
 
 
 def test_keys_of_the_manifest() -> None:
     told = [row[0].strip("`") for row in rows("FORMAT.md", "| key | holds |")]
-    assert told == [field.name for field in dataclasses.fields(manifest.Manifest)]
+    assert told == [field.name for field in dataclasses.fields(Manifest)]
 
 
 def test_hooks_are_the_checks_of_make_and_fetch_nothing() -> None:

@@ -15,12 +15,11 @@ from types import SimpleNamespace
 import pytest
 from helpers.images import make_sorted_tar, spec_for
 
-from data_tools.convert import converter as beton
-from data_tools.doctor import machine_checks as surroundings
-from data_tools.doctor import software_checks as software
+from data_tools.convert.converter import convert
+from data_tools.doctor import machine_checks, software_checks
 from data_tools.doctor.machine_checks import Finding
 from data_tools.doctor.software_checks import Card
-from data_tools.native import codec as native
+from data_tools.native import codec
 
 ROOT = Path(__file__).parents[2]
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -71,32 +70,32 @@ def card(name: str, *capability: int, driver: str = "580.65.06") -> Card:
     ],
 )
 def test_which_code_runs_on_which_card(built_for: list[str], capability: tuple[int, int], runs: bool) -> None:
-    assert software.supports(built_for, capability) == runs
+    assert software_checks.supports(built_for, capability) == runs
 
 
 def test_cards_of_nvidia_smi() -> None:
     text = "NVIDIA H100 80GB HBM3, 580.65.06, 9.0\nNVIDIA TITAN RTX, 580.65.06, 7.5\n"
-    assert software.read_cards(text) == [card("NVIDIA H100 80GB HBM3", 9, 0), card("NVIDIA TITAN RTX", 7, 5)]
-    assert software.read_cards("No devices were found\n") == []
+    assert software_checks.read_cards(text) == [card("NVIDIA H100 80GB HBM3", 9, 0), card("NVIDIA TITAN RTX", 7, 5)]
+    assert software_checks.read_cards("No devices were found\n") == []
 
 
 def test_driver_and_cards() -> None:
     torch = fake_torch(CUDA_13, devices=2)
     both = [card("H100", 9, 0), card("V100", 7, 0)]
-    good, h100, v100 = software.gpu(both, "", (13, 0), torch)
+    good, h100, v100 = software_checks.gpu(both, "", (13, 0), torch)
     assert (good.level, h100.level, v100.level) == ("OK", "OK", "FAIL")
     assert "V100, compute capability 7.0, and this torch is for sm_75" in str(v100)
-    old, _ = software.gpu([card("H100", 9, 0, driver="535.54")], "", (12, 2), torch)
+    old, _ = software_checks.gpu([card("H100", 9, 0, driver="535.54")], "", (12, 2), torch)
     assert "driver 535.54 (CUDA up to 12.2), but torch needs CUDA 13.2: install driver 580" in str(old)
-    assert levels(software.gpu([card("H100", 9, 0)], "", (13, 0), fake_torch([], cuda=None))) == ["FAIL", "OK"]
-    assert levels(software.gpu([card("H100", 9, 0)], "", (13, 0), None)) == ["OK", "OK"]
-    assert levels(software.gpu([], "", None, torch)) == ["WARN"]
-    assert levels(software.gpu([], "No devices were found", (13, 0), torch)) == ["FAIL"]
+    assert levels(software_checks.gpu([card("H100", 9, 0)], "", (13, 0), fake_torch([], cuda=None))) == ["FAIL", "OK"]
+    assert levels(software_checks.gpu([card("H100", 9, 0)], "", (13, 0), None)) == ["OK", "OK"]
+    assert levels(software_checks.gpu([], "", None, torch)) == ["WARN"]
+    assert levels(software_checks.gpu([], "No devices were found", (13, 0), torch)) == ["FAIL"]
 
 
 def test_hidden_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    *_, last = software.gpu([card("H100", 9, 0)] * 8, "", (13, 0), fake_torch(CUDA_13))
+    *_, last = software_checks.gpu([card("H100", 9, 0)] * 8, "", (13, 0), fake_torch(CUDA_13))
     assert str(last) == "WARN torch sees 1 of 8 GPUs: CUDA_VISIBLE_DEVICES is '0'"
 
 
@@ -113,7 +112,7 @@ def test_this_machine(betons: Path) -> None:
 def test_vectors_are_those_of_the_processor() -> None:
     flags = set(re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text() + "\nflags:", re.MULTILINE)[1].split())
     needed = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # x86-64-v3, less what avx2 implies
-    assert (native.vectors() == "AVX2") == (needed <= flags)
+    assert (codec.vectors() == "AVX2") == (needed <= flags)
 
 
 def test_what_cannot_be_imported_is_a_line(tmp_path: Path) -> None:
@@ -136,19 +135,19 @@ def test_the_threading_layer_that_aborts() -> None:
 
 
 def test_betons(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert levels(surroundings.betons(tmp_path)) == ["FAIL"]
+    assert levels(machine_checks.betons(tmp_path)) == ["FAIL"]
     shutil.copytree(betons, tmp_path, dirs_exist_ok=True)
-    assert set(levels(surroundings.betons(tmp_path))) == {"OK"}
-    monkeypatch.setattr(surroundings, "available_memory", lambda: 1000)
-    assert "train_160.beton has" in next(str(f) for f in surroundings.betons(tmp_path) if f.level == "WARN")
-    assert levels(surroundings.betons(tmp_path)).count("WARN") == 3  # the training sets
+    assert set(levels(machine_checks.betons(tmp_path))) == {"OK"}
+    monkeypatch.setattr(machine_checks, "available_memory", lambda: 1000)
+    assert "train_160.beton has" in next(str(f) for f in machine_checks.betons(tmp_path) if f.level == "WARN")
+    assert levels(machine_checks.betons(tmp_path)).count("WARN") == 3  # the training sets
     monkeypatch.undo()
     with (tmp_path / "val_160.beton").open("ab") as file:
         file.write(b"more")
     (tmp_path / "val_320.beton.json").unlink()
     (tmp_path / "val_full.beton.json").write_text("{}")
     (tmp_path / "train_96.beton.partial").touch()
-    found = [str(f) for f in surroundings.betons(tmp_path) if f.level != "OK"]
+    found = [str(f) for f in machine_checks.betons(tmp_path) if f.level != "OK"]
     assert [line[:4] for line in found] == ["WARN", "FAIL", "FAIL", "FAIL"]
     assert all(re.search("write_datasets.py", line) for line in found)
 
@@ -156,28 +155,28 @@ def test_betons(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_betons_of_two_data_sets(betons: Path, tmp_path: Path) -> None:
     shutil.copytree(betons, tmp_path, dirs_exist_ok=True)
     other = make_sorted_tar(tmp_path / "other.tar", classes=2, per_class=2, val_per_class=1)
-    beton.write(spec_for(other, tmp_path / "other", caps=("96",)))
+    convert(spec_for(other, tmp_path / "other", caps=("96",)))
     for path in (tmp_path / "other").iterdir():
         path.rename(tmp_path / path.name)
-    (line,) = (str(f) for f in surroundings.betons(tmp_path) if f.level == "FAIL")
+    (line,) = (str(f) for f in machine_checks.betons(tmp_path) if f.level == "FAIL")
     assert "train_160.beton and train_96.beton hold different classes" in line
 
 
 def test_a_machine_that_is_short_of_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plenty = SimpleNamespace(free=1 << 40)
-    monkeypatch.setattr(surroundings, "usable_cores", lambda: 16)
+    monkeypatch.setattr(machine_checks, "usable_cores", lambda: 16)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (65536, 65536))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: plenty)
-    monkeypatch.setattr(surroundings, "SHM", tmp_path)
+    monkeypatch.setattr(machine_checks, "SHM", tmp_path)
 
     def all_of_it() -> list[Finding]:
-        checks = (surroundings.cores(8), surroundings.descriptors(), surroundings.shared_memory(8))
-        return [*checks, surroundings.disk(tmp_path / "not" / "there")]
+        checks = (machine_checks.cores(8), machine_checks.descriptors(), machine_checks.shared_memory(8))
+        return [*checks, machine_checks.disk(tmp_path / "not" / "there")]
 
     assert levels(all_of_it()) == ["OK"] * 4
-    monkeypatch.setattr(surroundings, "usable_cores", lambda: 15)
+    monkeypatch.setattr(machine_checks, "usable_cores", lambda: 15)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
     plenty.free = 64 << 20
     assert levels(all_of_it()) == ["WARN"] * 4
-    assert "ulimit -n 512" in str(surroundings.descriptors())
-    assert surroundings.shared_memory(1).level == "OK"
+    assert "ulimit -n 512" in str(machine_checks.descriptors())
+    assert machine_checks.shared_memory(1).level == "OK"

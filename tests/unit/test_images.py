@@ -13,11 +13,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_tools.beton.format import JPG, PAGE_BYTES, RAW
-from data_tools.convert import transcode as images
-from data_tools.convert.transcode import BadImageError, Recipe, capped, decode, is_plain_jpeg, sizes, store, wants_raw
-from data_tools.native import codec as native
+from data_tools.convert import transcode
+from data_tools.convert.transcode import (
+    BadImageError,
+    StorageOptions,
+    capped,
+    decode,
+    is_plain_jpeg,
+    sizes,
+    store,
+    wants_raw,
+)
+from data_tools.native import codec
 
-RECIPE = Recipe(
+RECIPE = StorageOptions(
     caps=(160, 320, None),
     side="shorter",
     quality=90,
@@ -102,9 +111,9 @@ def test_stored_pictures_are_jpegs_of_the_pictures() -> None:
     ]
     with Image.open(io.BytesIO(bytes(full.data))) as image:
         assert np.abs(np.asarray(image).astype(int) - decode(data)).mean() < 3
-    info = native.probe(full.data)
+    info = codec.probe(full.data)
     assert (info.subsampling, info.quality_estimate, info.progressive) == ("420", 90, False)
-    assert full.checksum == native.checksum(full.data)
+    assert full.checksum == codec.checksum(full.data)
     assert not full.kept
 
 
@@ -137,7 +146,7 @@ def test_a_sample_fits_a_page_or_is_stored_in_another_way() -> None:
     re_encoded = store(data, "c/x", replace(RECIPE, caps=(None,), page_bytes=(PAGE_BYTES,)))[0]
     assert len(re_encoded.data) > len(data)
 
-    def full(page_bytes: int, **more: object) -> images.Stored:
+    def full(page_bytes: int, **more: object) -> transcode.Stored:
         return store(data, "c/x", replace(RECIPE, caps=(None,), page_bytes=(page_bytes,), **more))[0]
 
     as_pixels = full(400 * 300 * 3, raw_share=1.0)

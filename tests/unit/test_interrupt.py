@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from training.engine import stop_signals as interrupt
+from training.engine import stop_signals
 from training.engine.distributed import World
-from training.engine.stop_signals import Wishes
+from training.engine.stop_signals import StopSignals
 
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
 
@@ -19,34 +19,34 @@ ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now = [100.0]
-    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
     yield now
 
 
-@pytest.mark.parametrize("number", interrupt.SIGNALS)
+@pytest.mark.parametrize("number", stop_signals.SIGNALS)
 def test_a_signal_is_a_wish_and_handlers_are_given_back(number: signal.Signals, clock: list[float]) -> None:
-    before = {each: signal.getsignal(each) for each in interrupt.SIGNALS}
-    with Wishes(ALONE, checkpoint_minutes=10, timeout_minutes=1) as wishes:
-        assert wishes.agreed() == (False, False)
+    before = {each: signal.getsignal(each) for each in stop_signals.SIGNALS}
+    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+        assert signals.poll() == (False, False)
         os.kill(os.getpid(), number)
-        assert wishes.agreed() == (True, True)
-    assert {each: signal.getsignal(each) for each in interrupt.SIGNALS} == before
+        assert signals.poll() == (True, True)
+    assert {each: signal.getsignal(each) for each in stop_signals.SIGNALS} == before
 
 
 def test_a_checkpoint_is_due_every_so_many_minutes(clock: list[float]) -> None:
-    with Wishes(ALONE, checkpoint_minutes=10, timeout_minutes=1) as wishes:
+    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
         clock[0] += 599
-        assert wishes.agreed() == (False, False)
+        assert signals.poll() == (False, False)
         clock[0] += 1
-        assert wishes.agreed() == (False, True)
-        wishes.saved()
-        assert wishes.agreed() == (False, False)
+        assert signals.poll() == (False, True)
+        signals.saved()
+        assert signals.poll() == (False, False)
 
 
 def test_the_second_ctrl_c_ends_at_once(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(interrupt.os, "_exit", ended.append)
-    with Wishes(ALONE, checkpoint_minutes=10, timeout_minutes=1):
+    monkeypatch.setattr(stop_signals.os, "_exit", ended.append)
+    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1):
         os.kill(os.getpid(), signal.SIGINT)
         clock[0] += 0.5
         os.kill(os.getpid(), signal.SIGINT)  # the launcher hands the first one on

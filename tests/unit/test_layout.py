@@ -12,14 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.beton import format as layout
-from data_tools.beton.format import ALLOC, HEADER, IMAGE, SAMPLE
+from data_tools.beton.format import (
+    ALLOC,
+    HEADER,
+    IMAGE,
+    MIN_PAGE_BYTES,
+    SAMPLE,
+    SAMPLES_START,
+    _listed,
+    assign_offsets,
+    check,
+    data_start,
+    pack_head,
+    read_layout,
+)
 
-PAGE = layout.MIN_PAGE_BYTES
+PAGE = MIN_PAGE_BYTES
 
 
 def test_literal_bytes() -> None:
-    head = layout.head(3, 1 << 23, 0x1234567)
+    head = pack_head(3, 1 << 23, 0x1234567)
     assert head[:24] == struct.pack("<HHIQQ", 2, 2, 1 << 23, 3, 0x1234567)
     image, label = head[24 : 24 + 1041], head[24 + 1041 :]
     assert image == b"\x02image" + bytes(1041 - 6)
@@ -35,7 +47,7 @@ def test_literal_bytes() -> None:
 def test_samples_are_placed_as_ffcv_allocates(sizes: list[int], start: int) -> None:
     """Against FFCV's rule by hand: a sample that the rest of the page does not hold opens the next page."""
     page = 100
-    pointers, end = layout.place(sizes, start, page)
+    pointers, end = assign_offsets(sizes, start, page)
     number, used = divmod(start, page)
     for pointer, size in zip(pointers, sizes, strict=True):
         if size > page - used:
@@ -47,21 +59,21 @@ def test_samples_are_placed_as_ffcv_allocates(sizes: list[int], start: int) -> N
     assert end == number * page + used
     # laid down in two goes it is the same
     half = len(sizes) // 2
-    first, middle = layout.place(sizes[:half], start, page)
-    second, last = layout.place(sizes[half:], middle, page)
+    first, middle = assign_offsets(sizes[:half], start, page)
+    second, last = assign_offsets(sizes[half:], middle, page)
     assert (first + second, last) == (pointers, end)
 
 
 def test_a_sample_larger_than_a_page_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit a page"):
-        layout.place([101], 0, 100)
+        assign_offsets([101], 0, 100)
 
 
 def test_the_first_page_is_a_multiple_of_its_size() -> None:
-    assert layout.data_start(0, PAGE) == PAGE
-    full = (PAGE - layout.SAMPLES_START) // 24
-    assert layout.data_start(full, PAGE) == PAGE
-    assert layout.data_start(full + 1, PAGE) == 2 * PAGE
+    assert data_start(0, PAGE) == PAGE
+    full = (PAGE - SAMPLES_START) // 24
+    assert data_start(full, PAGE) == PAGE
+    assert data_start(full + 1, PAGE) == 2 * PAGE
 
 
 def small_beton(path: Path) -> Path:
@@ -71,7 +83,7 @@ def small_beton(path: Path) -> Path:
         pointer = PAGE + sum((10, 20, 30)[:at])
         samples[at] = ((1 if at == 2 else 0, 5, 2, pointer), at)
         alloc[at] = (at, pointer, size)
-    content = layout.head(3, PAGE, 2 * PAGE) + samples.tobytes()
+    content = pack_head(3, PAGE, 2 * PAGE) + samples.tobytes()
     path.write_bytes(content + bytes(2 * PAGE - len(content)) + alloc.tobytes())
     return path
 
@@ -84,7 +96,7 @@ def change(path: Path, at: int, data: bytes) -> Path:
 
 
 def sample_at(number: int, offset: int) -> int:
-    return layout.SAMPLES_START + 24 * number + offset
+    return SAMPLES_START + 24 * number + offset
 
 
 def alloc_at(number: int, offset: int) -> int:
@@ -93,14 +105,14 @@ def alloc_at(number: int, offset: int) -> int:
 
 def test_a_sound_file(tmp_path: Path) -> None:
     path = small_beton(tmp_path / "a.beton")
-    assert layout.check(path) == []
-    found = layout.read(path)
+    assert check(path) == []
+    found = read_layout(path)
     assert found.sizes().tolist() == [10, 20, 30]
     assert found.page_bytes == PAGE
     about = SimpleNamespace(images=3, classes=("a", "b", "c"), bytes=path.stat().st_size)
-    assert layout.check(path, about) == []
+    assert check(path, about) == []
     about.classes = ("a", "b")
-    assert layout.check(path, about) == [f"{path}: sample 2 has a label beyond the manifest's 2 classes"]
+    assert check(path, about) == [f"{path}: sample 2 has a label beyond the manifest's 2 classes"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_a_sound_file(tmp_path: Path) -> None:
 )
 def test_faults_are_found(tmp_path: Path, at: int, data: bytes, fault: str) -> None:
     path = change(small_beton(tmp_path / "a.beton"), at, data)
-    found = layout.check(path)
+    found = check(path)
     assert any(fault in line for line in found), found
     assert all(line.startswith(str(path)) for line in found)
 
@@ -147,21 +159,21 @@ def test_a_sample_across_pages_is_found(tmp_path: Path) -> None:
     content[sample_at(2, 5) : sample_at(2, 13)] = pointer
     content[3 * PAGE + 48 + 8 : 3 * PAGE + 48 + 16] = pointer
     path.write_bytes(content)
-    assert layout.check(path) == [f"{path}: sample 2 lies across a page boundary"]
+    assert check(path) == [f"{path}: sample 2 lies across a page boundary"]
 
 
 def test_many_faults_are_summed_up(tmp_path: Path) -> None:
-    lines = layout._listed("is odd", np.arange(25))
+    lines = _listed("is odd", np.arange(25))
     assert len(lines) == 11
     assert lines[-1] == "... and 15 more samples: is odd"
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    assert len(layout.check(tmp_path / "none.beton")) == 1
+    assert len(check(tmp_path / "none.beton")) == 1
 
 
 def test_layout_is_frozen(tmp_path: Path) -> None:
-    found = layout.read(small_beton(tmp_path / "a.beton"))
+    found = read_layout(small_beton(tmp_path / "a.beton"))
     assert replace(found, file_bytes=1).file_bytes == 1
     with pytest.raises(AttributeError):
         found.file_bytes = 2  # type: ignore[misc]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common import resources as machine
+from data_tools.common import resources
 
 
 @pytest.fixture
@@ -16,21 +16,21 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         if name.startswith("SLURM"):
             monkeypatch.delenv(name)
     (tmp_path / "membership").write_text("0::/job/task\n")
-    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(resources, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path / "cgroup")
     (tmp_path / "cgroup" / "job" / "task").mkdir(parents=True)
     return tmp_path / "cgroup"
 
 
 def test_affinity_alone(bare: Path) -> None:
-    assert machine.usable_cores() == 16
-    assert [machine.default_workers(ranks) for ranks in (1, 3, 8, 40)] == [16, 5, 2, 1]
+    assert resources.usable_cores() == 16
+    assert [resources.default_workers(ranks) for ranks in (1, 3, 8, 40)] == [16, 5, 2, 1]
 
 
 @pytest.mark.parametrize(("text", "cores"), [("650000 100000", 6), ("max 100000", 16), ("20000 100000", 1)])
 def test_quota_of_any_cgroup_above(bare: Path, text: str, cores: int) -> None:
     (bare / "job" / "cpu.max").write_text(text)
-    assert machine.usable_cores() == cores
+    assert resources.usable_cores() == cores
 
 
 def test_quota_of_version_1(bare: Path) -> None:
@@ -38,21 +38,21 @@ def test_quota_of_version_1(bare: Path) -> None:
     (bare / "cpu,cpuacct").mkdir()
     (bare / "cpu,cpuacct" / "cpu.cfs_quota_us").write_text("300000")
     (bare / "cpu,cpuacct" / "cpu.cfs_period_us").write_text("100000")
-    assert machine.usable_cores() == 3
+    assert resources.usable_cores() == 3
 
 
 def test_slurm_gives_its_share_of_the_machine(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
-    assert machine.usable_cores() == 12
-    assert machine.default_workers(4) == 3
+    assert resources.usable_cores() == 12
+    assert resources.default_workers(4) == 3
 
 
 def test_slurm_task_with_cores_of_its_own_is_not_divided_again(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4")
-    assert machine.default_workers(4) == 3
+    assert resources.default_workers(4) == 3
 
 
 def test_memory_counts_the_page_cache_as_free(bare: Path) -> None:
@@ -60,7 +60,7 @@ def test_memory_counts_the_page_cache_as_free(bare: Path) -> None:
     (folder / "memory.max").write_text("1000000")
     (folder / "memory.current").write_text("900000")
     (folder / "memory.stat").write_text("anon 100000\ninactive_file 500000\nactive_file 200000\n")
-    assert machine.available_memory() == 800000
-    machine.check_memory(Path("x.beton"), 700000)
+    assert resources.available_memory() == 800000
+    resources.check_memory(Path("x.beton"), 700000)
     with pytest.raises(MemoryError, match=r"x\.beton: .* give a smaller batch"):
-        machine.check_memory(Path("x.beton"), 900000)
+        resources.check_memory(Path("x.beton"), 900000)

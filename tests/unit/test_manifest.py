@@ -11,11 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.beton import manifest
-from data_tools.beton.manifest import Manifest, ManifestError, Skipped, Source
+from data_tools.beton.manifest import (
+    MANIFEST_VERSION,
+    Manifest,
+    ManifestError,
+    Skipped,
+    Source,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
 
 RECORD = Manifest(
-    version=manifest.VERSION,
+    version=MANIFEST_VERSION,
     beton="train_160.beton",
     split="train",
     cap=160,
@@ -44,16 +52,16 @@ RECORD = Manifest(
 def beton(tmp_path: Path) -> Path:
     path = tmp_path / "train_160.beton"
     path.write_bytes(b"")
-    manifest.write(RECORD, manifest.path_of(path))
+    write_manifest(RECORD, manifest_path(path))
     return path
 
 
 def test_what_is_written_is_read(beton: Path) -> None:
-    assert manifest.read(beton) == RECORD
+    assert read_manifest(beton) == RECORD
     assert [file.name for file in beton.parent.iterdir() if "partial" in file.name] == []
     again = replace(RECORD, cap=None)
-    manifest.write(again, manifest.path_of(beton))
-    assert manifest.read(beton).cap is None
+    write_manifest(again, manifest_path(beton))
+    assert read_manifest(beton).cap is None
 
 
 def test_digest_of_the_class_list_by_hand() -> None:
@@ -61,12 +69,12 @@ def test_digest_of_the_class_list_by_hand() -> None:
 
 
 def test_missing_files_say_what_to_do(beton: Path) -> None:
-    manifest.path_of(beton).unlink()
+    manifest_path(beton).unlink()
     with pytest.raises(FileNotFoundError, match=r"train_160\.beton\.json: no manifest beside the beton"):
-        manifest.read(beton)
+        read_manifest(beton)
     beton.unlink()
     with pytest.raises(FileNotFoundError, match=r"train_160\.beton: no beton here; run write_datasets\.py"):
-        manifest.read(beton)
+        read_manifest(beton)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +90,17 @@ def test_missing_files_say_what_to_do(beton: Path) -> None:
     ],
 )
 def test_what_is_not_ours_is_refused(beton: Path, change: dict[str, object]) -> None:
-    path = manifest.path_of(beton)
+    path = manifest_path(beton)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 2 .*run write_datasets\.py again"):
-        manifest.read(beton)
+        read_manifest(beton)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
 def test_no_json_is_refused(beton: Path, text: str) -> None:
-    manifest.path_of(beton).write_text(text)
+    manifest_path(beton).write_text(text)
     with pytest.raises(ManifestError):
-        manifest.read(beton)
+        read_manifest(beton)
 
 
 def test_it_needs_only_the_standard_library() -> None:

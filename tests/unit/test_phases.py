@@ -12,7 +12,7 @@ from data_tools.common.options import OptionError, parse
 from training.config import imagenet18
 from training.config.phases_yaml import from_phases, to_phases
 from training.config.run_config import RunConfig
-from training.config.schedule import Ramp, Schedule, batches_per_epoch, default_val_batch
+from training.config.schedule import LrRamp, Schedule, batches_per_epoch, default_val_batch
 from training.plan import plan
 
 RECIPES = Path(__file__).parents[2] / "rn50_configs"
@@ -139,7 +139,7 @@ def test_a_ramp_may_cross_a_change_of_batch() -> None:
 
 
 def test_ramp_ends_exactly() -> None:
-    ramp = Ramp(start=0, end=3, lr_from=0.1, lr_to=0.3)
+    ramp = LrRamp(start=0, end=3, lr_from=0.1, lr_to=0.3)
     assert ramp.at(2, 7, 7) == 0.3
     assert ramp.at(0, 1, 7) == pytest.approx(0.1 + 0.2 / 21)
 

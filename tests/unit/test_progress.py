@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from data_tools.convert import cli as progress
+from data_tools.convert import cli
 
 
 def test_a_log_gets_a_plain_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    bar = progress.Bar()
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    bar = cli.Bar()
     bar.show(500, 10_000)  # an interrupted run had done these
     for done in range(501, 2_001):
         now[0] += 1 / 32
@@ -24,4 +24,4 @@ def test_a_log_gets_a_plain_line_now_and_then(
 
 
 def test_a_line_without_a_rate() -> None:
-    assert progress._line(5, 10, 30.0, 0) == "5 of 10 images, 0 a second, ? left"
+    assert cli._line(5, 10, 30.0, 0) == "5 of 10 images, 0 a second, ? left"

@@ -9,14 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers.run_folders import ROOT, STRETCH, rows, run_folder
+from helpers.run_folders import ROOT, SESSION, rows, run_folder
 from PIL import Image
 
 from training import report
-from training.reporting import charts as curves
-from training.reporting import report_html as page
-from training.reporting import run_folder as record
+from training.reporting import charts, report_html
 from training.reporting.plotting import PAGE
+from training.reporting.run_folder import PUBLISHED, published, read_runs, summary
 from training.runlog.epoch_table import read_epochs, write_epochs
 
 
@@ -74,7 +73,7 @@ def test_report_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "8 × NVIDIA TITAN RTX, driver 580.65; AMD EPYC 7742, 48 cores, 504 GiB" in said
     assert "fast: 0; slow <b>: 7" in said
     assert "slow <b>" in said
-    assert html.count("<svg") == len(curves.CHARTS)
+    assert html.count("<svg") == len(charts.CHARTS)
     assert len(found.ids) == len(set(found.ids))
     assert all(address.startswith("#") and address[1:] in found.ids for address in found.addresses)
     assert not re.search(r"https?://(?!www\.w3\.org)", html)
@@ -91,8 +90,8 @@ def test_report_goes_into_the_first_run(tmp_path: Path) -> None:
 
 
 def test_every_colour_of_the_page_follows_its_theme(tmp_path: Path) -> None:
-    runs = record.read([run_folder(tmp_path / str(i), [30 + i, 60]) for i in range(curves.MOST_RUNS)])
-    html = page.page(runs, None)
+    runs = read_runs([run_folder(tmp_path / str(i), [30 + i, 60]) for i in range(charts.MOST_RUNS)])
+    html = report_html.page(runs, None)
     body = html.partition("</style>")[2]
     assert not re.findall(r"#[0-9a-f]{6}\b", body)
     assert not any(colour in html for colour in (PAGE.ink, PAGE.grid, *PAGE.series))
@@ -104,14 +103,14 @@ def test_every_colour_of_the_page_follows_its_theme(tmp_path: Path) -> None:
 
 
 def test_a_chart_holds_what_was_recorded(tmp_path: Path) -> None:
-    (run,) = record.read([run_folder(tmp_path / "run", [50, 80, 93])])
+    (run,) = read_runs([run_folder(tmp_path / "run", [50, 80, 93])])
     for number, expected in ((0, [50, 80, 93]), (2, [7, 3.5, 7 / 3]), (5, [4096] * 3), (7, [0.5, 1, 1.5])):
-        _, (axes,) = curves.figure(4, 3)
-        curves.draw(axes, curves.CHARTS[number], [run], record.published(), PAGE)
+        _, (axes,) = charts.figure(4, 3)
+        charts.draw(axes, charts.CHARTS[number], [run], published(), PAGE)
         ours = [line for line in axes.get_lines() if line.get_color() == PAGE.series[0]]
         assert list(ours[0].get_ydata()) == pytest.approx(expected, rel=1e-6)
-    _, (axes,) = curves.figure(4, 3)
-    curves.draw(axes, curves.CHARTS[0], [run], record.published(), PAGE)
+    _, (axes,) = charts.figure(4, 3)
+    charts.draw(axes, charts.CHARTS[0], [run], published(), PAGE)
     behind = [line for line in axes.get_lines() if line.get_color() == PAGE.published]
     assert [max(line.get_ydata()) for line in behind] == [93.0179, 75.9179]
     assert behind[0].get_xdata()[-1] == 2.3657
@@ -120,20 +119,20 @@ def test_a_chart_holds_what_was_recorded(tmp_path: Path) -> None:
 
 def test_gpu_hours_of_a_run_that_moved(tmp_path: Path) -> None:
     """One hour on 8 GPUs, then half an hour on 2; until 1.2 h that is 8 + 0.4."""
-    moved = replace(STRETCH, from_epoch=10, from_hours=1.0, processes=2, gpus=("NVIDIA H100",) * 2, driver=None)
-    (run,) = record.read([run_folder(tmp_path / "run", [50] * 15, [STRETCH, moved])])
+    moved = replace(SESSION, from_epoch=10, from_hours=1.0, processes=2, gpus=("NVIDIA H100",) * 2, driver=None)
+    (run,) = read_runs([run_folder(tmp_path / "run", [50] * 15, [SESSION, moved])])
     assert run.gpu_hours(1.2) == pytest.approx(8.4)
     assert run.gpu_hours(1.5) == pytest.approx(9.0)
     assert run.gpu_hours(0.5) == pytest.approx(4.0)
-    assert "8 × NVIDIA TITAN RTX" in (said := dict(record.summary(run, None))["hardware"])
+    assert "8 × NVIDIA TITAN RTX" in (said := dict(summary(run, None))["hardware"])
     assert "; then 2 × NVIDIA H100; AMD" in said
-    late = replace(run, stretches=[moved])
+    late = replace(run, sessions=[moved])
     assert late.gpu_hours(1.5) is None  # what came before was not noted
 
 
 def test_nothing_is_guessed(tmp_path: Path) -> None:
-    (run,) = record.read([run_folder(tmp_path / "run", [50, 60], [])])
-    said = dict(record.summary(run, 3.0))
+    (run,) = read_runs([run_folder(tmp_path / "run", [50, 60], [])])
+    said = dict(summary(run, 3.0))
     assert said["hardware"] == "not noted"
     assert said["93 % top-5"] == "not reached"
     assert said["cost"] == "no GPU is noted, so none"
@@ -142,9 +141,9 @@ def test_nothing_is_guessed(tmp_path: Path) -> None:
 
 
 def test_a_start_that_nothing_is_left_of_is_forgotten(tmp_path: Path) -> None:
-    again = replace(STRETCH, started="2026-03-02T08:00:00+00:00")
-    (run,) = record.read([run_folder(tmp_path / "run", [50], [STRETCH, replace(STRETCH, from_hours=0.5), again])])
-    assert [stretch.started for stretch in run.stretches] == [again.started]
+    again = replace(SESSION, started="2026-03-02T08:00:00+00:00")
+    (run,) = read_runs([run_folder(tmp_path / "run", [50], [SESSION, replace(SESSION, from_hours=0.5), again])])
+    assert [session.started for session in run.sessions] == [again.started]
 
 
 @pytest.mark.parametrize(
@@ -214,12 +213,12 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
 
 
 def test_the_published_curve_is_the_published_one() -> None:
-    found = record.published()
+    found = published()
     assert found.epoch == tuple(range(1, 28))
     assert (found.hours[0], found.top1[0], found.top5[-1]) == (0.0539, 7.28, 93.0179)
 
 
 def test_data_files_are_declared() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["training"]
-    assert {record.PUBLISHED.name, page.STYLE.name} == set(declared)
+    assert {PUBLISHED.name, report_html.STYLE.name} == set(declared)
     assert all((ROOT / "training" / name).is_file() for name in declared)

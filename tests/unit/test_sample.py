@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.sample import dataset as sample
+from data_tools.sample import dataset
 
 SMALL = {"classes": 4, "train": 44, "val": 12}  # 44: every residue modulo 41, so every oddity
 
@@ -26,7 +26,7 @@ def read(tar: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("sample") / "sample.tar"
-    sample.write(out, sample.specs(**SMALL))
+    dataset.write(out, dataset.specs(**SMALL))
     return read(out)
 
 
@@ -39,11 +39,11 @@ def images(files: dict[str, bytes]) -> dict[str, Image.Image]:
 
 
 def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
-    specs = sample.specs(classes=2, train=4, val=2)
+    specs = dataset.specs(classes=2, train=4, val=2)
     for workers in (1, 2):
-        sample.write(tmp_path / f"{workers}.tar", specs, workers=workers)
+        dataset.write(tmp_path / f"{workers}.tar", specs, workers=workers)
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
-    sample.write(tmp_path / "other.tar", sample.specs(classes=2, train=4, val=2, seed=1))
+    dataset.write(tmp_path / "other.tar", dataset.specs(classes=2, train=4, val=2, seed=1))
     first, other = read(tmp_path / "1.tar"), read(tmp_path / "other.tar")
     assert first.keys() == other.keys()
     assert not set(first.values()) & set(other.values())
@@ -51,7 +51,7 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
 
 def test_a_larger_set_holds_the_smaller_one() -> None:
     """An image depends on its own key alone, not on how many others there are."""
-    small, large = sample.specs(classes=2, train=4, val=2), sample.specs(classes=2, train=8, val=2)
+    small, large = dataset.specs(classes=2, train=4, val=2), dataset.specs(classes=2, train=8, val=2)
     assert set(small) <= set(large)
 
 
@@ -88,8 +88,8 @@ def test_oddities_are_what_they_claim(files: dict[str, bytes], images: dict[str,
 
 
 def test_each_class_meets_each_oddity() -> None:
-    met = {(s.kind, s.oddity) for s in sample.specs(train=1600, val=400) if s.split == "train"}
-    assert len(met) == 10 * (len(sample.ODDITIES) + 1)
+    met = {(s.kind, s.oddity) for s in dataset.specs(train=1600, val=400) if s.split == "train"}
+    assert len(met) == 10 * (len(dataset.ODDITIES) + 1)
 
 
 def test_sizes_and_qualities_are_those_of_photographs(images: dict[str, Image.Image]) -> None:
@@ -104,8 +104,8 @@ def test_sizes_and_qualities_are_those_of_photographs(images: dict[str, Image.Im
 
 def test_colour_alone_does_not_tell_the_class() -> None:
     """Classes share their hue in pairs: the nearest mean colour must be wrong often, and right more than by chance."""
-    specs = sample.specs(train=150, val=60)
-    means = np.array([np.asarray(sample.render(s.kind, 64, 80, rng(s))).mean((0, 1)) for s in specs])
+    specs = dataset.specs(train=150, val=60)
+    means = np.array([np.asarray(dataset.render(s.kind, 64, 80, rng(s))).mean((0, 1)) for s in specs])
     kinds = np.array([s.kind for s in specs])
     train = np.array([s.split == "train" for s in specs])
     names = np.unique(kinds)
@@ -114,7 +114,7 @@ def test_colour_alone_does_not_tell_the_class() -> None:
     assert 0.1 < (nearest == kinds[~train]).mean() < 0.75
 
 
-def rng(spec: sample.Spec) -> np.random.Generator:
+def rng(spec: dataset.SampleImage) -> np.random.Generator:
     return np.random.default_rng((spec.split == "val", spec.index))
 
 
@@ -122,12 +122,12 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
     out = tmp_path / "sample.tar"
     out.write_bytes(b"the old one")
 
-    def broken(spec: sample.Spec) -> bytes:
+    def broken(spec: dataset.SampleImage) -> bytes:
         raise OSError("disk full")
 
-    monkeypatch.setattr(sample, "make", broken)
+    monkeypatch.setattr(dataset, "make", broken)
     with pytest.raises(OSError, match="disk full"):
-        sample.write(out, sample.specs(classes=2, train=2, val=2))
+        dataset.write(out, dataset.specs(classes=2, train=2, val=2))
     assert [p.name for p in tmp_path.iterdir()] == ["sample.tar"]
     assert out.read_bytes() == b"the old one"
 
@@ -145,7 +145,7 @@ def test_wrong_options_are_named(
     tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        sample.main([str(tmp_path / "x.tar"), *options])
+        dataset.main([str(tmp_path / "x.tar"), *options])
     assert exit_.value.code == 2
     assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

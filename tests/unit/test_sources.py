@@ -13,27 +13,26 @@ import numpy as np
 import pytest
 from helpers.images import META_MAT, WNIDS, devkit, inner_tar, member, write_folder, write_tar
 
-from data_tools.beton import classes as labels
+from data_tools.beton.classes import expected_dataset, number_classes, shortfalls
 from data_tools.sources import ilsvrc, image_folder
-from data_tools.sources import scan as sources
-from data_tools.sources import tar as tars
 from data_tools.sources.index import Index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.scan import read_index
+from data_tools.sources.tar import ArchiveError, members
 
 
 def rows(index: Index) -> dict[tuple[str, int | None], list[tuple[int, str, bytes]]]:
     """(label, key, bytes) of every image, read at its place."""
     out = {}
-    for stream in index.streams:
+    for split_index in index.split_indexes:
         found = []
-        for sample in range(len(stream)):
-            file, offset, length = stream.places[sample].tolist()
+        for sample in range(len(split_index)):
+            file, offset, length = split_index.places[sample].tolist()
             path = index.files[file].path
             if index.files[file].kind == "folder":
-                path = f"{path}/{stream.key(sample)}"
+                path = f"{path}/{split_index.key(sample)}"
             content = Path(path).read_bytes()[offset : offset + length]
-            found.append((int(stream.labels[sample]), stream.key(sample), content))
-        out[stream.split, stream.cap] = found
+            found.append((int(split_index.labels[sample]), split_index.key(sample), content))
+        out[split_index.split, split_index.cap] = found
     return out
 
 
@@ -62,7 +61,7 @@ def test_sorted_tar_of_any_format(tmp_path: Path, kind: int) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=kind) as tar:
         for name, data in files.items():
             tar.addfile(member(name, data), io.BytesIO(data))
-    assert rows(sources.read([tmp_path / "a.tar"])) == WANTED
+    assert rows(read_index([tmp_path / "a.tar"])) == WANTED
 
 
 def test_folder_tar_and_several_tars_agree(tmp_path: Path) -> None:
@@ -70,15 +69,15 @@ def test_folder_tar_and_several_tars_agree(tmp_path: Path) -> None:
     one = write_tar(tmp_path / "1.tar", dict(list(FILES.items())[:2]))
     two = write_tar(tmp_path / "2.tar", dict(list(FILES.items())[2:]))
     whole = write_tar(tmp_path / "w.tar", FILES)
-    indices = [sources.read(paths) for paths in ([folder], [one, two], [two, one], [whole])]
+    indices = [read_index(paths) for paths in ([folder], [one, two], [two, one], [whole])]
     assert all(rows(index) == WANTED for index in indices)
-    assert len({tuple(stream.digest() for stream in index.streams) for index in indices}) == 1
+    assert len({tuple(split_index.digest() for split_index in index.split_indexes) for index in indices}) == 1
     assert indices[3].sources[0].bytes == whole.stat().st_size
 
 
 def test_digest_notices_every_change() -> None:
     def digest(files: dict[str, bytes], where: Path) -> str:
-        return sources.read([write_tar(where, files)]).streams[0].digest()
+        return read_index([write_tar(where, files)]).split_indexes[0].digest()
 
     import tempfile
 
@@ -96,7 +95,7 @@ def test_digest_notices_every_change() -> None:
 
 def test_classes_are_those_of_both_splits(tmp_path: Path) -> None:
     files = {"train/b/1": b"x", "val/a/2": b"x", "val/b/3": b"x", "train/c/4": b"x"}
-    index = sources.read([write_tar(tmp_path / "a.tar", files)])
+    index = read_index([write_tar(tmp_path / "a.tar", files)])
     assert index.classes == ("a", "b", "c")
     assert [label for label, *_ in rows(index)["val", None]] == [0, 1]
 
@@ -107,12 +106,12 @@ def test_resized_archive(tmp_path: Path) -> None:
         for cap in (160, 320, 352)
         for split, name in (("train", "t.JPEG"), ("validation", "v.JPEG"))
     }
-    index = sources.read([write_tar(tmp_path / "sz.tar", files)])
+    index = read_index([write_tar(tmp_path / "sz.tar", files)])
     assert set(rows(index)) == {(split, cap) for split in ("train", "val") for cap in (160, 320, 352)}
     assert rows(index)["train", 320] == [(0, "c/t.JPEG", b"320traint.JPEG")]
     folder = write_folder(tmp_path, files) / "imagenet-sz"
-    assert rows(sources.read([folder])) == rows(index)
-    assert set(rows(sources.read([folder / "320"]))) == {("train", 320), ("val", 320)}
+    assert rows(read_index([folder])) == rows(index)
+    assert set(rows(read_index([folder / "320"]))) == {("train", 320), ("val", 320)}
 
 
 def test_a_year_above_the_split_is_no_cap() -> None:
@@ -126,11 +125,11 @@ def test_a_year_above_the_split_is_no_cap() -> None:
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
     files = {"x-sz/160/train/c/a": b"1", "y/train/c/a": b"2", "y/train/c/b": b"2"}
     with pytest.raises(ArchiveError, match="same images"):
-        sources.read([write_tar(tmp_path / "a.tar", files)])
+        read_index([write_tar(tmp_path / "a.tar", files)])
 
 
 def test_other_files_are_counted_and_named(tmp_path: Path) -> None:
-    index = sources.read([write_tar(tmp_path / "a.tar", FILES | {"x/README": b"hello", "x/train/n01/.DS_Store": b""})])
+    index = read_index([write_tar(tmp_path / "a.tar", FILES | {"x/README": b"hello", "x/train/n01/.DS_Store": b""})])
     assert rows(index) == WANTED
     assert index.ignored == 2
     assert "README" in index.ignored_example
@@ -140,7 +139,7 @@ def test_duplicates_are_refused(tmp_path: Path) -> None:
     one = write_tar(tmp_path / "1.tar", FILES)
     two = write_tar(tmp_path / "2.tar", {"other/train/n01/b.JPEG": b"another"})
     with pytest.raises(ArchiveError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
-        sources.read([one, two])
+        read_index([one, two])
 
 
 # ---------------------------------------------------------------------------------------------- refusals
@@ -166,7 +165,7 @@ def test_hostile_members_are_refused_by_name(tmp_path: Path, change: dict[str, o
         tar.addfile(member("x/train/c/a", b"1"), io.BytesIO(b"1"))
         tar.addfile(info)
     with pytest.raises(ArchiveError, match=words) as caught:
-        sources.read([path])
+        read_index([path])
     assert str(path) in str(caught.value)
     assert info.name in str(caught.value)
 
@@ -179,12 +178,12 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for cut in range(512, end + 1024, 256):
         (tmp_path / "c.tar").write_bytes(whole[:cut])
         with pytest.raises(ArchiveError, match="ends early"):
-            sources.read([tmp_path / "c.tar"])
+            read_index([tmp_path / "c.tar"])
         with contextlib.suppress(tarfile.ReadError), tarfile.open(tmp_path / "c.tar") as tar:
             silent += bool(tar.getnames())
     assert silent > 3
     (tmp_path / "c.tar").write_bytes(whole[: end + 1024])
-    assert len(sources.read([tmp_path / "c.tar"]).streams[0]) == 4
+    assert len(read_index([tmp_path / "c.tar"]).split_indexes[0]) == 4
 
 
 def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
@@ -192,14 +191,14 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
     content[1024 + 150] ^= 0xFF
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(ArchiveError, match=r"no tar header at byte 1024, after x/train/n02/b\.JPEG"):
-        sources.read([tmp_path / "a.tar"])
+        read_index([tmp_path / "a.tar"])
 
 
 def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {name[2:]: data for name, data in FILES.items()})
     (folder / "train/n01/evil.JPEG").symlink_to("/etc/passwd")
     with pytest.raises(ArchiveError, match=r"evil\.JPEG: a symbolic link"):
-        sources.read([folder])
+        read_index([folder])
 
 
 @pytest.mark.parametrize(
@@ -214,14 +213,14 @@ def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
 def test_other_files_are_no_source(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(ArchiveError, match=words):
-        sources.read([tmp_path / "a.tar"])
+        read_index([tmp_path / "a.tar"])
     with pytest.raises(FileNotFoundError, match=r"none\.tar: no such source"):
-        sources.read([tmp_path / "none.tar"])
+        read_index([tmp_path / "none.tar"])
 
 
 def test_a_source_without_images_says_what_it_wants(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"train,val.*<class>.*found .*a/b\.JPEG"):
-        sources.read([write_tar(tmp_path / "a.tar", {"a/b.JPEG": b"1"})])
+        read_index([write_tar(tmp_path / "a.tar", {"a/b.JPEG": b"1"})])
 
 
 # ---------------------------------------------------------------------------------------------- ILSVRC
@@ -242,41 +241,41 @@ def official(folder: Path) -> tuple[list[Path], dict[str, bytes]]:
 
 def test_official_archives_equal_the_sorted_tar(tmp_path: Path) -> None:
     paths, same = official(tmp_path)
-    expected = sources.read([write_tar(tmp_path / "sorted.tar", same)])
+    expected = read_index([write_tar(tmp_path / "sorted.tar", same)])
     for order in (paths, paths[::-1]):
-        found = sources.read(order)
+        found = read_index(order)
         assert rows(found) == rows(expected)
-        assert [each.digest() for each in found.streams] == [each.digest() for each in expected.streams]
-    assert sources.read(paths).classes == tuple(sorted(WNIDS[:3]))
+        assert [each.digest() for each in found.split_indexes] == [each.digest() for each in expected.split_indexes]
+    assert read_index(paths).classes == tuple(sorted(WNIDS[:3]))
 
 
 def test_validation_images_need_the_devkit(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
     with pytest.raises(ArchiveError, match="devkit_t12"):
-        sources.read(paths[:2])
+        read_index(paths[:2])
 
 
 def test_a_devkit_that_does_not_fit(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
     devkit(paths[2], [1, 2])
     with pytest.raises(ArchiveError, match="labels for images 1 to 2"):
-        sources.read(paths)
+        read_index(paths)
     devkit(paths[2], [1, 2, 3, 99, 1])
     with pytest.raises(ArchiveError, match="do not go together"):
-        sources.read(paths)
+        read_index(paths)
     devkit(paths[2], [1], synsets=META_MAT[:200])
     with pytest.raises(ArchiveError, match="do not go together"):
-        sources.read(paths)
+        read_index(paths)
     paths[2].write_bytes(paths[2].read_bytes()[:150])
     with pytest.raises(ArchiveError):
-        sources.read(paths)
+        read_index(paths)
 
 
 def test_an_inner_archive_that_ends_early(tmp_path: Path) -> None:
     whole = inner_tar({"n01_1.JPEG": b"x" * 600, "n01_2.JPEG": b"y" * 600})
     path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024]})
     with pytest.raises(ArchiveError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
-        sources.read([path])
+        read_index([path])
 
 
 def test_synsets_of_scipy_and_of_small_elements() -> None:
@@ -332,23 +331,23 @@ def test_parquet_of_imagenet_equals_the_sorted_tar(tmp_path: Path) -> None:
     shard(hub / "train-00001-of-00002.parquet", images[2:], ["tench, Tinca", "a goldfish"])
     shard(hub / "validation-00000-of-00001.parquet", [("ILSVRC2012_val_00000003_n00000002.JPEG", 1, b"v")])
     shard(hub / "test-00000-of-00001.parquet", [("ILSVRC2012_test_00000001.JPEG", -1, b"t")])
-    index = sources.read([tmp_path])
-    assert sources.read([hub]).classes == index.classes == ("n00000001", "n00000002")
+    index = read_index([tmp_path])
+    assert read_index([hub]).classes == index.classes == ("n00000001", "n00000002")
     same = {
         "x/train/n00000002/n00000002_7.JPEG": b"2-7",
         "x/train/n00000001/n00000001_9.JPEG": b"1-9",
         "x/train/n00000001/n00000001_10.JPEG": b"1-10",
         "x/val/n00000002/ILSVRC2012_val_00000003.JPEG": b"v",
     }
-    expected = sources.read([write_tar(tmp_path / "a.tar", same)])
-    for stream, wanted in zip(index.streams, expected.streams, strict=True):
-        assert [stream.key(at) for at in range(len(stream))] == [wanted.key(at) for at in range(len(wanted))]
-        assert stream.labels.tolist() == wanted.labels.tolist()
-        assert stream.order is not None
-        for at in range(len(stream)):
-            file, offset, _ = stream.places[at].tolist()
-            assert Rows(index.files[file].path).image(offset) == rows(expected)[stream.split, None][at][2]
-    lying = index.streams[0].places[index.streams[0].order]
+    expected = read_index([write_tar(tmp_path / "a.tar", same)])
+    for split_index, wanted in zip(index.split_indexes, expected.split_indexes, strict=True):
+        assert [split_index.key(at) for at in range(len(split_index))] == [wanted.key(at) for at in range(len(wanted))]
+        assert split_index.labels.tolist() == wanted.labels.tolist()
+        assert split_index.order is not None
+        for at in range(len(split_index)):
+            file, offset, _ = split_index.places[at].tolist()
+            assert Rows(index.files[file].path).image(offset) == rows(expected)[split_index.split, None][at][2]
+    lying = index.split_indexes[0].places[index.split_indexes[0].order]
     assert np.all(np.diff(lying["file"].astype(np.int64)) >= 0)
     assert index.ignored == 1
 
@@ -365,39 +364,39 @@ def test_rows_of_parquet_in_any_order(tmp_path: Path) -> None:
 
 def test_parquet_classes_without_wnids(tmp_path: Path) -> None:
     named = shard(tmp_path / "train-a.parquet", [("1.png", 0, b"x"), (None, 1, b"y")], ["zebra", "ape/monkey"])
-    assert sources.read([named]).classes == ("ape_monkey", "zebra")
+    assert read_index([named]).classes == ("ape_monkey", "zebra")
     numbered = shard(tmp_path / "train-b.parquet", [("1.png", 2, b"x"), ("2.png", 10, b"y")])
-    assert sources.read([numbered]).classes == ("02", "10")
+    assert read_index([numbered]).classes == ("02", "10")
 
 
 def test_parquet_refusals(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="of which split"):
-        sources.read([shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])])
+        read_index([shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])])
     with pytest.raises(ArchiveError, match="has no label"):
-        sources.read([shard(tmp_path / "train.parquet", [("1.png", -1, b"x")])])
+        read_index([shard(tmp_path / "train.parquet", [("1.png", -1, b"x")])])
     clash = [("n00000001_1.JPEG", 0, b"x"), ("n00000002_1.JPEG", 0, b"x")]
     with pytest.raises(ArchiveError, match="label 0 is n00000001 and n00000002"):
-        sources.read([shard(tmp_path / "train.parquet", clash)])
+        read_index([shard(tmp_path / "train.parquet", clash)])
     whole = shard(tmp_path / "train.parquet", [("1.png", 0, b"x" * 999)]).read_bytes()
     (tmp_path / "train.parquet").write_bytes(whole[:-50])
     with pytest.raises(ArchiveError, match="not a whole parquet file"):
-        sources.read([tmp_path / "train.parquet"])
+        read_index([tmp_path / "train.parquet"])
 
 
 # ---------------------------------------------------------------------------------------------- expectations
 def test_what_is_expected() -> None:
-    wnids = labels.number(f"n{at:08d}" for at in range(1000))
-    assert labels.expected(wnids) == "imagenet1k"
-    assert labels.expected(wnids[:999]) == "any"
-    assert labels.expected((*wnids[:999], "dog")) == "any"
-    assert labels.shortfalls(wnids, {"train": 1_281_167, "val": 50_000}) == []
-    assert len(labels.shortfalls(wnids, {"train": 1_281_166})) == 2
+    wnids = number_classes(f"n{at:08d}" for at in range(1000))
+    assert expected_dataset(wnids) == "imagenet1k"
+    assert expected_dataset(wnids[:999]) == "any"
+    assert expected_dataset((*wnids[:999], "dog")) == "any"
+    assert shortfalls(wnids, {"train": 1_281_167, "val": 50_000}) == []
+    assert len(shortfalls(wnids, {"train": 1_281_166})) == 2
 
 
 def test_tar_members_of_a_range(tmp_path: Path) -> None:
     inner = inner_tar({"a": b"1", "b": b"22"})
     path = write_tar(tmp_path / "o.tar", {"i.tar": inner})
-    found = list(tars.members(path, 512, 512 + len(inner)))
+    found = list(members(path, 512, 512 + len(inner)))
     assert [(each.name, path.read_bytes()[each.offset : each.offset + each.length]) for each in found] == [
         ("a", b"1"),
         ("b", b"22"),

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from data_tools.common.options import OptionError, nearest
-from training.config.schedule import Phase, Ramp, Schedule, check_span
+from training.config.schedule import LrRamp, Phase, Schedule, check_span
 
 
 def from_phases(entries: object) -> Schedule:
@@ -19,11 +19,11 @@ def from_phases(entries: object) -> Schedule:
     if not isinstance(entries, list | tuple):
         raise OptionError("phases: not a list; see rn50_configs/titan8.yaml")
     phases: list[Phase] = []
-    ramps: list[Ramp] = []
+    ramps: list[LrRamp] = []
     for number, entry in enumerate(entries):
         where = f"phases[{number}]"
-        stretches, own_ramps = _phase(where, entry)
-        phases.extend(stretches)
+        sessions, own_ramps = _phase(where, entry)
+        phases.extend(sessions)
         ramps.extend(own_ramps)
     return Schedule(phases=tuple(phases), ramps=tuple(sorted(ramps, key=lambda r: r.start)))
 
@@ -70,7 +70,7 @@ _RAMP_KEYS = {"epochs": True, "from": True, "to": True}
 _PX_RAMP_KEYS = {"from": True, "epochs": True}
 
 
-def _phase(where: str, entry: object) -> tuple[list[Phase], list[Ramp]]:
+def _phase(where: str, entry: object) -> tuple[list[Phase], list[LrRamp]]:
     entry = _mapping(where, entry, _PHASE_KEYS)
     start, end = _span(f"{where}.epochs", entry["epochs"])
     check_span(f"{where}.epochs", start, end)
@@ -114,11 +114,11 @@ def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int) -> list[t
     return [(first, after, size(first)) for first, after in pairwise([*changes, end])]
 
 
-def _ramp(where: str, entry: object) -> Ramp:
+def _ramp(where: str, entry: object) -> LrRamp:
     entry = _mapping(where, entry, _RAMP_KEYS)
     start, end = _span(f"{where}.epochs", entry["epochs"])
     lr_from, lr_to = (_float(f"{where}.{key}", entry[key]) for key in ("from", "to"))
-    return Ramp(start=start, end=end, lr_from=lr_from, lr_to=lr_to)
+    return LrRamp(start=start, end=end, lr_from=lr_from, lr_to=lr_to)
 
 
 def _mapping(where: str, entry: object, keys: Mapping[str, bool]) -> Mapping[str, Any]:

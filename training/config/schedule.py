@@ -19,7 +19,7 @@ FULL = "full"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ramp:
+class LrRamp:
     """Learning rate, for the whole job, from ``lr_from`` to ``lr_to`` over epochs ``[start, end)``."""
 
     start: int
@@ -115,7 +115,7 @@ class Schedule:
     """Phases and learning-rate ramps, each tiling epochs ``[0, epochs)`` exactly."""
 
     phases: tuple[Phase, ...]
-    ramps: tuple[Ramp, ...]
+    ramps: tuple[LrRamp, ...]
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -154,7 +154,7 @@ def check_span(where: str, start: int, end: int) -> None:
         )
 
 
-def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: int) -> None:
+def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[LrRamp], epochs: int) -> None:
     at = 0
     for part in parts:
         if part.start != at:
@@ -168,7 +168,7 @@ def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: i
         raise OptionError(f"{where}: {kind} for epochs {min(at, epochs)} to {max(at, epochs)}")
 
 
-P = TypeVar("P", Phase, Ramp)
+P = TypeVar("P", Phase, LrRamp)
 
 
 def _covering(parts: Sequence[P], epoch: int) -> P:

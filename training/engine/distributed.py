@@ -69,7 +69,7 @@ def ranks_of_job(options: Dist) -> int:
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
 
 
-def parts(options: Dist, ranks: int) -> int:
+def accumulation_steps(options: Dist, ranks: int) -> int:
     """Batches that each of ``ranks`` processes accumulates to stand in for ``dist.emulate_gpus``."""
     if options.emulate_gpus is None:
         return 1
@@ -140,12 +140,12 @@ def _recorded(main: Callable[[C], int], config: C) -> int:
 @contextlib.contextmanager
 def world(options: Dist) -> Iterator[World]:
     """This process's place, with the process group open inside the block where there is more than one process."""
-    environment = {key: int(os.environ.get(key, default)) for key, default in _PLACE.items()}
+    environment = {key: int(os.environ.get(key, default)) for key, default in _SINGLE_PROCESS.items()}
     _check_restarts()
     cuda = use_cuda(options)
     local_rank = environment["LOCAL_RANK"]
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    place = World(
+    world = World(
         rank=environment["RANK"],
         ranks=environment["WORLD_SIZE"],
         local_rank=local_rank,
@@ -154,8 +154,8 @@ def world(options: Dist) -> Iterator[World]:
     )
     if cuda:
         torch.cuda.set_device(device)
-    if place.ranks == 1:
-        yield place
+    if world.ranks == 1:
+        yield world
         return
     # No process outlives its launcher, whatever ends that.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -165,7 +165,7 @@ def world(options: Dist) -> Iterator[World]:
         device_id=device if cuda else None,
     )
     try:
-        yield place
+        yield world
     except (OptionError, Preempted):  # which all of them raise
         dist.destroy_process_group()
         raise
@@ -197,21 +197,21 @@ def _is_consequence(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-_PLACE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+_SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
 
-def sum_over_ranks(counts: torch.Tensor, place: World) -> torch.Tensor:
+def sum_over_ranks(counts: torch.Tensor, world: World) -> torch.Tensor:
     """``counts`` summed elementwise over all processes, in place; every process gets the sum."""
-    if place.ranks > 1:
+    if world.ranks > 1:
         dist.all_reduce(counts)
     return counts
 
 
-def share_buffers(model: nn.Module, place: World) -> None:
+def share_buffers(model: nn.Module, world: World) -> None:
     """Give every process the main one's buffers.
 
     BatchNorm statistics are local while training, as published; before a validation all must mean the same model.
     """
-    if place.ranks > 1:
+    if world.ranks > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

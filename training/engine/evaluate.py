@@ -8,28 +8,28 @@ import torch
 from torch import nn
 
 from training.engine.distributed import World, share_buffers
-from training.engine.metrics import Tally
+from training.engine.metrics import MetricSums
 from training.engine.step import Predictor
-from training.engine.stop_signals import Wishes
+from training.engine.stop_signals import StopSignals
 from training.loader.loaders import ValLoader
 from training.runlog.epoch_table import Scores
 
 
-class Abandoned(Exception):
+class EvaluationStopped(Exception):
     """The run is to stop; there are no scores."""
 
 
 @torch.inference_mode()
-def evaluate(predict: Predictor, loader: ValLoader, place: World, wishes: Wishes | None = None) -> Scores:
+def evaluate(predict: Predictor, loader: ValLoader, world: World, signals: StopSignals | None = None) -> Scores:
     """Scores of the model over the whole set of ``loader``, whatever the number of processes.
 
     Abandoned, in every process, as soon as one of ``wishes`` is to stop; without them it goes to the end.
     """
     model = predict.model
-    share_buffers(model, place)
+    share_buffers(model, world)
     was_training = model.training
     model.eval()
-    tally = Tally(place.device)
+    sums = MetricSums(world.device)
     # Each rectangle is a shape of its own: tuning cuDNN for it would take longer than using it once.
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = tuned and not loader.rectangular
@@ -38,10 +38,10 @@ def evaluate(predict: Predictor, loader: ValLoader, place: World, wishes: Wishes
         for _ in range(loader.rounds):  # some processes have a batch less, and all must ask equally often
             for images, labels in itertools.islice(batches, 1):
                 logits = predict(images)
-                tally.add(logits, labels, nn.functional.cross_entropy(logits, labels))
-            if wishes is not None and wishes.agreed()[0]:
-                raise Abandoned
+                sums.add(logits, labels, nn.functional.cross_entropy(logits, labels))
+            if signals is not None and signals.poll()[0]:
+                raise EvaluationStopped
     finally:
         torch.backends.cudnn.benchmark = tuned
         model.train(was_training)
-    return tally.scores(place)
+    return sums.scores(world)

@@ -10,7 +10,7 @@ from training.runlog.epoch_table import Scores
 NO_SUMS = [0.0, 0.0, 0.0, 0.0]
 
 
-class Tally:
+class MetricSums:
     """Running sums (images, loss, top-1 hits, top-5 hits); reading them waits for the device, adding does not."""
 
     def __init__(self, device: torch.device) -> None:
@@ -29,14 +29,14 @@ class Tally:
         """Go on from sums that were saved."""
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
 
-    def over_ranks(self, place: World) -> list[float]:
+    def over_ranks(self, world: World) -> list[float]:
         """The sums over all processes; every process must call it."""
-        sums: list[float] = sum_over_ranks(self.sums.clone(), place).tolist()
+        sums: list[float] = sum_over_ranks(self.sums.clone(), world).tolist()
         return sums
 
-    def scores(self, place: World) -> Scores:
+    def scores(self, world: World) -> Scores:
         """The sums over all processes as scores; every process must call it."""
-        return scores_of(self.over_ranks(place))
+        return scores_of(self.over_ranks(world))
 
 
 def scores_of(sums: list[float]) -> Scores:

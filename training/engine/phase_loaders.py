@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from data_tools.common.options import OptionError
-from training.config.datasets import Inputs
+from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
-from training.engine.state import Job
-from training.loader.beton_reader import Opened
+from training.engine.state import TrainState
+from training.loader.beton_reader import BetonReader
 from training.loader.loaders import TrainLoader, ValLoader, default_workers
 
 
@@ -28,88 +28,88 @@ class PhaseLoaders:
         self.validation.close()
 
 
-def train_loader(config: RunConfig, found: Inputs, phase: Phase, *, batch: int, **place: Any) -> TrainLoader:
+def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, **world: Any) -> TrainLoader:
     """What ``phase`` trains on, ``batch`` images a process; ``place``: TrainLoader's rank, workers and the like."""
     return TrainLoader(
-        found.beton(f"train_{phase.data}"),
+        datasets.beton(f"train_{phase.data}"),
         px=phase.px,
         batch=batch,
         min_scale=phase.min_scale,
         seed=config.run.seed,
         page_window=config.data.page_window,
-        **_reading(config, found),
-        **place,
+        **_reading(config, datasets),
+        **world,
     )
 
 
-def val_loader(config: RunConfig, found: Inputs, phase: Phase, **place: Any) -> ValLoader:
+def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **world: Any) -> ValLoader:
     """What ``phase`` validates on; ``place``: ValLoader's rank, workers and the like."""
     return ValLoader(
-        found.beton(f"val_{phase.val_data}"),
+        datasets.beton(f"val_{phase.val_data}"),
         px=phase.val_px,
         batch=phase.val_batch,
         rectangular=phase.rectangular,
-        **_reading(config, found),
-        **place,
+        **_reading(config, datasets),
+        **world,
     )
 
 
-def _reading(config: RunConfig, found: Inputs) -> dict[str, Any]:
+def _reading(config: RunConfig, datasets: Datasets) -> dict[str, Any]:
     """How betons are opened, whatever for."""
-    return {"classes": len(found.classes), "checksums": config.data.verify == "checksums"}
+    return {"classes": len(datasets.classes), "checksums": config.data.verify == "checksums"}
 
 
-def place_of(job: Job) -> dict[str, Any]:
+def loader_options(state: TrainState) -> dict[str, Any]:
     """Which process the loaders of ``job`` work for, and with how many threads."""
     return {
-        "rank": job.place.rank,
-        "ranks": job.place.ranks,
-        "workers": job.config.data.workers or default_workers(job.place.local_ranks),
-        "device": job.place.device,
+        "rank": state.world.rank,
+        "ranks": state.world.ranks,
+        "workers": state.config.data.workers or default_workers(state.world.local_ranks),
+        "device": state.world.device,
     }
 
 
-def check_betons(job: Job) -> None:
+def check_betons(state: TrainState) -> None:
     """OptionError where a beton of any phase, however late, is not what its manifest says: that is to be known now."""
-    for name in job.inputs.manifests:
+    for name in state.datasets.manifests:
         try:
-            Opened(job.inputs.beton(name), **_reading(job.config, job.inputs)).close()
+            BetonReader(state.datasets.beton(name), **_reading(state.config, state.datasets)).close()
         except (OSError, ValueError) as error:
             raise OptionError(f"data.dir: {error}") from None
 
 
-def open_phase(job: Job, phase: Phase) -> PhaseLoaders:
+def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:
     """Both loaders of a phase. Raises what an unsound beton or a batch too large for it raises."""
-    place, batch = place_of(job), phase.batch_per_gpu * job.parts
-    training = train_loader(job.config, job.inputs, phase, batch=batch, **place)
+    world, batch = loader_options(state), phase.batch_per_gpu * state.accumulation_steps
+    training = train_loader(state.config, state.datasets, phase, batch=batch, **world)
     try:
-        return PhaseLoaders(training, val_loader(job.config, job.inputs, phase, **place))
+        return PhaseLoaders(training, val_loader(state.config, state.datasets, phase, **world))
     except BaseException:
         training.close()
         raise
 
 
-class Upcoming:
+class PhasePrefetcher:
     """The loaders of the phases to come, each made once: in the background if `begin` was called for it in time.
 
     Leaving the `with` block closes what was made and not taken.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, state: TrainState) -> None:
+        self._state = state
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-phase")
         self._made: dict[int, Future[PhaseLoaders]] = {}  # by the phase's first epoch
 
     def begin(self, epoch: int) -> None:
         """Make the loaders of the phase that begins with ``epoch``, if one does; an error waits for `take`."""
-        for phase in self._job.schedule.phases:
+        for phase in self._state.schedule.phases:
             if phase.start == epoch:
-                self._made[epoch] = self._thread.submit(open_phase, self._job, phase)
+                self._made[epoch] = self._thread.submit(open_phase, self._state, phase)
 
     def take(self, phase: Phase) -> PhaseLoaders:
         """The loaders of ``phase``, which are now the caller's to close."""
         made = self._made.pop(phase.start, None)
-        return made.result() if made is not None else open_phase(self._job, phase)
+        return made.result() if made is not None else open_phase(self._state, phase)
 
     def __enter__(self) -> Self:
         return self

@@ -10,29 +10,28 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from data_tools.common.files import survived, write_whole
+from data_tools.common.files import warn_on_write_error, write_atomically
 from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
-from training.engine.state import Job, Progress
-from training.engine.stop_signals import Wishes
+from training.engine.state import Progress, TrainState
+from training.engine.stop_signals import StopSignals
 from training.engine.throughput import StepClock
 from training.model.resnet import amp_dtype
-from training.runlog import sessions as environment
-from training.runlog.console import Console, Standing
+from training.runlog.console import Console, ProgressSnapshot
 from training.runlog.epoch_table import CONFIG, EPOCHS, EpochRow, Scores, Speed, read_epochs, write_epochs
-from training.runlog.eta import Pace, Work
-from training.runlog.sessions import Stretch
+from training.runlog.eta import EtaEstimator, WorkModel
+from training.runlog.sessions import Session, add_session, current_session, gpu_names
 from training.runlog.wandb_logger import Tracker
 
 
 class RunLog:
     """The log of the main process, begun at ``progress``. OptionError for a damaged table of a run that goes on."""
 
-    def __init__(self, config: RunConfig, progress: Progress, stretch: Stretch, work: Work) -> None:
+    def __init__(self, config: RunConfig, progress: Progress, session: Session, work: WorkModel) -> None:
         self.dir: Path = config.run.dir
         self.dir.mkdir(parents=True, exist_ok=True)
-        self.progress, self.pace = progress, Pace(work)
+        self.progress, self.eta = progress, EtaEstimator(work)
         # A run continued after a crash may have logged more than its checkpoint holds; that part comes again.
         earlier = read_epochs(self.dir) if progress.epoch else []
         self.rows = [row for row in earlier if row.epoch <= progress.epoch]
@@ -40,9 +39,9 @@ class RunLog:
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
-        environment.note(self.dir, stretch)
+        add_session(self.dir, session)
         write_epochs(self.dir, self.rows)
-        write_whole(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
+        write_atomically(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
         # What was logged beyond the checkpoint does not count any more; for a run that starts anew, nothing does. An
         # epoch's scores stand at the very step that the next epoch, and so a continued run, begins at: they stay.
         purge_step = progress.images_seen + 1 if progress.images_seen else 0
@@ -55,14 +54,14 @@ class RunLog:
 
     def close(self) -> None:
         self.console.close()
-        with survived("the event file"):
+        with warn_on_write_error("the event file"):
             self.events.close()
         if self.tracker is not None:
             self.tracker.close()
 
     def _scalars(self, values: Mapping[str, float], flush: bool = False) -> None:
         seen = self.progress.images_seen
-        with survived("the event file"):
+        with warn_on_write_error("the event file"):
             for tag, value in values.items():
                 self.events.add_scalar(tag, value, seen)
             if flush:
@@ -74,7 +73,7 @@ class RunLog:
         """The epoch of ``progress`` begins, or goes on."""
         at = self.progress
         self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
-        self.pace.begins(at.epoch, at.batch, at.seconds)
+        self.eta.begins(at.epoch, at.batch, at.seconds)
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
         self._images_before = at.images_seen
 
@@ -91,16 +90,16 @@ class RunLog:
         }
         self._scalars(values)
         if self.console.wants():
-            self.console.progress(self._standing(lr, scores.loss, clock))
+            self.console.progress(self._snapshot(lr, scores.loss, clock))
 
-    def _standing(self, lr: float, loss: float, clock: StepClock) -> Standing:
-        at, schedule, seconds = self.progress, self.pace.work.schedule, clock.elapsed()
-        epoch_left, run_left = self.pace.left(at.epoch, at.batch, at.seconds)
-        return Standing(
+    def _snapshot(self, lr: float, loss: float, clock: StepClock) -> ProgressSnapshot:
+        at, schedule, seconds = self.progress, self.eta.work.schedule, clock.elapsed()
+        epoch_left, run_left = self.eta.left(at.epoch, at.batch, at.seconds)
+        return ProgressSnapshot(
             epoch=at.epoch + 1,
             epochs=schedule.epochs,
             batch=at.batch,
-            batches=self.pace.work.batches(at.epoch),
+            batches=self.eta.work.batches(at.epoch),
             px=schedule.phase(at.epoch).px,
             loss=loss,
             lr=lr,
@@ -114,49 +113,49 @@ class RunLog:
         values = {"losses/test_1": row.top1, "losses/test_5": row.top5, "times/eval_sec": eval_seconds}
         self._scalars(values, flush=True)
         self.rows.append(row)
-        with survived(EPOCHS):
+        with warn_on_write_error(EPOCHS):
             write_epochs(self.dir, self.rows)
         self.console.epoch_done(row)
 
 
-def begin(job: Job, wishes: Wishes) -> RunLog | None:
+def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
     """The main process's log; every process calls it, and gets an OptionError where it cannot begin."""
-    images = {name: found.images for name, found in job.inputs.manifests.items()}
-    stretch = environment.here(
-        gpus=environment.gpu_names(job.place.device, wishes.every_rank),
-        processes=job.place.ranks,
-        precision=str(amp_dtype(job.config.train.amp, job.place.device)).removeprefix("torch."),
-        epoch=job.progress.epoch,
-        hours=job.progress.seconds / 3600,
-        classes=len(job.inputs.classes),
+    images = {name: datasets.images for name, datasets in state.datasets.manifests.items()}
+    session = current_session(
+        gpus=gpu_names(state.world.device, signals.every_rank),
+        processes=state.world.ranks,
+        precision=str(amp_dtype(state.config.train.amp, state.world.device)).removeprefix("torch."),
+        epoch=state.progress.epoch,
+        hours=state.progress.seconds / 3600,
+        classes=len(state.datasets.classes),
         images=images,
     )
     log, problem = None, OptionError("run.dir: the main process could not begin its log")
-    if job.place.is_main:
+    if state.world.is_main:
         try:
-            work = Work(schedule=job.schedule, images=images, gpus=job.parts * job.place.ranks)
-            log = RunLog(job.config, job.progress, stretch, work)
+            work = WorkModel(schedule=state.schedule, images=images, gpus=state.accumulation_steps * state.world.ranks)
+            log = RunLog(state.config, state.progress, session, work)
         except OptionError as error:
             problem = error
-    if not wishes.every_rank(torch.tensor([int(log is not None)])).any():
+    if not signals.every_rank(torch.tensor([int(log is not None)])).any():
         raise problem  # in all of them, or the others would wait for this one
     return log
 
 
 def row_of(
-    job: Job, phase: Phase, lr: float, trained: Scores, scores: Scores, averaged: Scores | None, speed: Speed
+    state: TrainState, phase: Phase, lr: float, trained: Scores, scores: Scores, averaged: Scores | None, speed: Speed
 ) -> EpochRow:
     """The row of the epoch that ``job`` has just completed; ``averaged`` are the scores of averaged weights."""
     return EpochRow(
-        epoch=job.progress.epoch,
-        hours=job.progress.seconds / 3600,
+        epoch=state.progress.epoch,
+        hours=state.progress.seconds / 3600,
         top1=scores.top1,
         top5=scores.top5,
         train_loss=trained.loss,
         lr=lr,
-        images_per_s=speed.images_per_s_per_gpu * job.place.ranks,
+        images_per_s=speed.images_per_s_per_gpu * state.world.ranks,
         px=phase.px,
-        global_batch=job.global_batch(phase),
+        global_batch=state.global_batch(phase),
         ema_top1=averaged.top1 if averaged else float("nan"),
         ema_top5=averaged.top5 if averaged else float("nan"),
         speed=speed,

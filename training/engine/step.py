@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from training.config.run_config import Train
-from training.engine.metrics import Tally
+from training.engine.metrics import MetricSums
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -56,7 +56,7 @@ class Predictor(nn.Module):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """Images and labels to the loss and the logits: all of a step that is differentiated, and compiled."""
 
     def __init__(self, predict: Predictor, label_smoothing: float) -> None:
@@ -69,7 +69,7 @@ class Objective(nn.Module):
         return self.loss(logits, labels), logits
 
 
-class Mixing:
+class MixupCutmix:
     """torchvision's MixUp and CutMix; what is drawn for a batch depends on its key alone."""
 
     def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
@@ -94,32 +94,32 @@ class TrainStep:
 
     def __init__(
         self,
-        objective: Objective,
+        loss_module: LossModule,
         optimizer: torch.optim.Optimizer,
         options: Train,
         *,
         parallel: nn.Module | None = None,
-        parts: int = 1,
-        mixing: Mixing | None = None,
+        accumulation_steps: int = 1,
+        mixing: MixupCutmix | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.objective = objective
-        self.parallel: nn.Module = parallel or objective
+        self.loss_module = loss_module
+        self.parallel: nn.Module = parallel or loss_module
         self.forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.parallel
         self.optimizer = optimizer
-        self.parts = parts
+        self.accumulation_steps = accumulation_steps
         self.mixing = mixing
         self.rank, self.ranks = rank, ranks
-        device = next(objective.parameters()).device
+        device = next(loss_module.parameters()).device
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.most_bad_steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.compile_mode = compile_mode(options, objective.predict.device_type)
+        self.compile_mode = compile_mode(options, loss_module.predict.device_type)
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
-            objective.predict.device_type,
+            loss_module.predict.device_type,
             init_scale=self.fixed_scale or 2.0**16,
-            enabled=objective.predict.dtype == torch.float16,
+            enabled=loss_module.predict.dtype == torch.float16,
         )
 
     def prepare(self, px: int, batch: int, device: torch.device) -> None:
@@ -127,16 +127,16 @@ class TrainStep:
         if self.compile_mode is not None:
             torch._dynamo.reset()  # the phase before has other shapes; its code is not needed again
             self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
-        before = [buffer.clone() for buffer in self.objective.buffers()]
+        before = [buffer.clone() for buffer in self.loss_module.buffers()]
         images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         self.parallel.train()
-        self._accumulate(images.contiguous(memory_format=torch.channels_last), labels, 0, Tally(device))
+        self._accumulate(images.contiguous(memory_format=torch.channels_last), labels, 0, MetricSums(device))
         self.optimizer.zero_grad(set_to_none=True)
-        for buffer, value in zip(self.objective.buffers(), before, strict=True):
+        for buffer, value in zip(self.loss_module.buffers(), before, strict=True):
             buffer.copy_(value)
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, tally: Tally, key: int = 0) -> None:
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, sums: MetricSums, key: int = 0) -> None:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; counts go to ``tally``.
 
         ``key`` is the global batch's own number. All that is random is drawn from it and the place within that batch,
@@ -144,7 +144,7 @@ class TrainStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = self._accumulate(images, labels, key, tally)
+        loss = self._accumulate(images, labels, key, sums)
         self.scaler.step(self.optimizer)
         self._watch(loss)
         # A given number keeps the published static scale; without one the scaler adapts.
@@ -163,21 +163,23 @@ class TrainStep:
         self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, torch.zeros_like(self.bad_steps)))
         torch.maximum(self.most_bad_steps, self.bad_steps, out=self.most_bad_steps)
 
-    def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, tally: Tally) -> torch.Tensor:
+    def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, sums: MetricSums) -> torch.Tensor:
         """Gradients of all parts; the sum of their losses."""
         total = torch.zeros((), device=images.device)
-        for part in range(self.parts):
+        for part in range(self.accumulation_steps):
             # Every parts-th image: the very batch that one of the emulated processes would have had.
-            inputs, hard = images[part :: self.parts], labels[part :: self.parts]
+            datasets, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
             targets = hard
             if self.mixing:
-                own_key = (key * self.parts + part) * self.ranks + self.rank  # of the process that the part stands for
-                inputs, targets = self.mixing(self.objective.predict.normalise(inputs), hard, own_key)
-            last = part == self.parts - 1
+                own_key = (
+                    key * self.accumulation_steps + part
+                ) * self.ranks + self.rank  # of the process that the part stands for
+                datasets, targets = self.mixing(self.loss_module.predict.normalise(datasets), hard, own_key)
+            last = part == self.accumulation_steps - 1
             with contextlib.nullcontext() if last else self._no_sync():
-                loss, logits = self.forward(inputs, targets)
-                self.scaler.scale(loss / self.parts).backward()
-            tally.add(logits, hard, loss)
+                loss, logits = self.forward(datasets, targets)
+                self.scaler.scale(loss / self.accumulation_steps).backward()
+            sums.add(logits, hard, loss)
             total += loss.detach()
         return total
 

@@ -19,11 +19,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 ECHO_SECONDS = 1.0
 
 
-class Wishes:
+class StopSignals:
     """What this process wants at the next step boundary; entering it takes the signals, leaving gives them back."""
 
-    def __init__(self, place: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
-        self.place = place
+    def __init__(self, world: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
+        self.world = world
         self.stop = False
         self._first_signal = 0.0
         self._interval_s = checkpoint_minutes * 60
@@ -31,11 +31,11 @@ class Wishes:
         self._handlers: dict[int, object] = {}
         # Agreement goes over gloo, so that no GPU has to wait for it; a process that hangs is noticed here first.
         self._group: dist.ProcessGroup | None = None
-        if place.ranks > 1:
+        if world.ranks > 1:
             timeout = timedelta(minutes=timeout_minutes)
             self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
-    def __enter__(self) -> Wishes:
+    def __enter__(self) -> StopSignals:
         for number in SIGNALS:
             self._handlers[number] = signal.signal(number, self._wanted)
         return self
@@ -51,9 +51,9 @@ class Wishes:
             self._first_signal = time.monotonic()
         self.stop = True
 
-    def agreed(self) -> tuple[bool, bool]:
+    def poll(self) -> tuple[bool, bool]:
         """(stop, save) as all processes see it now; every process must ask after every step."""
-        due = self.place.is_main and time.monotonic() - self._saved >= self._interval_s
+        due = self.world.is_main and time.monotonic() - self._saved >= self._interval_s
         wanted = torch.tensor([int(self.stop), int(due)])
         if self._group is not None:
             dist.all_reduce(wanted, op=dist.ReduceOp.MAX, group=self._group)
@@ -68,6 +68,6 @@ class Wishes:
         """``values`` of all processes, stacked in order of rank; CPU tensors of one shape."""
         if self._group is None:
             return values[None]
-        gathered = [torch.empty_like(values) for _ in range(self.place.ranks)]
+        gathered = [torch.empty_like(values) for _ in range(self.world.ranks)]
         dist.all_gather(gathered, values, group=self._group)
         return torch.stack(gathered)

@@ -8,29 +8,29 @@ import torch
 
 from training.config.run_config import RunConfig, Train
 from training.engine import distributed
-from training.engine.metrics import Tally
-from training.engine.step import Objective, Predictor, TrainStep
-from training.model import resnet as model
+from training.engine.metrics import MetricSums
+from training.engine.step import LossModule, Predictor, TrainStep
+from training.model import resnet
 
 
 class SyntheticRun:
     """``step`` on one random batch of ``batch`` images of ``px`` x ``px``, again and again."""
 
     def __init__(self, arch: str, classes: int, px: int, batch: int, device: torch.device, options: Train) -> None:
-        net = model.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
-        predict = Predictor(net, model.amp_dtype(options.amp, device), device)
-        groups = model.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
+        net = resnet.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
+        predict = Predictor(net, resnet.amp_dtype(options.amp, device), device)
+        groups = resnet.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
         optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, fused=True)
-        self.step = TrainStep(Objective(predict, options.label_smoothing), optimizer, options)
+        self.step = TrainStep(LossModule(predict, options.label_smoothing), optimizer, options)
         self.step.prepare(px, batch, device)
         images = torch.randint(0, 256, (batch, 3, px, px), dtype=torch.uint8, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(0, classes, (batch,), device=device)
-        self.tally = Tally(device)
+        self.sums = MetricSums(device)
         net.train()
 
     def __call__(self) -> None:
-        self.step(self.images, self.labels, 1e-3, self.tally)
+        self.step(self.images, self.labels, 1e-3, self.sums)
 
 
 def synchronise(device: torch.device) -> None:

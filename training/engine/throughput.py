@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.model import resnet as model
+from training.model import resnet
 from training.runlog.epoch_table import Speed
 
 # Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by a part of the card's name.
@@ -115,7 +115,7 @@ def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> f
     A training step is three forward passes' worth: forward, and the gradients of inputs and of weights.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
+        resnet.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
     return float(counter.get_total_flops())
 
 

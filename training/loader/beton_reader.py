@@ -1,6 +1,5 @@
 """A beton opened for reading: checked against its manifest first, then its tables as plain arrays."""
 
-import hashlib
 import os
 import resource
 from collections.abc import Iterable
@@ -9,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton import format as layout
-from data_tools.beton import manifest
-from data_tools.beton.checks import check
-from data_tools.beton.format import Layout
+from data_tools.beton.checks import read_checksums, structure_faults
+from data_tools.beton.format import BetonError, read_layout
+from data_tools.beton.manifest import checksums_path, read_manifest
 from data_tools.native.library import TASK
 
 SPARE_DESCRIPTORS = 16
@@ -22,7 +20,7 @@ class LoadError(RuntimeError):
     """A sample could not be loaded; the message names the beton, the sample and the reason."""
 
 
-class Opened:
+class BetonReader:
     """The samples of a beton. `widths`, `heights`, `labels` are arrays over all of them; `close` is idempotent.
 
     `classes`: how many the model has; ValueError where a label is outside of them. `checksums`: compare every
@@ -31,35 +29,32 @@ class Opened:
 
     def __init__(self, path: Path, *, classes: int | None = None, checksums: bool = False) -> None:
         self.path = Path(path)
-        self.manifest = manifest.read(self.path)
-        faults = check(self.path, self.manifest)
+        self.manifest = read_manifest(self.path)
+        faults = structure_faults(self.path, self.manifest)
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            raise ValueError(f"{faults[0]}{more}; run write_datasets.py again")
-        found = layout.read(self.path)
-        checksums_kept = _checksums(self.path, found, self.manifest)
-        self.images = len(found.samples)
-        self.page_bytes = found.page_bytes
-        self.file_bytes = found.file_bytes
-        image = found.samples["f0"]
-        self.labels = np.ascontiguousarray(found.samples["f1"])
+            raise BetonError(f"{faults[0]}{more}", remedy="run write_datasets.py again")
+        layout = read_layout(self.path)
+        # Where they are there, the tables are known to be those that were written, too.
+        kept = read_checksums(layout, self.manifest) if checksums or checksums_path(self.path).exists() else None
+        self.images = len(layout.samples)
+        self.page_bytes = layout.page_bytes
+        self.file_bytes = layout.file_bytes
+        image = layout.samples["f0"]
+        self.labels = np.ascontiguousarray(layout.samples["f1"])
         self.widths, self.heights = image["width"].astype(np.int32), image["height"].astype(np.int32)
         self._tasks = np.zeros(self.images, TASK)
         for name, values in (
             ("at", image["data_ptr"]),
-            ("size", found.sizes()),
+            ("size", layout.sizes()),
             ("mode", image["mode"]),
             ("image_width", self.widths),
             ("image_height", self.heights),
         ):
             self._tasks[name] = values
         self.verify = checksums
-        if checksums:
-            if checksums_kept is None:
-                raise FileNotFoundError(
-                    f"{manifest.checksums_of(self.path)}: no checksums beside the beton; run write_datasets.py again"
-                )
-            self._tasks["checksum"] = checksums_kept
+        if kept is not None:
+            self._tasks["checksum"] = kept
         self._check_labels(classes)
         self.file = _open(self.path)
         self._mark = _mark(os.fstat(self.file))
@@ -114,21 +109,6 @@ class Opened:
 def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
     """What changes when a file is replaced, cut or written to."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _checksums(path: Path, found: Layout, record: manifest.Manifest) -> NDArray[np.uint64] | None:
-    """The checksums beside a beton, if they are there: with them the tables are known to be those written."""
-    sidecar = manifest.checksums_of(path)
-    if not sidecar.exists():
-        return None
-    content = sidecar.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record.checksums_digest or len(content) != 8 * record.images:
-        raise ValueError(f"{sidecar}: not the checksums that the manifest names; run write_datasets.py again")
-    with path.open("rb") as file:
-        head = file.read(layout.SAMPLES_START + found.samples.nbytes)
-    if layout.digest(head, found.alloc.tobytes(), content) != record.digest:
-        raise ValueError(f"{path}: not the file that its manifest describes; run write_datasets.py again")
-    return np.frombuffer(content, "<u8")
 
 
 def _open(path: Path) -> int:

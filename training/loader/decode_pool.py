@@ -36,7 +36,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Work:
+class PendingBatch:
     """A batch in the making. Keeps alive what the native threads read and write."""
 
     request: Request
@@ -64,7 +64,7 @@ class Work:
         return int(self.request.samples[self.native.failed]), self.native.error.decode(errors="replace")
 
 
-class Pool:
+class DecodePool:
     """`workers` native threads. Closing waits for the images at hand, a few milliseconds."""
 
     def __init__(self, workers: int) -> None:
@@ -76,23 +76,23 @@ class Pool:
         # Also at the interpreter's exit, while the memory that the threads write to is still there.
         self.close = weakref.finalize(self, library().native_pool_delete, self._handle)
 
-    def submit(self, work: Work) -> None:
+    def submit(self, pending: PendingBatch) -> None:
         self._check_open()
-        library().native_pool_submit(self._handle, ctypes.byref(work.native))
+        library().native_pool_submit(self._handle, ctypes.byref(pending.native))
 
-    def finished(self, work: Work, milliseconds: int = 0) -> bool:
+    def finished(self, pending: PendingBatch, milliseconds: int = 0) -> bool:
         """Whether a batch is made, waiting for it so long; there is no other way to wait."""
         self._check_open()
-        return bool(library().native_pool_wait(self._handle, ctypes.byref(work.native), milliseconds))
+        return bool(library().native_pool_wait(self._handle, ctypes.byref(pending.native), milliseconds))
 
     def _check_open(self) -> None:
         if not self.close.alive:
             raise RuntimeError("the loader is closed")
 
-    def cancel(self, work: Work) -> None:
+    def cancel(self, pending: PendingBatch) -> None:
         """Forget a batch; on return no thread touches it."""
         if self.close.alive:
-            library().native_pool_cancel(self._handle, ctypes.byref(work.native))
+            library().native_pool_cancel(self._handle, ctypes.byref(pending.native))
 
 
 class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
@@ -104,7 +104,7 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: DecodePool,
         buffers: HostBuffers,
         copies: Any,
         requests: Iterator[Request],
@@ -112,7 +112,7 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
     ) -> None:
         self._pool, self._buffers, self._copies = pool, buffers, copies
         self._requests, self._explain = requests, explain
-        self._ahead: deque[Work] = deque()
+        self._ahead: deque[PendingBatch] = deque()
         self._submit()
 
     def _submit(self) -> None:
@@ -120,32 +120,32 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
             request = next(self._requests, None)
             if request is None:
                 return
-            work = Work(request, self._buffers.take(len(request.tasks), request.height, request.width))
-            self._pool.submit(work)
-            self._ahead.append(work)
+            pending = PendingBatch(request, self._buffers.take(len(request.tasks), request.height, request.width))
+            self._pool.submit(pending)
+            self._ahead.append(pending)
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         if not self._ahead:
             raise StopIteration
-        work = self._ahead[0]
-        while not self._pool.finished(work, WAIT_MILLISECONDS):
+        pending = self._ahead[0]
+        while not self._pool.finished(pending, WAIT_MILLISECONDS):
             pass
         self._ahead.popleft()
-        if work.failure is not None:
+        if pending.failure is not None:
             self.close()
-            raise self._explain(*work.failure)
+            raise self._explain(*pending.failure)
         self._submit()
-        self._start_copy(work)
+        self._start_copy(pending)
         for later in self._ahead:  # those that are ready follow at once: a later call finds them on the device
             if not self._pool.finished(later) or later.failure is not None:
                 break
             self._start_copy(later)
-        images, labels = self._copies.hand_over(work.copied)
+        images, labels = self._copies.hand_over(pending.copied)
         return images.permute(0, 3, 1, 2), labels
 
-    def _start_copy(self, work: Work) -> None:
-        if work.copied is None:
-            work.copied = self._copies.start(work.images, torch.from_numpy(work.request.labels))
+    def _start_copy(self, pending: PendingBatch) -> None:
+        if pending.copied is None:
+            pending.copied = self._copies.start(pending.images, torch.from_numpy(pending.request.labels))
 
     def close(self) -> None:
         """Drop what has not been handed out. Idempotent."""

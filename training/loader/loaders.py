@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.common.resources import check_memory, default_workers, usable_cores
-from training.loader import sample_order as order
-from training.loader.beton_reader import LoadError, Opened
+from training.loader import sample_order
+from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CropRule, centre_crops, random_crops, rectangle
-from training.loader.decode_pool import BATCHES_AHEAD, Batches, Pool, Request
+from training.loader.decode_pool import BATCHES_AHEAD, Batches, DecodePool, Request
 from training.loader.device_transfer import CudaCopies, HostBuffers, NoCopies
 
 __all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "usable_cores"]
@@ -23,10 +23,10 @@ FETCH_AHEAD = 16  # batches, of a page-local order
 class _Loader:
     """What both loaders have: a beton, threads, and at most one iteration under way."""
 
-    def __init__(self, beton: Opened, *, workers: int | None, device: torch.device) -> None:
+    def __init__(self, beton: BetonReader, *, workers: int | None, device: torch.device) -> None:
         self._beton = beton
         self.classes = beton.manifest.classes
-        self._pool = Pool(default_workers(1) if workers is None else workers)
+        self._pool = DecodePool(default_workers(1) if workers is None else workers)
         self._buffers = HostBuffers(pinned=device.type == "cuda")
         self._copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
         self._under_way: Batches | None = None
@@ -86,7 +86,7 @@ class TrainLoader(_Loader):
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
         path = Path(path)
-        beton = Opened(path, classes=classes, checksums=checksums)
+        beton = BetonReader(path, classes=classes, checksums=checksums)
         self.images, self.batches = beton.images, beton.images // (batch * ranks)
         if not self.batches:
             beton.close()
@@ -116,10 +116,10 @@ class TrainLoader(_Loader):
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if self._page_window:
-            samples = order.page_order(self.seed, epoch, self._beton.pages(), self._page_window)
+            samples = sample_order.page_order(self.seed, epoch, self._beton.pages(), self._page_window)
         else:
-            samples = order.epoch_order(self.seed, epoch, self.images)
-        return order.share(samples, self.batch, self._rank, self._ranks)
+            samples = sample_order.epoch_order(self.seed, epoch, self.images)
+        return sample_order.rank_slice(samples, self.batch, self._rank, self._ranks)
 
     def _requests(self, rule: CropRule, batches: NDArray[np.int64]) -> Iterator[Request]:
         beton = self._beton
@@ -198,7 +198,7 @@ class ValLoader(_Loader):
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
         path = Path(path)
-        beton = Opened(path, classes=classes, checksums=checksums)
+        beton = BetonReader(path, classes=classes, checksums=checksums)
         super().__init__(beton, workers=workers, device=torch.device(device))
         self.images, self.px, self.batch, self.rectangular = beton.images, px, batch, rectangular
         ratios = beton.widths / beton.heights
@@ -228,7 +228,9 @@ def _check_arguments(px: int, batch: int, rank: int, ranks: int) -> None:
         raise ValueError(f"no loader for batches of {batch} images of {px} px as rank {rank} of {ranks}")
 
 
-def _request(beton: Opened, samples: NDArray[np.int64], crops: NDArray[np.void], height: int, width: int) -> Request:
+def _request(
+    beton: BetonReader, samples: NDArray[np.int64], crops: NDArray[np.void], height: int, width: int
+) -> Request:
     return Request(
         file=beton.file,
         tasks=beton.tasks(samples, crops),

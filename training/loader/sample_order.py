@@ -74,7 +74,7 @@ def _pairs(counts: NDArray[np.int64]) -> float:
     return float((counts.astype(np.float64) * (counts - 1)).sum())
 
 
-def share(order: Indices, batch: int, rank: int, ranks: int) -> Indices:
+def rank_slice(order: Indices, batch: int, rank: int, ranks: int) -> Indices:
     """(batches, batch): of each full global batch of batch * ranks samples every ranks-th one, from rank on."""
     whole = len(order) // (batch * ranks)
     dealt = order[: whole * batch * ranks].reshape(whole, batch, ranks)

@@ -15,8 +15,7 @@ from torch import nn
 
 from data_tools.common.options import OptionError
 from training.config.run_config import Model
-from training.model import checkpoint
-from training.model import resnet as model
+from training.model import checkpoint, resnet
 
 ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
 # BatchNorm's count of batches is of no use outside training, and old files have none.
@@ -102,12 +101,12 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     for arch in ARCHES:
         for blurpool in (False, True):
             with torch.device("meta"):
-                other = _shapes(model.build(arch, outputs, init_bn0=False, blurpool=blurpool).state_dict())
+                other = _shapes(resnet.build(arch, outputs, init_bn0=False, blurpool=blurpool).state_dict())
             if other == given:
                 if other.keys() == wanted.keys():
                     here = wanted["fc.bias"][0]
                     return f"{outputs} outputs, but the betons have {here} classes; give betons of the data it is for"
-                options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
+                options = f"--resnet.arch={arch} --resnet.blurpool={str(blurpool).lower()}"
                 return f"the weights of another network than is asked for here; give {options}"
     lacking, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     first = f"without {lacking[0]}" if lacking else f"with {foreign[0]}" if foreign else "of other shapes"

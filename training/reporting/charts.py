@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data_tools.common.imagenet import TARGET_TOP5
-from training.reporting.plotting import LIGHT, PAGE, Palette, dress, figure, fill_in, svg
-from training.reporting.run_folder import PUBLISHED_NAME, Published, Record, published
+from training.reporting.plotting import LIGHT, PAGE, Palette, figure, style_axes, svg, use_css_colors
+from training.reporting.run_folder import PUBLISHED_NAME, Published, RunFolder, published
 from training.runlog.epoch_table import EpochRow
 
 if TYPE_CHECKING:
@@ -55,34 +55,34 @@ CHARTS = (
 )
 
 
-def elements(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+def elements(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str]]:
     """(title, ``<svg>`` in the page's colours) of each chart."""
     behind = published()
     for number, chart in enumerate(CHARTS):
         made, (axes,) = figure(4.1, 2.75)
-        draw(axes, chart, records, behind, PAGE)
-        yield f"{chart.title}, against {_x_label(chart)}", fill_in(svg(made, f"chart{number}"))
+        draw(axes, chart, runs, behind, PAGE)
+        yield f"{chart.title}, against {_x_label(chart)}", use_css_colors(svg(made, f"chart{number}"))
 
 
-def png(records: Sequence[Record]) -> bytes:
+def png(runs: Sequence[RunFolder]) -> bytes:
     """All charts on one light picture, with a legend."""
     made, every = figure(15, 11.2, rows=3, columns=3)
     behind = published()
     for axes, chart in zip(every, CHARTS, strict=True):
-        draw(axes, chart, records, behind, LIGHT)
+        draw(axes, chart, runs, behind, LIGHT)
     from matplotlib.lines import Line2D
 
-    keys = [Line2D([], [], color=colour, linewidth=2.4) for colour in (*LIGHT.series[: len(records)], LIGHT.published)]
-    names = [*(record.name for record in records), PUBLISHED_NAME]
+    keys = [Line2D([], [], color=colour, linewidth=2.4) for colour in (*LIGHT.series[: len(runs)], LIGHT.published)]
+    names = [*(run.name for run in runs), PUBLISHED_NAME]
     made.legend(keys, names, loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=LIGHT.ink)
     out = io.BytesIO()
     made.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     return out.getvalue()
 
 
-def draw(axes: Axes, chart: Chart, records: Sequence[Record], behind: Published, palette: Palette) -> None:
+def draw(axes: Axes, chart: Chart, runs: Sequence[RunFolder], behind: Published, palette: Palette) -> None:
     """One chart of all runs."""
-    dress(axes, palette, chart.title, _x_label(chart))
+    style_axes(axes, palette, chart.title, _x_label(chart))
     for column, dashes in zip(chart.behind, ("-", (0, (3, 2))), strict=False):
         x = behind.hours if chart.by_hours else behind.epoch
         axes.plot(x, getattr(behind, column), color=palette.published, linestyle=dashes, linewidth=1.3, zorder=1.5)
@@ -91,13 +91,13 @@ def draw(axes: Axes, chart: Chart, records: Sequence[Record], behind: Published,
         label = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom", "ha": "right"}
         place = (1.0, TARGET_TOP5)
         axes.annotate(f"{TARGET_TOP5:g}", place, (0, 1), fontsize=7.5, color=palette.muted, **label)  # type: ignore[arg-type]
-    for number, record in enumerate(records):
+    for number, run in enumerate(runs):
         # Where runs are the same, the earlier ones show as a rim.
-        width = 1.5 + 1.1 * (len(records) - 1 - number)
+        width = 1.5 + 1.1 * (len(runs) - 1 - number)
         for each in chart.lines:
-            _curve(axes, chart, each, record.rows, palette.series[number], width)
+            _curve(axes, chart, each, run.rows, palette.series[number], width)
     axes.set_ylim(0, 101 if chart.behind else 1.03 * axes.get_ylim()[1])
-    _x_axis(axes, chart, records, behind)
+    _x_axis(axes, chart, runs, behind)
 
 
 def _curve(axes: Axes, chart: Chart, each: Line, rows: Sequence[EpochRow], colour: str, width: float) -> None:
@@ -119,13 +119,13 @@ def _x_label(chart: Chart) -> str:
     return "hours" if chart.by_hours else "epochs"
 
 
-def _x_axis(axes: Axes, chart: Chart, records: Sequence[Record], behind: Published) -> None:
+def _x_axis(axes: Axes, chart: Chart, runs: Sequence[RunFolder], behind: Published) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     if not chart.by_hours:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         return
-    spans = [record.rows[-1].hours for record in records] + [behind.hours[-1]]
+    spans = [run.rows[-1].hours for run in runs] + [behind.hours[-1]]
     if max(spans) > FAR * min(spans):
         axes.set_xscale("log")
         axes.set_xlabel("hours, logarithmic")

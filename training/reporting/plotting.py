@@ -62,7 +62,7 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
     return made, list(made.subplots(rows, columns, squeeze=False).flat)
 
 
-def dress(axes: Axes, palette: Palette, title: str, below: str) -> None:
+def style_axes(axes: Axes, palette: Palette, title: str, below: str) -> None:
     """Title and x label, thin grid lines, no frame."""
     axes.set_title(title, loc="left", fontsize=9.5, color=palette.ink)
     axes.set_xlabel(below, fontsize=8, color=palette.muted)
@@ -90,7 +90,7 @@ def svg(made: Figure, key: str) -> str:
     return re.sub(r"\n +", "\n", re.sub(r'<g id="[^"]*"', "<g", element))
 
 
-def fill_in(element: str) -> str:
+def use_css_colors(element: str) -> str:
     """An ``<svg>`` drawn in :data:`PAGE`, its colours those of the page around it."""
     named = {PAGE.ink: "ink", PAGE.muted: "muted", PAGE.grid: "grid", PAGE.published: "published"}
     named |= {colour: f"series-{i}" for i, colour in enumerate(PAGE.series)}

@@ -7,28 +7,30 @@ from html import escape
 from pathlib import Path
 
 from data_tools.common.imagenet import TARGET_TOP5
-from training.reporting import plotting as plots
+from training.reporting import plotting
 from training.reporting.charts import elements
-from training.reporting.run_folder import PUBLISHED_NAME, Record, summary
+from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
 from training.runlog.epoch_table import EpochRow
 
 IMAGENET_CLASSES = 1000
 STYLE = Path(__file__).with_name("report.css")
 
 
-def page(records: Sequence[Record], price: float | None) -> str:
+def page(runs: Sequence[RunFolder], price: float | None) -> str:
     """The report; ``price`` is that of a GPU-hour."""
-    title = f"Training report: {', '.join(record.name for record in records)}"
+    title = f"Training report: {', '.join(run.name for run in runs)}"
     style = STYLE.read_text(encoding="utf-8")
-    style = style.replace("LIGHT", plots.variables(plots.LIGHT)).replace("DARK", plots.variables(plots.DARK))
+    style = style.replace("LIGHT", plotting.variables(plotting.LIGHT)).replace(
+        "DARK", plotting.variables(plotting.DARK)
+    )
     body = [
         f"<h1>{escape(title)}</h1>",
         "<p>Hours are those of training and validation; preparing a phase does not count.</p>",
-        *_summaries(records, price),
-        *_charts(records),
-        *_differences(records),
-        *_tables(records),
-        *_configurations(records),
+        *_summaries(runs, price),
+        *_charts(runs),
+        *_differences(runs),
+        *_tables(runs),
+        *_configurations(runs),
     ]
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -42,11 +44,11 @@ def _tone(number: int) -> str:
     return f'style="--tone: var(--series-{number})"'
 
 
-def _summaries(records: Sequence[Record], price: float | None) -> Iterator[str]:
+def _summaries(runs: Sequence[RunFolder], price: float | None) -> Iterator[str]:
     yield '<h2>Summary</h2>\n<div class="grid">'
-    for number, record in enumerate(records):
-        yield f'<section class="card" {_tone(number)}><h3>{escape(record.name)}</h3>'
-        yield _pairs(summary(record, price)) + "</section>"
+    for number, run in enumerate(runs):
+        yield f'<section class="card" {_tone(number)}><h3>{escape(run.name)}</h3>'
+        yield _pairs(summary(run, price)) + "</section>"
     yield "</div>"
 
 
@@ -55,27 +57,27 @@ def _pairs(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]], kind: s
     return f'<dl class="{kind}">{entries}</dl>' if kind else f"<dl>{entries}</dl>"
 
 
-def _charts(records: Sequence[Record]) -> Iterator[str]:
+def _charts(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield '<h2>Curves</h2>\n<ul class="legend">'
-    for number, record in enumerate(records):
-        yield f"<li {_tone(number)}>{escape(record.name)}</li>"
+    for number, run in enumerate(runs):
+        yield f"<li {_tone(number)}>{escape(run.name)}</li>"
     yield f'<li style="--tone: var(--published)">{escape(PUBLISHED_NAME)}</li></ul>'
-    yield _warning_of_other_classes(records) + '<div class="grid">'
-    for title, element in elements(records):
+    yield _warning_of_other_classes(runs) + '<div class="grid">'
+    for title, element in elements(runs):
         labelled = element.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
         yield f'<figure class="card">{labelled}</figure>'
     yield "</div>"
 
 
-def _warning_of_other_classes(records: Sequence[Record]) -> str:
+def _warning_of_other_classes(runs: Sequence[RunFolder]) -> str:
     """Accuracies over other classes are not to be compared with ImageNet's, and nobody should have to notice."""
-    counts = {record.name: record.stretches[-1].classes for record in records if record.stretches}
+    counts = {run.name: run.sessions[-1].classes for run in runs if run.sessions}
     others = ", ".join(f"{name} has {count:,}" for name, count in counts.items() if count != IMAGENET_CLASSES)
     return f"<p>The published run is over {IMAGENET_CLASSES:,} classes; {escape(others)}.</p>\n" if others else ""
 
 
-def _differences(records: Sequence[Record]) -> Iterator[str]:
-    every = {record.name: record.options() for record in records}
+def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
+    every = {run.name: run.options() for run in runs}
     keys = dict.fromkeys(key for options in every.values() for key in options)
     differing = [key for key in keys if len({options.get(key) for options in every.values()}) > 1]
     if not differing:
@@ -100,14 +102,14 @@ COLUMNS = {
 }
 
 
-def _tables(records: Sequence[Record]) -> Iterator[str]:
+def _tables(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Epochs</h2>"
-    for number, record in enumerate(records):
-        opened = " open" if len(records) == 1 else ""
-        yield f'<details{opened}><summary>{escape(record.name)}</summary><div class="card wide" {_tone(number)}><table>'
+    for number, run in enumerate(runs):
+        opened = " open" if len(runs) == 1 else ""
+        yield f'<details{opened}><summary>{escape(run.name)}</summary><div class="card wide" {_tone(number)}><table>'
         yield "<tr>" + "".join(f"<th>{name}</th>" for name in COLUMNS) + "</tr>"
-        for row in record.rows:
-            yield _cells(row, reached=row is record.reached())
+        for row in run.rows:
+            yield _cells(row, reached=row is run.reached())
         yield "</table></div></details>"
     yield f"<p>Bold: the first epoch at {TARGET_TOP5:g} % top-5.</p>"
 
@@ -117,8 +119,8 @@ def _cells(row: EpochRow, reached: bool) -> str:
     return f'<tr class="reached">{cells}</tr>' if reached else f"<tr>{cells}</tr>"
 
 
-def _configurations(records: Sequence[Record]) -> Iterator[str]:
+def _configurations(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Configuration</h2>"
-    for record in records:
-        yield f'<details><summary>{escape(record.name)}</summary><div class="card">'
-        yield _pairs(list(record.options().items()), "options") + "</div></details>"
+    for run in runs:
+        yield f'<details><summary>{escape(run.name)}</summary><div class="card">'
+        yield _pairs(list(run.options().items()), "options") + "</div></details>"

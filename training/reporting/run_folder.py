@@ -15,9 +15,8 @@ from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import OptionError
 from training.config.run_config import ScheduleOptions
 from training.config.schedule import Schedule
-from training.runlog import sessions as environment
 from training.runlog.epoch_table import CONFIG, EPOCHS, EpochRow, read_epochs
-from training.runlog.sessions import Stretch
+from training.runlog.sessions import Session, hardware, read_sessions
 
 PUBLISHED = Path(__file__).with_name("titan8_epochs.csv")
 PUBLISHED_NAME = "titan8 as published: 8 Titan RTX, 2019"
@@ -34,14 +33,14 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class RunFolder:
     """A run folder; ``rows`` is not empty, ``stretches`` may be where none were noted, ``config`` is by section,
     ``schedule`` what it says."""
 
     name: str
     dir: Path
     rows: Sequence[EpochRow]
-    stretches: Sequence[Stretch]
+    sessions: Sequence[Session]
     config: dict[str, dict[str, Any]]
     schedule: Schedule
 
@@ -55,11 +54,11 @@ class Record:
 
     def gpu_hours(self, hours: float) -> float | None:
         """GPU-hours of the first ``hours``, each stretch by its own GPUs; None where none are noted, or no GPU was."""
-        if not any(stretch.gpus for stretch in self.stretches) or self.stretches[0].from_hours > 0:
+        if not any(session.gpus for session in self.sessions) or self.sessions[0].from_hours > 0:
             return None
-        starts = [min(stretch.from_hours, hours) for stretch in self.stretches]
+        starts = [min(session.from_hours, hours) for session in self.sessions]
         spans = [end - start for start, end in pairwise([*starts, hours])]
-        return sum(span * len(stretch.gpus) for span, stretch in zip(spans, self.stretches, strict=True))
+        return sum(span * len(session.gpus) for span, session in zip(spans, self.sessions, strict=True))
 
     def options(self) -> dict[str, str]:
         """Every option of the configuration as ``section.key`` and JSON text."""
@@ -67,17 +66,17 @@ class Record:
         return {f"{section}.{key}": json.dumps(value) for section, keys in sections for key, value in keys.items()}
 
 
-def read(folders: Sequence[Path]) -> list[Record]:
+def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """The records of run folders, each under a name of its own. OptionError for a folder that holds none."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise OptionError("the same run folder is given twice")
-    return [_record(folder, name) for folder, name in zip(folders, names, strict=True)]
+    return [_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 
-def _record(folder: Path, name: str) -> Record:
+def _run(folder: Path, name: str) -> RunFolder:
     if not folder.is_dir():
         raise OptionError(f"{folder}: no such folder; give a run folder, as in runs/titan8")
     rows = read_epochs(folder)
@@ -85,8 +84,8 @@ def _record(folder: Path, name: str) -> Record:
         what = "no epoch is complete yet" if (folder / EPOCHS).is_file() else f"no {EPOCHS} here; give a run folder"
         raise OptionError(f"{folder}: {what}")
     config, schedule = _config(folder)
-    stretches = environment.read(folder)
-    return Record(name=name, dir=folder, rows=rows, stretches=stretches, config=config, schedule=schedule)
+    sessions = read_sessions(folder)
+    return RunFolder(name=name, dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
 
 
 def _config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
@@ -110,25 +109,25 @@ def published() -> Published:
     return Published(epoch=tuple(int(row["epoch"]) for row in rows), **columns)
 
 
-def summary(record: Record, price: float | None) -> Iterator[tuple[str, str]]:
+def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     """What is to be known of a run, as (measure, value), the most wanted first."""
-    last, reached = record.rows[-1], record.reached()
+    last, reached = run.rows[-1], run.reached()
     if reached is not None:
         yield f"{TARGET_TOP5:g} % top-5", f"{reached.hours:.4f} h, after epoch {reached.epoch}"
     else:
         yield f"{TARGET_TOP5:g} % top-5", "not reached"
     for column, label in (("top5", "best top-5"), ("top1", "best top-1")):
-        best = record.best(column)
+        best = run.best(column)
         yield label, f"{getattr(best, column):.4f} %, epoch {best.epoch}"
     if last.ema_top5 == last.ema_top5:  # nan where no averaged weights are kept
         yield "averaged weights, last", f"{last.ema_top5:.4f} % top-5, {last.ema_top1:.4f} % top-1"
-    yield "done", f"{last.epoch} of {record.schedule.epochs} epochs, {last.hours:.4f} h"
-    yield from _cost(record, reached, price)
-    yield from _place(record)
+    yield "done", f"{last.epoch} of {run.schedule.epochs} epochs, {last.hours:.4f} h"
+    yield from _cost(run, reached, price)
+    yield from _place(run)
 
 
-def _cost(record: Record, reached: EpochRow | None, price: float | None) -> Iterator[tuple[str, str]]:
-    whole = record.gpu_hours(record.rows[-1].hours)
+def _cost(run: RunFolder, reached: EpochRow | None, price: float | None) -> Iterator[tuple[str, str]]:
+    whole = run.gpu_hours(run.rows[-1].hours)
     if whole is None:
         if price is not None:
             yield "cost", "no GPU is noted, so none"
@@ -136,19 +135,19 @@ def _cost(record: Record, reached: EpochRow | None, price: float | None) -> Iter
     yield "GPU-hours", f"{whole:.4f}"
     if price is None:
         return
-    until = record.gpu_hours(reached.hours) if reached is not None else None
+    until = run.gpu_hours(reached.hours) if reached is not None else None
     to_target = f"{until * price:,.2f} to {TARGET_TOP5:g} %, " if until is not None else ""
     yield "cost", f"{to_target}{whole * price:,.2f} in all, at {price:g} per GPU-hour"
 
 
-def _place(record: Record) -> Iterator[tuple[str, str]]:
-    if not record.stretches:
+def _place(run: RunFolder) -> Iterator[tuple[str, str]]:
+    if not run.sessions:
         yield "hardware", "not noted"
         return
-    lines = list(dict.fromkeys(environment.hardware(stretch) for stretch in record.stretches))
-    latest = record.stretches[-1]
+    lines = list(dict.fromkeys(hardware(session) for session in run.sessions))
+    latest = run.sessions[-1]
     yield "hardware", "; then ".join(lines)
-    started = [datetime.fromisoformat(stretch.started).strftime("%Y-%m-%d %H:%M UTC") for stretch in record.stretches]
+    started = [datetime.fromisoformat(session.started).strftime("%Y-%m-%d %H:%M UTC") for session in run.sessions]
     yield "started", started[0] + (f"; the last of {len(started)} times {started[-1]}" if started[1:] else "")
     yield "precision", latest.precision
     yield "data", f"{latest.classes:,} classes; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from training.config.schedule import Schedule
-from training.reporting.plotting import LIGHT, dress, figure
+from training.reporting.plotting import LIGHT, figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def _steps(axes: Axes, schedule: Schedule, values: list[int], title: str) -> Non
 def _finish(axes: Axes, schedule: Schedule, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    dress(axes, LIGHT, title, "epochs")
+    style_axes(axes, LIGHT, title, "epochs")
     axes.set_xlim(0, schedule.epochs)
     axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))

@@ -23,7 +23,7 @@ REDRAW_SECONDS = 0.5  # of a bar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class ProgressSnapshot:
     """How a run stands within ``epoch`` (from 1) of ``epochs``, after ``batch`` of ``batches``: ``loss`` of the batches
     since it was last read, ``images_per_s`` of the whole job and ``data_wait_percent`` over what this process trained
     of the epoch; the seconds left are nan while nothing is known."""
@@ -41,15 +41,15 @@ class Standing:
     run_seconds_left: float
 
 
-def figures(standing: Standing) -> str:
+def figures(snapshot: ProgressSnapshot) -> str:
     return (
-        f"loss {standing.loss:.3f}, lr {standing.lr:.4g}, {standing.images_per_s:.0f} img/s, "
-        f"waiting {standing.data_wait_percent:.0f} %"
+        f"loss {snapshot.loss:.3f}, lr {snapshot.lr:.4g}, {snapshot.images_per_s:.0f} img/s, "
+        f"waiting {snapshot.data_wait_percent:.0f} %"
     )
 
 
-def left(standing: Standing) -> str:
-    return f"left: epoch {clock(standing.epoch_seconds_left)}, run {clock(standing.run_seconds_left)}"
+def left(snapshot: ProgressSnapshot) -> str:
+    return f"left: epoch {clock(snapshot.epoch_seconds_left)}, run {clock(snapshot.run_seconds_left)}"
 
 
 def clock(seconds: float) -> str:
@@ -67,14 +67,14 @@ def as_json(event: str, values: Mapping[str, Any]) -> str:
     return json.dumps({"event": event, **plain})
 
 
-def say_complete(options: Run, epochs: int) -> None:
+def print_complete(options: Run, epochs: int) -> None:
     if options.log == "json":
         print(as_json("complete", {"dir": str(options.dir), "epochs": epochs}))
     else:
         print(f"{options.dir}: complete after {epochs} epochs; --run.resume=none starts anew")
 
 
-def say_scores(options: Run, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
+def print_scores(options: Run, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
     """The answer to ``run.eval_only``."""
     if options.log == "json":
         about = {"checkpoint": str(options.checkpoint), "px": px, "set": val_set, "rectangular": rectangular}
@@ -118,21 +118,21 @@ class Console:
         now = time.monotonic()
         return now - self._said >= self._seconds or (self._bar is not None and now - self._drawn >= REDRAW_SECONDS)
 
-    def progress(self, standing: Standing) -> None:
+    def progress(self, snapshot: ProgressSnapshot) -> None:
         now = time.monotonic()
         if self._bar is not None:
             self._drawn = now
-            self._bar.n = standing.batch
-            self._bar.set_postfix_str(f"{left(standing)}, {figures(standing)}")
+            self._bar.n = snapshot.batch
+            self._bar.set_postfix_str(f"{left(snapshot)}, {figures(snapshot)}")
         if now - self._said < self._seconds:
             return
         self._said = now
         if self._json:
-            print(as_json("progress", asdict(standing)), flush=True)
+            print(as_json("progress", asdict(snapshot)), flush=True)
         elif self._bar is None:
-            share = 100 * standing.batch / standing.batches
-            where = f"epoch {standing.epoch}/{standing.epochs}, {share:.0f} % of {standing.batches} batches"
-            print(f"{where}, {standing.px} px: {figures(standing)}, {left(standing)}", file=sys.stderr, flush=True)
+            share = 100 * snapshot.batch / snapshot.batches
+            where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share:.0f} % of {snapshot.batches} batches"
+            print(f"{where}, {snapshot.px} px: {figures(snapshot)}, {left(snapshot)}", file=sys.stderr, flush=True)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()

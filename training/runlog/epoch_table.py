@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
-from data_tools.common.files import write_whole
+from data_tools.common.files import write_atomically
 from data_tools.common.options import OptionError
 
 EPOCHS = "epochs.csv"
@@ -88,7 +88,7 @@ def write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([_plain(value) for value in row.flat().values()] for row in rows)
-    write_whole(run_dir / EPOCHS, text.getvalue().encode())
+    write_atomically(run_dir / EPOCHS, text.getvalue().encode())
 
 
 def _plain(value: float) -> str:

@@ -13,7 +13,7 @@ VAL_COST = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class WorkModel:
     """Work of a run on ``gpus`` GPUs, in pixels that are trained on; ``images`` by set (``{"train_160": 1281167}``).
 
     Most of a ResNet's work is convolutions, which go by area; a rectangle counts as its square.
@@ -41,11 +41,11 @@ class Work:
         return self.batches(epoch) * self.of_batch(epoch) + self.of_validation(epoch)
 
 
-class Pace:
+class EtaEstimator:
     """Time left, by the rate since the phase began, or since this process did if that was later: how fast pixels go
     differs between sizes."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: WorkModel) -> None:
         self.work = work
         epochs = range(work.schedule.epochs)
         self._before = [0.0, *accumulate(work.of_epoch(epoch) for epoch in epochs)]

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.common.files import write_whole
+from data_tools.common.files import write_atomically
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
 
@@ -26,7 +26,7 @@ NAME_BYTES = 96  # of a GPU's name: what all processes exchange has one size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stretch:
+class Session:
     """A run from one start to the next: begun at ``started`` (UTC) with ``from_epoch`` epochs complete and
     ``from_hours`` on the clock; ``gpus`` names the card of every process (none on CPUs), ``images`` counts those of
     each set."""
@@ -47,47 +47,47 @@ class Stretch:
     images: Mapping[str, int]
 
 
-def hardware(stretch: Stretch) -> str:
+def hardware(session: Session) -> str:
     """What ``stretch`` ran on, in a line."""
-    host = f"{stretch.cpu}, {stretch.cores} cores, {stretch.memory_gib:.0f} GiB"
-    if not stretch.gpus:
-        return f"no GPU; {stretch.processes} process{'es' if stretch.processes > 1 else ''} on {host}"
-    kinds = [f"{stretch.gpus.count(name)} × {name}" for name in dict.fromkeys(stretch.gpus)]
-    driver = f", driver {stretch.driver}" if stretch.driver else ""
+    host = f"{session.cpu}, {session.cores} cores, {session.memory_gib:.0f} GiB"
+    if not session.gpus:
+        return f"no GPU; {session.processes} process{'es' if session.processes > 1 else ''} on {host}"
+    kinds = [f"{session.gpus.count(name)} × {name}" for name in dict.fromkeys(session.gpus)]
+    driver = f", driver {session.driver}" if session.driver else ""
     return f"{' and '.join(kinds)}{driver}; {host}"
 
 
-def read(run_dir: Path) -> list[Stretch]:
+def read_sessions(run_dir: Path) -> list[Session]:
     """The stretches noted in ``run_dir``, in order; none where there is no such file. OptionError for a damaged one."""
     path = run_dir / ENVIRONMENT
     if not path.is_file():
         return []
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
-        return [_stretch(entry) for entry in noted]
+        return [_session(entry) for entry in noted]
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"{path}: damaged, or of another version ({error}); restore it, or remove it") from None
 
 
-def _stretch(entry: dict[str, Any]) -> Stretch:
-    if set(entry) != {field.name for field in fields(Stretch)}:
+def _session(entry: dict[str, Any]) -> Session:
+    if set(entry) != {field.name for field in fields(Session)}:
         raise ValueError("other entries than expected")
     numbers = [float(entry[key]) for key in ("from_epoch", "from_hours", "processes", "cores", "memory_gib", "classes")]
     if min(numbers) < 0 or not all(isinstance(entry[key], dict) for key in ("versions", "images")):
         raise ValueError("entries of the wrong kind")
     datetime.fromisoformat(entry["started"])
-    return Stretch(**{**entry, "gpus": tuple(map(str, entry["gpus"]))})
+    return Session(**{**entry, "gpus": tuple(map(str, entry["gpus"]))})
 
 
-def note(run_dir: Path, stretch: Stretch) -> None:
+def add_session(run_dir: Path, session: Session) -> None:
     """Add ``stretch`` to the run folder's; what a start noted that nothing is left of, goes."""
-    before = [each for each in read(run_dir) if each.from_hours < stretch.from_hours]
-    write_whole(
-        run_dir / ENVIRONMENT, json.dumps([asdict(each) for each in (*before, stretch)], indent=2).encode() + b"\n"
+    before = [each for each in read_sessions(run_dir) if each.from_hours < session.from_hours]
+    write_atomically(
+        run_dir / ENVIRONMENT, json.dumps([asdict(each) for each in (*before, session)], indent=2).encode() + b"\n"
     )
 
 
-def here(
+def current_session(
     *,
     gpus: tuple[str, ...],
     processes: int,
@@ -96,9 +96,9 @@ def here(
     hours: float,
     classes: int,
     images: Mapping[str, int],
-) -> Stretch:
+) -> Session:
     """A stretch that begins on this machine, now."""
-    return Stretch(
+    return Session(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         from_epoch=epoch,
         from_hours=hours,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.files import write_whole
+from data_tools.common.files import write_atomically
 from data_tools.common.options import OptionError
 
 ID = "wandb.id"
@@ -31,7 +31,7 @@ class Tracker:
 
         known = run_dir / ID
         if not (continued and known.is_file()):
-            write_whole(known, uuid.uuid4().hex[:8].encode() + b"\n")
+            write_atomically(known, uuid.uuid4().hex[:8].encode() + b"\n")
         try:
             self._run = wandb.init(
                 project=project,
