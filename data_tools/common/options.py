@@ -164,7 +164,7 @@ def check(section: Any) -> None:
     """
     hints = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
-        if not field.init:
+        if not field.init or dataclasses.is_dataclass(hints[field.name]):
             continue
         value = getattr(section, field.name)
         try:
