@@ -8,7 +8,6 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,24 +37,21 @@ def images(files: dict[str, bytes]) -> dict[str, Image.Image]:
     return opened
 
 
-def test_same_seed_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
-    specs = dataset.specs(classes=2, train=4, val=2)
-    for workers in (1, 2):
-        dataset.write(tmp_path / f"{workers}.tar", specs, workers=workers)
-    assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
-    dataset.write(tmp_path / "other.tar", dataset.specs(classes=2, train=4, val=2, seed=1))
-    first, other = read(tmp_path / "1.tar"), read(tmp_path / "other.tar")
+def test_other_seed_gives_other_images(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        dataset.write(tmp_path / f"{seed}.tar", dataset.specs(classes=2, train=4, val=2, seed=seed))
+    first, other = read(tmp_path / "0.tar"), read(tmp_path / "1.tar")
     assert first.keys() == other.keys()
     assert not set(first.values()) & set(other.values())
 
 
-def test_a_larger_set_holds_the_smaller_one() -> None:
+def test_larger_set_holds_the_smaller_one() -> None:
     """An image depends on its own key alone, not on how many others there are."""
     small, large = dataset.specs(classes=2, train=4, val=2), dataset.specs(classes=2, train=8, val=2)
     assert set(small) <= set(large)
 
 
-def test_layout_is_that_of_the_sorted_tar(files: dict[str, bytes]) -> None:
+def test_files_are_laid_out_as_in_the_sorted_tar(files: dict[str, bytes]) -> None:
     assert list(files) == sorted(files)
     classes = {"train": Counter[str](), "val": Counter[str]()}
     for name in files:
@@ -68,14 +64,14 @@ def test_layout_is_that_of_the_sorted_tar(files: dict[str, bytes]) -> None:
     assert set(classes["val"].values()) == {3}
 
 
-def test_no_two_files_and_no_two_pictures_are_the_same(files: dict[str, bytes], images: dict[str, Image.Image]) -> None:
+def test_all_files_and_images_differ(files: dict[str, bytes], images: dict[str, Image.Image]) -> None:
     """Validation shares nothing with training: neither bytes nor, under another encoding, pixels."""
     assert len({hashlib.sha256(data).digest() for data in files.values()}) == len(files)
     tiny = [image.convert("L").resize((8, 8)).tobytes() for image in images.values()]
     assert len(set(tiny)) == len(files)
 
 
-def test_oddities_are_what_they_claim(files: dict[str, bytes], images: dict[str, Image.Image]) -> None:
+def test_every_kind_of_odd_image_is_there(files: dict[str, bytes], images: dict[str, Image.Image]) -> None:
     kinds: Counter[str] = Counter()
     for name, image in images.items():
         kinds[f"{image.format} {image.mode}"] += 1
@@ -87,7 +83,7 @@ def test_oddities_are_what_they_claim(files: dict[str, bytes], images: dict[str,
     assert kinds["JPEG RGB"] > 0.8 * len(images)
 
 
-def test_each_class_meets_each_oddity() -> None:
+def test_every_class_has_every_kind_of_odd_image() -> None:
     met = {(s.kind, s.oddity) for s in dataset.specs(train=1600, val=400) if s.split == "train"}
     assert len(met) == 10 * (len(dataset.ODDITIES) + 1)
 
@@ -102,23 +98,7 @@ def test_sizes_and_qualities_are_those_of_photographs(images: dict[str, Image.Im
     assert {i.layer[0][1:3] for i in colour} == {(1, 1), (2, 1), (2, 2)}  # 4:4:4, 4:2:2 and 4:2:0
 
 
-def test_colour_alone_does_not_tell_the_class() -> None:
-    """Classes share their hue in pairs: the nearest mean colour must be wrong often, and right more than by chance."""
-    specs = dataset.specs(train=150, val=60)
-    means = np.array([np.asarray(dataset.render(s.kind, 64, 80, rng(s))).mean((0, 1)) for s in specs])
-    kinds = np.array([s.kind for s in specs])
-    train = np.array([s.split == "train" for s in specs])
-    names = np.unique(kinds)
-    centres = np.stack([means[train & (kinds == k)].mean(0) for k in names])
-    nearest = names[((means[~train, None] - centres) ** 2).sum(-1).argmin(1)]
-    assert 0.1 < (nearest == kinds[~train]).mean() < 0.75
-
-
-def rng(spec: dataset.SampleImage) -> np.random.Generator:
-    return np.random.default_rng((spec.split == "val", spec.index))
-
-
-def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "sample.tar"
     out.write_bytes(b"the old one")
 
@@ -130,22 +110,3 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         dataset.write(out, dataset.specs(classes=2, train=2, val=2))
     assert [p.name for p in tmp_path.iterdir()] == ["sample.tar"]
     assert out.read_bytes() == b"the old one"
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--classes", "11"], "--classes 11"),
-        (["--classes", "1"], "--classes 1"),
-        (["--val", "9"], "--val 9"),
-        (["--seed", "-1"], "--seed -1"),
-    ],
-)
-def test_wrong_options_are_named(
-    tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        dataset.main([str(tmp_path / "x.tar"), *options])
-    assert exit_.value.code == 2
-    assert says in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""One image in, what is stored out: pixels against PIL and cv2, sizes against arithmetic, choices against chance."""
+"""What is stored of an image: pixels against PIL and cv2, sizes by hand, the share of raw samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from data_tools.convert.transcode import (
 )
 from data_tools.native import codec
 
-RECIPE = StorageOptions(
+OPTIONS = StorageOptions(
     caps=(160, 320, None),
     side="shorter",
     quality=90,
@@ -36,14 +36,14 @@ RECIPE = StorageOptions(
     seed=0,
     page_bytes=(PAGE_BYTES, PAGE_BYTES, PAGE_BYTES),
 )
-ODD = oddities()
+ODD_IMAGES = oddities()
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_pixels_are_what_pil_makes_of_them(name: str) -> None:
-    with Image.open(io.BytesIO(ODD[name])) as image:
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_decode_gives_the_pixels_of_pil(name: str) -> None:
+    with Image.open(io.BytesIO(ODD_IMAGES[name])) as image:
         wanted = np.asarray(image.convert("RGB"))  # which leaves EXIF's orientation alone
-    found = decode(ODD[name])
+    found = decode(ODD_IMAGES[name])
     assert found.shape == wanted.shape
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - wanted).max() <= 2
@@ -69,7 +69,7 @@ def test_capped_sizes(size: tuple[int, int], cap: int | None, side: str, wanted:
 
 
 @given(st.integers(1, 65_535), st.integers(1, 65_535), st.integers(1, 2_000), st.sampled_from(["shorter", "longer"]))
-def test_capping_keeps_the_shape(height: int, width: int, cap: int, side: str) -> None:
+def test_capped_keeps_the_aspect_ratio(height: int, width: int, cap: int, side: str) -> None:
     high, wide = capped(height, width, cap, side)
     assert 1 <= high <= height
     assert 1 <= wide <= width
@@ -82,7 +82,7 @@ def test_capping_keeps_the_shape(height: int, width: int, cap: int, side: str) -
     assert abs(wide - width * scale) < 1
 
 
-def test_the_small_picture_is_the_area_mean_of_the_large() -> None:
+def test_downscaled_image_is_close_to_cv2_inter_area() -> None:
     import cv2
 
     pixels = photo(3, 640, 480)
@@ -94,16 +94,16 @@ def test_the_small_picture_is_the_area_mean_of_the_large() -> None:
         assert 10 * np.log10(255**2 / error.mean()) > 38
 
 
-def test_a_size_does_not_depend_on_which_others_are_made() -> None:
+def test_each_size_is_independent_of_the_others() -> None:
     pixels = photo(4, 700, 500)
     together = sizes(pixels, (None, 320, 160, 100), "shorter")
     alone = [sizes(pixels, (cap,), "shorter")[0] for cap in (None, 320, 160, 100)]
     assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
-def test_stored_pictures_are_jpegs_of_the_pictures() -> None:
+def test_stored_images_are_jpegs_of_the_source() -> None:
     data = jpeg(photo(5, 500, 375), quality=95)
-    small, middle, full = store(data, "c/x", RECIPE)
+    small, middle, full = store(data, "c/x", OPTIONS)
     assert [(each.mode, each.width, each.height) for each in (small, middle, full)] == [
         (JPG, 213, 160),
         (JPG, 426, 320),
@@ -117,14 +117,14 @@ def test_stored_pictures_are_jpegs_of_the_pictures() -> None:
     assert not full.kept
 
 
-def test_originals_are_kept_where_they_are_plain() -> None:
-    for name, data in ODD.items():
-        full = store(data, name, replace(RECIPE, keep=True))[2]
+def test_plain_jpegs_are_kept_as_they_are() -> None:
+    for name, data in ODD_IMAGES.items():
+        full = store(data, name, replace(OPTIONS, keep=True))[2]
         assert full.kept == is_plain_jpeg(data) == (name not in ("cmyk", "png", "palette", "alpha"))
         assert (bytes(full.data) == data) == full.kept
 
 
-def test_a_frame_that_stock_ffcv_may_not_read_is_not_plain() -> None:
+def test_jpegs_that_stock_ffcv_may_not_read_are_not_plain() -> None:
     data = jpeg(photo(6, 64, 64))
     at = data.index(b"\xff\xc0")
     for marker, plain in ((0xC0, True), (0xC1, True), (0xC2, True), (0xC3, False), (0xC9, False), (0xCA, False)):
@@ -134,20 +134,20 @@ def test_a_frame_that_stock_ffcv_may_not_read_is_not_plain() -> None:
     assert not is_plain_jpeg(b"")
 
 
-def test_raw_pixels_are_the_pixels() -> None:
+def test_raw_sample_holds_the_pixels() -> None:
     data = jpeg(photo(7, 500, 375))
-    full = store(data, "c/x", replace(RECIPE, raw_share=1.0, keep=True))[2]
+    full = store(data, "c/x", replace(OPTIONS, raw_share=1.0, keep=True))[2]
     assert (full.mode, full.kept) == (RAW, False)
     assert np.array_equal(np.asarray(full.data).reshape(375, 500, 3), decode(data))
 
 
-def test_a_sample_fits_a_page_or_is_stored_in_another_way() -> None:
+def test_sample_too_large_for_a_page_is_stored_in_another_way() -> None:
     data = jpeg(photo(8, 400, 300), quality=60)
-    re_encoded = store(data, "c/x", replace(RECIPE, caps=(None,), page_bytes=(PAGE_BYTES,)))[0]
+    re_encoded = store(data, "c/x", replace(OPTIONS, caps=(None,), page_bytes=(PAGE_BYTES,)))[0]
     assert len(re_encoded.data) > len(data)
 
     def full(page_bytes: int, **more: object) -> transcode.Stored:
-        return store(data, "c/x", replace(RECIPE, caps=(None,), page_bytes=(page_bytes,), **more))[0]
+        return store(data, "c/x", replace(OPTIONS, caps=(None,), page_bytes=(page_bytes,), **more))[0]
 
     as_pixels = full(400 * 300 * 3, raw_share=1.0)
     assert as_pixels.mode == RAW
@@ -158,13 +158,13 @@ def test_a_sample_fits_a_page_or_is_stored_in_another_way() -> None:
         full(len(data) - 1)
 
 
-def test_the_choice_of_raw_is_keyed_and_even() -> None:
-    recipe = replace(RECIPE, raw_share=0.3)
+def test_raw_share_is_kept_and_depends_on_key_and_seed() -> None:
+    recipe = replace(OPTIONS, raw_share=0.3)
     keys = [f"n{at % 10:08d}/{at}.JPEG" for at in range(4000)]
     chosen = [wants_raw(key, recipe) for key in keys]
     assert chosen == [wants_raw(key, recipe) for key in keys]
     assert abs(sum(chosen) - 1200) < 4 * (4000 * 0.3 * 0.7) ** 0.5
     other = [wants_raw(key, replace(recipe, seed=1)) for key in keys]
     assert abs(sum(a and b for a, b in zip(chosen, other, strict=True)) - 360) < 80
-    assert not any(wants_raw(key, RECIPE) for key in keys[:50])
-    assert all(wants_raw(key, replace(RECIPE, raw_share=1.0)) for key in keys[:50])
+    assert not any(wants_raw(key, OPTIONS) for key in keys[:50])
+    assert all(wants_raw(key, replace(OPTIONS, raw_share=1.0)) for key in keys[:50])

@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ def test_decode_gives_the_pixels_of_pil(size: tuple[int, int], subsampling: int)
     assert np.abs(ours.astype(int) - theirs).max() <= 2  # PIL brings a libjpeg-turbo of its own
 
 
-def test_decode_takes_every_kind_of_bytes_and_progressive_and_grey() -> None:
+def test_decode_takes_any_buffer_progressive_and_grey() -> None:
     data = jpeg(photo(40, 50), progressive=True)
     expected = codec.decode(data)
     for same in (bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
@@ -61,7 +62,7 @@ def test_quality_is_estimated_as_written(quality: int) -> None:
     assert codec.probe(codec.encode(photo(16, 16), quality=quality)).quality_estimate == quality
 
 
-def test_cmyk_is_told_apart_from_damage() -> None:
+def test_cmyk_and_damage_are_different_errors() -> None:
     data = jpeg(photo(200, 200), "CMYK")
     with pytest.raises(codec.NotRGBError, match="conversion"):
         codec.decode(data)
@@ -71,18 +72,18 @@ def test_cmyk_is_told_apart_from_damage() -> None:
     assert not isinstance(caught.value, codec.NotRGBError)
 
 
-def test_oddities_that_lose_no_pixel_are_no_damage() -> None:
+def test_odd_jfif_version_is_accepted() -> None:
     data = jpeg(photo(60, 80))
     assert data[6:11] == b"JFIF\0"
     odd_version = data[:11] + b"\x07" + data[12:]
     np.testing.assert_array_equal(codec.decode(odd_version), codec.decode(data))
 
 
-def test_the_library_is_named() -> None:
+def test_libjpeg_version() -> None:
     assert re.fullmatch(r"libjpeg-turbo \d+\.\d+\.\d+\S*", codec.libjpeg_version())
 
 
-def test_damage_is_an_error_and_never_pixels() -> None:
+def test_damaged_jpeg_is_an_error() -> None:
     data = jpeg(photo(200, 200))
     for damaged in (b"", b"\0" * 300, data[:20], data[: len(data) // 2], data[:-40]):
         with pytest.raises(codec.NativeError, match=r"\w"):
@@ -104,7 +105,7 @@ def test_encode_is_as_good_and_as_small_as_pil(subsampling: str, pil: int) -> No
     assert len(ours) < 1.01 * len(theirs)
 
 
-def test_seekable_changes_no_pixel() -> None:
+def test_restart_markers_change_no_pixel() -> None:
     rgb = photo(100, 150)
     plain, seekable = codec.encode(rgb, quality=90), codec.encode(rgb, quality=90, seekable=True)
     assert codec.probe(seekable).restart_interval == 1 and codec.probe(plain).restart_interval == 0
@@ -113,7 +114,7 @@ def test_seekable_changes_no_pixel() -> None:
     np.testing.assert_array_equal(*theirs)
 
 
-def test_encode_of_noise_and_of_what_is_no_picture() -> None:
+def test_encode_takes_noise_and_refuses_floats() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for seekable in (False, True):
         data = codec.encode(noise, quality=100, subsampling="444", seekable=seekable)
@@ -122,21 +123,21 @@ def test_encode_of_noise_and_of_what_is_no_picture() -> None:
         codec.encode(noise.astype(float), quality=90)
 
 
-def test_shrinking_by_a_whole_factor_is_the_mean() -> None:
+def test_downscaling_by_a_whole_factor_is_the_mean() -> None:
     rgb = photo(60, 90)
     means = rgb.reshape(20, 3, 30, 3, 3).mean((1, 3))
     assert np.abs(codec.resize(rgb, 20, 30) - means).max() < 1.6
 
 
 @pytest.mark.parametrize("size", [(50, 70), (128, 128), (99, 33), (1, 1), (200, 100)])
-def test_shrinking_is_cv2_area(size: tuple[int, int]) -> None:
+def test_downscaling_equals_cv2_inter_area(size: tuple[int, int]) -> None:
     rgb = photo(200, 300)
     theirs = cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(codec.resize(rgb, *size).astype(int) - theirs).max() <= 2
 
 
 @pytest.mark.parametrize("size", [(61, 45), (128, 128), (300, 44)])
-def test_enlarging_is_bilinear(size: tuple[int, int]) -> None:
+def test_upscaling_is_bilinear(size: tuple[int, int]) -> None:
     rgb = photo(60, 44)
     theirs = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BILINEAR))
     assert np.abs(codec.resize(rgb, *size).astype(int) - theirs).max() <= 2
@@ -149,7 +150,7 @@ def test_resizing_to_the_same_size_changes_nothing() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.tuples(*[st.integers(1, 70)] * 4), st.integers(0, 255))
-def test_a_flat_picture_stays_flat(sizes: tuple[int, int, int, int], level: int) -> None:
+def test_uniform_image_stays_uniform(sizes: tuple[int, int, int, int], level: int) -> None:
     flat = np.full((*sizes[:2], 3), level, np.uint8)
     assert (codec.resize(flat, *sizes[2:]) == level).all()
 
@@ -165,3 +166,9 @@ def test_a_flat_picture_stays_flat(sizes: tuple[int, int, int, int], level: int)
 )
 def test_checksum_is_xxh64(data: bytes, expected: int) -> None:
     assert codec.checksum(data) == expected
+
+
+def test_vector_instructions_match_the_processor() -> None:
+    flags = set(re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text() + "\nflags:", re.MULTILINE)[1].split())
+    needed = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # x86-64-v3, less what avx2 implies
+    assert (codec.vectors() == "AVX2") == (needed <= flags)

@@ -9,7 +9,7 @@ from data_tools.common import resources
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def cgroups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine of 16 cores without cgroups or SLURM; returns the folder of the cgroups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     for name in list(os.environ):
@@ -22,41 +22,41 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cgroup"
 
 
-def test_affinity_alone(bare: Path) -> None:
+def test_usable_cores_from_affinity(cgroups: Path) -> None:
     assert resources.usable_cores() == 16
     assert [resources.default_workers(ranks) for ranks in (1, 3, 8, 40)] == [16, 5, 2, 1]
 
 
 @pytest.mark.parametrize(("text", "cores"), [("650000 100000", 6), ("max 100000", 16), ("20000 100000", 1)])
-def test_quota_of_any_cgroup_above(bare: Path, text: str, cores: int) -> None:
-    (bare / "job" / "cpu.max").write_text(text)
+def test_usable_cores_from_cgroup_v2_quota(cgroups: Path, text: str, cores: int) -> None:
+    (cgroups / "job" / "cpu.max").write_text(text)
     assert resources.usable_cores() == cores
 
 
-def test_quota_of_version_1(bare: Path) -> None:
-    (bare.parent / "membership").write_text("4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n")
-    (bare / "cpu,cpuacct").mkdir()
-    (bare / "cpu,cpuacct" / "cpu.cfs_quota_us").write_text("300000")
-    (bare / "cpu,cpuacct" / "cpu.cfs_period_us").write_text("100000")
+def test_usable_cores_from_cgroup_v1_quota(cgroups: Path) -> None:
+    (cgroups.parent / "membership").write_text("4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n")
+    (cgroups / "cpu,cpuacct").mkdir()
+    (cgroups / "cpu,cpuacct" / "cpu.cfs_quota_us").write_text("300000")
+    (cgroups / "cpu,cpuacct" / "cpu.cfs_period_us").write_text("100000")
     assert resources.usable_cores() == 3
 
 
-def test_slurm_gives_its_share_of_the_machine(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_from_slurm(cgroups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
     assert resources.usable_cores() == 12
     assert resources.default_workers(4) == 3
 
 
-def test_slurm_task_with_cores_of_its_own_is_not_divided_again(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_bound_to_a_slurm_task_are_not_divided_again(cgroups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4")
     assert resources.default_workers(4) == 3
 
 
-def test_memory_counts_the_page_cache_as_free(bare: Path) -> None:
-    folder = bare / "job"
+def test_page_cache_counts_as_available_memory(cgroups: Path) -> None:
+    folder = cgroups / "job"
     (folder / "memory.max").write_text("1000000")
     (folder / "memory.current").write_text("900000")
     (folder / "memory.stat").write_text("anon 100000\ninactive_file 500000\nactive_file 200000\n")

@@ -1,9 +1,7 @@
-"""The strict front of fastargs: what is refused, what wins, what passes through."""
+"""Options from the command line and YAML files: values, precedence, and what is refused."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +64,7 @@ def read(*argv: str) -> Write:
         (["--write.quality=1", "--write.quality=2"], "quality", 2),
     ],
 )
-def test_values(argv: list[str], key: str, value: object) -> None:
+def test_values_are_converted_to_their_types(argv: list[str], key: str, value: object) -> None:
     got = getattr(read(*argv), key)
     assert got == value
     assert type(got) is type(value)
@@ -89,7 +87,7 @@ def test_values(argv: list[str], key: str, value: object) -> None:
         ("stray", ["stray"]),
     ],
 )
-def test_refusals_are_one_line_that_names_the_key(argument: str, words: list[str]) -> None:
+def test_wrong_option_is_refused_in_one_line_that_names_it(argument: str, words: list[str]) -> None:
     with pytest.raises(OptionError) as caught:
         read(argument)
     message = str(caught.value)
@@ -97,7 +95,7 @@ def test_refusals_are_one_line_that_names_the_key(argument: str, words: list[str
     assert all(word in message for word in words), message
 
 
-def test_the_command_line_wins_over_the_later_file_over_the_earlier(tmp_path: Path) -> None:
+def test_command_line_wins_over_later_file_over_earlier_file(tmp_path: Path) -> None:
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text("write:\n  quality: 10\n  rate: 1e-3\n  out: 160\n  side: longer\n")
     two.write_text("write.quality: 20\nwrite.side: shorter\n")
@@ -105,13 +103,13 @@ def test_the_command_line_wins_over_the_later_file_over_the_earlier(tmp_path: Pa
     assert (got.quality, got.rate, got.out, got.side) == (30, 1e-3, Path("160"), "shorter")
 
 
-def test_the_environment_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("write.quality", "11")
     monkeypatch.setenv("WRITE_QUALITY", "11")
     assert read().quality == 90
 
 
-def test_structures_pass_untouched(tmp_path: Path) -> None:
+def test_yaml_structures_are_passed_through(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("write:\n  phases: [{a.b: {c: null}, d: [1, 2.5]}, {}]\n  limit: null\n")
     assert read("-C", str(file)).phases == [{"a.b": {"c": None}, "d": [1, 2.5]}, {}]
@@ -133,7 +131,7 @@ def test_structures_pass_untouched(tmp_path: Path) -> None:
         ("write: !!python/object/apply:os.getcwd []\n", ["not YAML"]),
     ],
 )
-def test_refused_files(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_wrong_file_is_refused_in_one_line_that_names_the_key(tmp_path: Path, text: str, words: list[str]) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(text)
     with pytest.raises(OptionError) as caught:
@@ -161,15 +159,8 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"--{key}" in out for key in flatten(Spec(write=Write())))
 
 
-def test_a_section_made_in_code_is_as_strict() -> None:
+def test_section_made_in_code_is_checked_too() -> None:
     with pytest.raises(OptionError, match="quality"):
         Write(quality=0)
     with pytest.raises(OptionError, match="quality"):
         Write(quality="5")  # type: ignore[arg-type]
-
-
-def test_help_needs_no_heavy_module() -> None:
-    heavy = "('torch', 'ffcv', 'cv2', 'numba')"
-    code = f"import sys, data_tools.options; print([m for m in {heavy} if m in sys.modules])"
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert got.stdout.strip() == "[]"
