@@ -8,6 +8,7 @@ import pytest
 from helpers.images import write_folder, write_tar
 from helpers.indexes import FILES, indexed_images
 
+from data_tools.sources.image_folder import locate
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import ArchiveError
 

@@ -1,4 +1,4 @@
-"""Whatever is put into a recipe or on the command line: a configuration, or one line and no other exception."""
+"""Whatever a recipe or a command line holds gives a configuration or one line of error, and no other exception."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from training.config import imagenet18
 from training.config.phases_yaml import from_phases
 from training.config.run_config import RunConfig, as_mapping
 
-TITAN8: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "rn50_configs/titan8.yaml").read_text())
+TITAN8: dict[str, Any] = yaml.safe_load((Path(__file__).parents[4] / "rn50_configs/titan8.yaml").read_text())
 NUMBERS = st.one_of(st.integers(-3, 600), st.floats(), st.sampled_from([math.nan, math.inf, -math.inf, 0, -1, 10**30]))
-ANYTHING = st.recursive(
+ANY_VALUE = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=8,
@@ -59,8 +59,8 @@ def is_refused_in_one_line(make: Any) -> bool:
 
 
 @QUICK
-@given(place=st.sampled_from([p for p in places(TITAN8) if p]), value=ANYTHING)
-def test_anything_anywhere_in_a_recipe(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
+@given(place=st.sampled_from([p for p in places(TITAN8) if p]), value=ANY_VALUE)
+def test_any_value_anywhere_in_a_recipe(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
     changed = put(TITAN8, place, value)
     if not is_refused_in_one_line(lambda: read(changed, tmp_path)):
         schedule = read(changed, tmp_path).schedule.build()
@@ -70,20 +70,20 @@ def test_anything_anywhere_in_a_recipe(place: tuple[Any, ...], value: Any, tmp_p
 
 
 @QUICK
-@given(phases=ANYTHING)
-def test_anything_as_phases(phases: Any) -> None:
+@given(phases=ANY_VALUE)
+def test_any_value_as_phases(phases: Any) -> None:
     assert is_refused_in_one_line(lambda: from_phases(phases))
 
 
 @QUICK
-@given(text=st.one_of(st.text(max_size=40), ANYTHING.map(repr)))
-def test_anything_as_imagenet18(text: str) -> None:
+@given(text=st.one_of(st.text(max_size=40), ANY_VALUE.map(repr)))
+def test_any_value_as_imagenet18(text: str) -> None:
     assert is_refused_in_one_line(lambda: imagenet18.parse(text))
 
 
 @QUICK
 @given(st.data())
-def test_anything_as_an_option(data: st.DataObject) -> None:
+def test_any_value_of_an_option(data: st.DataObject) -> None:
     options = [f"{s}.{k}" for s, section in as_mapping(read_titan8()).items() for k in section]
     key = data.draw(st.sampled_from(options))
     value = data.draw(st.one_of(st.text(max_size=12), NUMBERS.map(str), st.sampled_from(["nan", "inf", "-1", "0", ""])))
@@ -91,13 +91,13 @@ def test_anything_as_an_option(data: st.DataObject) -> None:
 
 
 def read_titan8(*argv: str) -> RunConfig:
-    recipe = Path(__file__).parents[2] / "rn50_configs/titan8.yaml"
+    recipe = Path(__file__).parents[4] / "rn50_configs/titan8.yaml"
     return parse(RunConfig, ["--config-file", str(recipe), *argv], prog="test")
 
 
 @QUICK
 @given(spans=st.lists(st.tuples(st.integers(-1, 6), st.integers(-1, 6)), min_size=1, max_size=4))
-def test_only_phases_without_gap_or_overlap(spans: list[tuple[int, int]]) -> None:
+def test_phases_with_a_gap_or_overlap_are_refused(spans: list[tuple[int, int]]) -> None:
     phases = [{"epochs": list(span), "px": 32, "batch_per_gpu": 2, "data": 64} for span in spans]
     end = max(b for _, b in spans)
     phases[0]["lr"] = [{"epochs": [0, end], "from": 1.0, "to": 0.0}]

@@ -1,4 +1,4 @@
-"""Signals are wishes; only a second Ctrl-C, by a person and not by the launcher's echo of the first, ends at once."""
+"""Signals ask for a checkpoint and a stop; only a second Ctrl-C that is not the launcher's repetition exits at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("number", stop_signals.SIGNALS)
-def test_a_signal_is_a_wish_and_handlers_are_given_back(number: signal.Signals, clock: list[float]) -> None:
+def test_signal_asks_for_checkpoint_and_stop_and_handlers_are_restored(
+    number: signal.Signals, clock: list[float]
+) -> None:
     before = {each: signal.getsignal(each) for each in stop_signals.SIGNALS}
     with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
         assert signals.poll() == (False, False)
@@ -33,7 +35,7 @@ def test_a_signal_is_a_wish_and_handlers_are_given_back(number: signal.Signals, 
     assert {each: signal.getsignal(each) for each in stop_signals.SIGNALS} == before
 
 
-def test_a_checkpoint_is_due_every_so_many_minutes(clock: list[float]) -> None:
+def test_checkpoint_is_due_every_checkpoint_minutes(clock: list[float]) -> None:
     with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
         clock[0] += 599
         assert signals.poll() == (False, False)
@@ -43,16 +45,16 @@ def test_a_checkpoint_is_due_every_so_many_minutes(clock: list[float]) -> None:
         assert signals.poll() == (False, False)
 
 
-def test_the_second_ctrl_c_ends_at_once(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(stop_signals.os, "_exit", ended.append)
+def test_second_ctrl_c_exits_at_once_with_130(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    exit_statuses: list[int] = []
+    monkeypatch.setattr(stop_signals.os, "_exit", exit_statuses.append)
     with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1):
         os.kill(os.getpid(), signal.SIGINT)
         clock[0] += 0.5
-        os.kill(os.getpid(), signal.SIGINT)  # the launcher hands the first one on
-        assert ended == []
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher repeats the first one
+        assert exit_statuses == []
         clock[0] += 1
-        os.kill(os.getpid(), signal.SIGTERM)  # asks for what is under way already
-        assert ended == []
+        os.kill(os.getpid(), signal.SIGTERM)  # the stop is under way already
+        assert exit_statuses == []
         os.kill(os.getpid(), signal.SIGINT)
-        assert ended == [130]
+        assert exit_statuses == [130]

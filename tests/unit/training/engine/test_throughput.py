@@ -1,4 +1,4 @@
-"""What is said of an epoch's speed, against numbers by hand."""
+"""Throughput of an epoch: bottleneck, FLOPs and step times, against numbers by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from training.engine.throughput import StepClock, bottleneck, forward_flops, peak_tflops
 from training.runlog.epoch_table import Speed
 
-EVEN = Speed(
+COMPUTE_BOUND = Speed(
     images_per_s_per_gpu=1000,
     data_wait_percent=0.1,
     host_wait_percent=0.1,
@@ -34,18 +34,18 @@ EVEN = Speed(
         ({"step_p99_ms": 500}, "uneven: 1 step in 100 takes 5.0 times"),
     ],
 )
-def test_bottleneck(changes: dict[str, float], word: str) -> None:
-    assert bottleneck(dataclasses.replace(EVEN, **changes)).startswith(word)
+def test_bottleneck_is_named(changes: dict[str, float], word: str) -> None:
+    assert bottleneck(dataclasses.replace(COMPUTE_BOUND, **changes)).startswith(word)
 
 
-def test_flops_of_resnet50() -> None:
+def test_forward_flops_of_resnet() -> None:
     # torchvision documents 4.09 billion multiply-accumulates at 224 px and 1.81 for ResNet-18.
     assert forward_flops("resnet50", 1000, 224) == pytest.approx(2 * 4.09e9, rel=0.01)
     assert forward_flops("resnet18", 1000, 224) == pytest.approx(2 * 1.81e9, rel=0.01)
     assert forward_flops("resnet50", 1000, 224, blurpool=True) > forward_flops("resnet50", 1000, 224)
 
 
-def test_peak_is_the_most_specific_match() -> None:
+def test_peak_tflops_is_of_the_most_specific_name() -> None:
     assert peak_tflops("NVIDIA H100 80GB HBM3") == 989
     assert peak_tflops("NVIDIA H100 PCIe") == 756
     assert peak_tflops("NVIDIA L40S") == 362
@@ -53,7 +53,7 @@ def test_peak_is_the_most_specific_match() -> None:
     assert peak_tflops("GeForce GTX 1080 Ti") is None
 
 
-def test_clock() -> None:
+def test_step_clock_measures_waiting_and_steps() -> None:
     clock = StepClock(torch.device("cpu"))
     for _ in range(4):
         asked = time.perf_counter()

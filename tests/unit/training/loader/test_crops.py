@@ -47,17 +47,17 @@ def test_crops_are_distributed_as_torchvisions(size: tuple[int, int], min_scale:
 
 
 @pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (1, 400), (1, 1)])
-def test_after_ten_tries_it_is_torchvisions_centre(size: tuple[int, int]) -> None:
+def test_fallback_after_ten_tries_equals_torchvision(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(ours(*size, min_scale=1.0)[:, :4], torchvisions(*size, 1.0))
 
 
-def test_half_are_flipped_whatever_the_crop() -> None:
+def test_half_of_the_crops_are_flipped() -> None:
     crops = ours(213, 160)
     assert abs(crops[:, 4].mean() - 0.5) < 0.03
     assert same_distribution(crops[crops[:, 4] == 0, 2], crops[crops[:, 4] == 1, 2])
 
 
-def test_a_crop_depends_on_seed_epoch_and_sample_alone() -> None:
+def test_crop_depends_on_seed_epoch_and_sample_only() -> None:
     samples = np.arange(100)
     widths, heights = np.arange(100, 200, dtype=np.int32), np.arange(250, 150, -1, dtype=np.int32)
     rule = CropRule(seed=3, epoch=4, min_scale=0.08)
@@ -78,18 +78,18 @@ def test_neighbouring_samples_and_epochs_are_independent() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"min_scale": 0.0}, {"min_scale": 1.5}, {"min_scale": 0.5, "max_scale": 0.2}])
-def test_impossible_scales_are_refused(wrong: dict[str, float]) -> None:
+def test_wrong_scales_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="share"):
         CropRule(seed=0, epoch=0, **wrong)
 
 
-def test_the_centre_is_that_of_resize_and_crop() -> None:
+def test_centre_crops_by_hand() -> None:
     # Resize(145) makes 213 x 160 into 193 x 145; 128 of 145 is 141.2 of 160.
     crop = centre_crops(np.array([213, 160, 128]), np.array([160, 213, 128]), 128, 128)
     assert crop.tolist() == [(9, 36, 141, 141, 0), (36, 9, 141, 141, 0), (7, 7, 113, 113, 0)]
 
 
-def test_an_image_too_narrow_for_the_rectangle_fills_it() -> None:
+def test_centre_crop_of_an_image_narrower_than_the_rectangle() -> None:
     crop = centre_crops(np.array([500]), np.array([400]), 128, 256)[0]
     assert crop.tolist() == (75, 0, 250, 500, 0)
 
@@ -104,5 +104,5 @@ def test_an_image_too_narrow_for_the_rectangle_fills_it() -> None:
         ([1.01], (288, 288)),
     ],
 )
-def test_rectangles(ratios: list[float], expected: tuple[int, int]) -> None:
+def test_rectangle_of_a_batch_by_hand(ratios: list[float], expected: tuple[int, int]) -> None:
     assert rectangle(np.array(ratios), 288) == expected

@@ -1,4 +1,4 @@
-"""Checkpoints and the run folder's table: whole or absent, plain values only."""
+"""Checkpoints: whole or absent, plain values only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_tools.common.options import OptionError
 from training.model import checkpoint
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> None:
     state = {"model": {"w": torch.arange(6.0).view(2, 3)}, "progress": {"epoch": 3, "seconds": 1.5}}
     checkpoint.save(tmp_path / "last.pt", state)
     loaded = checkpoint.load(tmp_path / "last.pt")
@@ -21,7 +21,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"progress": {"epoch": 1}})
     with pytest.raises(Exception, match="pickle"):
@@ -29,7 +29,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     assert checkpoint.load(path)["progress"] == {"epoch": 1}
 
 
-def test_missing_damaged_foreign(tmp_path: Path) -> None:
+def test_missing_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no checkpoint here"):
         checkpoint.load(tmp_path / "none.pt")
     path = tmp_path / "last.pt"
@@ -47,7 +47,7 @@ class Hostile:
         return Path.touch, (Path("was_run"),)  # type: ignore[return-value]
 
 
-def test_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("raw.pt").write_bytes(pickle.dumps(Hostile()))
     torch.save({"version": 1, "model": Hostile()}, "zip.pt")

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes, on a terminal, in a log, and as JSON."""
+"""What is printed during a run: on a terminal, in a log, and as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training.config.run_config import Run
 from training.runlog import console
 from training.runlog.console import Console, ProgressSnapshot
 
-STANDING = ProgressSnapshot(
+SNAPSHOT = ProgressSnapshot(
     epoch=3,
     epochs=28,
     batch=156,
@@ -53,7 +53,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     os.close(ours)
 
 
-def strict(line: str) -> dict[str, Any]:
+def parse_strict_json(line: str) -> dict[str, Any]:
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"{word} is not JSON")
 
@@ -64,16 +64,16 @@ def strict(line: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (float("nan"), "?")]
 )
-def test_clock(seconds: float, text: str) -> None:
+def test_clock_format(seconds: float, text: str) -> None:
     assert console.clock(seconds) == text
 
 
-def test_a_log_has_whole_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Run(log_seconds=0))
     shown.epoch_begins(3, 0, 312)
     assert shown.wants()
-    shown.progress(STANDING)
-    shown.progress(replace(STANDING, batch=312, run_seconds_left=float("nan")))
+    shown.progress(SNAPSHOT)
+    shown.progress(replace(SNAPSHOT, batch=312, run_seconds_left=float("nan")))
     shown.epoch_done(rows([1, 2, 3])[2])
     printed = capsys.readouterr()
     first, second = printed.err.splitlines()
@@ -86,7 +86,7 @@ def test_a_log_has_whole_plain_lines(capsys: pytest.CaptureFixture[str]) -> None
     assert all(character.isprintable() or character == "\n" for character in printed.out + printed.err)
 
 
-def test_a_log_is_quiet_in_between(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("training.runlog.console.time.monotonic", lambda: now[0])
     shown, wanted = Console(Run(log_seconds=30)), []
@@ -94,34 +94,36 @@ def test_a_log_is_quiet_in_between(capsys: pytest.CaptureFixture[str], monkeypat
         now[0] += 1
         wanted.append(shown.wants())
         if wanted[-1]:
-            shown.progress(STANDING)
+            shown.progress(SNAPSHOT)
     assert [second for second, want in enumerate(wanted, start=1) if want] == [30, 60, 90]
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_terminal_has_a_bar_that_goes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_a_bar_and_clears_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with terminal(monkeypatch) as screen:
         shown = Console(Run(log_seconds=0))
         shown.epoch_begins(3, 0, 312)
-        shown.progress(STANDING)
-        drawn = screen("loss 4")
+        shown.progress(SNAPSHOT)
+        bar = screen("loss 4")
         shown.epoch_done(rows([1, 2, 3])[2])
-        wiped = screen(" " * 80 + "\r")
-    assert " 50 %|" in drawn
-    assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in drawn
-    assert max(len(line) for line in drawn.split("\r")) == 80  # cut off, not wrapped
-    assert "\n" not in drawn
-    assert wiped.split("\r")[-2:] == [" " * 80, ""]
+        cleared = screen(" " * 80 + "\r")
+    assert " 50 %|" in bar
+    assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in bar
+    assert max(len(line) for line in bar.split("\r")) == 80  # cut off, not wrapped
+    assert "\n" not in bar
+    assert cleared.split("\r")[-2:] == [" " * 80, ""]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "3"]
 
 
-def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Run(log="json", log_seconds=0))
     shown.epoch_begins(3, 0, 312)
-    shown.progress(replace(STANDING, run_seconds_left=float("nan"), loss=float("inf")))
+    shown.progress(replace(SNAPSHOT, run_seconds_left=float("nan"), loss=float("inf")))
     shown.epoch_done(rows([1, 2, 3])[2])
     printed = capsys.readouterr()
-    progress, epoch = map(strict, printed.out.splitlines())
+    progress, epoch = map(parse_strict_json, printed.out.splitlines())
     assert printed.err == ""
     assert (progress["event"], progress["batch"], progress["lr"]) == ("progress", 156, 1.3575)
     assert (progress["run_seconds_left"], progress["loss"]) == (None, None)

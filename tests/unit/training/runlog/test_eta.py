@@ -21,12 +21,12 @@ IMAGES = {"train_160": 104, "val_160": 30, "train_full": 104, "val_full": 30}
 WORK = WorkModel(schedule=SCHEDULE, images=IMAGES, gpus=2)
 
 
-def test_work() -> None:
+def test_work_of_an_epoch_by_hand() -> None:
     assert [WORK.of_epoch(epoch) for epoch in range(3)] == pytest.approx([11_000, 11_000, 50_600])
     assert [WORK.batches(epoch) for epoch in range(3)] == [10, 10, 26]
 
 
-def test_left() -> None:
+def test_time_left_by_hand() -> None:
     eta = EtaEstimator(WORK)
     eta.begins(0, 0, 0.0)
     # 5 batches are 5,000 pixels in 10 s: 500 a second. Of the epoch 6,000 are left, of the run 67,600.
@@ -40,7 +40,7 @@ def test_left() -> None:
     assert eta.left(2, 26, 70.8) == pytest.approx((4.5, 4.5))
 
 
-def test_left_in_a_continued_run_counts_what_this_process_did() -> None:
+def test_time_left_in_a_continued_run_uses_the_rate_of_this_process() -> None:
     eta = EtaEstimator(WORK)
     eta.begins(1, 4, 1000.0)
     assert all(math.isnan(seconds) for seconds in eta.left(1, 4, 1000.0))
