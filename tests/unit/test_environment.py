@@ -89,7 +89,7 @@ def test_both_environments_hold_the_same_versions(python: str) -> None:
     assert by_conda(python) == uv
 
 
-def test_every_direct_dependency_is_there() -> None:
+def test_every_direct_dependency_is_installed() -> None:
     """Read from pyproject.toml itself: the two above could both have lost one."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [Requirement(r) for r in (*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"])]
@@ -103,13 +103,13 @@ def test_every_direct_dependency_is_there() -> None:
                 assert requirement.specifier.contains(pinned[name]), (python, name)
 
 
-def test_nothing_but_the_project_is_left_open() -> None:
+def test_every_package_but_the_project_has_a_version() -> None:
     *pins, project = pip_lines()
     assert project == "-e ."
     assert not FROM_CONDA & {canonicalize_name(Requirement(line).name) for line in pins}
 
 
-def test_python_is_one_that_the_project_supports() -> None:
+def test_python_version_is_supported() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     supported = Requirement(f"python{pyproject['project']['requires-python']}").specifier
     (python,) = [line.removeprefix("python=") for line in conda_lines() if line.startswith("python=")]

@@ -13,30 +13,27 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("data_tools", "training", "benchmarks", "examples", "scripts")
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in (
-        "*.py",
-        *(f"{folder}/**/*.py" for folder in ("data_tools", "training", "benchmarks", "examples", "scripts")),
-    )
+    for pattern in ("*.py", *(f"{folder}/**/*.py" for folder in FOLDERS))
     for path in ROOT.glob(pattern)
 )
-CLOSED_BETON = {"data_tools.common", "data_tools.native", "data_tools.beton"}
+BETON_PACKAGES = {"data_tools.common", "data_tools.native", "data_tools.beton"}
 # A package and the packages that it may import; the root of each of the two holds its programs.
 MAY_IMPORT = {
     "data_tools.common": set(),
     "data_tools.native": {"data_tools.common"},
     "data_tools.beton": {"data_tools.common", "data_tools.native"},
     "data_tools.sample": {"data_tools.common"},
-    "data_tools.sources": CLOSED_BETON,
-    "data_tools.convert": CLOSED_BETON | {"data_tools.sources"},
-    "data_tools.doctor": CLOSED_BETON,
-    "data_tools": CLOSED_BETON | {"data_tools.convert"},
-    "training.config": CLOSED_BETON,
-    "training.runlog": CLOSED_BETON | {"training.config"},
-    "training.reporting": CLOSED_BETON | {"training.config", "training.runlog"},
-    "training.model": CLOSED_BETON | {"training.config"},
-    "training.loader": CLOSED_BETON | {"training.config"},
-    "training.engine": CLOSED_BETON | {"training.config", "training.runlog", "training.model", "training.loader"},
-    "training": CLOSED_BETON
+    "data_tools.sources": BETON_PACKAGES,
+    "data_tools.convert": BETON_PACKAGES | {"data_tools.sources"},
+    "data_tools.doctor": BETON_PACKAGES,
+    "data_tools": BETON_PACKAGES | {"data_tools.convert"},
+    "training.config": BETON_PACKAGES,
+    "training.runlog": BETON_PACKAGES | {"training.config"},
+    "training.reporting": BETON_PACKAGES | {"training.config", "training.runlog"},
+    "training.model": BETON_PACKAGES | {"training.config"},
+    "training.loader": BETON_PACKAGES | {"training.config"},
+    "training.engine": BETON_PACKAGES | {"training.config", "training.runlog", "training.model", "training.loader"},
+    "training": BETON_PACKAGES
     | {f"training.{name}" for name in ("config", "runlog", "reporting", "model", "loader", "engine")},
 }
 # These load in milliseconds and are tested anywhere.
@@ -49,9 +46,9 @@ LIGHT = (
     "training.reporting",
 )
 HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow", "wandb"}
-KNOW_FFCV = {"training.loader"}
+MAY_IMPORT_FFCV = {"training.loader"}
 MOST_FILES = 10
-STORES_OF_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
 def tree(source: str) -> ast.Module:
@@ -105,22 +102,22 @@ def our_modules(source: str) -> set[str]:
     return {name for name in imports(source) if name in MODULES and not MODULES[name].endswith("__init__.py")}
 
 
-def test_every_package_has_its_rule() -> None:
+def test_every_package_has_a_rule() -> None:
     assert {package_of(source) for source in IN_PACKAGES} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_package_imports_only_those_below_it(package: str) -> None:
+def test_package_imports_only_allowed_packages(package: str) -> None:
     for source in (s for s in IN_PACKAGES if package_of(s) == package):
         taken = {package_of(MODULES[name]) for name in imports(source) if name in MODULES}
         assert taken - {package} <= MAY_IMPORT[package], source
 
 
-def test_no_circle_of_packages() -> None:
+def test_no_import_cycle_between_packages() -> None:
     TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError
 
 
-def test_no_circle_of_modules() -> None:
+def test_no_import_cycle_between_modules() -> None:
     TopologicalSorter(
         {module_of(source): our_modules(source) - {module_of(source)} for source in IN_PACKAGES}
     ).prepare()
@@ -132,13 +129,13 @@ def test_root_programs_are_not_imported_by_packages() -> None:
 
 
 @pytest.mark.parametrize("folder", sorted({source.rpartition("/")[0] for source in IN_PACKAGES}))
-def test_a_folder_holds_no_more_than_ten_files(folder: str) -> None:
+def test_folder_has_at_most_ten_files(folder: str) -> None:
     files = [f for f in (ROOT / folder).iterdir() if f.is_file() and f.name != "__init__.py" and f.suffix != ".so"]
     assert len(files) <= MOST_FILES, sorted(file.name for file in files)
 
 
-@pytest.mark.parametrize("source", [s for s in IN_PACKAGES if package_of(s) not in KNOW_FFCV])
-def test_only_the_loader_knows_ffcv(source: str) -> None:
+@pytest.mark.parametrize("source", [s for s in IN_PACKAGES if package_of(s) not in MAY_IMPORT_FFCV])
+def test_only_the_loader_imports_ffcv(source: str) -> None:
     assert not [name for name in imports(source) if name.partition(".")[0] == "ffcv"]
 
 
@@ -162,8 +159,8 @@ def runs_code_from_data(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_nothing_that_is_handed_over_runs_as_code(source: str) -> None:
-    assert not {name.partition(".")[0] for name in imports(source)} & STORES_OF_CODE
+def test_no_code_is_run_from_data(source: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(source)} & UNSAFE_SERIALISERS
     assert not [f"{source}:{node.lineno}" for node in ast.walk(tree(source)) if runs_code_from_data(node)]
 
 
@@ -186,6 +183,5 @@ def test_nothing_that_is_handed_over_runs_as_code(source: str) -> None:
         ("re.compile(x)", False),
     ],
 )
-def test_the_check_for_code_finds_code(text: str, is_code: bool) -> None:
-    """The check above must not pass because it looks for nothing."""
+def test_runs_code_from_data_finds_such_calls(text: str, is_code: bool) -> None:
     assert any(map(runs_code_from_data, ast.walk(ast.parse(text)))) == is_code

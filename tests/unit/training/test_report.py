@@ -1,4 +1,4 @@
-"""The report's command line: mistakes and damaged run folders end in one line and status 2, before anything is drawn."""
+"""Mistakes and damaged run folders end the report in one line with status 2, before anything is drawn."""
 
 from __future__ import annotations
 
