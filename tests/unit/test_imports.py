@@ -36,16 +36,6 @@ MAY_IMPORT = {
     "training": BETON_PACKAGES
     | {f"training.{name}" for name in ("config", "runlog", "reporting", "model", "loader", "engine")},
 }
-# These load in milliseconds and are tested anywhere.
-LIGHT = (
-    "data_tools.common",
-    "data_tools.beton",
-    "data_tools.sources",
-    "training.config",
-    "training.runlog",
-    "training.reporting",
-)
-HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow", "wandb"}
 MAY_IMPORT_FFCV = {"training.loader"}
 MOST_FILES = 10
 UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -66,23 +56,6 @@ def imports(source: str) -> Iterator[str]:
             module = ".".join(part for part in base if part)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
-
-
-def top_level_imports(source: str) -> set[str]:
-    """Roots of what is imported as soon as the file is: not within a function, not for the type checker alone."""
-    found: set[str] = set()
-    nodes: list[ast.stmt] = list(tree(source).body)
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found.add(node.module.partition(".")[0])
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            nodes += node.orelse
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
-    return found
 
 
 def package_of(source: str) -> str:
@@ -137,11 +110,6 @@ def test_folder_has_at_most_ten_files(folder: str) -> None:
 @pytest.mark.parametrize("source", [s for s in IN_PACKAGES if package_of(s) not in MAY_IMPORT_FFCV])
 def test_only_the_loader_imports_ffcv(source: str) -> None:
     assert not [name for name in imports(source) if name.partition(".")[0] == "ffcv"]
-
-
-@pytest.mark.parametrize("source", [s for s in IN_PACKAGES if package_of(s) in LIGHT])
-def test_light_packages_import_nothing_heavy(source: str) -> None:
-    assert not top_level_imports(source) & HEAVY
 
 
 def runs_code_from_data(node: ast.AST) -> bool:

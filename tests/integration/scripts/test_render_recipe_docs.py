@@ -6,22 +6,21 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.recipes import RECIPES
 
 from scripts.render_recipe_docs import BEGIN, END, main
-
-RECIPES = sorted((Path(__file__).parents[3] / "rn50_configs").glob("*.yaml"))
 
 
 def test_command_renews_page_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "RECIPES.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    recipes = [str(path) for path in RECIPES[:2]]
+    recipes = [str(path) for path in list(RECIPES.values())[:2]]
     assert main([str(page), *recipes]) == 0
     text = page.read_text()
     assert re.fullmatch(r"before\n<!--.*-->\n\n### .*<!--.*-->\nafter\n", text, re.DOTALL)
     assert "old" not in text
     first = {path.name: path.read_bytes() for path in (tmp_path / "recipes").iterdir()}
-    assert set(first) == {f"{path.stem}.svg" for path in RECIPES[:2]}
+    assert set(first) == {f"{path.stem}.svg" for path in list(RECIPES.values())[:2]}
     assert main([str(page), *recipes]) == 0
     assert page.read_text() == text
     assert {path.name: path.read_bytes() for path in (tmp_path / "recipes").iterdir()} == first

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.recipes import arguments
 
 import train_imagenet
 from training.config.phases_yaml import from_phases
 from training.config.schedule import batches_per_epoch
 from training.plan import plan
 
-TITAN8 = ["--config-file", str(Path(__file__).parents[3] / "rn50_configs/titan8.yaml")]
+TITAN8 = arguments("titan8")
 
 
 def test_plan_leaves_out_the_incomplete_batch() -> None:

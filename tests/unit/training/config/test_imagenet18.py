@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from helpers.recipes import schedule
 
-from data_tools.common.options import OptionError, parse
+from data_tools.common.options import OptionError
 from training.config import imagenet18
-from training.config.run_config import RunConfig
-from training.config.schedule import Schedule
 from training.plan import plan
 
-RECIPES = Path(__file__).parents[4] / "rn50_configs"
 L4, L8, L16 = 2.0, 1.92, 1.88
 
 # The published one-line schedules, word for word except for the learning-rate constants, which are written out.
@@ -79,13 +75,9 @@ PUBLISHED = {
 }
 
 
-def recipe(name: str) -> Schedule:
-    return parse(RunConfig, ["--config-file", str(RECIPES / f"{name}.yaml")], prog="test").schedule.build()
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_recipe_equals_the_published_schedule_in_every_step(name: str) -> None:
-    published, ours = imagenet18.parse(repr(PUBLISHED[name])), recipe(name)
+    published, ours = imagenet18.parse(repr(PUBLISHED[name])), schedule(name)
     assert ours.phases == published.phases
     images = {phase.data: 1_281_167 for phase in ours.phases}
     for mine, theirs in zip(plan(ours, images, 64), plan(published, images, 64), strict=True):

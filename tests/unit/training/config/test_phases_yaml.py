@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
+from helpers.recipes import RECIPES, schedule
 
-from data_tools.common.options import OptionError, parse
+from data_tools.common.options import OptionError
 from training.config.phases_yaml import from_phases, to_phases
-from training.config.run_config import RunConfig
-from training.config.schedule import Schedule
-
-RECIPES = Path(__file__).parents[4] / "rn50_configs"
-
-
-def recipe(name: str) -> Schedule:
-    return parse(RunConfig, ["--config-file", str(RECIPES / f"{name}.yaml")], prog="test").schedule.build()
 
 
 def phase(**changes: object) -> dict[str, object]:
@@ -38,7 +29,7 @@ def test_px_ramp_in_steps_of_32() -> None:
 def test_ffcv_recipes_change_image_size_as_ffcv_does() -> None:
     # ffcv-imagenet: np.round(np.interp(epoch, [start_ramp, end_ramp], [160, 192]) / 32) * 32
     for name, ramp, epochs in (("rn50_16_epochs", (11, 13), 16), ("rn50_88_epochs", (65, 76), 88)):
-        ours = recipe(name)
+        ours = schedule(name)
         theirs = [int(np.round(np.interp(e, ramp, [160, 192]) / 32)) * 32 for e in range(epochs)]
         assert [ours.phase(e).px for e in range(epochs)] == theirs
         assert ours.lr(1, 10, 10) == 1.7
@@ -79,8 +70,7 @@ def test_wrong_phases_are_refused(phases: object, message: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_to_phases_gives_the_same_schedule(recipe: Path) -> None:
-    schedule = parse(RunConfig, ["--config-file", str(recipe)], prog="test").schedule.build()
-    listed = to_phases(schedule)
-    assert from_phases(yaml.safe_load(yaml.safe_dump(listed))) == schedule
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_to_phases_gives_the_same_schedule(recipe: str) -> None:
+    listed = to_phases(schedule(recipe))
+    assert from_phases(yaml.safe_load(yaml.safe_dump(listed))) == schedule(recipe)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import recipes
+from helpers.recipes import arguments
 
 import train_imagenet
-from data_tools.common.options import OptionError, parse
+from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig
 
-TITAN8 = ["--config-file", str(Path(__file__).parents[4] / "rn50_configs/titan8.yaml")]
+TITAN8 = arguments("titan8")
 
 
 def config(*argv: str) -> RunConfig:
-    return parse(RunConfig, [*TITAN8, *argv], prog="test")
+    return recipes.config("titan8", *argv)
 
 
 def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:

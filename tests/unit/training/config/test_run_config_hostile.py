@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.recipes import RECIPES, config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from training.config import imagenet18
 from training.config.phases_yaml import from_phases
 from training.config.run_config import RunConfig, as_mapping
 
-TITAN8: dict[str, Any] = yaml.safe_load((Path(__file__).parents[4] / "rn50_configs/titan8.yaml").read_text())
+TITAN8: dict[str, Any] = yaml.safe_load(RECIPES["titan8"].read_text())
 NUMBERS = st.one_of(st.integers(-3, 600), st.floats(), st.sampled_from([math.nan, math.inf, -math.inf, 0, -1, 10**30]))
 ANY_VALUE = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
@@ -84,15 +85,10 @@ def test_any_value_as_imagenet18(text: str) -> None:
 @QUICK
 @given(st.data())
 def test_any_value_of_an_option(data: st.DataObject) -> None:
-    options = [f"{s}.{k}" for s, section in as_mapping(read_titan8()).items() for k in section]
+    options = [f"{s}.{k}" for s, section in as_mapping(config("titan8")).items() for k in section]
     key = data.draw(st.sampled_from(options))
     value = data.draw(st.one_of(st.text(max_size=12), NUMBERS.map(str), st.sampled_from(["nan", "inf", "-1", "0", ""])))
-    is_refused_in_one_line(lambda: read_titan8(f"--{key}={value}"))
-
-
-def read_titan8(*argv: str) -> RunConfig:
-    recipe = Path(__file__).parents[4] / "rn50_configs/titan8.yaml"
-    return parse(RunConfig, ["--config-file", str(recipe), *argv], prog="test")
+    is_refused_in_one_line(lambda: config("titan8", f"--{key}={value}"))
 
 
 @QUICK

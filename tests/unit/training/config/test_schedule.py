@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from helpers.recipes import schedule
 
-from data_tools.common.options import parse
-from training.config.run_config import RunConfig
-from training.config.schedule import LrRamp, Schedule, default_val_batch
-
-RECIPES = Path(__file__).parents[4] / "rn50_configs"
-
-
-def recipe(name: str) -> Schedule:
-    return parse(RunConfig, ["--config-file", str(RECIPES / f"{name}.yaml")], prog="test").schedule.build()
+from training.config.schedule import LrRamp, default_val_batch
 
 
 def test_published_learning_rates() -> None:
-    assert recipe("machines8").lr(0, 1, 157) == 1.9220382165605094
-    assert recipe("titan8").lr(24, 626, 626) == 0.004375
+    assert schedule("machines8").lr(0, 1, 157) == 1.9220382165605094
+    assert schedule("titan8").lr(24, 626, 626) == 0.004375
     # By hand: 0.4375 - 0.39375 * (3 * 100 + 50) / (9 * 100)
-    assert recipe("titan8").lr(16, 50, 100) == pytest.approx(0.284375, rel=1e-12)
+    assert schedule("titan8").lr(16, 50, 100) == pytest.approx(0.284375, rel=1e-12)
 
 
 def test_published_val_batches_and_sets() -> None:
-    titan8 = recipe("titan8")
+    titan8 = schedule("titan8")
     assert [p.val_batch for p in titan8.phases] == [512, 256, 128]
     assert [default_val_batch(px, bs) for px, bs in ((128, 1024), (224, 192), (288, 64))] == [1024, 256, 128]
     assert titan8.sets() == ("train_160", "val_160", "train_320", "val_320", "train_full", "val_full")
@@ -40,7 +31,7 @@ def test_ramp_reaches_its_end_exactly() -> None:
 
 
 def test_phase_of_an_epoch() -> None:
-    titan8 = recipe("titan8")
+    titan8 = schedule("titan8")
     assert [titan8.phase(e).px for e in (0, 12, 13, 24, 25, 27)] == [128, 128, 224, 224, 288, 288]
     with pytest.raises(IndexError, match="epoch 28"):
         titan8.phase(28)
