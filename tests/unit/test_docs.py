@@ -1,7 +1,5 @@
 """What the documents tell a reader to type or open exists."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import importlib

@@ -1,7 +1,5 @@
 """The tables of the documents name every option, flag, key and field that there is, with its default."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib

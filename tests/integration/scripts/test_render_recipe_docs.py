@@ -1,7 +1,5 @@
 """The command that renews docs/RECIPES.md and its plots."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

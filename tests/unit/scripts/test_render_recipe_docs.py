@@ -1,7 +1,5 @@
 """docs/RECIPES.md is up to date with the recipes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.etree import ElementTree
 

@@ -1,7 +1,5 @@
 """Predicted hours, against the published run and against numbers by hand."""
 
-from __future__ import annotations
-
 import pytest
 from helpers.recipes import RECIPES, schedule
 

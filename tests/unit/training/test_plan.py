@@ -1,7 +1,5 @@
 """The batches of a schedule, and `--run.plan`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

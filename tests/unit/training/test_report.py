@@ -1,7 +1,5 @@
 """Mistakes and damaged run folders end the report in one line with status 2, before anything is drawn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What importing the manifest loads, in a fresh interpreter."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The doctor on this machine, and with parts of its installation broken."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The sample dataset made by one process and by several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data_tools.sample import dataset

@@ -1,7 +1,5 @@
 """The charts of a run draw its numbers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a run notes of where it takes place, with an nvidia-smi that is made up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

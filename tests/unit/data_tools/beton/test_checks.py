@@ -1,7 +1,5 @@
 """Every structural fault of a beton is found from its tables."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 from types import SimpleNamespace

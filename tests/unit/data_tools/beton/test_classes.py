@@ -1,7 +1,5 @@
 """Which data set a list of classes is."""
 
-from __future__ import annotations
-
 from data_tools.beton.classes import expected_dataset, number_classes, shortfalls
 
 

@@ -1,7 +1,5 @@
 """The file format: literal bytes and FFCV's page rules."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

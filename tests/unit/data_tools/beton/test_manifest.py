@@ -1,7 +1,5 @@
 """The manifest beside a beton: it is read as written, and anything else is refused with a remedy."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace
@@ -10,12 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.manifests import MANIFEST
 
-from data_tools.beton.manifest import (
-    ManifestError,
-    manifest_path,
-    read_manifest,
-    write_manifest,
-)
+from data_tools.beton.manifest import ManifestError, manifest_path, read_manifest, write_manifest
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Options from the command line and YAML files: values, precedence, and what is refused."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What is stored of an image: pixels against PIL and cv2, sizes by hand, the share of raw samples."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

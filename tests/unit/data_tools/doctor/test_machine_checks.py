@@ -1,7 +1,5 @@
 """The doctor's findings about cores, limits, disk and betons, from made-up machines."""
 
-from __future__ import annotations
-
 import resource
 import shutil
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The doctor's findings about driver, GPUs and libraries, from made-up machines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from types import SimpleNamespace
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,11 +16,7 @@ from data_tools.native import codec
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth shapes with some noise: compresses and resizes like a photograph."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (max(2, height // 16), max(2, width // 16), 3), np.uint8)
-    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-    return np.clip(image + rng.integers(-6, 7, image.shape), 0, 255).astype(np.uint8)
+    return images.photo(seed, width, height)
 
 
 def jpeg(rgb: np.ndarray, mode: str = "RGB", **options: object) -> bytes:

@@ -1,7 +1,5 @@
 """The sample dataset: the same bytes from the same seed, balanced, disjoint, as odd as ImageNet."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import tarfile

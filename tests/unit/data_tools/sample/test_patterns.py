@@ -1,7 +1,5 @@
 """The patterns of the sample dataset's classes."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data_tools.sample.dataset import SampleImage, specs

@@ -1,7 +1,5 @@
 """The official archives of ILSVRC 2012."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Folders and tars with a folder for each class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The index of a source: its digest, its classes, and which sets of images are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

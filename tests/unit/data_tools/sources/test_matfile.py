@@ -1,7 +1,5 @@
 """The synsets of a devkit, from MATLAB files of both kinds that are written."""
 
-from __future__ import annotations
-
 import struct
 
 import pytest

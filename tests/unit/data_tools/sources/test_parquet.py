@@ -1,7 +1,5 @@
 """Parquet shards as the Hugging Face hub has them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

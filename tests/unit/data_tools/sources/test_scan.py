@@ -1,7 +1,5 @@
 """Sources of different kinds with the same images give the same index; what is no source is refused."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import tarfile

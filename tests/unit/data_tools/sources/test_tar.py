@@ -1,7 +1,5 @@
 """Reading tar members: hostile, truncated and damaged archives are refused."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import tarfile

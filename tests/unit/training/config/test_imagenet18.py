@@ -1,7 +1,5 @@
 """Schedules as the published code spells them."""
 
-from __future__ import annotations
-
 import pytest
 from helpers.recipes import schedule
 

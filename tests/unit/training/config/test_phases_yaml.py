@@ -1,7 +1,5 @@
 """The `phases` list of a recipe: how it is read, written and refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import yaml

@@ -1,7 +1,5 @@
 """Whatever a recipe or a command line holds gives a configuration or one line of error, and no other exception."""
 
-from __future__ import annotations
-
 import copy
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Learning rates, phases and validation batches of a schedule, by hand."""
 
-from __future__ import annotations
-
 import pytest
 from helpers.recipes import schedule
 

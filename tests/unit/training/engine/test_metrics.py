@@ -1,7 +1,5 @@
 """Loss and accuracy summed over batches, by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from training.engine.distributed import World
 from training.engine.metrics import MetricSums
 
 CPU = torch.device("cpu")
-
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
 
 

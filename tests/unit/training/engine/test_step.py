@@ -1,7 +1,5 @@
 """One step, against torch's own pieces."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -15,19 +13,12 @@ from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, Tr
 from training.model.resnet import parameter_groups
 
 CPU = torch.device("cpu")
-
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
 
 
 def tiny() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 6),
-    )
+    convolution = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+    return nn.Sequential(*convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
 
 
 def test_normalise_by_hand() -> None:

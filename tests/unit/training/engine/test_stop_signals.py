@@ -1,7 +1,5 @@
 """Signals ask for a checkpoint and a stop; only a second Ctrl-C that is not the launcher's repetition exits at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Throughput of an epoch: bottleneck, FLOPs and step times, against numbers by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

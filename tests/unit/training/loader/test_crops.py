@@ -96,13 +96,7 @@ def test_centre_crop_of_an_image_narrower_than_the_rectangle() -> None:
 
 @pytest.mark.parametrize(
     ("ratios", "expected"),
-    [
-        ([1.5], (288, 432)),
-        ([4 / 3, 4 / 3], (288, 384)),
-        ([1.0], (288, 288)),
-        ([0.75], (384, 288)),
-        ([1.01], (288, 288)),
-    ],
+    [([1.5], (288, 432)), ([4 / 3] * 2, (288, 384)), ([1.0], (288, 288)), ([0.75], (384, 288)), ([1.01], (288, 288))],
 )
 def test_rectangle_of_a_batch_by_hand(ratios: list[float], expected: tuple[int, int]) -> None:
     assert rectangle(np.array(ratios), 288) == expected

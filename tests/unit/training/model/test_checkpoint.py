@@ -1,7 +1,5 @@
 """Checkpoints: whole or absent, plain values only."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

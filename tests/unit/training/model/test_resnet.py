@@ -1,7 +1,5 @@
 """The network and its parameter groups."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The numbers of a run folder for a report: GPU-hours, summary, and the published run beside it."""
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import replace
 from pathlib import Path

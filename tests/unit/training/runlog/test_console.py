@@ -1,7 +1,5 @@
 """What is printed during a run: on a terminal, in a log, and as JSON."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

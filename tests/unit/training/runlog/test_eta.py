@@ -1,7 +1,5 @@
 """Time left, against numbers by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

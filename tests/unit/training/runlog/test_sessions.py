@@ -1,7 +1,5 @@
 """What a run notes of its hardware, with GPUs that are made up."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,13 +9,7 @@ import torch
 from helpers.run_folders import SESSION
 
 from data_tools.common.options import OptionError
-from training.runlog.sessions import (
-    ENVIRONMENT,
-    NAME_BYTES,
-    gpu_names,
-    hardware,
-    read_sessions,
-)
+from training.runlog.sessions import ENVIRONMENT, NAME_BYTES, gpu_names, hardware, read_sessions
 
 
 def test_gpu_names_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
