@@ -1,7 +1,5 @@
 """The tables of the documents name every option, flag, key and field that there is, with its default."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib
@@ -70,7 +68,7 @@ def choices(kind: Any) -> set[str]:
 
 
 @pytest.mark.parametrize(("document", "schema"), [("CONVERSION.md", WriteSpec), ("OPTIONS.md", RunConfig)])
-def test_options_and_their_defaults(document: str, schema: type) -> None:
+def test_options_tables_name_every_option_with_its_default(document: str, schema: type) -> None:
     """All of them, in the order of `--help`."""
     table = rows(document, "| option | default | meaning |")
     assert [row[0].strip("`") for row in table] == [name for name, _, _ in fields(schema)]
@@ -80,7 +78,7 @@ def test_options_and_their_defaults(document: str, schema: type) -> None:
         assert choices(kind) <= set(re.findall(r"`([^`]+)`", f"{default} {meaning}")), name
 
 
-def test_keys_of_a_phase() -> None:
+def test_phases_table_names_every_key() -> None:
     table = rows("OPTIONS.md", "| key | default | meaning |")
     assert {row[0].strip("`"): row[1] == "required" for row in table} == phases_yaml._PHASE_KEYS
 
@@ -103,7 +101,7 @@ def help_of(tool: str) -> str:
     return out.getvalue()
 
 
-def test_flags_of_the_tools() -> None:
+def test_tools_table_names_every_flag() -> None:
     documented: dict[str, set[str]] = {}
     tool = ""
     for name, arguments, _ in rows("OPTIONS.md", "| program | arguments and options | meaning |"):
@@ -116,7 +114,7 @@ def test_flags_of_the_tools() -> None:
         assert shown == (there - shared - {"--config-file", "--section.key"} if "preview" in tool else there), tool
 
 
-def test_fields_of_the_format() -> None:
+def test_format_tables_name_every_field() -> None:
     header, sample = HEADER.fields, IMAGE.fields
     assert header is not None and sample is not None
     told = {row[2].strip("`"): int(row[0]) for row in rows("FORMAT.md", "| offset | type | field | here |")}
@@ -127,12 +125,12 @@ def test_fields_of_the_format() -> None:
     assert (begins["fields"], begins["sample table"]) == (str(HEADER.itemsize), str(SAMPLES_START))
 
 
-def test_keys_of_the_manifest() -> None:
+def test_manifest_table_names_every_key() -> None:
     told = [row[0].strip("`") for row in rows("FORMAT.md", "| key | holds |")]
     assert told == [field.name for field in dataclasses.fields(Manifest)]
 
 
-def test_hooks_are_the_checks_of_make_and_fetch_nothing() -> None:
+def test_pre_commit_hooks_are_the_checks_of_make() -> None:
     repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [each["repo"] for each in repositories] == ["local"]
     entries = [hook["entry"].removesuffix(" --force-exclude") for hook in repositories[0]["hooks"]]
