@@ -1,7 +1,5 @@
 """The table of a DAWNBench submission from a run's TensorBoard events.
 
-    python -m data_tools.dawn_tsv --events_path=PATH [--ignore-eval]
-
 Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``first`` (once, at the
 start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose steps count examples. An
 epoch's hours are the wall time from ``first`` to its ``losses/test_5``, with whatever lay between: preparing a phase,
@@ -10,18 +8,20 @@ and where a run was interrupted, the interruption.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TARGET_TOP5 = 93.0
+from data_tools.common.errors import UserError, program
+from data_tools.common.imagenet import TARGET_TOP5
+from data_tools.common.options import REQUIRED, check, option, parse
+
 FIRST, TOP1, TOP5, EVAL = "first", "losses/test_1", "losses/test_5", "times/eval_sec"
 
 
-class EventsError(ValueError):
+class EventsError(UserError):
     """No table can be made of these events; the message says why."""
 
 
@@ -76,10 +76,10 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise EventsError(f"{path}: no such file or folder; give an event file or a run folder")
+        raise EventsError("no such file or folder", where=path, remedy="give an event file or a run folder")
     files = sorted(each for each in path.iterdir() if "tfevents" in each.name and each.is_file())
     if not files:
-        raise EventsError(f"{path}: no event files (events.out.tfevents.*) here; give a run folder")
+        raise EventsError("no event files (events.out.tfevents.*) here", where=path, remedy="give a run folder")
     return files
 
 
@@ -115,19 +115,23 @@ def rows(found: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
             return
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DawnOptions:
+    """One table."""
+
+    events_path: Path = option(REQUIRED, "an event file or a run folder")
+    ignore_eval: bool = option(False, "take the seconds of evaluation out of the hours")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@program("data_tools.dawn_tsv")
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools.dawn_tsv", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--events_path", type=Path, required=True, metavar="PATH", help="an event file or a run folder")
-    parser.add_argument("--ignore-eval", action="store_true", help="take the seconds of evaluation out of the hours")
-    given = parser.parse_args(argv)
-    try:
-        table = list(rows(read(given.events_path), given.ignore_eval))
-        if not table:
-            raise EventsError(f"{given.events_path}: no epoch was evaluated (no scalar {TOP5!r})")
-    except (EventsError, OSError) as error:
-        print(f"dawn_tsv: error: {error}", file=sys.stderr)
-        return 2
+    options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
+    table = list(rows(read(options.events_path), options.ignore_eval))
+    if not table:
+        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.events_path)
     print("epoch\thours\ttop1\ttop5")
     for row in table:
         print(f"{row.epoch}\t{row.hours:.4f}\t{row.top1:.4f}\t{row.top5:.4f}")

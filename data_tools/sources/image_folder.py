@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_tools.beton.manifest import Source
 from data_tools.sources.index import IndexBuilder
-from data_tools.sources.tar import ArchiveError, members
+from data_tools.sources.tar import SourceError, members
 
 SPLITS = {"train": "train", "val": "val", "validation": "val"}
 
@@ -55,10 +55,12 @@ def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda each: each.name):
             if entry.is_symlink():
-                raise ArchiveError(f"{entry.path}: a symbolic link, which is not followed; give what it points to")
+                raise SourceError(
+                    "a symbolic link, which is not followed", where=entry.path, remedy="give what it points to"
+                )
             if entry.is_dir(follow_symlinks=False):
                 yield from _files_below(Path(entry.path))
             elif entry.is_file(follow_symlinks=False):
                 yield entry
             else:
-                raise ArchiveError(f"{entry.path}: neither a file nor a folder, which is refused")
+                raise SourceError("neither a file nor a folder, which is refused", where=entry.path)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def titan8() -> Schedule:
     argv = ["--config-file", str(ROOT / "rn50_configs/titan8.yaml")]
-    return parse(RunConfig, argv, prog="test").schedule.build()
+    return parse(RunConfig, argv, prog="test").schedule.parsed
 
 
 def test_published_rates_predict_the_published_hours() -> None:
@@ -50,5 +50,5 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_measured_on_this_machine() -> None:
     argv = ["--config-file", str(ROOT / "rn50_configs/cpu_demo.yaml")]
     config = parse(RunConfig, argv, prog="test")
-    phase = config.schedule.build().phases[0]
+    phase = config.schedule.parsed.phases[0]
     assert estimate.measured_rate(config, phase, steps=1) > 0

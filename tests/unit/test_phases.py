@@ -83,7 +83,7 @@ PUBLISHED = {
 
 
 def recipe(name: str) -> Schedule:
-    return parse(RunConfig, ["--config-file", str(RECIPES / f"{name}.yaml")], prog="test").schedule.build()
+    return parse(RunConfig, ["--config-file", str(RECIPES / f"{name}.yaml")], prog="test").schedule.parsed
 
 
 def phase(**changes: object) -> dict[str, object]:
@@ -112,8 +112,8 @@ def test_published_val_batches_and_sets() -> None:
     titan8 = recipe("titan8")
     assert [p.val_batch for p in titan8.phases] == [512, 256, 128]
     assert [default_val_batch(px, bs) for px, bs in ((128, 1024), (224, 192), (288, 64))] == [1024, 256, 128]
-    assert titan8.sets() == ("train_160", "val_160", "train_320", "val_320", "train_full", "val_full")
-    assert [p.rectangular for p in titan8.phases] == [False, False, True]
+    assert titan8.betons() == ("train_160", "val_160", "train_320", "val_320", "train_full", "val_full")
+    assert [p.rectangular_val for p in titan8.phases] == [False, False, True]
     assert [p.min_scale for p in titan8.phases] == [0.08, 0.087, 0.5]
 
 
@@ -236,6 +236,6 @@ def test_refused_imagenet18(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_schedule_as_a_list_of_phases_is_the_same(recipe: Path) -> None:
-    schedule = parse(RunConfig, ["--config-file", str(recipe)], prog="test").schedule.build()
+    schedule = parse(RunConfig, ["--config-file", str(recipe)], prog="test").schedule.parsed
     listed = to_phases(schedule)
     assert from_phases(yaml.safe_load(yaml.safe_dump(listed))) == schedule

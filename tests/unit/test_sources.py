@@ -17,7 +17,7 @@ from data_tools.beton.classes import expected_dataset, number_classes, shortfall
 from data_tools.sources import ilsvrc, image_folder
 from data_tools.sources.index import Index
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError, members
+from data_tools.sources.tar import SourceError, members
 
 
 def rows(index: Index) -> dict[tuple[str, int | None], list[tuple[int, str, bytes]]]:
@@ -124,7 +124,7 @@ def test_a_year_above_the_split_is_no_cap() -> None:
 
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
     files = {"x-sz/160/train/c/a": b"1", "y/train/c/a": b"2", "y/train/c/b": b"2"}
-    with pytest.raises(ArchiveError, match="same images"):
+    with pytest.raises(SourceError, match="same images"):
         read_index([write_tar(tmp_path / "a.tar", files)])
 
 
@@ -138,7 +138,7 @@ def test_other_files_are_counted_and_named(tmp_path: Path) -> None:
 def test_duplicates_are_refused(tmp_path: Path) -> None:
     one = write_tar(tmp_path / "1.tar", FILES)
     two = write_tar(tmp_path / "2.tar", {"other/train/n01/b.JPEG": b"another"})
-    with pytest.raises(ArchiveError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
+    with pytest.raises(SourceError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
         read_index([one, two])
 
 
@@ -164,7 +164,7 @@ def test_hostile_members_are_refused_by_name(tmp_path: Path, change: dict[str, o
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(member("x/train/c/a", b"1"), io.BytesIO(b"1"))
         tar.addfile(info)
-    with pytest.raises(ArchiveError, match=words) as caught:
+    with pytest.raises(SourceError, match=words) as caught:
         read_index([path])
     assert str(path) in str(caught.value)
     assert info.name in str(caught.value)
@@ -177,7 +177,7 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path: Path) -> None:
     silent = 0
     for cut in range(512, end + 1024, 256):
         (tmp_path / "c.tar").write_bytes(whole[:cut])
-        with pytest.raises(ArchiveError, match="ends early"):
+        with pytest.raises(SourceError, match="ends early"):
             read_index([tmp_path / "c.tar"])
         with contextlib.suppress(tarfile.ReadError), tarfile.open(tmp_path / "c.tar") as tar:
             silent += bool(tar.getnames())
@@ -190,14 +190,14 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
     content = bytearray(write_tar(tmp_path / "a.tar", FILES).read_bytes())
     content[1024 + 150] ^= 0xFF
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ArchiveError, match=r"no tar header at byte 1024, after x/train/n02/b\.JPEG"):
+    with pytest.raises(SourceError, match=r"no tar header at byte 1024, after x/train/n02/b\.JPEG"):
         read_index([tmp_path / "a.tar"])
 
 
 def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {name[2:]: data for name, data in FILES.items()})
     (folder / "train/n01/evil.JPEG").symlink_to("/etc/passwd")
-    with pytest.raises(ArchiveError, match=r"evil\.JPEG: a symbolic link"):
+    with pytest.raises(SourceError, match=r"evil\.JPEG: a symbolic link"):
         read_index([folder])
 
 
@@ -212,14 +212,14 @@ def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
 )
 def test_other_files_are_no_source(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ArchiveError, match=words):
+    with pytest.raises(SourceError, match=words):
         read_index([tmp_path / "a.tar"])
     with pytest.raises(FileNotFoundError, match=r"none\.tar: no such source"):
         read_index([tmp_path / "none.tar"])
 
 
 def test_a_source_without_images_says_what_it_wants(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"train,val.*<class>.*found .*a/b\.JPEG"):
+    with pytest.raises(SourceError, match=r"train,val.*<class>.*found .*a/b\.JPEG"):
         read_index([write_tar(tmp_path / "a.tar", {"a/b.JPEG": b"1"})])
 
 
@@ -251,30 +251,30 @@ def test_official_archives_equal_the_sorted_tar(tmp_path: Path) -> None:
 
 def test_validation_images_need_the_devkit(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
-    with pytest.raises(ArchiveError, match="devkit_t12"):
+    with pytest.raises(SourceError, match="devkit_t12"):
         read_index(paths[:2])
 
 
 def test_a_devkit_that_does_not_fit(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
     devkit(paths[2], [1, 2])
-    with pytest.raises(ArchiveError, match="labels for images 1 to 2"):
+    with pytest.raises(SourceError, match="labels for images 1 to 2"):
         read_index(paths)
     devkit(paths[2], [1, 2, 3, 99, 1])
-    with pytest.raises(ArchiveError, match="do not go together"):
+    with pytest.raises(SourceError, match="do not go together"):
         read_index(paths)
     devkit(paths[2], [1], synsets=META_MAT[:200])
-    with pytest.raises(ArchiveError, match="do not go together"):
+    with pytest.raises(SourceError, match="do not go together"):
         read_index(paths)
     paths[2].write_bytes(paths[2].read_bytes()[:150])
-    with pytest.raises(ArchiveError):
+    with pytest.raises(SourceError):
         read_index(paths)
 
 
 def test_an_inner_archive_that_ends_early(tmp_path: Path) -> None:
     whole = inner_tar({"n01_1.JPEG": b"x" * 600, "n01_2.JPEG": b"y" * 600})
     path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024]})
-    with pytest.raises(ArchiveError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
+    with pytest.raises(SourceError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
         read_index([path])
 
 
@@ -370,16 +370,16 @@ def test_parquet_classes_without_wnids(tmp_path: Path) -> None:
 
 
 def test_parquet_refusals(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="of which split"):
+    with pytest.raises(SourceError, match="of which split"):
         read_index([shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])])
-    with pytest.raises(ArchiveError, match="has no label"):
+    with pytest.raises(SourceError, match="has no label"):
         read_index([shard(tmp_path / "train.parquet", [("1.png", -1, b"x")])])
     clash = [("n00000001_1.JPEG", 0, b"x"), ("n00000002_1.JPEG", 0, b"x")]
-    with pytest.raises(ArchiveError, match="label 0 is n00000001 and n00000002"):
+    with pytest.raises(SourceError, match="label 0 is n00000001 and n00000002"):
         read_index([shard(tmp_path / "train.parquet", clash)])
     whole = shard(tmp_path / "train.parquet", [("1.png", 0, b"x" * 999)]).read_bytes()
     (tmp_path / "train.parquet").write_bytes(whole[:-50])
-    with pytest.raises(ArchiveError, match="not a whole parquet file"):
+    with pytest.raises(SourceError, match="not a whole parquet file"):
         read_index([tmp_path / "train.parquet"])
 
 

@@ -48,7 +48,7 @@ def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **world: Any
         datasets.beton(f"val_{phase.val_data}"),
         px=phase.val_px,
         batch=phase.val_batch,
-        rectangular=phase.rectangular,
+        rectangular=phase.rectangular_val,
         **_reading(config, datasets),
         **world,
     )
@@ -56,7 +56,7 @@ def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **world: Any
 
 def _reading(config: RunConfig, datasets: Datasets) -> dict[str, Any]:
     """How betons are opened, whatever for."""
-    return {"classes": len(datasets.classes), "checksums": config.data.verify == "checksums"}
+    return {"classes": len(datasets.classes), "checksums": config.data.checksums}
 
 
 def loader_options(state: TrainState) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def check_betons(state: TrainState) -> None:
         try:
             BetonReader(state.datasets.beton(name), **_reading(state.config, state.datasets)).close()
         except (OSError, ValueError) as error:
-            raise OptionError(f"data.dir: {error}") from None
+            raise OptionError(str(error), where="data.dir") from None
 
 
 def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:

@@ -48,7 +48,7 @@ class RunLog:
         self.events = SummaryWriter(str(self.dir), purge_step=purge_step)
         if not progress.images_seen:
             self._scalars({"first": time.time()})
-        self.console = Console(config.run)
+        self.console = Console(config.log)
         for row in self.rows:
             self.console.epoch_done(row)
 
@@ -130,7 +130,10 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
         classes=len(state.datasets.classes),
         images=images,
     )
-    log, problem = None, OptionError("run.dir: the main process could not begin its log")
+    log, problem = (
+        None,
+        OptionError("the main process could not begin its log", where="run.dir"),
+    )
     if state.world.is_main:
         try:
             work = WorkModel(schedule=state.schedule, images=images, gpus=state.accumulation_steps * state.world.ranks)

@@ -134,7 +134,9 @@ def checked(loader: Loader) -> Iterator[Any]:
                 batches.join(0.002)
             if batches.output_queue.empty():
                 raise LoadError(
-                    f"{loader.fname}: FFCV's thread died (its traceback is above); a damaged sample does that"
+                    "FFCV's thread died (its traceback is above)",
+                    where=loader.fname,
+                    remedy="a damaged sample does that",
                 )
             try:
                 batch = next(batches)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_tools.common.options import OptionError
 from data_tools.common.resources import check_memory, default_workers, usable_cores
+from training.config.schedule import batches_per_epoch
 from training.loader import sample_order
 from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CropRule, centre_crops, random_crops, rectangle
@@ -87,10 +89,12 @@ class TrainLoader(_Loader):
         _check_arguments(px, batch, rank, ranks)
         path = Path(path)
         beton = BetonReader(path, classes=classes, checksums=checksums)
-        self.images, self.batches = beton.images, beton.images // (batch * ranks)
-        if not self.batches:
+        self.images = beton.images
+        try:
+            self.batches = batches_per_epoch(beton.images, batch, ranks, path)
+        except OptionError:
             beton.close()
-            raise ValueError(f"{path}: a batch of {batch} x {ranks} processes is larger than its {beton.images} images")
+            raise
         check_memory(path, (BATCHES_AHEAD + 2) * batch * px * px * 3)
         super().__init__(beton, workers=workers, device=torch.device(device))
         self.px, self.batch, self.min_scale, self.seed = px, batch, min_scale, seed

@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
 def read(path: Path) -> Any:
     """What torch saved at ``path``, on the CPU: tensors and plain values, whoever made it. OptionError as above."""
     if not path.is_file():
-        raise OptionError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
+        raise OptionError("no checkpoint here", where=path, remedy="give the last.pt or best.pt of a run folder")
     try:
         if zipfile.is_zipfile(path):  # before torch 1.6 it was another format, without checksums
             with zipfile.ZipFile(path) as file:
@@ -65,13 +65,13 @@ def read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise half a dozen types for a damaged or hostile file
         reason = " ".join(str(error).split())[:200]  # torch's advice fills a screen
-        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}: {reason})") from error
+        raise OptionError(f"not a readable checkpoint ({type(error).__name__}: {reason})", where=path) from error
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
     """``state`` if it is one that :func:`save` wrote; else OptionError."""
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise OptionError(f"{path}: not a checkpoint of this program, or of another version; use another")
+        raise OptionError("not a checkpoint of this program, or of another version", where=path, remedy="use another")
     return state
 
 
@@ -90,5 +90,5 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             error = error or damaged
             print(f"note: {damaged}; going back to the checkpoint before", file=sys.stderr)
     if error is not None:
-        raise OptionError(f"run.resume: {error}; nothing older is left; --run.resume=none starts anew")
+        raise OptionError(f"{error}; nothing older is left", where="run.resume", remedy="--run.resume=none starts anew")
     return None

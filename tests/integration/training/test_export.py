@@ -115,7 +115,7 @@ def test_weights_of_torchvision_are_evaluated_as_torchvision_would(
             hits += (network(normalised).argmax(1) == labels).tolist()
             rectangles.add(images.shape[2:])
     assert rectangular == (rectangles != {(px, px)})
-    how = f"--run.eval_px={px}", f"--run.eval_rect={str(rectangular).lower()}"
+    how = f"--run.eval_px={px}", f"--run.eval_rectangular={str(rectangular).lower()}"
     status, printed, err = evaluated(recipe, path, *how)
     assert status == 0, err
     kind = "rectangles" if rectangular else "squares"

@@ -19,8 +19,8 @@ from training.reporting import contact_sheet
 
 SCHEDULE = Schedule(
     phases=(
-        Phase.of(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
-        Phase.of(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular=True),
+        Phase(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
+        Phase(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular_val=True),
     ),
     ramps=(LrRamp(start=0, end=3, lr_from=0.1, lr_to=0.0),),
 )
@@ -63,14 +63,14 @@ def test_validation_crops_are_those_of_the_run(picture: np.ndarray, betons: Path
         for rectangular in (False, True):
             with ValLoader(path, px=phase.px, batch=phase.val_batch, rectangular=rectangular) as loader:
                 seen = [shown(picture, images) for images, _ in loader]
-            assert any(map(any, seen)) == (not rectangular or phase.rectangular)
+            assert any(map(any, seen)) == (not rectangular or phase.rectangular_val)
             if any(map(any, seen)):
                 assert all(map(any, seen))  # something of every batch, since there are few
 
 
 def test_mixed_images_and_their_shares(betons: Path) -> None:
     options = RunConfig(schedule=ScheduleOptions(phases=to_phases(SCHEDULE)), train=Train(mixup=0.9))
-    found = read_datasets(betons, SCHEDULE.sets())
+    found = read_datasets(betons, SCHEDULE.betons())
     phase = SCHEDULE.phases[0]
     mixed = preview.training_crops(options, found, phase, 8)
     plain = preview.training_crops(RunConfig(schedule=options.schedule), found, phase, 8)

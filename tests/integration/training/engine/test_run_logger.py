@@ -88,7 +88,7 @@ def stops_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_json(recipe: Path, tmp_path: Path, often: None) -> None:
-    status, out, err = run(recipe, tmp_path, "--run.log=json")
+    status, out, err = run(recipe, tmp_path, "--log.format=json")
     said = [json.loads(line) for line in out.splitlines()]
     assert status == 0, err
     # 5 batches an epoch, read after 2, 4 and the last.
@@ -103,7 +103,7 @@ def test_json(recipe: Path, tmp_path: Path, often: None) -> None:
         ((), {"event": "complete", "dir": str(tmp_path), "epochs": 3}),
         (("--run.eval_only=true", f"--run.checkpoint={tmp_path / 'last.pt'}"), {"event": "validation", "images": 12}),
     ):
-        status, out, _ = run(recipe, tmp_path, "--run.log=json", *more)
+        status, out, _ = run(recipe, tmp_path, "--log.format=json", *more)
         assert status == 0
         assert expected.items() <= json.loads(out).items()
 
