@@ -84,8 +84,8 @@ def _lock(path: Path) -> int:
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:
-    """`text` with `content` between its two marks. ValueError where it has not each of them once in this order."""
+    """`text` with `content` between its two marks. UserError where it has not each of them once in this order."""
     if text.count(begin) != 1 or end not in text.partition(begin)[2]:
-        raise ValueError(f"the page lacks its marks, {begin} and {end}")
+        raise UserError(f"the page lacks its marks, {begin} and {end}")
     head, rest = text.split(begin)
     return f"{head}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"

@@ -347,7 +347,7 @@ def _normalised(argv: Sequence[str], known: Mapping[str, Entry]) -> list[str]:
     An option's name may be written with dashes. A switch alone means true; argparse would take the next word for it.
     """
     words = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name.startswith("--") and name not in (f"--{CONFIG_FILE}", "--"):
             name = f"--{name[2:].replace('-', '_')}"

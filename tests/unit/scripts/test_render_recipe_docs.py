@@ -15,12 +15,11 @@ PAGE = ROOT / "docs/RECIPES.md"
 
 def schedule_of(name: str) -> tuple[Schedule, int]:
     options = render_recipe_docs.load(ROOT / f"rn50_configs/{name}.yaml").schedule
-    return options.build(), options.gpus
+    return options.parsed, options.gpus
 
 
 def test_page_is_up_to_date() -> None:
-    text = PAGE.read_text()
-    assert render_recipe_docs.renewed(text, RECIPES) == text, "make docs renews it"
+    assert "\n".join(render_recipe_docs.sections(RECIPES)).strip() in PAGE.read_text(), "make docs renews it"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
