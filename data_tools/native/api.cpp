@@ -67,16 +67,8 @@ API void native_centre_crops(const int32_t* widths, const int32_t* heights, int6
     for (int64_t i = 0; i < n; i++) out[i] = centre_crop(widths[i], heights[i], out_height, out_width);
 }
 
-// One sample that is in memory, for numba: the outcome is a number alone. Without a rule the crop is the centre.
-API int32_t native_load_crop(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height,
-                        const CropRule* rule, int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
-    Error error;
-    return guarded(&error, [&] {
-        Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height)
-                         : centre_crop(width, height, out_height, out_width);
-        return load_crop(scratch(), data, size, {mode, width, height}, crop, {out_height, out_width, out}, &error);
-    });
-}
+// For numba: what keys the random numbers of an augmentation.
+API uint32_t native_sample_key(const CropRule* rule, int64_t sample) { return sample_key(*rule, uint64_t(sample)); }
 
 API Pool* native_pool_new(int32_t threads) {
     try {

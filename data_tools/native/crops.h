@@ -35,6 +35,12 @@ struct CropRule {
     double min_scale, max_scale, min_ratio, max_ratio;
 };
 
+// A seed for generators that others bring along, of another stream than the crops' draws.
+inline uint32_t sample_key(const CropRule& rule, uint64_t sample) {
+    Draws draws(~rule.seed, rule.epoch, sample);
+    return uint32_t(splitmix(draws.state));
+}
+
 // torchvision's RandomResizedCrop.get_params, then a coin for the flip.
 Crop random_crop(const CropRule& rule, uint64_t sample, int width, int height) {
     Draws draws(rule.seed, rule.epoch, sample);

@@ -5,7 +5,7 @@ The structs have the layout of those of the same meaning in the C++ headers besi
 
 import ctypes
 import functools
-from ctypes import c_double, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import c_double, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
 import numpy as np
@@ -83,14 +83,7 @@ FUNCTIONS = {  # arguments, result
     "native_checksum": ([c_void_p, c_size_t], c_uint64),
     "native_crops": ([c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p], None),
     "native_centre_crops": ([c_void_p, c_void_p, c_int64, c_int32, c_int32, c_void_p], None),
-    "native_load_crop": (
-        [
-            *(c_void_p, c_size_t, c_int32, c_int32, c_int32),  # stored bytes, their mode, width and height
-            *(c_void_p, c_int64),  # rule, sample
-            *(c_void_p, c_int32, c_int32),  # where to, height, width
-        ],
-        c_int32,
-    ),
+    "native_sample_key": ([c_void_p, c_int64], c_uint32),
     "native_pool_new": ([c_int32], c_void_p),
     "native_pool_delete": ([c_void_p], None),
     "native_pool_submit": ([c_void_p, c_void_p], None),

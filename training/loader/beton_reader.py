@@ -53,7 +53,7 @@ class BetonReader:
             ("image_height", self.heights),
         ):
             self._tasks[name] = values
-        self.verify = checksums
+        self.checksums = checksums
         if kept is not None:
             self._tasks["checksum"] = kept
         self._check_labels(classes)
@@ -95,7 +95,7 @@ class BetonReader:
                 remedy="put the file back that the run began with, or start the run anew",
             )
 
-    def explain(self, sample: int, reason: str) -> LoadError:
+    def load_error(self, sample: int, reason: str) -> LoadError:
         return LoadError(
             f"sample {sample} (label {self.labels[sample]}) cannot be loaded: {reason}",
             where=self.path,

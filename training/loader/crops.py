@@ -75,3 +75,32 @@ def rectangle(ratios: NDArray[np.float64], px: int) -> tuple[int, int]:
     mean = float(np.mean(ratios))
     longer = int(px * max(mean, 1 / mean)) // 8 * 8
     return (px, max(px, longer)) if mean >= 1 else (max(px, longer), px)
+
+
+@dataclass(kw_only=True, slots=True)
+class RandomCrops:
+    """Crops of one epoch to (px, px): random, keyed on (seed, epoch, sample)."""
+
+    px: int
+    min_scale: float
+    seed: int
+    epoch: int = 0
+
+    def of(self, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> tuple[int, int, NDArray[np.void]]:
+        """(height, width) of the batch and the crop of each sample; `widths` and `heights` are the samples' own."""
+        rule = CropRule(seed=self.seed, epoch=self.epoch, min_scale=self.min_scale)
+        return self.px, self.px, random_crops(rule, samples, widths, heights)
+
+
+@dataclass(kw_only=True, slots=True)
+class CentreCrops:
+    """The centre of each image, as squares of px or as rectangles of the batch's mean shape."""
+
+    px: int
+    rectangular: bool = False
+    epoch: int = 0  # makes no difference
+
+    def of(self, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> tuple[int, int, NDArray[np.void]]:
+        """As for RandomCrops."""
+        height, width = rectangle(widths / heights, self.px) if self.rectangular else (self.px, self.px)
+        return height, width, centre_crops(widths, heights, height, width)

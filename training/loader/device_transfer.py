@@ -20,7 +20,7 @@ class HostBuffers:
         self._pinned = pinned
         self._free: list[NDArray[np.uint8]] = []
 
-    def take(self, samples: int, height: int, width: int) -> torch.Tensor:
+    def allocate(self, samples: int, height: int, width: int) -> torch.Tensor:
         """(samples, height, width, 3) uint8 with anything in it."""
         shape = (samples, height, width, 3)
         if self._pinned:
@@ -48,17 +48,17 @@ class CudaCopies:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)
 
     def start(self, images: torch.Tensor, labels: torch.Tensor) -> Copied:
-        """Begin to copy (samples, height, width, 3) pinned images and labels; returns at once."""
-        with torch.cuda.stream(self._stream):
+        """Begin to copy pinned images and labels; returns at once."""
+        with torch.cuda.stream(self.stream):
             copied = Copied(
                 images.to(self._device, non_blocking=True),
                 labels.pin_memory().to(self._device, non_blocking=True),
                 torch.cuda.Event(),
             )
-            copied.event.record(self._stream)
+            copied.event.record(self.stream)
         return copied
 
     def hand_over(self, copied: Copied) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,6 +72,8 @@ class CudaCopies:
 
 class NoCopies:
     """For the CPU: batches are where they should be."""
+
+    stream = None
 
     def start(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return images, labels

@@ -1,111 +1,205 @@
-"""The same decoding as FFCV Operations, for a stock `ffcv.loader.Loader`.
+"""Operations for FFCV's Loader: the project's crops and decoding, and FFCV's own augmentations with keyed randomness.
 
-    crop = KeyedRandomResizedCrop(px=128, min_scale=0.08, seed=0)
-    loader = Loader(path, pipelines={"image": [crop, ToTensor(), ToTorchImage()], ...}, ...)
+    decode = DecodeBatch.random_crops("data/beton/train_160.beton", px=128, seed=0)
+    pipelines = {"image": [SampleNumbers(), decode, Cutout(8), ToTensor(), ToTorchImage()]}
+    loader = Loader("data/beton/train_160.beton", pipelines=pipelines, ...)
     for epoch in range(epochs):
-        crop.set_epoch(epoch)
+        decode.set_epoch(epoch)
         for images, labels in checked(loader):
 
-`training.loaders` makes the same pixels without FFCV's code generation, thread and queue; this is for pipelines that
-go on with other Operations of FFCV.
+`training.loader.TrainLoader` is such a Loader, with the order, the iterator and the way to the device.
 """
 
 import ctypes
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+import numba
 import numpy as np
+import torch
+from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
+from numpy.typing import NDArray
 
+from data_tools.common.options import OptionError
+from data_tools.common.resources import default_workers
 from data_tools.native.library import library
-from training.loader.beton_reader import LoadError
-from training.loader.crops import CropRule
+from training.loader.beton_reader import BetonReader, LoadError
+from training.loader.crops import CentreCrops, CropRule, RandomCrops
+from training.loader.decode_pool import WAIT_MILLISECONDS, DecodePool, PendingBatch, Request
+from training.loader.device_transfer import HostBuffers
+
+Samples = NDArray[np.int64]
 
 
-class _CropDecoder(SimpleRGBImageDecoder):
-    """One native call per image: region-of-interest decode, resize and flip, straight into the batch."""
+class SampleNumbers(SimpleRGBImageDecoder):
+    """Hands the numbers of a batch's samples on to `DecodeBatch`: FFCV wants a decoder of its own kind to come first."""
 
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__()
-        self.height, self.width = height, width
-        self._rule = 0  # the address of a native CropRule; 0 takes the centre
-        self._rectangle_px = 0  # the shorter side where the shape follows the batch
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        shape, dtype = (self.height, self.width, 3), np.dtype("u1")
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        return replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("i8")), None
 
     def generate_code(self) -> Callable[..., Any]:
-        load_crop, read, each = library().native_load_crop, self.memory_read, Compiler.get_iterator()
-        rule, fixed_height, fixed_width, px = self._rule, self.height, self.width, self._rectangle_px
-
-        def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
-            n, height, width = len(batch_indices), fixed_height, fixed_width
-            if px:
-                ratios = 0.0
-                for i in range(n):
-                    ratios += metadata[batch_indices[i]]["width"] / metadata[batch_indices[i]]["height"]
-                mean = ratios / n
-                longer = max(px, int(px * max(mean, 1 / mean)) // 8 * 8)
-                height, width = (px, longer) if mean >= 1 else (longer, px)
-            images = destination.reshape(-1)[: n * height * width * 3].reshape((n, height, width, 3))
-            failed = np.zeros(n, np.int32)
-            for i in each(n):
-                sample = batch_indices[i]
-                field = metadata[sample]
-                data = read(field["data_ptr"], storage_state)
-                failed[i] = load_crop(
-                    *(data.ctypes.data, data.size, field["mode"], field["width"], field["height"]),
-                    *(rule, sample, images[i].ctypes.data, height, width),
-                )
-            if failed.any():
-                raise ValueError("a sample of the beton cannot be decoded")
-            return images
-
-        decode.is_parallel = True  # type: ignore[attr-defined]  # FFCV's way to ask for prange
-        return decode
+        return lambda batch_indices, destination, metadata, storage_state: batch_indices
 
 
-class KeyedRandomResizedCrop(_CropDecoder):
-    """torchvision's RandomResizedCrop to (px, px) and a flip, keyed on (seed, epoch, sample)."""
+class Labels(IntDecoder):
+    """The labels of a batch, (n,) int64, in memory of their own: FFCV's would be used again while a batch is in use."""
 
-    def __init__(self, px: int, *, min_scale: float, seed: int, max_scale: float = 1.0) -> None:
-        super().__init__(px, px)
-        self._native = CropRule(seed=seed, epoch=0, min_scale=min_scale, max_scale=max_scale).native()
-        self._rule = ctypes.addressof(self._native)
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        return replace(previous_state, jit_mode=True, shape=(), dtype=self.dtype), None
+
+    def generate_code(self) -> Callable[..., Any]:
+        return lambda batch_indices, destination, metadata, storage_state: metadata[batch_indices]
+
+
+class DecodeBatch(Operation):
+    """Reads, decodes, crops, resizes and flips a whole batch by native threads; gives (n, height, width, 3) uint8.
+
+    The batch has memory of its own, which is used again when the last array or tensor on it is gone. A sample that
+    cannot be decoded, or whose bytes have another checksum, raises LoadError. `submit` begins a batch before FFCV
+    asks for it, so that the threads never wait for the end of the batch before.
+    """
+
+    def __init__(
+        self,
+        beton: BetonReader,
+        crops: RandomCrops | CentreCrops,
+        *,
+        workers: int | None = None,
+        pinned: bool = False,
+    ) -> None:
+        super().__init__()
+        self._beton, self._crops = beton, crops
+        self._pool = DecodePool(default_workers(1) if workers is None else workers)
+        self._buffers = HostBuffers(pinned=pinned)
+        self._pending: deque[PendingBatch] = deque()
+
+    @classmethod
+    def random_crops(
+        cls, path: Path | str, *, px: int, min_scale: float = 0.08, seed: int = 0, workers: int | None = None
+    ) -> Self:
+        """torchvision's RandomResizedCrop and a flip, keyed on (seed, epoch, sample)."""
+        crops = RandomCrops(px=px, min_scale=min_scale, seed=seed)
+        return cls(BetonReader(Path(path), checksums=True), crops, workers=workers)
+
+    @classmethod
+    def centre_crops(cls, path: Path | str, *, px: int, workers: int | None = None) -> Self:
+        """Resize(int(px * 1.14)) and a centre crop of px."""
+        return cls(BetonReader(Path(path), checksums=True), CentreCrops(px=px), workers=workers)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Before each epoch; not while one is being loaded."""
+        self._crops.epoch = epoch
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        shape = (self._crops.px, self._crops.px, 3)
+        return replace(previous_state, jit_mode=False, shape=shape, dtype=np.dtype("u1")), None
+
+    def generate_code(self) -> Callable[..., Any]:
+        return lambda samples, destination: self.decode(np.asarray(samples, np.int64))
+
+    def submit(self, samples: Samples) -> None:
+        """Begin the batch of these samples; `decode` is to ask for the batches in the same order."""
+        beton = self._beton
+        height, width, crops = self._crops.of(samples, beton.widths[samples], beton.heights[samples])
+        request = Request(
+            file=beton.file,
+            tasks=beton.tasks(samples, crops),
+            height=height,
+            width=width,
+            samples=samples,
+            checksums=beton.checksums,
+        )
+        pending = PendingBatch(request, self._buffers.allocate(len(samples), height, width))
+        self._pool.submit(pending)
+        self._pending.append(pending)
+
+    def decode(self, samples: Samples) -> NDArray[np.uint8]:
+        """The batch of these samples. LoadError names the first that failed."""
+        if not self._pending or not np.array_equal(self._pending[0].request.samples, samples):
+            self.cancel()
+            self.submit(samples)
+        pending = self._pending[0]
+        while not self._pool.finished(pending, WAIT_MILLISECONDS):
+            pass
+        self._pending.popleft()
+        if pending.failure is not None:
+            raise self._beton.load_error(*pending.failure)
+        images: NDArray[np.uint8] = pending.images.numpy()
+        return images
+
+    def cancel(self) -> None:
+        """Forget what was submitted; on return no thread touches it."""
+        while self._pending:
+            self._pool.cancel(self._pending.pop())
+
+    def close(self) -> None:
+        """End the threads and close the file. Idempotent."""
+        self.cancel()
+        self._pool.close()
+        self._beton.close()
+
+
+class KeyedAugmentation(Operation):
+    """An Operation of `ffcv.transforms` on single images, whose randomness depends on (seed, epoch, sample) alone.
+
+    FFCV's Operations draw from numba's generators, one a thread, which no seed reaches. Here each image is seeded anew
+    before the Operation sees it (4 us), so the result is the same for any number of threads, processes and any batch.
+    """
+
+    def __init__(self, operation: Operation, seed: int) -> None:
+        super().__init__()
+        self._operation = operation
+        self._native = CropRule(seed=seed, epoch=0, min_scale=1.0).native()
 
     def set_epoch(self, epoch: int) -> None:
         """Before each epoch; not while one is being loaded."""
         self._native.epoch = epoch
 
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery | None]:
+        state, memory = self._operation.declare_state_and_memory(previous_state)
+        same = (state.shape, state.dtype, state.device) == (
+            previous_state.shape,
+            previous_state.dtype,
+            previous_state.device,
+        )
+        if not (same and state.jit_mode and (memory is None or isinstance(memory, AllocationQuery))):
+            name = type(self._operation).__name__
+            raise OptionError(f"{name} does not turn uint8 images into uint8 images of the same shape on the host")
+        return state, memory
 
-class CentreCrop(_CropDecoder):
-    """Resize(int(px * 1.14)) and a centre crop of px as one crop-and-resize."""
+    def generate_code(self) -> Callable[..., Any]:
+        key, each = library().native_sample_key, Compiler.get_iterator()
+        rule = ctypes.addressof(self._native)
+        apply = numba.njit(fastmath=True, nogil=True, error_model="numpy")(self._operation.generate_code())
 
-    def __init__(self, px: int) -> None:
-        super().__init__(px, px)
+        def augment(images, memory, indices):  # type: ignore[no-untyped-def]
+            for i in each(len(indices)):
+                np.random.seed(key(rule, indices[i]))
+                images[i] = apply(images[i : i + 1], memory[i : i + 1])[0]
+            return images
 
+        def augment_in_place(images, memory, indices):  # type: ignore[no-untyped-def]
+            for i in each(len(indices)):
+                np.random.seed(key(rule, indices[i]))
+                images[i] = apply(images[i : i + 1], memory)[0]
+            return images
 
-class RectangularCrop(_CropDecoder):
-    """Crops to the shape of the batch: the shorter side is px, the longer follows the mean ratio of the batch.
-
-    For a Loader with `indices` sorted by width / height and sequential order.
-    """
-
-    def __init__(self, px: int) -> None:
-        super().__init__(px, px)
-        self._rectangle_px = px
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        sides = self.metadata["width"].astype(np.float64), self.metadata["height"].astype(np.float64)
-        widest = max((sides[0] / sides[1]).max(), (sides[1] / sides[0]).max())
-        self.height, self.width = self._rectangle_px, int(self._rectangle_px * widest)
-        return super().declare_state_and_memory(previous_state)
+        _, memory = self._operation.declare_state_and_memory(
+            State(True, torch.device("cpu"), np.dtype("u1"), (8, 8, 3))
+        )
+        chosen = augment_in_place if memory is None else augment
+        chosen.is_parallel = True  # type: ignore[attr-defined]  # FFCV's way to ask for prange
+        chosen.with_indices = True  # type: ignore[attr-defined]
+        return chosen
 
 
 def checked(loader: Loader) -> Iterator[Any]:

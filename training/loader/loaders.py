@@ -1,43 +1,147 @@
-"""A beton in, batches on the device out."""
+"""A beton in, batches on the device out: FFCV's Loader with the project's order, decoding and iterator."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from threading import Lock
+from typing import Any, Self
 
+import numba
 import numpy as np
 import torch
+from ffcv.loader import Loader
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.operation import Operation
+from ffcv.reader import Reader
+from ffcv.transforms import ToTensor, ToTorchImage
+from ffcv.traversal_order.base import TraversalOrder
 from numpy.typing import NDArray
+from torch import nn
 
 from data_tools.common.options import OptionError
-from data_tools.common.resources import check_memory, default_workers, usable_cores
+from data_tools.common.resources import check_memory, default_workers
 from training.config.schedule import batches_per_epoch
 from training.loader import sample_order
-from training.loader.beton_reader import BetonReader, LoadError
-from training.loader.crops import CropRule, centre_crops, random_crops, rectangle
-from training.loader.decode_pool import BATCHES_AHEAD, Batches, DecodePool, Request
-from training.loader.device_transfer import CudaCopies, HostBuffers, NoCopies
-
-__all__ = ["LoadError", "TrainLoader", "ValLoader", "default_workers", "usable_cores"]
+from training.loader.beton_reader import BetonReader
+from training.loader.crops import CentreCrops, RandomCrops, rectangle
+from training.loader.device_transfer import CudaCopies, NoCopies
+from training.loader.epoch_iterator import (
+    IN_USE,
+    READY_AHEAD,
+    SUBMITTED_AHEAD,
+    Batch,
+    BatchIterator,
+    BatchProducer,
+)
+from training.loader.ffcv_operations import DecodeBatch, KeyedAugmentation, Labels, SampleNumbers
 
 FETCH_AHEAD = 16  # batches, of a page-local order
+_compiling = Lock()  # FFCV's compiler has one switch for the process
 
 
-class _Loader:
-    """What both loaders have: a beton, threads, and at most one iteration under way."""
+class GivenOrder(TraversalOrder):
+    """An order by a function of the epoch; FFCV calls the instance with the Loader and uses what that returns."""
 
-    def __init__(self, beton: BetonReader, *, workers: int | None, device: torch.device) -> None:
-        self._beton = beton
-        self.classes = beton.manifest.classes
-        self._pool = DecodePool(default_workers(1) if workers is None else workers)
-        self._buffers = HostBuffers(pinned=device.type == "cuda")
-        self._copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
-        self._under_way: Batches | None = None
+    def __init__(self, of_epoch: Callable[[int], NDArray[np.int64]]) -> None:
+        self._of_epoch = of_epoch
 
-    def _begin(self, requests: Iterator[Request]) -> Batches:
+    def __call__(self, loader: Loader) -> Self:
+        return self
+
+    def sample_order(self, epoch: int) -> NDArray[np.int64]:
+        return self._of_epoch(epoch)
+
+
+class BetonLoader(Loader):
+    """What both loaders have: a beton, native threads, and at most one pass under way.
+
+    Of FFCV's Loader it has the pipelines, the graph of Operations and their code. The pages of the file are not mapped:
+    the native threads read what they decode.
+    """
+
+    def __init__(
+        self,
+        beton: BetonReader,
+        crops: RandomCrops | CentreCrops,
+        *,
+        batch: int,
+        workers: int | None,
+        device: torch.device,
+        largest: int,
+        augment: Sequence[Operation] = (),
+        on_device: Sequence[nn.Module] = (),
+    ) -> None:
+        workers = default_workers(1) if workers is None else workers
+        check_memory(beton.path, (SUBMITTED_AHEAD + READY_AHEAD + IN_USE) * batch * largest * 3)
+        self.beton, self.images, self.classes = beton, beton.images, beton.manifest.classes
+        self.decode = DecodeBatch(beton, crops, workers=workers, pinned=device.type == "cuda")
+        self.copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
+        self.batch = batch
+        self._crops, self._augment, self._on_device = crops, list(augment), list(on_device)
+        self._under_way: BatchIterator | None = None
+        threads = torch.get_num_threads()  # which FFCV sets, too
+        with _compiler(enabled=False):
+            super().__init__(
+                str(beton.path),
+                batch_size=batch,
+                num_workers=min(workers, numba.config.NUMBA_NUM_THREADS),
+                order=GivenOrder(self.samples),
+                pipelines={
+                    "image": [SampleNumbers(), self.decode, *self._augment, ToTensor(), ToTorchImage()],
+                    "label": [Labels(), ToTensor()],
+                },
+                drop_last=False,
+            )
+        torch.set_num_threads(threads)
+        if self._augment:
+            self.generate_code()
+
+    @property
+    def reader(self) -> Reader:
+        return self._reader
+
+    @reader.setter
+    def reader(self, reader: Reader) -> None:
+        # FFCV would make a dictionary entry for each sample and page: 600 MB for ImageNet, and nobody reads them.
+        reader.alloc_table = reader.alloc_table[:0]
+        self._reader = reader
+
+    def generate_code(self) -> None:
+        """Code of the pipelines, compiled by numba where there are augmentations to compile."""
+        with _compiler(enabled=bool(self._augment)):
+            super().generate_code()
+
+    def samples(self, epoch: int) -> NDArray[np.int64]:
+        """This process's samples of an epoch, in order."""
+        raise NotImplementedError
+
+    def batch_begins(self, batches: Sequence[NDArray[np.int64]], number: int) -> None:
+        """What is to be done before a batch is decoded."""
+
+    def _begin(self, batches: Sequence[NDArray[np.int64]], epoch: int = 0, start: int = 0) -> BatchIterator:
         self._stop()
-        self._beton.check_unchanged()
-        self._under_way = Batches(self._pool, self._buffers, self._copies, requests, self._beton.explain)
+        self.beton.check_unchanged()
+        for operation in (self.decode, *self._augment):
+            if isinstance(operation, DecodeBatch | KeyedAugmentation):
+                operation.set_epoch(epoch)
+
+        def finish(number: int, copied: Any) -> Batch:
+            images, labels = self.copies.hand_over(copied)
+            return (self._transformed(images, epoch, start + number) if self._on_device else images), labels
+
+        self._under_way = BatchIterator(BatchProducer(self, batches), finish)
         return self._under_way
+
+    def _transformed(self, images: torch.Tensor, epoch: int, number: int) -> torch.Tensor:
+        """The modules on the device, with torch's generators keyed on (seed, epoch, batch)."""
+        key = sample_order.batch_key(self.seed, epoch, number)
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(key)
+            for module in self._on_device:
+                images = module(images)
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _stop(self) -> None:
         if self._under_way is not None:
@@ -46,8 +150,7 @@ class _Loader:
     def close(self) -> None:
         """End the threads and close the file. Idempotent; also what leaving a `with` block does."""
         self._stop()
-        self._pool.close()
-        self._beton.close()
+        self.decode.close()
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +159,17 @@ class _Loader:
         self.close()
 
 
-class TrainLoader(_Loader):
+@contextlib.contextmanager
+def _compiler(enabled: bool) -> Iterator[None]:
+    with _compiling:
+        Compiler.set_enabled(enabled)
+        try:
+            yield
+        finally:
+            Compiler.set_enabled(True)
+
+
+class TrainLoader(BetonLoader):
     """Randomly cropped and flipped batches of a beton, each image at most once an epoch.
 
         loader = TrainLoader("data/beton/train_160.beton", px=128, batch=256)
@@ -66,8 +179,8 @@ class TrainLoader(_Loader):
     `classes`. `batch` is per process; global batch b of an epoch is `order[b*batch*ranks : (b+1)*batch*ranks]`, of
     which this process takes every `ranks`-th from `rank` on. Crops depend on (seed, epoch, sample) alone.
     `workers`: threads, by default one for each core at hand. `page_window`: 0 shuffles uniformly; n keeps to n random
-    pages (8 MB) at a time, for a beton larger than memory.
-    `checksums`: compare every sample's bytes with NAME.beton.xxh64.
+    pages (8 MB) at a time, for a beton larger than memory. `checksums`: compare every sample's bytes with
+    NAME.beton.xxh64. `augment`: Operations for uint8 images on the host; `on_device`: modules for uint8 images there.
     """
 
     def __init__(
@@ -85,51 +198,66 @@ class TrainLoader(_Loader):
         classes: int | None = None,
         page_window: int = 0,
         checksums: bool = True,
+        augment: Sequence[Operation] = (),
+        on_device: Sequence[nn.Module] = (),
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
-        path = Path(path)
-        beton = BetonReader(path, classes=classes, checksums=checksums)
-        self.images = beton.images
+        beton = BetonReader(Path(path), classes=classes, checksums=checksums)
+        self.px, self._page_window, self._place = px, page_window, (rank, ranks)
         try:
             self.batches = batches_per_epoch(beton.images, batch, ranks, path)
-        except OptionError:
+            super().__init__(
+                beton,
+                RandomCrops(px=px, min_scale=min_scale, seed=seed),
+                batch=batch,
+                workers=workers,
+                device=torch.device(device),
+                largest=px * px,
+                augment=[KeyedAugmentation(operation, seed) for operation in augment],
+                on_device=on_device,
+            )
+        except (OptionError, MemoryError):
             beton.close()
             raise
-        check_memory(path, (BATCHES_AHEAD + 2) * batch * px * px * 3)
-        super().__init__(beton, workers=workers, device=torch.device(device))
-        self.px, self.batch, self.min_scale, self.seed = px, batch, min_scale, seed
-        self._rank, self._ranks, self._page_window = rank, ranks, page_window
+        self.seed = seed
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Batches:
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> BatchIterator:
+        """The next epoch, from its beginning."""
+        return self.epoch(self.next_epoch)
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> BatchIterator:
         """The batches of an epoch from `start_batch` on, as a context manager and an iterator.
 
         An epoch that is still open is closed.
         """
         if not 0 <= start_batch <= self.batches:
-            raise ValueError(f"{self._beton.path}: no batch {start_batch} in an epoch of {self.batches}")
-        rule = CropRule(seed=self.seed, epoch=epoch, min_scale=self.min_scale)
-        return self._begin(self._requests(rule, self._order(epoch)[start_batch:]))
+            raise ValueError(f"{self.beton.path}: no batch {start_batch} in an epoch of {self.batches}")
+        self.next_epoch = epoch
+        order = self.next_traversal_order().reshape(self.batches, self.batch)
+        self.next_epoch += 1
+        self._fetched: set[int] = set()
+        return self._begin(order[start_batch:], epoch, start_batch)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
+    def samples(self, epoch: int) -> NDArray[np.int64]:
         if self._page_window:
-            samples = sample_order.page_order(self.seed, epoch, self._beton.pages(), self._page_window)
+            samples = sample_order.page_order(self.seed, epoch, self.beton.pages(), self._page_window)
         else:
             samples = sample_order.epoch_order(self.seed, epoch, self.images)
-        return sample_order.rank_slice(samples, self.batch, self._rank, self._ranks)
+        return sample_order.rank_slice(samples, self.batch, *self._place).ravel()
 
-    def _requests(self, rule: CropRule, batches: NDArray[np.int64]) -> Iterator[Request]:
-        beton = self._beton
-        fetched: set[int] = set()
-        for number, samples in enumerate(batches):
-            if self._page_window:
-                soon = set(beton.pages(batches[number : number + FETCH_AHEAD].ravel()).tolist()) - fetched
-                beton.read_ahead(sorted(soon))
-                fetched |= soon
-            crops = random_crops(rule, samples, beton.widths[samples], beton.heights[samples])
-            yield _request(beton, samples, crops, self.px, self.px)
+    def batch_begins(self, batches: Sequence[NDArray[np.int64]], number: int) -> None:
+        """With a page window, have the system fetch the pages that come soon."""
+        if self._page_window:
+            soon = np.concatenate(batches[number : number + FETCH_AHEAD])
+            pages = set(self.beton.pages(soon).tolist()) - self._fetched
+            self.beton.read_ahead(sorted(pages))
+            self._fetched |= pages
 
 
-class ValLoader(_Loader):
+class ValLoader(BetonLoader):
     """Every image of a beton exactly once over all ranks, in whole batches dealt out in turn; the last is ragged.
 
     Square: Resize(int(px * 1.14)) and a centre crop of px. `rectangular`: images sorted by width / height, batches
@@ -152,46 +280,37 @@ class ValLoader(_Loader):
         checksums: bool = True,
     ) -> None:
         _check_arguments(px, batch, rank, ranks)
-        path = Path(path)
-        beton = BetonReader(path, classes=classes, checksums=checksums)
-        super().__init__(beton, workers=workers, device=torch.device(device))
-        self.images, self.px, self.batch, self.rectangular = beton.images, px, batch, rectangular
+        beton = BetonReader(Path(path), classes=classes, checksums=checksums)
         ratios = beton.widths / beton.heights
-        samples = np.argsort(ratios, kind="stable") if rectangular else np.arange(self.images)
-        cut = [samples[at : at + batch] for at in range(0, self.images, batch)]
+        order = np.argsort(ratios, kind="stable") if rectangular else np.arange(beton.images)
+        cut = [order[at : at + batch] for at in range(0, beton.images, batch)]
         shapes = [rectangle(ratios[each], px) if rectangular else (px, px) for each in cut]
-        largest = max((height * width for height, width in shapes), default=0)
-        check_memory(path, (BATCHES_AHEAD + 2) * batch * largest * 3)
-        self._mine = list(zip(cut, shapes, strict=True))[rank::ranks]
+        self.px, self.rectangular = px, rectangular
+        self._mine = cut[rank::ranks]
         self.rounds = -(-len(cut) // ranks)  # the most batches that any rank has
+        try:
+            super().__init__(
+                beton,
+                CentreCrops(px=px, rectangular=rectangular),
+                batch=batch,
+                workers=workers,
+                device=torch.device(device),
+                largest=max((height * width for height, width in shapes), default=0),
+            )
+        except MemoryError:
+            beton.close()
+            raise
 
     def __len__(self) -> int:
         return len(self._mine)
 
-    def __iter__(self) -> Batches:
-        return self._begin(self._requests())
+    def __iter__(self) -> BatchIterator:
+        return self._begin(self._mine)
 
-    def _requests(self) -> Iterator[Request]:
-        beton = self._beton
-        for samples, (height, width) in self._mine:
-            crops = centre_crops(beton.widths[samples], beton.heights[samples], height, width)
-            yield _request(beton, samples, crops, height, width)
+    def samples(self, epoch: int) -> NDArray[np.int64]:
+        return np.concatenate(self._mine) if self._mine else np.zeros(0, np.int64)
 
 
 def _check_arguments(px: int, batch: int, rank: int, ranks: int) -> None:
     if not 0 <= rank < ranks or batch < 1 or px < 1:
         raise ValueError(f"no loader for batches of {batch} images of {px} px as rank {rank} of {ranks}")
-
-
-def _request(
-    beton: BetonReader, samples: NDArray[np.int64], crops: NDArray[np.void], height: int, width: int
-) -> Request:
-    return Request(
-        file=beton.file,
-        tasks=beton.tasks(samples, crops),
-        height=height,
-        width=width,
-        labels=beton.labels[samples],
-        samples=samples,
-        verify=beton.verify,
-    )

@@ -1,0 +1,119 @@
+"""The batches of one pass: FFCV's EpochIterator, which here hands errors to its caller and ends when it is left.
+
+FFCV's own thread dies of an exception while its caller waits for ever, and goes on for ever when a loop is left early.
+"""
+
+from __future__ import annotations
+
+import queue
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from queue import Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ffcv.loader.epoch_iterator import EpochIterator
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from training.loader.loaders import BetonLoader
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+SUBMITTED_AHEAD = 3  # batches that the native threads work at or have before them
+READY_AHEAD = 2  # batches that wait for the caller, on the device or on their way to it
+IN_USE = 2  # the caller's, and the one that is handed over
+CHECK_SECONDS = 0.1
+
+
+class BatchProducer(EpochIterator):
+    """The thread that runs the pipelines. It knows nothing of whom it works for, so that nobody keeps it alive."""
+
+    def __init__(self, loader: BetonLoader, batches: Sequence[NDArray[np.int64]]) -> None:
+        Thread.__init__(self, daemon=True, name="batches")
+        self.loader, self.metadata = loader, loader.reader.metadata
+        self.batches = batches
+        self.closed = False
+        self.output_queue: Queue[Any] = Queue(READY_AHEAD)
+        self.terminate_event = Event()
+        self.memory_context = self
+        self.storage_state = ()
+        slots = SUBMITTED_AHEAD + READY_AHEAD + IN_USE
+        self.memory_allocations = loader.graph.allocate_memory(loader.batch_size, slots)
+        self.cuda_streams = [loader.copies.stream] * slots
+        self.start()
+
+    def start_batch(self, number: int) -> None:
+        """FFCV's memory managers fetch pages here."""
+        self.loader.batch_begins(self.batches, number)
+
+    def run(self) -> None:
+        """Every batch into the queue; at last None, or what was raised."""
+        decode, batches, slots = self.loader.decode, self.batches, len(self.cuda_streams)
+        last: Any = None
+        try:
+            for samples in batches[:SUBMITTED_AHEAD]:
+                decode.submit(samples)
+            for number, samples in enumerate(batches):
+                images, labels = self.run_pipeline(number, samples, number % slots, None)
+                if number + SUBMITTED_AHEAD < len(batches):
+                    decode.submit(batches[number + SUBMITTED_AHEAD])
+                if not self._put(self.loader.copies.start(images, labels)):
+                    return
+        except Exception as error:
+            last = error
+        finally:
+            decode.cancel()
+        self._put(last)
+
+    def _put(self, item: Any) -> bool:
+        """Whether the item was put, before an end was asked for."""
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=CHECK_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def close(self) -> None:
+        """End the thread, and wait for it. Idempotent."""
+        self.terminate_event.set()
+        if self.is_alive():
+            self.join()
+        while not self.output_queue.empty():
+            self.output_queue.get_nowait()
+
+    def __del__(self) -> None:
+        """FFCV's would leave a memory context that is not there."""
+
+
+class BatchIterator(Iterator[Batch]):
+    """The batches of a producer in order, on the device; a context manager that ends the thread.
+
+    images: (n, 3, height, width) uint8 in channels-last memory. labels: (n,) int64. What the pipeline raised is raised
+    where its batch is asked for.
+    """
+
+    def __init__(self, producer: BatchProducer, finish: Callable[[int, Any], Batch]) -> None:
+        self._producer, self._finish, self._number = producer, finish, 0
+        # Also where a loop is left early, and at the interpreter's exit, while the memory is there that threads write to.
+        self.close = weakref.finalize(self, producer.close)
+
+    def __next__(self) -> Batch:
+        if not self.close.alive:
+            raise StopIteration
+        item = self._producer.output_queue.get()
+        if item is None or isinstance(item, Exception):
+            self.close()
+            raise StopIteration if item is None else item
+        batch = self._finish(self._number, item)
+        self._number += 1
+        return batch
+
+    def __enter__(self) -> BatchIterator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
