@@ -54,7 +54,6 @@ def test_report_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ids = re.findall(r"""\sid=["']([^"']+)""", html)
     assert len(ids) == len(set(ids)) > 0
     addresses = re.findall(r"""\s(?:src|href|xlink:href)=["']([^"']*)""", html)
-    assert addresses
     assert all(address.startswith("#") and address[1:] in ids for address in addresses)
     assert not re.search(r"https?://(?!www\.w3\.org)", html)
     with Image.open(out / "curves.png") as picture:
