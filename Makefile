@@ -60,8 +60,9 @@ bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	$(PYTHON) benchmarks/write.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/write.txt
 	$(PYTHON) benchmarks/train_step.py | tee $(BENCH)/train_step.txt
 
-docs: $(ENV)  ## renew the tables and plots of docs/RECIPES.md after a change to a recipe
+docs: $(ENV)  ## renew what docs/ shows of recipes and options
 	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
+	$(PYTHON) scripts/render_option_docs.py
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from data_tools.common.options import parse_or_exit
+from data_tools.common.errors import program
+from data_tools.common.options import parse
 from data_tools.convert.config import WriteSpec
 
 DESCRIPTION = "Convert images to FFCV betons at several sizes from one read; interrupted, the same command continues."
 
 
+@program("write_datasets.py")
 def main(argv: Sequence[str]) -> int:
-    spec = parse_or_exit(WriteSpec, argv, prog=Path(__file__).name, description=DESCRIPTION)
+    spec = parse(WriteSpec, argv, prog="write_datasets.py", description=DESCRIPTION)
     from data_tools.convert import cli  # heavy imports after the command line is known to be sound
 
     return cli.run(spec)

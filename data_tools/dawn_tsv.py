@@ -1,7 +1,5 @@
 """The table of a DAWNBench submission from a run's TensorBoard events.
 
-    python -m data_tools.dawn_tsv --events_path=PATH [--ignore-eval]
-
 Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``first`` (once, at the
 start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose steps count examples. An
 epoch's hours are the wall time from ``first`` to its ``losses/test_5``, with whatever lay between: preparing a phase,
@@ -10,18 +8,20 @@ and where a run was interrupted, the interruption.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TARGET_TOP5 = 93.0
+from data_tools.common.errors import UserError, program
+from data_tools.common.imagenet import TARGET_TOP5
+from data_tools.common.options import REQUIRED, check, option, parse
+
 FIRST, TOP1, TOP5, EVAL = "first", "losses/test_1", "losses/test_5", "times/eval_sec"
 
 
-class EventsError(ValueError):
+class EventsError(UserError):
     """No table can be made of these events; the message says why."""
 
 
@@ -57,29 +57,29 @@ def read(path: Path) -> dict[str, Scalars]:
     A record that is cut off ends its file; what a continued run logged again replaces what was there. EventsError where
     there are no events.
     """
-    found = {tag: Scalars() for tag in (FIRST, TOP1, TOP5, EVAL)}
+    scalars_by_tag = {tag: Scalars() for tag in (FIRST, TOP1, TOP5, EVAL)}
     for file in _files(path):
         for event in _events(file):
             if event.HasField("session_log") and event.session_log.status == event.session_log.START:
                 # Torch's purge_step: a run goes on here. The step itself stays; if it is void, it is logged again.
-                for scalars in found.values():
+                for scalars in scalars_by_tag.values():
                     scalars.forget_from(event.step + 1 if event.step else 0)
             for value in event.summary.value:
-                if value.tag == FIRST and found[FIRST].at:
+                if value.tag == FIRST and scalars_by_tag[FIRST].at:
                     continue  # the clock starts once
-                if value.tag in found:
-                    found[value.tag].add(event.step, event.wall_time, _number(value))
-    return found
+                if value.tag in scalars_by_tag:
+                    scalars_by_tag[value.tag].add(event.step, event.wall_time, _number(value))
+    return scalars_by_tag
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise EventsError(f"{path}: no such file or folder; give an event file or a run folder")
+        raise EventsError("no such file or folder", where=path, remedy="give an event file or a run folder")
     files = sorted(each for each in path.iterdir() if "tfevents" in each.name and each.is_file())
     if not files:
-        raise EventsError(f"{path}: no event files (events.out.tfevents.*) here; give a run folder")
+        raise EventsError("no event files (events.out.tfevents.*) here", where=path, remedy="give a run folder")
     return files
 
 
@@ -95,39 +95,45 @@ def _number(value: Any) -> float:
     return float(make_ndarray(value.tensor).item())
 
 
-def rows(found: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
+def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
     """The epochs up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all evaluations so
     far, the epoch's own among them, out of its hours. EventsError for a tag that is missing."""
-    if not found[FIRST].at:
+    if not scalars_by_tag[FIRST].at:
         raise EventsError(f"no scalar {FIRST!r}, which marks the start")
-    start = next(iter(found[FIRST].at.values()))[0]
+    start = next(iter(scalars_by_tag[FIRST].at.values()))[0]
     evaluating = 0.0
-    for epoch, (step, (wall_time, top5)) in enumerate(found[TOP5].at.items(), start=1):
+    for epoch, (step, (wall_time, top5)) in enumerate(scalars_by_tag[TOP5].at.items(), start=1):
         for tag in (TOP1, EVAL) if ignore_eval else (TOP1,):
-            if step not in found[tag].at:
+            if step not in scalars_by_tag[tag].at:
                 # An end in the middle of an epoch's scalars is no epoch.
-                if step == next(reversed(found[TOP5].at)):
+                if step == next(reversed(scalars_by_tag[TOP5].at)):
                     return
                 raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})")
-        evaluating += found[EVAL].at[step][1] if ignore_eval else 0.0
-        yield Row(epoch=epoch, hours=(wall_time - start - evaluating) / 3600, top1=found[TOP1].at[step][1], top5=top5)
+        evaluating += scalars_by_tag[EVAL].at[step][1] if ignore_eval else 0.0
+        yield Row(
+            epoch=epoch, hours=(wall_time - start - evaluating) / 3600, top1=scalars_by_tag[TOP1].at[step][1], top5=top5
+        )
         if top5 >= TARGET_TOP5:
             return
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DawnOptions:
+    """One table."""
+
+    events_path: Path = option(REQUIRED, "an event file or a run folder")
+    ignore_eval: bool = option(False, "take the seconds of evaluation out of the hours")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@program("data_tools.dawn_tsv")
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools.dawn_tsv", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--events_path", type=Path, required=True, metavar="PATH", help="an event file or a run folder")
-    parser.add_argument("--ignore-eval", action="store_true", help="take the seconds of evaluation out of the hours")
-    given = parser.parse_args(argv)
-    try:
-        table = list(rows(read(given.events_path), given.ignore_eval))
-        if not table:
-            raise EventsError(f"{given.events_path}: no epoch was evaluated (no scalar {TOP5!r})")
-    except (EventsError, OSError) as error:
-        print(f"dawn_tsv: error: {error}", file=sys.stderr)
-        return 2
+    options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
+    table = list(rows(read(options.events_path), options.ignore_eval))
+    if not table:
+        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.events_path)
     print("epoch\thours\ttop1\ttop5")
     for row in table:
         print(f"{row.epoch}\t{row.hours:.4f}\t{row.top1:.4f}\t{row.top5:.4f}")

@@ -1,23 +1,22 @@
-"""What is in a beton: fields, sizes, classes, how its pictures are stored, and a sheet of them to look at.
-
-python -m data_tools.describe FILE.beton [--sheet out.png]
-"""
+"""What is in a beton: fields, sizes, classes, how its pictures are stored, and a sheet of them to look at."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import JPG, RAW, BetonError, Layout, read_layout
-from data_tools.beton.manifest import Manifest, ManifestError, read_manifest
+from data_tools.beton.format import JPG, RAW, Layout, read_layout
+from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.common.errors import MissingFileError, UserError, program
+from data_tools.common.options import REQUIRED, check, option, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
 
@@ -26,28 +25,35 @@ SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DescribeOptions:
+    """One look into a beton."""
+
+    file: Path = option(REQUIRED, "the beton", argument="FILE.beton")
+    sheet: Path | None = option(None, "draw 48 of its pictures into this file (.png)", none="no sheet")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@program("data_tools.describe")
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools.describe", description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path, metavar="FILE.beton")
-    parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="write a contact sheet")
-    given = parser.parse_args(argv)
-    try:
-        layout = read_layout(given.file)
-        manifest = _manifest(given.file)
-        print("\n".join(describe(layout, manifest)))
-        if given.sheet:
-            contact_sheet(layout, manifest).save(given.sheet)
-            print(f"\ncontact sheet: {given.sheet}")
-    except (OSError, BetonError) as error:
-        print(f"describe: error: {error}", file=sys.stderr)
-        return 1
+    options = parse(DescribeOptions, argv, prog="data_tools.describe", description=__doc__)
+    if not options.file.exists():
+        raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
+    layout = read_layout(options.file)
+    manifest = _manifest(options.file)
+    print("\n".join(describe(layout, manifest)))
+    if options.sheet:
+        contact_sheet(layout, manifest).save(options.sheet)
+        print(f"\ncontact sheet: {options.sheet}")
     return 0
 
 
 def _manifest(path: Path) -> Manifest | None:
     try:
         return read_manifest(path)
-    except (OSError, ManifestError):
+    except UserError:
         return None
 
 

@@ -1,17 +1,15 @@
 """Check betons: their structure in seconds whatever their size, with --full every byte and every picture.
 
-    python -m data_tools.verify FILE.beton... [--full] [--workers N]
-
 Exit status 0 only where all holds; otherwise 1, and a line for each fault.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +20,36 @@ from tqdm import tqdm
 from data_tools.beton.checks import read_checksums, structure_faults
 from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
-from data_tools.common.errors import UserError
+from data_tools.common.errors import UserError, program
+from data_tools.common.options import REQUIRED, check, option, parse
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.native import codec
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyOptions:
+    """One look at betons."""
+
+    files: tuple[Path, ...] = option(REQUIRED, "betons to check", argument="FILE.beton")
+    full: bool = option(False, "also compare every checksum and decode every picture")
+    workers: int | None = option(None, "threads for `--full`", low=1, none="one for each usable core")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@program("data_tools.verify")
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools.verify", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.beton")
-    parser.add_argument("--full", action="store_true", help="also every checksum, and decode every image")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads for --full")
-    given = parser.parse_args(argv)
+    options = parse(VerifyOptions, argv, prog="data_tools.verify", description=__doc__)
     sound = True
-    for path in given.files:
+    for path in options.files:
         whole = True
-        for fault in verify(path, full=given.full, workers=max(given.workers, 1)):
+        for fault in verify(path, full=options.full, workers=options.workers or usable_cores()):
             print(fault)
             whole = False
         if whole:
-            print(f"{path}: sound{'' if given.full else ' in structure (--full checks every image)'}")
+            print(f"{path}: sound{'' if options.full else ' in structure (--full checks every image)'}")
         sound &= whole
     return 0 if sound else 1
 
@@ -53,6 +61,8 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
         manifest = read_manifest(path)
     except UserError as error:
         yield str(error)
+        if not path.exists():
+            return
     faults = structure_faults(path, manifest)
     yield from faults
     if faults:

@@ -19,8 +19,8 @@ from training.runlog.epoch_table import read_epochs
 
 SCHEDULE = Schedule(
     phases=(
-        Phase.of(start=0, end=2, px=48, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64),
-        Phase.of(start=2, end=4, px=80, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, rectangular=True),
+        Phase(start=0, end=2, px=48, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64),
+        Phase(start=2, end=4, px=80, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, rectangular_val=True),
     ),
     ramps=(LrRamp(start=0, end=1, lr_from=0.005, lr_to=0.05), LrRamp(start=1, end=4, lr_from=0.05, lr_to=0.0)),
 )

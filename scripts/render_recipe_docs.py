@@ -1,20 +1,19 @@
 """The recipes as docs/RECIPES.md shows them: a table of phases and a plot each, made from the YAML files.
 
-    python scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
-
 Renews what stands between the page's two marks, and the plots in the folder ``recipes`` beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.common.files import write_atomically
-from data_tools.common.options import OptionError, parse
+from data_tools.common.errors import program
+from data_tools.common.files import replace_between, write_atomically
+from data_tools.common.options import REQUIRED, check, option, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule
 from training.reporting.plotting import svg
@@ -45,7 +44,7 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
     """The page's part about each recipe."""
     for recipe in recipes:
         config = load(recipe)
-        schedule, gpus = config.schedule.build(), config.schedule.gpus
+        schedule, gpus = config.schedule.parsed, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
         yield f"{schedule.epochs} epochs on {gpus} GPU{'s' if gpus > 1 else ''}, {config.model.arch}.\n"
         yield f"![{recipe.stem}: px, global batch and learning rate over the epochs](recipes/{recipe.stem}.svg)\n"
@@ -57,7 +56,7 @@ def table(schedule: Schedule, gpus: int) -> Iterator[str]:
     yield "| epochs | px | batch a GPU | global batch | set | least crop | validation | learning rate |"
     yield "|---|---:|---:|---:|---|---:|---|---|"
     for phase in schedule.phases:
-        kind = "rectangles" if phase.rectangular else "squares"
+        kind = "rectangles" if phase.rectangular_val else "squares"
         yield (
             f"| {phase.start}–{phase.end} | {phase.px} | {phase.batch_per_gpu} | {phase.batch_per_gpu * gpus:,} "
             f"| {phase.data} | {phase.min_scale:g} | {kind} of {phase.val_px} px from {phase.val_data} "
@@ -77,32 +76,29 @@ def rates(schedule: Schedule, phase: Phase) -> str:
     return ", ".join(dict.fromkeys(parts))
 
 
-def renewed(text: str, recipes: Sequence[Path]) -> str:
-    """The page ``text`` with the part between its marks made anew. OptionError where it has none."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise OptionError(f"the page lacks its marks, {BEGIN} and {END}")
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n\n" + "\n".join(sections(recipes)) + f"\n{END}{rest.split(END)[1]}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeDocsOptions:
+    """One page."""
+
+    page: Path = option(REQUIRED, "the page to renew", argument="PAGE.md")
+    recipes: tuple[Path, ...] = option(REQUIRED, "the recipes that it shows", argument="RECIPE.yaml")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
+@program("render_recipe_docs.py")
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="scripts/render_recipe_docs.py", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("page", type=Path, metavar="PAGE.md")
-    parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE.yaml")
-    given = parser.parse_args(argv)
-    plots = given.page.parent / "recipes"
-    try:
-        text = renewed(given.page.read_text(encoding="utf-8"), given.recipes)
-        plots.mkdir(exist_ok=True)
-        for recipe in given.recipes:
-            options = load(recipe).schedule
-            write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, options.build(), options.gpus).encode())
-        write_atomically(given.page, text.encode())
-    except (OptionError, OSError) as error:
-        print(f"render_recipe_docs.py: error: {error}", file=sys.stderr)
-        return 2
-    print(f"{given.page}: {len(given.recipes)} recipes, plots in {plots}")
+    options = parse(RecipeDocsOptions, argv, prog="scripts/render_recipe_docs.py", description=__doc__ or "")
+    plots = options.page.parent / "recipes"
+    content = "\n".join(sections(options.recipes)).strip()
+    text = replace_between(options.page.read_text(encoding="utf-8"), BEGIN, END, content)
+    plots.mkdir(exist_ok=True)
+    for recipe in options.recipes:
+        schedule = load(recipe).schedule
+        write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, schedule.parsed, schedule.gpus).encode())
+    write_atomically(options.page, text.encode())
+    print(f"{options.page}: {len(options.recipes)} recipes, plots in {plots}")
     return 0
 
 

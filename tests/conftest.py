@@ -1,4 +1,4 @@
-"""Archives and betons that tests share."""
+"""Archives, betons, the tiny recipe and the run that it gives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.images import make_sorted_tar, spec_for
+from helpers.recipes import write_recipe
 
 # Tests run side by side; threads that spin at each other's barriers make two trainings ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,3 +27,20 @@ def betons(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
     out = tmp_path_factory.mktemp("betons")
     convert(spec_for(sorted_tar, out))
     return out
+
+
+@pytest.fixture(scope="session")
+def recipe(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe: three epochs of ten batches in two phases."""
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml", data={"dir": str(betons)})
+
+
+@pytest.fixture(scope="session")
+def finished_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `recipe` that nothing interrupted, with its output in stdout.txt; not to be changed."""
+    from helpers.training_runs import train
+
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    printed = train(recipe, run_dir)
+    (run_dir / "stdout.txt").write_text(printed)
+    return run_dir

@@ -1,24 +1,21 @@
 """How long a recipe will take, and what it will cost.
 
-    python -m training.estimate --config-file rn50_configs/titan8.yaml [--gpu NAME | --measure] [--gpus N] [--price P]
-
 From tabulated images a second of a card, or from those of this machine's (``--measure``: the engine on synthetic
 images, phase by phase; the loader is not in it).
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from data_tools.common.options import OptionError, parse
+from data_tools.common.errors import program
+from data_tools.common.imagenet import IMAGENET_IMAGES
+from data_tools.common.options import OptionError, check, nearest, option, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
 from training.runlog.eta import VAL_COST
-
-IMAGENET_TRAIN, IMAGENET_VAL = 1_281_167, 50_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,44 +94,43 @@ def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
     return synthetic_benchmark.of_config(config, phase.px, phase.batch_per_gpu, steps)
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.estimate", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config-file", required=True, help="the recipe")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--gpu", choices=sorted(CARDS), default="titan8-run", help="a tabulated card [titan8-run]")
-    how.add_argument("--measure", action="store_true", help="time the engine on this machine")
-    parser.add_argument("--gpus", type=int, help="cards; by default the recipe's")
-    parser.add_argument("--price", type=float, help="money per card and hour")
-    parser.add_argument("--train-images", type=int, default=IMAGENET_TRAIN)
-    parser.add_argument("--val-images", type=int, default=IMAGENET_VAL)
-    return parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EstimateOptions(RunConfig):
+    """One estimate; a recipe's own options can be changed, too."""
+
+    gpu: str = option("titan8-run", f"a tabulated card: {', '.join(f'`{name}`' for name in CARDS)}")
+    measure: bool = option(False, "time the engine on this machine instead")
+    gpus: int | None = option(None, "cards", low=1, none="as many as the recipe is for")
+    price: float | None = option(None, "money per card and hour", low=0, none="no cost is shown")
+    train_images: int = option(IMAGENET_IMAGES["train"], "training images of the data set", low=1)
+    val_images: int = option(IMAGENET_IMAGES["val"], "validation images of the data set", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.gpu not in CARDS:
+            raise OptionError(f"{self.gpu!r} is not one of {', '.join(CARDS)}{nearest(self.gpu, CARDS)}", where="--gpu")
 
 
-def main(argv: list[str]) -> int:
-    given = _arguments(argv)
-    try:
-        config = parse(RunConfig, ["--config-file", given.config_file], prog="python -m training.estimate")
-    except OptionError as error:
-        print(f"training.estimate: error: {error}", file=sys.stderr)
-        return 2
-    schedule, gpus = config.schedule.build(), given.gpus or config.schedule.gpus
-    if given.measure:
+@program("training.estimate")
+def main(argv: Sequence[str]) -> int:
+    options = parse(EstimateOptions, argv, prog="training.estimate", description=__doc__ or "")
+    schedule, gpus = options.schedule.parsed, options.gpus or options.schedule.gpus
+    if options.measure:
         source = "measured here, synthetic images on the device"
-        rates = {phase: measured_rate(config, phase) for phase in schedule.phases}
-        times = phase_times(schedule, rates.__getitem__, gpus, given.train_images, given.val_images, 0.0)
+        rates = {phase: measured_rate(options, phase) for phase in schedule.phases}
+        times = phase_times(schedule, rates.__getitem__, gpus, options.train_images, options.val_images, 0.0)
     else:
-        card = CARDS[given.gpu]
-        source = f"{given.gpu}: {card.source}"
-        times = card_times(schedule, card, gpus, given.train_images, given.val_images)
-    print(f"{given.config_file} on {gpus} GPUs; {source}")
+        card = CARDS[options.gpu]
+        source = f"{options.gpu}: {card.source}"
+        times = card_times(schedule, card, gpus, options.train_images, options.val_images)
+    print(f"{schedule.epochs} epochs on {gpus} GPU{'s' if gpus > 1 else ''}; {source}")
     print(f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}")
     for time in times:
         span, so_far = f"{time.phase.start + 1}-{time.phase.end}", hours_after(times, time.phase.end)
         rate, hours = time.images_per_s_per_gpu, time.seconds / 3600
         print(f"{span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}")
     total = hours_after(times, schedule.epochs)
-    cost = f", {total * gpus * given.price:,.2f} at {given.price:g} per GPU-hour" if given.price else ""
+    cost = f", {total * gpus * options.price:,.2f} at {options.price:g} per GPU-hour" if options.price else ""
     print(f"in all {total:.4f} hours, {total * gpus:.2f} GPU-hours{cost}")
     return 0
 

@@ -1,20 +1,21 @@
 """Weights of a checkpoint for other programs.
 
-    python -m training.export CHECKPOINT --to torchvision|safetensors|onnx [--out PATH] [--ema true]
-
 torchvision: a state dict that torchvision's own class loads. safetensors: the weights, and how they came about as
 metadata. onnx: the network for any batch, height and width, checked against the model with onnxruntime.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from data_tools.common.options import OptionError, convert
+from data_tools.common.errors import program
+from data_tools.common.files import partial_file
+from data_tools.common.options import REQUIRED, OptionError, check, option, parse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,37 +27,25 @@ OPSET = 18
 TOLERANCE = 1e-3  # of the largest logit; the same sums in another order
 
 
-def _truth(text: str) -> bool:
-    return bool(convert(text, bool))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """One file of weights."""
+
+    checkpoint: Path = option(REQUIRED, "`last.pt` or `best.pt` of a run folder", argument="CHECKPOINT")
+    to: Literal["torchvision", "safetensors", "onnx"] = option(REQUIRED, "the format")
+    out: Path | None = option(None, "where to write it", none="beside the checkpoint")
+    ema: bool = option(False, "the averaged weights of a run with `train.ema`")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.export", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="last.pt or best.pt of a run folder")
-    parser.add_argument("--to", required=True, choices=SUFFIXES, help="the format")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="by default beside the checkpoint")
-    parser.add_argument(
-        "--ema",
-        nargs="?",
-        const=True,
-        default=False,
-        type=_truth,
-        metavar="true",
-        help="the averaged weights of a run with train.ema",
-    )
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str]) -> int:
-    given = _arguments(argv)
-    average = "_ema" if given.ema else ""
-    out = given.out or given.checkpoint.with_name(f"{given.checkpoint.stem}{average}{SUFFIXES[given.to]}")
-    try:
-        print(export(given.checkpoint, given.to, out, ema=given.ema))
-    except (OSError, OptionError) as error:
-        print(f"training.export: error: {error}", file=sys.stderr)
-        return 2
+@program("training.export")
+def main(argv: Sequence[str]) -> int:
+    options = parse(ExportOptions, argv, prog="training.export", description=__doc__ or "")
+    average = "_ema" if options.ema else ""
+    beside = options.checkpoint.with_name(f"{options.checkpoint.stem}{average}{SUFFIXES[options.to]}")
+    print(export(options.checkpoint, options.to, options.out or beside, ema=options.ema))
     return 0
 
 
@@ -70,13 +59,9 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     state = checkpoint.load(path)
     network = _network(path, state, ema)
     about = metadata(state, ema)
-    partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with partial_file(out) as partial:
         checked = _WRITERS[to](path, state, network, about, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
     weights = "averaged weights" if ema else "weights"
     return f"{out}: {weights} of {path}, a {state['arch']} of {len(state['classes'])} classes{checked}\n{takes()}"
 
@@ -86,9 +71,13 @@ def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     from training.model import resnet, weights
 
     if ema and not state["ema"]:
-        raise OptionError(f"{path}: holds no averaged weights; train with --train.ema=0.9999, or leave out --ema")
+        raise OptionError(
+            "holds no averaged weights", where=path, remedy="train with --train.ema=0.9999, or leave out --ema"
+        )
     if state["arch"] not in weights.ARCHES:
-        raise OptionError(f"{path}: a {state['arch']!r}, which is none of {', '.join(weights.ARCHES)}; use another")
+        raise OptionError(
+            f"a {state['arch']!r}, which is none of {', '.join(weights.ARCHES)}", where=path, remedy="use another"
+        )
     tensors = state["model"]
     if ema:
         tensors = {name.removeprefix("module."): t for name, t in state["ema"].items() if name != "n_averaged"}
@@ -141,8 +130,9 @@ def _torchvision(path: Path, state: dict[str, Any], network: nn.Module, about: d
 
     if _blurs(state):
         raise OptionError(
-            f"{path}: torchvision's {state['arch']} has no BlurPool, so it cannot load these weights; "
-            "--to safetensors and --to onnx can hold them"
+            f"torchvision's {state['arch']} has no BlurPool, so it cannot load these weights",
+            where=path,
+            remedy="--to safetensors and --to onnx can hold them",
         )
     torch.save(network.state_dict(), partial)
     theirs = getattr(torchvision.models, state["arch"])(num_classes=len(state["classes"]))
@@ -189,7 +179,9 @@ def _onnx(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str
     session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
     worst = max(_apart(session, network, shape) for shape in CHECKED_AT)
     if not worst <= TOLERANCE:
-        raise OptionError(f"{path}: onnxruntime's logits are {worst:.2g} of the largest off the model's; nothing kept")
+        raise OptionError(
+            f"onnxruntime's logits are {worst:.2g} of the largest off the model's", where=path, remedy="nothing kept"
+        )
     return f"; onnxruntime's logits are within {worst:.1g} of the largest of the model's own"
 
 

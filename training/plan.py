@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.common.options import OptionError
-from training.config.datasets import images_of
+from data_tools.common.files import partial_file
+from training.config.datasets import check_batches, images_of
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
 
@@ -47,36 +47,29 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
         yield (
             f"{epoch:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
             f"{batches[0].lr:>10.6f} {batches[-1].lr:>10.6f} {len(batches):>7} {len(batches) * global_batch:>8}  "
-            f"val_{phase.val_data} {'rectangles' if phase.rectangular else 'squares'}, batch {phase.val_batch}"
+            f"val_{phase.val_data} {'rectangles' if phase.rectangular_val else 'squares'}, batch {phase.val_batch}"
         )
 
 
 def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: int) -> int:
     """Every batch as a row of ``path``; the number of rows."""
-    partial = path.with_name(path.name + ".partial")
     rows = 0
-    with partial.open("w", newline="") as file:
+    with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr"))
         for b in plan(schedule, images, gpus):
             writer.writerow((b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, repr(b.lr)))
             rows += 1
-    partial.replace(path)
     return rows
 
 
 def show(config: RunConfig) -> None:
-    """Answer ``run.plan``: the table on the console, or the CSV."""
-    schedule = config.schedule.build()
+    """Answer ``run.plan`` by the table on the console, ``run.plan_csv`` by the CSV."""
+    schedule = config.schedule.parsed
     images, gpus = images_of(config, schedule), config.dist.processes or config.schedule.gpus
-    for phase in schedule.phases:
-        if phase.batch_per_gpu * gpus > images[phase.data]:
-            raise OptionError(
-                f"schedule.phases[].batch_per_gpu: {phase.batch_per_gpu} on {gpus} GPUs is more than the "
-                f"{images[phase.data]} images of train_{phase.data}"
-            )
-    if isinstance(config.run.plan, Path):
-        rows = write_csv(config.run.plan, schedule, images, gpus)
-        print(f"{config.run.plan}: {rows} batches of {schedule.epochs} epochs on {gpus} GPUs")
-    else:
+    check_batches(images, schedule, gpus)
+    if config.run.plan_csv:
+        rows = write_csv(config.run.plan_csv, schedule, images, gpus)
+        print(f"{config.run.plan_csv}: {rows} batches of {schedule.epochs} epochs on {gpus} GPUs")
+    if config.run.plan:
         print("\n".join(table(schedule, images, gpus)))

@@ -1,54 +1,48 @@
 """What the network gets to see: for each phase training crops and validation crops as the loaders make them, labelled.
 
-    python -m training.preview --config-file rn50_configs/titan8.yaml --data.dir=data/beton --out preview.png
-
 Takes every option of train_imagenet.py. Crops are shown pixel by pixel, small ones all enlarged alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.errors import program
+from data_tools.common.options import option, parse
 from training.config.datasets import Datasets, read_datasets
-from training.config.run_config import RunConfig, from_argv
+from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.reporting import contact_sheet
 from training.reporting.contact_sheet import Crop, Row
-
-DESCRIPTION = """What the network gets to see: training and validation crops of each phase, as one picture.
-
-  --out                    the picture to write (.png, .jpg, .webp) [preview.png]
-
-All other options are those of train_imagenet.py:"""
 
 TRAINING_ROWS = 2
 LEAST_PX = 112  # smaller crops are enlarged by a whole number
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=Path("preview.png"))
-    given, rest = parser.parse_known_args(argv)
-    options = from_argv(rest, prog="-m training.preview", description=DESCRIPTION)
-    try:
-        datasets = read_datasets(options.data.dir, options.schedule.build().sets())
-        zoom = zoom_of(options.schedule.build().phases)
-        contact_sheet.save(list(rows(options, datasets, zoom)), zoom, given.out)
-    except (OSError, ValueError, RuntimeError) as error:  # the last is a sample that cannot be loaded
-        print(f"training.preview: error: {error}", file=sys.stderr)
-        return 2
-    print(given.out)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewOptions(RunConfig):
+    """One picture of a run's images; it takes the run's own options."""
+
+    out: Path = option(Path("preview.png"), "the picture to write (.png, .jpg, .webp)")
+
+
+@program("training.preview")
+def main(argv: Sequence[str]) -> int:
+    options = parse(PreviewOptions, argv, prog="training.preview", description=__doc__ or "")
+    datasets = read_datasets(options.data.dir, options.schedule.parsed.betons())
+    zoom = zoom_of(options.schedule.parsed.phases)
+    contact_sheet.save(list(rows(options, datasets, zoom)), zoom, options.out)
+    print(options.out)
     return 0
 
 
 def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
     """The rows of each phase: training crops; validation crops, square, and rectangular where the phase says so."""
-    for phase in options.schedule.build().phases:
+    for phase in options.schedule.parsed.phases:
         many = contact_sheet.per_row(phase.px * zoom)
         kind = f"random crops of {100 * phase.min_scale:.3g}% of the area or more, flipped or not"
         mixed = [name for name in ("mixup", "cutmix") if getattr(options.train, name)]
@@ -58,13 +52,13 @@ def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
             heading=_heading(phase, zoom),
         )
         many = contact_sheet.per_row(phase.val_px * zoom)
-        used = "not used in this phase" if phase.rectangular else "validation"
+        used = "not used in this phase" if phase.rectangular_val else "validation"
         short = int(phase.val_px * 1.14)
         yield Row(
             f"{used}: squares of val_{phase.val_data}, the shorter side at {short} px, of that the centre",
             validation_crops(options, datasets, phase, many, rectangular=False),
         )
-        if phase.rectangular:
+        if phase.rectangular_val:
             crops = validation_crops(options, datasets, phase, many, rectangular=True)
             fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or contact_sheet.fit(_some(crops, n), zoom))
             yield Row(
@@ -129,7 +123,7 @@ def validation_crops(
 
     batches = -(-datasets.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
     ranks = max(1, batches // many)  # as one of so many processes it has every ranks-th batch
-    shown = replace(phase, rectangular=rectangular)
+    shown = replace(phase, rectangular_val=rectangular)
     crops: list[Crop] = []
     with val_loader(options, datasets, shown, ranks=ranks, workers=options.data.workers) as loader:
         each = -(-many // max(1, len(loader)))

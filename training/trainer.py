@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
 from training.config.datasets import read_datasets
 from training.config.run_config import RunConfig
@@ -30,32 +31,36 @@ from training.model import checkpoint, weights
 from training.runlog import console
 from training.runlog.epoch_table import Scores, Speed
 
+PROGRAM = "train_imagenet.py"
 LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError, RuntimeError):
     """Too many steps in a row gave no finite loss or gradient."""
 
 
 def run(config: RunConfig) -> int:
     """Train, or validate a checkpoint, in this process; every process of the run calls it. The exit status.
 
-    A mistake of the user's ends in one line and 2; anything else is raised with its traceback.
+    What the user can mend ends in one line and its status; anything else is raised with its traceback.
     """
     try:
         _run(config)
-    except OptionError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"train_imagenet.py: error: {error}", file=sys.stderr)
-        return 2
+    except OptionError as error:  # which every process raises
+        return print_error(PROGRAM, error) if int(os.environ.get("RANK", "0")) == 0 else error.status
+    except UserError as error:
+        status = print_error(PROGRAM, error)
+        if "RANK" in os.environ:  # the others wait for this process: its launcher must see it fail
+            sys.exit(status)
+        return status
     except Preempted as stopped:
-        print(f"train_imagenet.py: {stopped}", file=sys.stderr)
+        print(f"{PROGRAM}: {stopped}", file=sys.stderr)
         return EXIT_PREEMPTED
     return 0
 
 
 def _run(config: RunConfig) -> None:
-    datasets = read_datasets(config.data.dir, config.sets())
+    datasets = read_datasets(config.data.dir, config.betons())
     with (
         distributed.world(config.dist) as world,
         StopSignals(world, config.run.checkpoint_minutes, config.dist.timeout_minutes) as signals,
@@ -77,11 +82,11 @@ def _resume(state: TrainState) -> None:
     if wanted == "none":
         return
     if wanted == "auto":
-        datasets = checkpoint.load_newest(state.config.run.dir)
+        found = checkpoint.load_newest(state.config.run.dir)
     else:
-        datasets = checkpoint.load(Path(wanted)), Path(wanted)
-    if datasets is not None:
-        state.restore(*datasets)
+        found = checkpoint.load(Path(wanted)), Path(wanted)
+    if found is not None:
+        state.restore(*found)
 
 
 def validate(state: TrainState, path: Path) -> None:
@@ -89,20 +94,20 @@ def validate(state: TrainState, path: Path) -> None:
     try:
         weights.load_into(state.model, weights.read(path), state.datasets.classes)
     except OptionError as error:
-        raise OptionError(f"run.checkpoint: {error}") from None
+        raise OptionError(str(error), where="run.checkpoint") from None
     phase = state.config.evaluated()
     loader = val_loader(state.config, state.datasets, phase, **loader_options(state))
     scores = evaluate(state.predict, loader, state.world)
     loader.close()
     if state.world.is_main:
-        console.print_scores(state.config.run, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular)
+        console.print_scores(state.config, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular_val)
 
 
 def fit(state: TrainState, signals: StopSignals) -> None:
     """Every epoch that is left: train, validate, write down."""
     if state.progress.epoch == state.schedule.epochs:
         if state.world.is_main:
-            console.print_complete(state.config.run, state.schedule.epochs)
+            console.print_complete(state.config, state.schedule.epochs)
         return
     _warn_of_another_batch(state)
     log = run_logger.begin(state, signals)
@@ -215,7 +220,8 @@ def check_finite(state: TrainState, epoch: int, batch: int, lr: float, px: int) 
     """Diverged where the steps since the last look hold ``train.max_bad_steps`` bad ones in a row."""
     if int(state.step.most_bad_steps) >= state.config.train.max_bad_steps:
         raise Diverged(
-            f"no finite loss or gradient for {int(state.step.most_bad_steps)} steps in a row, up to batch {batch} "
-            f"of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is in {state.config.run.dir}; "
-            "lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16"
+            f"no finite loss or gradient for {int(state.step.most_bad_steps)} steps in a row, up to "
+            f"batch {batch} of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is "
+            f"in {state.config.run.dir}",
+            remedy="lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16",
         )

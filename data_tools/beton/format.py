@@ -122,13 +122,13 @@ def beton_digest(head_and_samples: bytes | memoryview, alloc: bytes | memoryview
 
 # ---------------------------------------------------------------------------------------------- reading
 def read_layout(path: Path) -> Layout:
-    """Header, metadata and alloc table, every length checked before it is trusted. Raises LayoutError."""
+    """Header, metadata and alloc table, every length checked before it is trusted. Raises BetonError."""
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         raw = file.read(SAMPLES_START)
         if len(raw) < SAMPLES_START:
-            raise BetonError(f"{path}: {size} bytes are too few for a beton; run write_datasets.py")
+            raise BetonError(f"{size} bytes are too few for a beton", where=path, remedy="run write_datasets.py")
         header = np.frombuffer(raw, HEADER, 1)[0]
         _check_header(path, header, raw, size)
         images, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
@@ -136,7 +136,7 @@ def read_layout(path: Path) -> Layout:
         file.seek(table)
         alloc = np.frombuffer(file.read(images * ALLOC.itemsize), ALLOC)
     if alloc.size and int(alloc["sample_id"].max()) >= images:
-        raise BetonError(f"{path}: the alloc table names a sample that the file does not have")
+        raise BetonError("the alloc table names a sample that the file does not have", where=path)
     return Layout(path, size, header, samples, alloc)
 
 
@@ -145,13 +145,15 @@ def _check_header(path: Path, header: Any, raw: bytes, size: int) -> None:
     fields = np.frombuffer(raw, FIELD, 2, offset=HEADER.itemsize)
     names = tuple(field["name"].tobytes().rstrip(b"\0").decode("latin1") for field in fields)
     if header["version"] != VERSION or header["num_fields"] != len(FIELD_NAMES):
-        raise BetonError(f"{path}: not a beton of version {VERSION} with two fields")
+        raise BetonError(f"not a beton of version {VERSION} with two fields", where=path)
     if names != FIELD_NAMES or tuple(fields["type_id"]) != (RGB_IMAGE, INT):
-        raise BetonError(f"{path}: its fields are {names}, wanted an RGB image and an integer label")
+        raise BetonError(f"its fields are {names}, wanted an RGB image and an integer label", where=path)
     if not MIN_PAGE_BYTES <= page <= MAX_PAGE_BYTES or page & (page - 1):
-        raise BetonError(f"{path}: page size {page} is not a power of two from 2 MiB to 2 GiB")
+        raise BetonError(f"page size {page} is not a power of two from 2 MiB to 2 GiB", where=path)
     if table < SAMPLES_START + images * SAMPLE.itemsize or table + images * ALLOC.itemsize != size:
         raise BetonError(
-            f"{path}: {size} bytes do not hold {images} samples and an alloc table at {table}: "
-            "the file is cut short, or was never finished; run write_datasets.py again"
+            f"{size} bytes do not hold {images} samples and an alloc table at {table}: the file is "
+            "cut short, or was never finished",
+            where=path,
+            remedy="run write_datasets.py again",
         )

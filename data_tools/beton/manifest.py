@@ -56,7 +56,7 @@ class Manifest:
     bytes: int
     page_bytes: int
     modes: dict[str, int]  # how many samples are jpg, raw, and of the jpg how many are original bytes
-    digest: str  # see data_tools.layout.digest
+    digest: str  # see data_tools.beton.format.beton_digest
     checksums_digest: str  # SHA-256 of NAME.beton.xxh64
     source_digest: str  # of the ordered list of images that went in
     classes: tuple[str, ...]

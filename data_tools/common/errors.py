@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -34,6 +35,10 @@ class UserError(Exception):
         return f"{self.fault}; {self.remedy}" if self.remedy else self.fault
 
 
+class HelpRequested(Exception):
+    """``--help`` was given; its text is the argument."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file that is needed is not there."""
 
@@ -54,13 +59,17 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
             try:
                 status = main(argv)
                 sys.stdout.flush()
+            except HelpRequested as help:
+                return _print_help(str(help))
             except UserError as error:
-                print_error(name, error)
-                return error.status
+                return print_error(name, error)
             except BrokenPipeError:
-                # Nobody reads on; at its exit, Python would complain once more.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return 128 + 13  # as if by SIGPIPE
+                _write_no_more()
+                return 128 + signal.SIGPIPE
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                return print_error(name, UserError(error.strerror or str(error), where=error.filename))
             return status
 
         return guarded
@@ -68,12 +77,26 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
     return wrap
 
 
-def print_error(name: str, error: UserError) -> None:
-    """``error`` as one line of the program ``name``; a long remedy below it."""
+def _print_help(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # as by `--help | head`
+        _write_no_more()
+    return 0
+
+
+def _write_no_more() -> None:
+    """Nobody reads standard output any more; without this, Python complains of it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_error(name: str, error: UserError) -> int:
+    """``error`` as one line of the program ``name``, a long remedy below it; its exit status."""
     if len(error.remedy) <= LONG:
         print(f"{name}: error: {error}", file=sys.stderr)
     else:
         print(f"{name}: error: {error.fault}\n  remedy: {error.remedy}", file=sys.stderr)
+    return error.status
 
 
 def open_standard_streams() -> None:

@@ -1,25 +1,28 @@
-"""Strict options: dataclasses in, one command line and YAML file, a typed frozen dataclass out.
+"""Options of every program: frozen dataclasses in; a command line and YAML files in, one typed dataclass out.
 
-fastargs holds the sections and merges what was given; everything it is lax about is done here. It drops
-unknown keys in silence, lets environment variables override the command line, calls every non-empty string a
-true boolean and exits 0 on a validation error. Here an unknown key is answered with the nearest valid one,
-the environment takes no part, prefixes of options are not options, and every mistake is an `OptionError`
-whose text is one line naming the key.
+fastargs holds the sections and merges what files and the command line gave; everything it is lax about is done here. It
+drops unknown keys in silence, lets environment variables override the command line, calls every non-empty string a true
+boolean and exits 0 on a validation error. Here an unknown key is answered with the nearest valid one, the environment
+takes no part, prefixes of options are not options, and every mistake is an `OptionError` that names the key.
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Write:
         quality: int = option(90, "JPEG quality", low=1, high=100)
+
         def __post_init__(self) -> None:
             check(self)
 
     @dataclass(frozen=True, kw_only=True, slots=True)
-    class Spec:                      # every field is a section
-        write: Write
+    class Convert:
+        write: Write = Write()                                    # a section: --write.quality=80
+        dry_run: bool = option(False, "write nothing")            # an option of its own: --dry_run
+        sources: tuple[Path, ...] = option(REQUIRED, "what to read", argument="SOURCE")  # a word without a name
 
-    spec = parse_or_exit(Spec, sys.argv[1:], prog="write_datasets.py", description="...")
+    options = parse(Convert, sys.argv[1:], prog="convert.py", description="...")
 
-Field types: bool, int, float, str, Path, Literal[...], X | None, tuple[X, ...] (comma-separated), and list,
-dict or object for YAML structures, which are passed through untouched.
+Field types: bool, int, float, str, Path, Literal[...], X | None, tuple[X, ...] (comma-separated), and list, dict or
+object for YAML structures, which are passed through untouched. What is said of an option stands in its `option(...)`
+and nowhere else: `--help` (`help_text`) and the tables of docs/ (`option_rows`) are made of it.
 """
 
 from __future__ import annotations
@@ -29,37 +32,49 @@ import dataclasses
 import difflib
 import math
 import re
-import sys
+import textwrap
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-__all__ = ["REQUIRED", "OptionError", "check", "flatten", "option", "parse", "parse_or_exit"]
+from data_tools.common.errors import HelpRequested, UserError
 
 T = TypeVar("T")
-
 D = TypeVar("D")
 
 REQUIRED: Any = dataclasses.MISSING
+CONFIG_FILE = "config-file"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
+_COLUMNS = 100  # of --help
 
 
-class OptionError(ValueError):
-    """A mistake in what the user gave; the message is one line that names the option.
+class OptionError(UserError, ValueError):
+    """A mistake in what the user gave; `where` is the option."""
 
-    What was given may hold anything, as a key with a line end: all that does not print is shown as Python writes it.
+
+def option(
+    default: D,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    none: str = "",
+    argument: str = "",
+    was: Sequence[str] = (),
+    hint: str = "",
+) -> D:
+    """A field with all that is to be known of it; `REQUIRED` as default means that it has none.
+
+    help: a sentence or two, values in backticks. low, high: inclusive bounds of numbers. none: what follows where no
+    value is given. argument: what stands for it on the command line where it is a word without a name. was: names
+    that it had before, which are refused with the new one. hint: the remedy where a value is not of its type.
     """
-
-    def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
-
-
-def option(default: D, help: str, *, low: float | None = None, high: float | None = None) -> D:
-    """A field with its help and, for numbers, inclusive bounds; `REQUIRED` as default means it has none."""
-    metadata = {"help": help, "low": low, "high": high}
+    metadata: dict[str, Any] = {"help": help, "low": low, "high": high, "none": none, "argument": argument}
+    metadata |= {"was": tuple(was), "hint": hint}
     if isinstance(default, (list, dict)):
         kept = default
         field = dataclasses.field(default_factory=lambda: type(kept)(kept), metadata=metadata)
@@ -67,6 +82,7 @@ def option(default: D, help: str, *, low: float | None = None, high: float | Non
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# ---------------------------------------------------------------------------------------------- values
 def convert(value: Any, kind: Any) -> Any:
     """`value`, text of the command line or anything out of YAML, as `kind`; ValueError says what is wrong."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -137,7 +153,7 @@ def _scalar(value: Any, kind: Any) -> Any:
 
 def nearest(word: Any, valid: Iterable[Any]) -> str:
     """The end of an error line about an unknown `word`: ``; did you mean X?``, or nothing if none is near."""
-    close = difflib.get_close_matches(str(word), [str(each) for each in valid], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), [str(each) for each in valid], n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -148,13 +164,15 @@ def check(section: Any) -> None:
     """
     hints = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
+        if not field.init or dataclasses.is_dataclass(hints[field.name]):
+            continue
         value = getattr(section, field.name)
         try:
             if (converted := convert(value, hints[field.name])) != value:
                 raise ValueError(f"{value!r} where {converted!r} was meant")
             _check_bounds(value, field.metadata.get("low"), field.metadata.get("high"))
         except ValueError as error:
-            raise OptionError(f"{field.name}: {error}") from None
+            raise OptionError(str(error), where=field.name) from None
 
 
 def _check_bounds(value: Any, low: float | None, high: float | None) -> None:
@@ -162,59 +180,114 @@ def _check_bounds(value: Any, low: float | None, high: float | None) -> None:
         if isinstance(number, (int, float)) and (
             (low is not None and number < low) or (high is not None and number > high)
         ):
-            wanted = (
-                f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
-            )
-            raise ValueError(f"{number} is out of range ({wanted})")
+            raise ValueError(f"{number} is out of range ({_range(low, high)})")
 
 
-class HelpRequested(Exception):
-    """`--help` was given; the text is the argument."""
+def _range(low: float | None, high: float | None) -> str:
+    return f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+
+
+# ---------------------------------------------------------------------------------------------- options
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One option: `key` as on the command line, in a section ("" for one of its own)."""
+
+    section: str
+    field: dataclasses.Field[Any]
+    kind: Any
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.field.name}" if self.section else self.field.name
+
+    @property
+    def required(self) -> bool:
+        return self.field.default is REQUIRED and self.field.default_factory is REQUIRED
+
+    @property
+    def argument(self) -> str:
+        return str(self.field.metadata.get("argument", ""))
+
+    def default(self) -> str:
+        """As a document shows it."""
+        default = self.field.default
+        if default is REQUIRED:
+            return "required" if self.required else "none"
+        if default is None or default == "":
+            return "none"
+        return str(default).lower() if isinstance(default, bool) else str(default)
+
+    def meaning(self) -> str:
+        """What it does, and what it may be."""
+        about = self.field.metadata
+        parts = [about["help"]]
+        if unsaid := [f"`{choice}`" for choice in _choices(self.kind) if f"`{choice}`" not in about["help"]]:
+            parts.append(f"{', '.join(unsaid[:-1])} or {unsaid[-1]}")
+        if about["high"] is not None or about["low"] not in (None, 0, 1):
+            parts.append(_range(about["low"], about["high"]))
+        return "; ".join(parts)
+
+    def without(self) -> str:
+        """What follows where it is not given: its default, or in words."""
+        default = self.default()
+        return self.field.metadata["none"] or (default if default not in ("none", "required") else "")
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    if typing.get_origin(kind) is Literal:
+        yield from map(str, typing.get_args(kind))
+    elif typing.get_origin(kind) in (typing.Union, types.UnionType):
+        for each in typing.get_args(kind):
+            yield from _choices(each)
+
+
+def sections(schema: type) -> dict[str, Any]:
+    """The sections of a schema by name; "" holds the options of its own, if it has any."""
+    hints = typing.get_type_hints(schema)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+    own = {"": schema} if any(not dataclasses.is_dataclass(kind) for kind in kinds.values()) else {}
+    return own | {name: kind for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+
+
+def entries(schema: type) -> list[Entry]:
+    """Every option of a schema, in order."""
+    found = []
+    for section, kind in sections(schema).items():
+        hints = typing.get_type_hints(kind)
+        own = [
+            each for each in dataclasses.fields(kind) if each.init and not dataclasses.is_dataclass(hints[each.name])
+        ]
+        found += [Entry(section, field, hints[field.name]) for field in own]
+    return found
 
 
 def parse(schema: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
-    """The options in `argv`, over those of the YAML files its `--config-file` names, as a `schema`."""
-    sections = typing.get_type_hints(schema)
-    fields = {f"{name}.{field.name}": field for name, kind in sections.items() for field in dataclasses.fields(kind)}
-    kinds = {f"{name}.{key}": hint for name, kind in sections.items() for key, hint in _hints(kind).items()}
-    given, files = _command_line(argv, fields, kinds, prog, lambda: _help(schema, prog, description))
-    store = _store(schema, fields)
+    """The options in `argv`, over those of the YAML files that its `--config-file` names, as a `schema`.
+
+    OptionError names the option at fault; HelpRequested holds the text that `--help` asks for.
+    """
+    known = {entry.key: entry for entry in entries(schema)}
+    given, files = _command_line(argv, known, lambda: help_text(schema, prog, description))
+    store = _store(known)
     for file in files:
-        store.collect({key: _Given(value, file) for key, value in _yaml(file, fields).items()})
+        store.collect({key: _Given(value, file) for key, value in _yaml(file, known).items()})
     store.collect({key: _Given(value, "") for key, value in given.items()})
-    values: dict[str, dict[str, Any]] = {name: {} for name in sections}
-    for key, field in fields.items():
-        section, _, name = key.partition(".")
-        held = store.content.get((section, name))
+    values: dict[str, dict[str, Any]] = {name: {} for name in sections(schema)}
+    for entry in known.values():
+        held = store.content.get((entry.section or _OWN, entry.field.name))
         if held is not None:
-            values[section][name] = _typed(key, held, kinds[key])
-        elif field.default is REQUIRED and field.default_factory is REQUIRED:
-            raise OptionError(f"--{key} is required ({field.metadata.get('help', '')})")
-    return schema(**{name: _build(name, kind, values[name]) for name, kind in sections.items()})
+            values[entry.section][entry.field.name] = _typed(entry, held)
+        elif entry.required:
+            name = entry.argument or f"--{entry.key}"
+            raise OptionError(f"{name} is required: {_plain(entry.field.metadata['help'])}")
+    own = values.pop("", {})
+    return schema(**own, **{name: _build(name, sections(schema)[name], each) for name, each in values.items()})
 
 
-def parse_or_exit(schema: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
-    """`parse` for a program: help goes to stdout with exit 0, a mistake to stderr on one line with exit 2."""
-    try:
-        return parse(schema, argv, prog=prog, description=description)
-    except HelpRequested as text:
-        print(text)
-        sys.exit(0)
-    except OptionError as error:
-        print(f"{prog.removeprefix('-m ')}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+_OWN = "options"  # what fastargs calls the section of options that have none
 
 
-def flatten(spec: Any) -> dict[str, Any]:
-    """A parsed schema as {"section.key": value}, for printing it or writing it down."""
-    return {
-        f"{section.name}.{field.name}": getattr(getattr(spec, section.name), field.name)
-        for section in dataclasses.fields(spec)
-        for field in dataclasses.fields(getattr(spec, section.name))
-    }
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Given:
     """A value and its file; opaque, because fastargs takes bare mappings apart and ignores null."""
 
@@ -222,52 +295,83 @@ class _Given:
     file: str
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-
-
-def _store(schema: type, fields: dict[str, dataclasses.Field[Any]]) -> Any:
+def _store(known: Mapping[str, Entry]) -> Any:
     from fastargs import Config, Param, Section
     from fastargs.validation import Anything
 
     store = Config()
-    for section in dataclasses.fields(schema):
-        mine = {key.partition(".")[2]: f for key, f in fields.items() if key.startswith(section.name + ".")}
-        params = {name: Param(Anything(), desc=field.metadata.get("help", "")) for name, field in mine.items()}
-        Section(section.name, config_descriptor=store).params(**params)
+    for section in dict.fromkeys(entry.section for entry in known.values()):
+        mine = [entry.field for entry in known.values() if entry.section == section]
+        params = {field.name: Param(Anything(), desc=field.metadata.get("help", "")) for field in mine}
+        Section(section or _OWN, config_descriptor=store).params(**params)
     return store
 
 
 def _command_line(
-    argv: Sequence[str],
-    fields: dict[str, Any],
-    kinds: dict[str, Any],
-    prog: str,
-    help_text: typing.Callable[[], str],
-) -> tuple[dict[str, str], list[str]]:
+    argv: Sequence[str], known: Mapping[str, Entry], help_text: typing.Callable[[], str]
+) -> tuple[dict[str, Any], list[str]]:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             raise OptionError(message.removeprefix("argument "))
 
-    parser = Parser(prog=prog, add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-file", "-C", action="append", default=[])
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{CONFIG_FILE}", "-C", action="append", default=[])
     parser.add_argument("--help", "-h", action="store_true")
-    for key in fields:
-        flag: dict[str, Any] = {"nargs": "?", "const": "true"} if kinds[key] is bool else {}
-        parser.add_argument(f"--{key}", default=argparse.SUPPRESS, **flag)
-    given, unknown = parser.parse_known_args(list(argv))
+    words = []
+    for key, entry in known.items():
+        if entry.argument:
+            words.append(key)
+            continue
+        parser.add_argument(f"--{key}", default=argparse.SUPPRESS)
+    given, rest = parser.parse_known_args(_normalised(argv, known))
     if given.help:
         raise HelpRequested(help_text())
-    for word in unknown:
-        name = word.partition("=")[0]
-        if not name.startswith("-"):
-            raise OptionError(f"unexpected argument {word!r}; options are --section.key=value")
-        raise OptionError(f"unknown option {name}{nearest(name, [f'--{key}' for key in [*fields, 'config-file']])}")
-    return {key: value for key, value in vars(given).items() if key in fields}, given.config_file
+    values = {key if "." in key else f"{_OWN}.{key}": value for key, value in vars(given).items() if key in known}
+    plain = [word for word in rest if not word.startswith("-")]
+    for word in rest:
+        if word.startswith("-"):
+            _refuse(word.partition("=")[0].lstrip("-"), known)
+    for key in words:  # the last takes all that is left
+        many = typing.get_origin(known[key].kind) is tuple
+        if plain:
+            values[f"{_OWN}.{key}"] = tuple(plain) if many else plain[0]
+        plain = [] if many else plain[1:]
+    if plain:
+        raise OptionError(f"unexpected argument {plain[0]!r}", remedy="options are --section.key=value")
+    return values, given.config_file
 
 
-def _yaml(file: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _normalised(argv: Sequence[str], known: Mapping[str, Entry]) -> list[str]:
+    """The words as argparse takes them: names with underscores, and every switch with its value.
+
+    An option's name may be written with dashes. A switch alone means true; argparse would take the next word for it.
+    """
+    words = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name not in (f"--{CONFIG_FILE}", "--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        entry = known.get(name[2:])
+        alone = entry is not None and entry.kind is bool and not equals and following.lower() not in _TRUE | _FALSE
+        words.append(f"{name}=true" if alone else f"{name}{equals}{value}")
+    return words
+
+
+def _refuse(key: str, known: Mapping[str, Entry], where: str = "") -> NoReturn:
+    """OptionError for a key that is none: its new name, or the nearest."""
+    kind = "key" if where else "option"
+    shown = key if where else f"--{key}"
+    for entry in known.values():
+        if key in entry.field.metadata["was"]:
+            values = " (true or false)" if entry.kind is bool else ""
+            raise OptionError(f"{kind} {shown} is now {'' if where else '--'}{entry.key}{values}", where=where)
+    valid = [*known, CONFIG_FILE]
+    raise OptionError(
+        f"unknown {kind} {shown}{nearest(shown, valid if where else [f'--{k}' for k in valid])}", where=where
+    )
+
+
+def _yaml(file: str, known: Mapping[str, Entry]) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -275,60 +379,105 @@ def _yaml(file: str, fields: dict[str, Any]) -> dict[str, Any]:
             keys = [key.value for key, _ in node.value]
             for key in keys:
                 if keys.count(key) > 1:
-                    raise OptionError(f"{file}: key {key!r} is given twice (line {node.start_mark.line + 1})")
+                    raise OptionError(f"key {key!r} is given twice (line {node.start_mark.line + 1})", where=file)
             return super().construct_mapping(node, deep)
 
     try:
         content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
     except OSError as error:
-        raise OptionError(f"--config-file: {file}: {error.strerror}") from None
+        raise OptionError(f"{file}: {error.strerror}", where="--config-file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        raise OptionError(f"not YAML: {' '.join(str(error).split())}", where=file) from None
     flat: dict[str, Any] = {}
     for section, body in _mapping(file, content or {}, "the file").items():
-        pairs = {section: body} if section in fields else _mapping(file, body or {}, section)
+        pairs = {section: body} if section in known else _mapping(file, body or {}, section)
         for key, value in pairs.items():
-            name = key if section in fields else f"{section}.{key}"
-            if name not in fields:
-                raise OptionError(f"{file}: unknown key {name}{nearest(name, fields)}")
-            flat[name] = value
+            name = key if section in known else f"{section}.{key}"
+            if name not in known:
+                _refuse(name, known, where=file)
+            flat[name if "." in name else f"{_OWN}.{name}"] = value
     return flat
 
 
 def _mapping(file: str, value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise OptionError(f"{file}: {what} is not a mapping of keys to values")
+        raise OptionError(f"{what} is not a mapping of keys to values", where=file)
     return {str(key): each for key, each in value.items()}
 
 
-def _typed(key: str, held: _Given, kind: Any) -> Any:
+def _typed(entry: Entry, held: _Given) -> Any:
     try:
-        return convert(held.value, kind)
+        return convert(held.value, entry.kind)
     except ValueError as error:
-        raise OptionError(f"{held.file + ': ' if held.file else '--'}{key}: {error}") from None
+        where = f"{held.file}: {entry.key}" if held.file else entry.argument or f"--{entry.key}"
+        raise OptionError(str(error), where=where, remedy=entry.field.metadata["hint"]) from None
 
 
 def _build(name: str, kind: Any, values: dict[str, Any]) -> Any:
     try:
         return kind(**values)
-    except ValueError as error:
-        raise OptionError(f"{name}.{error}") from None
+    except UserError as error:
+        raise OptionError(error.what, where=f"{name}.{error.where}", remedy=error.remedy) from None
 
 
-def _help(schema: type, prog: str, description: str) -> str:
-    lines = [f"usage: python {prog} [--config-file FILE.yaml] [--section.key=value ...]", "", description]
-    for name, kind in typing.get_type_hints(schema).items():
-        lines += ["", f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}"]
-        hints = _hints(kind)
-        for field in dataclasses.fields(kind):
-            left = f"  --{name}.{field.name}"
-            lines.append(f"{left:<26} {field.metadata.get('help', '')}{_help_tail(field, hints[field.name])}")
+# ---------------------------------------------------------------------------------------------- help
+def _plain(text: str) -> str:
+    return text.replace("`", "")
+
+
+def help_text(schema: type, prog: str, description: str) -> str:
+    """What `--help` prints: how the program is called, what it does, and every option."""
+    known, kinds = entries(schema), sections(schema)
+    words = [entry for entry in known if entry.argument]
+    named = ["--section.key=value"] if set(kinds) - {""} else []
+    usage = [
+        *(f"{entry.argument}{'...' if typing.get_origin(entry.kind) is tuple else ''}" for entry in words),
+        *(f"[--{CONFIG_FILE} FILE.yaml] [{each} ...]" for each in named),
+        *(_usage(entry) for entry in known if not entry.section and not entry.argument),
+    ]
+    module = "" if prog.endswith(".py") else "-m "
+    lines = [f"usage: python {module}{prog} {' '.join(usage)}", "", _plain(description.strip())]
+    for section, kind in kinds.items():
+        lines += ["", f"{section}: {_title(kind)}"] if section else [""]
+        for entry in known:
+            if entry.section == section:
+                lines += _help_lines(entry)
     return "\n".join(lines)
 
 
-def _help_tail(field: dataclasses.Field[Any], kind: Any) -> str:
-    choices = f" ({'|'.join(map(str, typing.get_args(kind)))})" if typing.get_origin(kind) is typing.Literal else ""
-    if field.default is REQUIRED:
-        return choices + (" [required]" if field.default_factory is REQUIRED else "")
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    return choices + (f" [{default}]" if default not in (None, "") else "")
+def _title(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _usage(entry: Entry) -> str:
+    text = f"--{entry.key}" if entry.kind is bool else f"--{entry.key}={entry.field.name.upper()}"
+    return text if entry.required else f"[{text}]"
+
+
+def _help_lines(entry: Entry) -> list[str]:
+    shown = " (required)" if entry.required else f" [{entry.without()}]" if entry.without() else ""
+    left = f"  {entry.argument or f'--{entry.key}'}"
+    text = textwrap.wrap(_plain(entry.meaning() + shown), _COLUMNS - 30)
+    first = [f"{left:<29} {text[0]}"] if len(left) < 30 else [left, f"{'':<30}{text[0]}"]
+    return [*first, *(f"{'':<30}{line}" for line in text[1:])]
+
+
+def option_rows(schema: type, section: str) -> list[list[str]]:
+    """The cells (option, default, meaning) of each option of one section, for a table of a document."""
+    rows = []
+    for entry in entries(schema):
+        if entry.section != section or "help" not in entry.field.metadata:
+            continue
+        default, none = entry.default(), entry.field.metadata["none"]
+        shown = default if default in ("none", "required") else f"`{default}`"
+        meaning = f"{entry.meaning()}; none: {none}" if none else entry.meaning()
+        rows.append([f"`{entry.argument or f'--{entry.key}'}`", shown, meaning])
+    return rows
+
+
+def option_table(rows: Sequence[Sequence[str]], first: str = "option") -> Iterator[str]:
+    """Rows of `option_rows` as a Markdown table, line by line."""
+    yield f"| {first} | default | meaning |"
+    yield "|---" * (first.count("|") + 3) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

@@ -4,8 +4,14 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from data_tools.common.errors import UserError
+
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+class OutOfMemoryError(UserError, MemoryError):
+    """Something does not fit into the memory that is left."""
 
 
 def usable_cores() -> int:
@@ -29,13 +35,11 @@ def default_workers(local_ranks: int) -> int:
 
 
 def check_memory(path: Path, needed: int) -> None:
-    """Raises MemoryError when batches of a loader would not fit into what is left."""
+    """OutOfMemoryError when batches of a loader would not fit into what is left."""
     available = available_memory()
     if needed > available:
-        raise MemoryError(
-            f"{path}: the batches under way take {needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB of memory "
-            "are available; give a smaller batch"
-        )
+        what = f"the batches under way take {needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are available"
+        raise OutOfMemoryError(what, where=path, remedy="give a smaller batch")
 
 
 def available_memory() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
 import signal
 import sys
 import time
@@ -11,12 +11,10 @@ from types import FrameType
 from tqdm import tqdm
 
 from data_tools.common.errors import UserError
+from data_tools.common.progress_bar import terminal_bar
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
-from data_tools.convert.journal import JournalError
 from data_tools.convert.plan import ConversionError
-from data_tools.convert.worker_pool import WorkerError
-from data_tools.sources.tar import ArchiveError
 
 LOG_SECONDS = 30.0  # between the lines of a log
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,15 +35,15 @@ def run(spec: WriteSpec) -> int:
     started = time.monotonic()
     bar = Bar()
     try:
-        summaries = convert(spec, report=bar.show, print_line=_say)
+        summaries = convert(spec, report=bar.show, print_line=_print_line)
     except StoppedError as stop:
         bar.close()
         print(f"\n{stop}: stopped; the same command continues from here", file=sys.stderr)
         return 128 + stop.number
-    except (UserError, ConversionError, ArchiveError, WorkerError, JournalError, FileNotFoundError) as error:
-        return _fail(bar, str(error))
     except OSError as error:
-        return _fail(bar, explain(error))
+        if isinstance(error, UserError):
+            raise
+        raise explained(error) from error
     finally:
         bar.close()
     print(table(summaries, time.monotonic() - started))
@@ -58,23 +56,16 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise StoppedError(number)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _fail(bar: Bar, message: str) -> int:
-    bar.close()
-    print(f"write_datasets.py: error: {' '.join(message.split())}", file=sys.stderr)
-    return 1
-
-
-def explain(error: OSError) -> str:
-    """One line for a failed system call, with the remedy where there is one."""
-    import errno
-
+def explained(error: OSError) -> ConversionError:
+    """A failed system call, with the remedy where there is one."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of --data.out is full ({error.strerror}); make room, then the same command continues"
-    return f"{error}; the same command continues"
+        what = f"the disk of --data.out is full ({error.strerror})"
+        return ConversionError(what, remedy="make room, then the same command continues")
+    return ConversionError(str(error), remedy="the same command continues")
 
 
 class Bar:
@@ -96,11 +87,10 @@ class Bar:
         if not self.terminal:
             if now - self.said >= LOG_SECONDS:
                 self.said = now
-                _say(_line(done, total, now - self.start[0], done - self.start[1]))
+                _print_line(_line(done, total, now - self.start[0], done - self.start[1]))
             return
         if self.bar is None:
-            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
-            self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, ncols=size.columns, nrows=size.lines)
+            self.bar = terminal_bar(total, done, unit="img", smoothing=0.05)
         if done > self.bar.n:
             self.bar.update(done - self.bar.n)
 

@@ -15,22 +15,26 @@ class Data:
     """what is read, and which betons it becomes"""
 
     source: tuple[Path, ...] = option(REQUIRED, "tars, folders, ILSVRC archives, parquet; comma-separated")
-    out: Path = option(Path("data/beton"), "folder for the betons")
-    caps: tuple[str, ...] | None = option(None, "sizes in px, or full [160,320,full; of a -sz tar, those that it has]")
+    out: Path = option(Path("data/beton"), "folder for the betons; made if it is missing")
+    caps: tuple[str, ...] | None = option(
+        None,
+        "sizes in px, or `full`; comma-separated",
+        none="`160,320,full`; of a `-sz` source alone, the sizes that it has",
+    )
     side: Literal["shorter", "longer"] = option("shorter", "the side that a cap holds for")
     expect: Literal["imagenet1k", "any"] | None = option(
-        None, "what the source must hold [imagenet1k if its classes are 1000 wnids, else any]"
+        None, "what the source must hold", none="`imagenet1k` if its classes are 1000 wnids, else `any`"
     )
 
     def __post_init__(self) -> None:
         check(self)
         if not self.source:
-            raise OptionError("source: no source given")
+            raise OptionError("no source given", where="source")
         for cap in self.caps or ():
             if cap != "full" and not (cap.isdecimal() and 1 <= int(cap) <= 65_535):
-                raise OptionError(f"caps: {cap!r} is neither a number of pixels (1 to 65535) nor full")
+                raise OptionError(f"{cap!r} is neither a number of pixels (1 to 65535) nor full", where="caps")
         if self.caps is not None and (not self.caps or len(set(self.caps)) != len(self.caps)):
-            raise OptionError(f"caps: {','.join(self.caps)!r} names no size, or one twice")
+            raise OptionError(f"{','.join(self.caps)!r} names no size, or one twice", where="caps")
 
     @property
     def cap_pixels(self) -> tuple[int | None, ...] | None:
@@ -42,18 +46,34 @@ class Data:
 class Write:
     """how images are stored"""
 
-    quality: int = option(90, "JPEG quality", low=1, high=100)
-    seekable: bool = option(True, "restart markers in capped sizes: crops decode 1.2 times as fast, 4 % larger")
-    full: Literal["encode", "original"] = option("encode", "full size: re-encode, or keep the JPEG's own bytes")
-    mode: Literal["jpg", "raw", "proportion"] = option("jpg", "JPEG, pixels, or a share of either")
-    raw_share: float = option(0.5, "share of pixels for proportion", low=0, high=1)
-    seed: int = option(0, "keys which samples are pixels", low=0)
-    on_bad: Literal["fail", "skip"] = option("fail", "an image that is damaged: stop, or leave it out")
-    max_bad: int = option(10, "with skip: stop past so many", low=0)
-    workers: int = option(usable_cores(), "processes that decode and encode", low=1, high=1024)
+    quality: int = option(90, "quality of the JPEGs that are encoded; always 4:2:0", low=1, high=100)
+    seekable: bool = option(
+        True, "restart markers in the capped sizes: crops decode up to 1.2 times as fast, files are 4 % larger"
+    )
+    full: Literal["encode", "original"] = option(
+        "encode", "at full size, `encode` anew as JPEG; `original` keeps a file's own bytes where it is a plain JPEG"
+    )
+    mode: Literal["jpg", "raw", "proportion"] = option(
+        "jpg", "store as `jpg`, as `raw` pixels, or a `proportion` of either"
+    )
+    raw_share: float = option(0.5, "for `proportion`: the share of samples stored as pixels", low=0, high=1)
+    seed: int = option(0, "for `proportion`: keys which samples are stored as pixels", low=0)
+    on_bad: Literal["fail", "skip"] = option("fail", "at a damaged image, `fail`, or `skip` it")
+    max_bad: int = option(10, "with `skip`: stop past this many in a split", low=0)
+    workers: int | None = option(
+        None,
+        "processes that decode and encode; the bytes do not depend on it",
+        low=1,
+        high=1024,
+        none="one for each usable core",
+    )
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def processes(self) -> int:
+        return usable_cores() if self.workers is None else self.workers
 
     @property
     def raw(self) -> float:

@@ -63,7 +63,7 @@ class Summary:
 def convert(
     spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
 ) -> list[Summary]:
-    """Convert. Raises ConversionError, ArchiveError, WorkerError, JournalError or OSError, each one line."""
+    """Convert. Raises ConversionError, SourceError, WorkerError, JournalError or OSError, each one line."""
     index = read_index(spec.data.source)
     print_line = print_line or (lambda line: None)
     print_line(_contents(index))
@@ -80,8 +80,10 @@ def _write(
     passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
 ) -> list[Summary]:
     summaries, before, total = [], 0, sum(len(each.split_index) for each in passes)
-    with WorkerPool(spec.write.workers) as pool:  # the workers start up while the estimate is made
-        expected = [each for conversion in passes for each in estimate.estimate(conversion, index, spec.write.workers)]
+    with WorkerPool(spec.write.processes) as pool:  # the workers start up while the estimate is made
+        expected = [
+            each for conversion in passes for each in estimate.estimate(conversion, index, spec.write.processes)
+        ]
         print_line(estimate.table(expected, spec.data.out))
         estimate.check_room(expected, spec.data.out)
         for each in passes:
@@ -190,14 +192,13 @@ class Conversion:
         position, reason = chunk.bad[0]
         sample = self._sample(position)
         path = self.index.files[int(self.split_index.places["file"][sample])].path
-        named = f"{path}: {self.split_index.key(sample)}: {reason}"
+        what = f"{self.split_index.key(sample)}: {reason}"
         if self.spec.write.on_bad == "fail":
-            raise ConversionError(f"{named}; --write.on_bad=skip leaves such images out")
+            raise ConversionError(what, where=path, remedy="--write.on_bad=skip leaves such images out")
         if len(journal.progress.bad) + len(chunk.bad) > self.spec.write.max_bad:
             most = self.spec.write.max_bad
-            raise ConversionError(
-                f"{named}; more than --write.max_bad={most} images of {self.split_index.split} are bad"
-            )
+            what += f"; more than --write.max_bad={most} images of {self.split_index.split} are bad"
+            raise ConversionError(what, where=path)
 
     # ------------------------------------------------------------------------------------------ finish
     def _finish(self, journal: Journal, output: BetonWriter, at: int) -> None:
@@ -205,7 +206,7 @@ class Conversion:
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[laid["size"][order] > 0]
         if not len(order):
-            raise ConversionError(f"{self.conversion.paths[at].name}: not one image could be stored")
+            raise ConversionError("not one image could be stored", where=self.conversion.paths[at].name)
         kept = laid[order]
         samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):
@@ -271,7 +272,9 @@ def _resume(journal: Journal, outputs: list[BetonWriter | None]) -> None:
         if done and os.fstat(output.handle).st_size < end:
             folder = output.path.parent
             raise ConversionError(
-                f"{output.partial}: shorter than its journal says; remove {folder}/*.journal and {folder}/*.partial"
+                "shorter than its journal says",
+                where=output.partial,
+                remedy=f"remove {folder}/*.journal and {folder}/*.partial",
             )
         output.truncate(done, end)
     journal.truncate(done)

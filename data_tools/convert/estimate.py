@@ -99,8 +99,9 @@ def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     free = free_bytes(folder)
     if needed * MARGIN > free:
         raise ConversionError(
-            f"{folder}: about {needed / 1e9:,.1f} GB will be written where {free / 1e9:,.1f} GB are free; "
-            "make room, or give fewer --data.caps or another --data.out"
+            f"about {needed / 1e9:,.1f} GB will be written where {free / 1e9:,.1f} GB are free",
+            where=folder,
+            remedy="make room, or give fewer --data.caps or another --data.out",
         )
 
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.common.errors import UserError
 from data_tools.convert.transcode import RECORD
 
 _FRAME = struct.Struct("<4sIQIII")  # kind, images, first position, bytes of records, bytes of JSON, CRC-32
 _IDENTITY, _RECORDS, _BARRIER = b"IDEN", b"RECS", b"BARR"
 
 
-class JournalError(ValueError):
+class JournalError(UserError, ValueError):
     """A journal of another conversion; the message says what differs and what to do."""
 
 
@@ -135,8 +136,9 @@ class Journal:
             keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
             was = "; ".join(f"{key} was {_short(theirs.get(key))}, is {_short(ours.get(key))}" for key in keys)
             raise JournalError(
-                f"{self.path}: another conversion was interrupted here ({was}); "
-                "give its options again, or remove *.journal and *.partial there"
+                f"another conversion was interrupted here ({was})",
+                where=self.path,
+                remedy="give its options again, or remove *.journal and *.partial there",
             )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from data_tools.beton.classes import expected_dataset, shortfalls
 from data_tools.beton.format import PAGE_BYTES
-from data_tools.beton.manifest import ManifestError, read_manifest
+from data_tools.beton.manifest import read_manifest
+from data_tools.common.errors import UserError
 from data_tools.convert import journal
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.transcode import StorageOptions
@@ -24,7 +25,7 @@ DEFAULT_CAPS = (160, 320, None)
 _MOST_PAGE_BYTES = 64 << 20  # a larger file is no picture that anybody trains on
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """The conversion cannot go on; the message is one line that says why and what to do."""
 
 
@@ -138,15 +139,15 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
     if not beton.exists():
         return False
     try:
-        found = read_manifest(beton)
-    except (FileNotFoundError, ManifestError) as error:
-        raise ConversionError(f"{error}; or remove {beton}") from None
+        manifest = read_manifest(beton)
+    except UserError as error:
+        raise ConversionError(error.fault, remedy=f"remove {beton}, and this command writes it again") from None
     for key, value in settings.items():
-        if getattr(found, key) != value:
-            what = "from another source" if key == "source_digest" else f"with {key} {getattr(found, key)}, not {value}"
-            raise ConversionError(f"{beton}: is there already, made {what}; remove it or give another --data.out")
-    if beton.stat().st_size != found.bytes:
-        raise ConversionError(f"{beton}: has not the size its manifest says; remove it")
+        if (there := getattr(manifest, key)) != value:
+            what = "from another source" if key == "source_digest" else f"with {key} {there}, not {value}"
+            raise ConversionError(
+                f"is there already, made {what}", where=beton, remedy="remove it or give another --data.out"
+            )
     return True
 
 
@@ -158,15 +159,15 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
     for cap in spec.data.cap_pixels:
         if not originals and cap not in resized:
             there = ",".join(map(str, resized))
-            message = f"--data.caps: no images for {cap or 'full'} in the source; it has {there}"
-            raise ConversionError(message)
+            what = f"no images for {cap or 'full'} in the source; it has {there}"
+            raise ConversionError(what, where="--data.caps")
     return spec.data.cap_pixels
 
 
 def _check_expected(index: Index, spec: WriteSpec) -> None:
     expected = spec.data.expect or expected_dataset(index.classes)
     if expected == "imagenet1k" and (faults := shortfalls(index.classes, index.images())):
-        raise ConversionError(f"not ImageNet-1k: {'; '.join(faults)}; if that is meant, --data.expect=any")
+        raise ConversionError(f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is meant, --data.expect=any")
 
 
 def versions() -> dict[str, str]:

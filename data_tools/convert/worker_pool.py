@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.common.errors import UserError
 from data_tools.convert.transcode import RECORD, StorageOptions
 from data_tools.convert.worker import SLOT_BYTES, SLOTS
 from data_tools.sources.index import File
@@ -32,7 +33,7 @@ Item = tuple[int, int, int, str]  # file, offset, length, class/name
 _AHEAD = 2  # tasks given to a worker at once, so that it never waits for the next
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError, RuntimeError):
     """A worker died or could not read its source; the message is one line."""
 
 
@@ -136,7 +137,7 @@ class WorkerPool:
         try:
             member.connection.send_bytes(json.dumps(message).encode())
         except OSError:
-            raise WorkerError(_death(member)) from None
+            raise _death(member) from None
 
     def _collect(self, waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]]) -> None:
         by_connection = {member.connection: member for member in self._members}
@@ -145,7 +146,7 @@ class WorkerPool:
             try:
                 head, _, records = member.connection.recv_bytes().partition(b"\n")
             except (EOFError, OSError):
-                raise WorkerError(_death(member)) from None
+                raise _death(member) from None
             message = json.loads(head)
             if "error" in message:
                 raise WorkerError(message["error"])
@@ -180,10 +181,10 @@ def _start() -> _Member:
     return _Member(process, Connection(ours.detach()), slots)
 
 
-def _death(member: _Member) -> str:
+def _death(member: _Member) -> WorkerError:
     code = member.process.wait(timeout=10)
     if code < 0:
         name = signal.Signals(-code).name
         cause = " (out of memory? then give fewer --write.workers)" if -code == signal.SIGKILL else ""
-        return f"a worker was ended by {name}{cause}; the same command continues"
-    return f"a worker ended with exit code {code}; the same command continues"
+        return WorkerError(f"a worker was ended by {name}{cause}", remedy="the same command continues")
+    return WorkerError(f"a worker ended with exit code {code}", remedy="the same command continues")

@@ -1,17 +1,17 @@
 """Whether this machine is ready to convert and to train, and what to do where it is not.
 
-    python -m data_tools.doctor [--data.dir DIR]
-
 A line for each thing: OK, WARN (it works, but not well) or FAIL (it will not work). Exit status 1 after a FAIL.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.common.errors import program
+from data_tools.common.options import check, option, parse
 from data_tools.doctor import machine_checks, software_checks
 from data_tools.doctor.machine_checks import Finding
 
@@ -33,15 +33,28 @@ def examine(folder: Path | None) -> Iterator[Finding]:
         yield from machine_checks.betons(folder)
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools.doctor", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--data.dir", dest="folder", type=Path, metavar="DIR", help="a folder of betons, to look at too"
-    )
-    given = parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """what is to be trained on"""
+
+    dir: Path | None = option(None, "look at this folder of betons, too", none="no betons are looked at")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorOptions:
+    """One examination."""
+
+    data: Data = Data()
+
+
+@program("data_tools.doctor")
+def main(argv: Sequence[str]) -> int:
+    options = parse(DoctorOptions, argv, prog="data_tools.doctor", description=__doc__ or "")
     failed = False
-    for finding in examine(given.folder):
+    for finding in examine(options.data.dir):
         print(finding, flush=True)
         failed |= finding.level == "FAIL"
     return int(failed)

@@ -1,37 +1,48 @@
-"""A sample dataset made from nothing, as a sorted tar: python -m data_tools.sample OUT.tar"""
+"""Make a sample dataset from nothing: ten kinds of pattern, photographed badly, as a sorted tar."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.common.errors import program
+from data_tools.common.options import REQUIRED, OptionError, check, option, parse
+from data_tools.common.resources import usable_cores
 from data_tools.sample.dataset import specs, write
+from data_tools.sample.patterns import PATTERNS
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools.sample", description=(__doc__ or "").splitlines()[0])
-    add = parser.add_argument
-    add("out", type=Path, metavar="OUT.tar", help="where to write the tar")
-    add("--classes", type=int, default=10, help="kinds of pattern (default: %(default)s)")
-    add("--train", type=int, default=1600, help="training images in all (default: %(default)s)")
-    add("--val", type=int, default=400, help="validation images in all (default: %(default)s)")
-    add("--seed", type=int, default=0, help="another seed, other images (default: %(default)s)")
-    cores = len(os.sched_getaffinity(0))
-    add("--workers", type=int, default=cores, help="processes (default: one per core, %(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        todo = specs(classes=args.classes, train=args.train, val=args.val, seed=args.seed)
-    except ValueError as error:
-        parser.error(str(error))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleOptions:
+    """One dataset."""
+
+    out: Path = option(REQUIRED, "where to write the tar", argument="OUT.tar")
+    classes: int = option(10, "kinds of pattern", low=2, high=len(PATTERNS))
+    train: int = option(1600, "training images in all", low=2)
+    val: int = option(400, "validation images in all", low=2)
+    seed: int = option(0, "another seed gives other pictures", low=0)
+    workers: int | None = option(None, "processes", low=1, none="one for each usable core")
+
+    def __post_init__(self) -> None:
+        check(self)
+        for key in ("train", "val"):
+            if (images := getattr(self, key)) < self.classes:
+                raise OptionError(f"{images} images are too few for {self.classes} classes", where=f"--{key}")
+
+
+@program("data_tools.sample")
+def main(argv: Sequence[str]) -> int:
+    options = parse(SampleOptions, argv, prog="data_tools.sample", description=__doc__ or "")
+    todo = specs(classes=options.classes, train=options.train, val=options.val, seed=options.seed)
     start = time.monotonic()
-    write(args.out, todo, workers=max(1, args.workers))
+    write(options.out, todo, workers=options.workers or usable_cores())
     seconds = time.monotonic() - start
-    print(f"{args.out}: {len(todo)} images, {args.out.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
+    print(f"{options.out}: {len(todo)} images, {options.out.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
 
@@ -166,7 +166,7 @@ def _check_duplicates(
         if rows.names[one] == rows.names[two] and label[one] == label[two]:
             files = {builder.files[rows.files[each]].path for each in (one, two)}
             image = f"{split}/{classes[label[one]]}/{os.fsdecode(rows.names[one])}"
-            raise ArchiveError(f"{' and '.join(sorted(files))}: {image} is there twice")
+            raise SourceError(f"{image} is there twice", where=" and ".join(sorted(files)))
 
 
 def _check_same_images(split_indexes: Sequence[SplitIndex]) -> None:
@@ -175,7 +175,9 @@ def _check_same_images(split_indexes: Sequence[SplitIndex]) -> None:
     for split_index in split_indexes:
         other = first.setdefault(split_index.split, split_index)
         if len(other) != len(split_index) or other.names != split_index.names:
-            raise ArchiveError(
-                f"{split_index.split}: {len(split_index)} images at {split_index.cap or 'full size'} "
-                f"but {len(other)} at {other.cap or 'full size'}, or other ones; give sources of the same images"
+            raise SourceError(
+                f"{len(split_index)} images at {split_index.cap or 'full size'} but {len(other)} at "
+                f"{other.cap or 'full size'}, or other ones",
+                where=split_index.split,
+                remedy="give sources of the same images",
             )

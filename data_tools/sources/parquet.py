@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 if TYPE_CHECKING:
     from data_tools.sources.index import IndexBuilder
@@ -36,7 +36,7 @@ class _Row:
 
 
 def read(builder: IndexBuilder, shards: list[Path]) -> None:
-    """Index these shards. Raises ArchiveError for a shard that is none, or whose split or labels are unclear."""
+    """Index these shards. Raises SourceError for a shard that is none, or whose split or labels are unclear."""
     rows: list[_Row] = []
     wnids: dict[int, str] = {}
     names: list[str] = []
@@ -51,7 +51,9 @@ def read(builder: IndexBuilder, shards: list[Path]) -> None:
         for offset, path, label in _paths_and_labels(shard, source):
             name, wnid = _cleaned(path or f"{shard.stem}_{offset:012d}")
             if wnid and wnids.setdefault(label, wnid) != wnid:
-                raise ArchiveError(f"{shard}: label {label} is {wnids[label]} and {wnid}; are the shards of one set?")
+                raise SourceError(
+                    f"label {label} is {wnids[label]} and {wnid}", where=shard, remedy="are the shards of one set?"
+                )
             rows.append(_Row(split, file, offset, name, label))
     width = len(str(max((row.label for row in rows), default=0)))
     for row in rows:
@@ -65,19 +67,19 @@ def _open(shard: Path) -> Any:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise ArchiveError(f"{shard}: parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'") from None
+        raise SourceError("parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'", where=shard) from None
     try:
         return parquet.ParquetFile(shard, pre_buffer=False, buffer_size=1 << 20)
     except (ArrowException, OSError, ValueError) as error:
-        raise ArchiveError(f"{shard}: not a whole parquet file ({error}); download it again") from None
+        raise SourceError(f"not a whole parquet file ({error})", where=shard, remedy="download it again") from None
 
 
 def _split_of(shard: Path) -> str | None:
     """By the shard's name (train-00000-of-00294.parquet) or its folder's; None for a test set, which has no labels."""
-    found = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
-    if found is None:
-        raise ArchiveError(f"{shard}: of which split? name it train-*.parquet or validation-*.parquet")
-    return _SPLITS.get(found[1])
+    match = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
+    if match is None:
+        raise SourceError("of which split? name it train-*.parquet or validation-*.parquet", where=shard)
+    return _SPLITS.get(match[1])
 
 
 def _class_names(source: Any) -> list[str]:
@@ -92,23 +94,23 @@ def _class_names(source: Any) -> list[str]:
 def _paths_and_labels(shard: Path, source: Any) -> Iterator[tuple[int, str | None, int]]:
     columns = set(source.schema_arrow.names)
     if not {"image", "label"} <= columns:
-        raise ArchiveError(f"{shard}: its columns are {', '.join(sorted(columns))}; wanted image and label")
+        raise SourceError(f"its columns are {', '.join(sorted(columns))}", where=shard, remedy="wanted image and label")
     for group in range(source.num_row_groups):
         table = source.read_row_group(group, columns=["image.path", "label"], use_threads=False)
         paths = table.column("image").combine_chunks().field("path").to_pylist()
         for row, (path, label) in enumerate(zip(paths, table.column("label").to_pylist(), strict=True)):
             if label is None or label < 0:
-                raise ArchiveError(f"{shard}: row {row} of group {group} has no label")
+                raise SourceError(f"row {row} of group {group} has no label", where=shard)
             yield group << _ROW_BITS | row, path, int(label)
 
 
 def _cleaned(path: str) -> tuple[str, str]:
     """The file's name as the official archives have it, and its wnid if the name tells."""
     name = path.rsplit("/", 1)[-1]
-    if found := _WITH_WNID.fullmatch(name):
-        return found["stem"] + found["suffix"], found["wnid"]
-    found = _TRAIN_NAME.fullmatch(name)
-    return name, found["wnid"] if found else ""
+    if match := _WITH_WNID.fullmatch(name):
+        return match["stem"] + match["suffix"], match["wnid"]
+    match = _TRAIN_NAME.fullmatch(name)
+    return name, match["wnid"] if match else ""
 
 
 def group_of(offset: int) -> int:

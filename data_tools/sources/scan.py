@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
+from data_tools.common.errors import MissingFileError
 from data_tools.sources.image_folder import _read_folder, _read_tar
 from data_tools.sources.index import Index, IndexBuilder
-from data_tools.sources.tar import BLOCK, ArchiveError, looks_like_tar
+from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar
 
 
 def read_index(paths: Sequence[Path]) -> Index:
-    """The index of all sources together. Raises FileNotFoundError or ArchiveError, naming source and member."""
+    """The index of all sources together. Raises MissingFileError or SourceError, naming source and member."""
     from data_tools.sources import ilsvrc
 
     builder = IndexBuilder()
@@ -28,7 +29,7 @@ def read_index(paths: Sequence[Path]) -> Index:
     later = []
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"{path}: no such source; --data.source takes tars, folders and parquet")
+            raise MissingFileError("no such source", where=path, remedy="--data.source takes tars, folders and parquet")
         kind = recognise(path)
         if kind == "devkit":
             devkit = ilsvrc.read_devkit(path)
@@ -42,7 +43,7 @@ def read_index(paths: Sequence[Path]) -> Index:
         ilsvrc.read_val(builder, path, devkit)
     if not builder.rows:
         names = ", ".join(str(path) for path in paths)
-        raise ArchiveError(f"{names}: no images at .../{{train,val}}/<class>/<file>{_example(builder)}")
+        raise SourceError(f"no images at .../{{train,val}}/<class>/<file>{_example(builder)}", where=names)
     return builder.index()
 
 
@@ -62,11 +63,11 @@ def recognise(path: Path) -> str:
     if start.startswith(b"\x1f\x8b"):
         if ilsvrc.is_devkit(path):
             return "devkit"
-        raise ArchiveError(f"{path}: compressed with gzip, so it cannot be read in place; gunzip it once")
+        raise SourceError("compressed with gzip, so it cannot be read in place", where=path, remedy="gunzip it once")
     if start.startswith(b"PAR1"):
         return "parquet"
     if len(start) < BLOCK or not looks_like_tar(start):
-        raise ArchiveError(f"{path}: neither a tar, a folder, parquet nor the ILSVRC devkit, or cut short")
+        raise SourceError("neither a tar, a folder, parquet nor the ILSVRC devkit, or cut short", where=path)
     return ilsvrc.recognise(path) or "tar"
 
 

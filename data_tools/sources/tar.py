@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.common.errors import UserError
+
 BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(BLOCK)
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -27,8 +29,8 @@ _REFUSED = {
 _MAX_EXTRA = 1 << 20  # bytes of a long name or a pax header
 
 
-class ArchiveError(ValueError):
-    """An archive that is damaged or not safe to read; the message names it, the member and the reason."""
+class SourceError(UserError, ValueError):
+    """A source that is damaged, incomplete or not safe to read; the message names it, the member and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def looks_like_tar(start: bytes) -> bool:
 
 
 def members(path: Path, start: int = 0, end: int | None = None, label: str = "") -> Iterator[Member]:
-    """The regular files of the tar at bytes `start` to `end` of a file, in archive order. Raises ArchiveError.
+    """The regular files of the tar at bytes `start` to `end` of a file, in archive order. Raises SourceError.
 
     `label` names an inner archive in errors.
     """
@@ -69,7 +71,7 @@ def _walk(handle: int, where: str, at: int, end: int) -> Iterator[Member]:
     while True:
         block = os.pread(handle, BLOCK, at)
         if len(block) < BLOCK or at + BLOCK > end:
-            raise ArchiveError(f"{where}: ends early, after {last}; copy or download it again")
+            raise SourceError(f"ends early, after {last}", where=where, remedy="copy or download it again")
         if block == _ZEROS:
             _check_end(handle, where, at, end, last)
             return
@@ -77,12 +79,12 @@ def _walk(handle: int, where: str, at: int, end: int) -> Iterator[Member]:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             message = f"{where}: no tar header at byte {at}, after {last} ({error}); copy or download it again"
-            raise ArchiveError(message) from None
+            raise SourceError(message) from None
         size = int(extra.get("size", info.size))
         data, at = at + BLOCK, at + BLOCK + -(-size // BLOCK) * BLOCK
         name = extra.get("path", info.name)
         if data + size > end or size < 0:
-            raise ArchiveError(f"{where}: ends early, within {name}; copy or download it again")
+            raise SourceError(f"ends early, within {name}", where=where, remedy="copy or download it again")
         if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
             extra |= _extra(handle, where, info.type, data, size)
             continue
@@ -92,13 +94,15 @@ def _walk(handle: int, where: str, at: int, end: int) -> Iterator[Member]:
         if info.type in _FILES:
             yield Member(name, data, size)
         elif info.type != tarfile.DIRTYPE:
-            raise ArchiveError(f"{where}: {name} is of an unknown kind ({info.type!r})")
+            raise SourceError(f"{name} is of an unknown kind ({info.type!r})", where=where)
 
 
 def _check_end(handle: int, where: str, at: int, end: int, last: str) -> None:
     second = os.pread(handle, BLOCK, at + BLOCK)
     if second != _ZEROS or at + 2 * BLOCK > end:
-        raise ArchiveError(f"{where}: ends early, after {last}: no end-of-archive mark; copy or download it again")
+        raise SourceError(
+            f"ends early, after {last}: no end-of-archive mark", where=where, remedy="copy or download it again"
+        )
 
 
 def _extra(handle: int, where: str, kind: bytes, data: int, size: int) -> dict[str, str]:
@@ -106,7 +110,7 @@ def _extra(handle: int, where: str, kind: bytes, data: int, size: int) -> dict[s
     if kind in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
         return {}
     if size > _MAX_EXTRA:
-        raise ArchiveError(f"{where}: a member's name at byte {data} takes {size} bytes")
+        raise SourceError(f"a member's name at byte {data} takes {size} bytes", where=where)
     content = os.pread(handle, size, data)
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": content.rstrip(b"\0").decode("utf-8", "surrogateescape")}
@@ -114,22 +118,22 @@ def _extra(handle: int, where: str, kind: bytes, data: int, size: int) -> dict[s
     while content:
         length, _, rest = content.partition(b" ")
         if not length.isdigit() or not 0 < int(length) <= len(content):
-            raise ArchiveError(f"{where}: a damaged pax header at byte {data}")
+            raise SourceError(f"a damaged pax header at byte {data}", where=where)
         keyword, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
         if keyword in (b"path", b"size"):
             records[keyword.decode()] = value.decode("utf-8", "surrogateescape")
         if keyword.startswith(b"GNU.sparse"):
-            raise ArchiveError(f"{where}: a sparse file at byte {data}, which is refused")
+            raise SourceError(f"a sparse file at byte {data}, which is refused", where=where)
         content = content[int(length) :]
     if not records.get("size", "0").isdigit():
-        raise ArchiveError(f"{where}: a damaged pax header at byte {data}")
+        raise SourceError(f"a damaged pax header at byte {data}", where=where)
     return records
 
 
 def _check_name(where: str, name: str, kind: bytes) -> None:
     if kind in _REFUSED:
-        raise ArchiveError(f"{where}: {name} is {_REFUSED[kind]}, which is refused")
+        raise SourceError(f"{name} is {_REFUSED[kind]}, which is refused", where=where)
     if name.startswith("/") or ".." in name.split("/"):
-        raise ArchiveError(f"{where}: {name} points outside of the archive, which is refused")
+        raise SourceError(f"{name} points outside of the archive, which is refused", where=where)
     if "\0" in name or not name:
-        raise ArchiveError(f"{where}: a member without a usable name")
+        raise SourceError("a member without a usable name", where=where)

@@ -1,7 +1,4 @@
-"""Pictures, archives and conversions for tests; all made on the fly, none from outside.
-
-In a module of its own because every folder of tests may have a conftest.py, and they share one name.
-"""
+"""Pictures, archives and conversions for tests; all made on the fly, none from outside."""
 
 from __future__ import annotations
 
@@ -31,10 +28,10 @@ def photo(seed: int, width: int = 500, height: int = 375) -> np.ndarray:
 
 
 def jpeg(pixels: np.ndarray, quality: int = 92, **options: object) -> bytes:
-    return _saved(Image.fromarray(pixels), "JPEG", quality=quality, **options)
+    return encoded(Image.fromarray(pixels), "JPEG", quality=quality, **options)
 
 
-def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
@@ -46,26 +43,26 @@ def oddities() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: turned by 90 degrees
     return {
-        "grey": _saved(rgb.convert("L"), "JPEG", quality=90),
-        "cmyk": _saved(rgb.convert("CMYK"), "JPEG", quality=90),
-        "png": _saved(rgb, "PNG"),
-        "palette": _saved(rgb.convert("P"), "PNG"),
-        "alpha": _saved(rgb.convert("RGBA"), "PNG"),
-        "progressive": _saved(rgb, "JPEG", quality=90, progressive=True),
-        "444": _saved(rgb, "JPEG", quality=95, subsampling=0),
-        "exif": _saved(rgb, "JPEG", quality=90, exif=exif),
-        "thin": _saved(Image.fromarray(photo(2, 700, 1)), "JPEG", quality=90),
-        "tall": _saved(Image.fromarray(photo(3, 3, 900)), "JPEG", quality=90),
-        "dot": _saved(Image.fromarray(photo(4, 1, 1)), "JPEG", quality=90),
+        "grey": encoded(rgb.convert("L"), "JPEG", quality=90),
+        "cmyk": encoded(rgb.convert("CMYK"), "JPEG", quality=90),
+        "png": encoded(rgb, "PNG"),
+        "palette": encoded(rgb.convert("P"), "PNG"),
+        "alpha": encoded(rgb.convert("RGBA"), "PNG"),
+        "progressive": encoded(rgb, "JPEG", quality=90, progressive=True),
+        "444": encoded(rgb, "JPEG", quality=95, subsampling=0),
+        "exif": encoded(rgb, "JPEG", quality=90, exif=exif),
+        "thin": encoded(Image.fromarray(photo(2, 700, 1)), "JPEG", quality=90),
+        "tall": encoded(Image.fromarray(photo(3, 3, 900)), "JPEG", quality=90),
+        "dot": encoded(Image.fromarray(photo(4, 1, 1)), "JPEG", quality=90),
     }
 
 
-def damaged() -> dict[str, bytes]:
+def damaged_images() -> dict[str, bytes]:
     """Files that must not go into a beton, by what is wrong with them."""
     whole = jpeg(photo(5, 400, 300))
-    png = _saved(Image.fromarray(photo(6, 200, 150)), "PNG")
+    png = encoded(Image.fromarray(photo(6, 200, 150)), "PNG")
     middle = len(whole) // 2
-    cmyk = _saved(Image.fromarray(photo(7, 300, 200)).convert("CMYK"), "JPEG", quality=90)
+    cmyk = encoded(Image.fromarray(photo(7, 300, 200)).convert("CMYK"), "JPEG", quality=90)
     return {
         "empty": b"",
         "text": b"this is no image, whatever its name says\n" * 20,
@@ -87,10 +84,17 @@ def member(name: str, data: bytes) -> tarfile.TarInfo:
 
 def write_tar(path: Path, files: dict[str, bytes]) -> Path:
     """An uncompressed tar of these files, in this order."""
-    with tarfile.open(path, "w") as tar:
+    path.write_bytes(inner_tar(files))
+    return path
+
+
+def inner_tar(files: dict[str, bytes]) -> bytes:
+    """The bytes of an uncompressed tar."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, data in files.items():
             tar.addfile(member(name, data), io.BytesIO(data))
-    return path
+    return out.getvalue()
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> Path:
@@ -114,11 +118,12 @@ def sorted_files(
         number, label = divmod(at, classes)
         split = "train" if number < per_class else val
         wnid = f"n{1440764 + 17 * label:08d}"
-        files[f"{prefix}/{split}/{wnid}/{wnid}_{number * 7 % 101}.JPEG"] = (make or _picture)(at)
+        files[f"{prefix}/{split}/{wnid}/{wnid}_{number * 7 % 101}.JPEG"] = (make or varied_jpeg)(at)
     return files
 
 
-def _picture(seed: int) -> bytes:
+def varied_jpeg(seed: int) -> bytes:
+    """A photograph in one of six sizes and many qualities."""
     width, height = [(500, 375), (375, 500), (333, 500), (400, 400), (640, 350), (180, 140)][seed % 6]
     return jpeg(photo(seed, width, height), quality=80 + seed % 16, subsampling=seed % 3)
 
@@ -128,12 +133,11 @@ def make_sorted_tar(path: Path, classes: int = 4, per_class: int = 10, val_per_c
     return write_tar(path, sorted_files(classes, per_class, val_per_class, **more))
 
 
-def spec_for(
-    source: Path | tuple[Path, ...], out: Path, *, caps: tuple[str, ...] | None = None, **write: object
-) -> WriteSpec:
-    """A conversion with two workers and the defaults of the command line."""
+def spec_for(source: Path | tuple[Path, ...], out: Path, **options: object) -> WriteSpec:
+    """A conversion with two workers and the defaults of the command line; ``options`` of either section."""
+    data = {name: options.pop(name) for name in ("caps", "side", "expect") if name in options}
     sources = source if isinstance(source, tuple) else (source,)
-    return WriteSpec(data=Data(source=sources, out=out, caps=caps), write=Write(**{"workers": 2} | write))
+    return WriteSpec(data=Data(source=sources, out=out, **data), write=Write(**{"workers": 2} | options))
 
 
 # ---------------------------------------------------------------------------------------------- ILSVRC
@@ -148,14 +152,6 @@ META_MAT = base64.b64decode(
     "/DxEftm7m9zbmH//7TTxQQ+08wGE5vRCeH8XPtAr5nH0wf/5QAYt9wHUra59YFTM4+iDv/ug+f1jp7kfaOjmTNznXfhhWjGXffhB"
     "5A9L+LLAV/i/bNvKJfzD8sVZC18Y0L407JnQRxe+EPX27YtD3BMbOwNw9w=="
 )
-
-
-def inner_tar(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, data in files.items():
-            tar.addfile(member(name, data), io.BytesIO(data))
-    return out.getvalue()
 
 
 def devkit(path: Path, truth: list[int], synsets: bytes = META_MAT) -> Path:

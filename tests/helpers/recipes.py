@@ -1,14 +1,41 @@
-"""The recipes in rn50_configs, read as the programs read them."""
+"""The recipes in rn50_configs as the programs read them, and one that trains a ResNet-18 in seconds on a CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from data_tools.common.options import parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "rn50_configs").glob("*.yaml"))}
+# Ten batches an epoch of the 40 training images.
+TINY_PHASES: tuple[dict[str, Any], ...] = (
+    {"epochs": [0, 2], "px": 32, "batch_per_gpu": 4, "data": 160, "val_batch": 5}
+    | {"lr": [{"epochs": [0, 2], "from": 0.01, "to": 0.02}]},
+    {"epochs": [2, 3], "px": 48, "batch_per_gpu": 4, "data": "full", "val_batch": 4}
+    | {"min_scale": 0.5, "rectangular_val": True, "lr": [{"epochs": [2, 3], "from": 0.002, "to": 0.001}]},
+)
+
+
+def write_recipe(path: Path, phases: Sequence[dict[str, Any]] = TINY_PHASES, **sections: dict[str, Any]) -> Path:
+    """The tiny recipe with other ``phases``, or with options added to its sections."""
+    recipe: dict[str, dict[str, Any]] = {
+        "model": {"arch": "resnet18"},
+        "train": {"amp": "fp32", "ema": 0.5, "mixup": 0.2},
+        "dist": {"device": "cpu"},
+        "run": {"deterministic": True},
+        "data": {"workers": 1},
+        "schedule": {"phases": [dict(phase) for phase in phases]},
+    }
+    for name, options in sections.items():
+        recipe[name] |= options
+    path.write_text(yaml.safe_dump(recipe))
+    return path
 
 
 def arguments(name: str) -> list[str]:
@@ -21,4 +48,4 @@ def config(name: str, *argv: str) -> RunConfig:
 
 
 def schedule(name: str) -> Schedule:
-    return config(name).schedule.build()
+    return config(name).schedule.parsed

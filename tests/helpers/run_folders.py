@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.common.options import parse
+from helpers import ROOT
 from training.config.run_config import RunConfig, as_mapping
 from training.runlog.epoch_table import EpochRow, Speed, write_epochs
 from training.runlog.sessions import Session, add_session
-
-ROOT = Path(__file__).parents[2]
 
 SESSION = Session(
     started="2026-03-01T08:00:00+00:00",

@@ -1,7 +1,9 @@
-"""Training runs in processes of their own, to be killed, stopped and compared."""
+"""Training runs: in this process, or in one of their own to be killed, stopped and compared."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -12,47 +14,54 @@ from pathlib import Path
 
 import torch
 
+import train_imagenet
+from helpers import ROOT
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
 
-RECIPE = """
-model: {{arch: resnet18}}
-train: {{amp: fp32, ema: 0.9, mixup: 0.2}}
-dist: {{device: cpu}}
-run: {{deterministic: true, checkpoint_minutes: 0}}
-data: {{dir: {betons}, workers: 1}}
-schedule:
-  phases:
-    - {{epochs: [0, 2], px: 64, batch_per_gpu: 4, data: 160, lr: [{{epochs: [0, 3], from: 0.002, to: 0.001}}]}}
-    - {{epochs: [2, 3], px: 96, batch_per_gpu: 4, data: full, min_scale: 0.5, rectangular_val: true}}
-"""
-
-
+BATCHES = 30  # of the tiny recipe, ten in each epoch
 SERVER = multiprocessing.get_context("forkserver")
 # A process forked from one that has torch loaded starts in milliseconds.
 SERVER.set_forkserver_preload(["training.trainer", "train_imagenet"])
 
 
-def _run(argv: list[str], log: Path) -> None:
-    os.setsid()
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    os.dup2(descriptor, 2)
-    os.dup2(descriptor, 1)
-    import train_imagenet
-
-    status = train_imagenet.main(argv)
-    sys.stderr.flush()
-    os._exit(status)
+def run_main(main: Callable[[list[str]], int], arguments: list[str]) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a program, in this process: torch is loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    return status, out.getvalue(), err.getvalue()
 
 
-class Run:
-    """train_imagenet.py in a process of its own."""
+def attempt(recipe: Path, run_dir: Path, *options: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of train_imagenet.py."""
+    return run_main(train_imagenet.main, training_arguments(recipe, run_dir, *options))
 
-    def __init__(self, recipe: Path, run_dir: Path, *more: str) -> None:
+
+def train(recipe: Path, run_dir: Path, *options: str) -> str:
+    """Standard output of a run that has to succeed."""
+    status, out, err = attempt(recipe, run_dir, *options)
+    assert status == 0, err
+    return out
+
+
+def training_arguments(recipe: Path, run_dir: Path, *options: str) -> list[str]:
+    return ["--config-file", str(recipe), f"--run.dir={run_dir}", *options]
+
+
+def training_script(recipe: Path, run_dir: Path, *options: str) -> list[str]:
+    """train_imagenet.py with its arguments, for a new Python or for torchrun."""
+    return [str(ROOT / "train_imagenet.py"), *training_arguments(recipe, run_dir, *options)]
+
+
+class TrainingProcess:
+    """train_imagenet.py in a process and a session of its own; what it prints goes to files in the run's folder."""
+
+    def __init__(self, recipe: Path, run_dir: Path, *options: str) -> None:
         run_dir.mkdir(exist_ok=True)
-        self.log = run_dir / "stderr.txt"
-        argv = ["--config-file", str(recipe), f"--run.dir={run_dir}", *more]
-        self.process = SERVER.Process(target=_run, args=(argv, self.log))
+        self.logs = run_dir / "stdout.txt", run_dir / "stderr.txt"
+        arguments = training_arguments(recipe, run_dir, *options)
+        self.process = SERVER.Process(target=run_with_logs, args=(arguments, self.logs))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid
@@ -64,14 +73,25 @@ class Run:
         self.signal(signal.SIGKILL)
         self.process.join(60)
 
-    def finish(self, status: int = 0) -> str:
-        self.process.join(300)
-        said = self.log.read_text()
-        assert self.process.exitcode == status, said
-        return said
+    def finish(self, status: int = 0, seconds: float = 300) -> tuple[str, str]:
+        """Standard output and standard error; it has to end with ``status``."""
+        self.process.join(seconds)
+        out, err = (log.read_text() for log in self.logs)
+        assert self.process.exitcode == status, err
+        return out, err
 
 
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def run_with_logs(arguments: list[str], logs: tuple[Path, Path]) -> None:
+    os.setsid()
+    for number, log in enumerate(logs, start=1):
+        os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    status = train_imagenet.main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -79,7 +99,7 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def batches_done(run_dir: Path) -> int:
-    """Batches that the newest checkpoint holds, over all epochs of 10."""
+    """Batches that the newest checkpoint holds, over all epochs of the tiny recipe."""
     for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         try:
             progress = torch.load(run_dir / name, weights_only=True)["progress"]
@@ -89,38 +109,39 @@ def batches_done(run_dir: Path) -> int:
     return 0
 
 
-def assert_same_end(run_dir: Path, undisturbed: Path) -> None:
-    ours, theirs = (checkpoint.load(d / checkpoint.LAST) for d in (run_dir, undisturbed))
+def assert_same_result(run_dir: Path, expected: Path) -> None:
+    """Both runs have the same weights and averaged weights bit for bit, and the same epochs but for times."""
+    ours, theirs = (checkpoint.load(folder / checkpoint.LAST) for folder in (run_dir, expected))
+    assert ours["progress"]["images_seen"] == theirs["progress"]["images_seen"]
     for part in ("model", "ema"):
+        assert ours[part].keys() == theirs[part].keys()
         for key, weight in theirs[part].items():
             assert torch.equal(weight, ours[part][key]), (part, key)
     rows = [
-        [(r.epoch, r.top1, r.top5, r.train_loss, r.lr, r.px, r.ema_top5) for r in read_epochs(d)]
-        for d in (run_dir, undisturbed)
+        [(r.epoch, r.top1, r.top5, r.train_loss, r.lr, r.px, r.ema_top1, r.ema_top5) for r in read_epochs(folder)]
+        for folder in (run_dir, expected)
     ]
     assert rows[0] == rows[1]
 
 
-def process_group(process: Run) -> list[int]:
+def processes_of_session(session: int) -> list[int]:
+    """The processes of a session that still run; not those that only wait for their parent to take note."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if os.getsid(int(entry.name)) == process.pid:
+                if os.getsid(int(entry.name)) == session and (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
-            except ProcessLookupError:
+            except OSError:
                 continue
     return found
 
 
-def workers_of(process: Run) -> list[int]:
-    """The launcher's own children that train (multiprocessing's helper does not)."""
+def ranks_of(launcher: TrainingProcess) -> list[int]:
+    """The launcher's children that train; multiprocessing's own helper process does not."""
     found = []
-    for pid in process_group(process):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"spawn_main" in words:
-            found.append(pid)
+    for pid in processes_of_session(launcher.pid):
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return sorted(found)

@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works: it is typed here, in a folder with small stand-ins for ImageNet.
+"""Commands and code of the documents work: they are run here, in a folder with tiny data in place of ImageNet.
 
 Commands that call `.venv/bin/python`, and blocks of Python, are run as they stand, in this process, and must succeed.
 Whatever else is shown must be in one of the tables below, with the reason why it is not run, or with the test that
@@ -17,12 +17,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers.documented import DOCUMENTS, ROOT, Shown, furnish, make_targets, shown
+from helpers import ROOT
+from helpers.documented import DOCUMENTS, Snippet, make_project, make_targets, snippets
+from helpers.training_runs import run_main
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,16 @@ class RunBy:
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
-    """Not run; `told` are the document's own words from which a reader knows."""
+    """Not run; `said` are the document's own words that tell a reader so."""
 
     why: str
-    told: str
+    said: str
 
 
 CI = RunBy(".ci/run")
 # By how they begin. Longer beginnings come first.
 EXCEPTIONS: dict[str, RunBy | NotRun] = {
-    "make ": RunBy("tests/integration/test_documented_commands.py::test_make"),
+    "make ": RunBy("tests/integration/test_documented_commands.py::test_make_demo_and_make_report"),
     "conda env create": NotRun("network", "The conda way has not been run here"),
     "uv run --no-sync --with nvidia-dali": NotRun("network, photographs, and time", "photographs"),
     "uv pip install": NotRun("network", "(not run here; the next `make env`"),
@@ -57,10 +59,10 @@ EXCEPTIONS: dict[str, RunBy | NotRun] = {
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 .venv/bin/torchrun": NotRun(
         "machines with GPUs", "On GPUs and on a real network: not run"
     ),
-    "for node in 0 1": RunBy("tests/integration/test_training.py::test_two_nodes_on_loopback"),
+    "for node in 0 1": RunBy("tests/integration/training/test_trainer.py::test_two_nodes_on_loopback_train_together"),
     "sbatch ": NotRun("SLURM", "## SLURM"),
 }
-CODE_TESTED_ELSEWHERE = {"docs/FROM_PYTHON.md": "tests/integration/test_examples.py::test_the_code_of_from_python"}
+CODE_TESTED_ELSEWHERE = {"docs/FROM_PYTHON.md": "tests/integration/test_examples.py::test_code_of_from_python_runs"}
 MAKE: dict[str, RunBy | NotRun | None] = {
     **dict.fromkeys(("help", "demo", "report")),  # run below
     **dict.fromkeys(("env", "lint", "type", "test"), CI),
@@ -92,7 +94,7 @@ def blocks_of_figures() -> set[tuple[str, str]]:
     return lines
 
 
-EVERYTHING = [each for document in DOCUMENTS for each in shown(document)]
+EVERYTHING = [each for document in DOCUMENTS for each in snippets(document)]
 COMMANDS = [s for s in EVERYTHING if not s.is_code and (s.document, s.text) not in blocks_of_figures()]
 
 
@@ -111,8 +113,8 @@ def exists(node: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------- running
 @contextmanager
-def undisturbed(folder: Path) -> Iterator[None]:
-    """Whatever a program does to signals, the working folder or how things are drawn is undone."""
+def in_folder(folder: Path) -> Iterator[None]:
+    """Works in a folder; what a program does to signals or to how things are drawn is undone."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before, backend = Path.cwd(), os.environ.get("MPLBACKEND")
     os.chdir(folder)
@@ -126,7 +128,7 @@ def undisturbed(folder: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def perform(command: str, folder: Path) -> None:
+def run_command(command: str, folder: Path) -> None:
     """A command of `.venv/bin/python`, in this process: torch is loaded already."""
     words = [
         path
@@ -135,50 +137,46 @@ def perform(command: str, folder: Path) -> None:
     ]
     assert words[0] == ".venv/bin/python", f"{command}: neither run nor in a table"
     name, *arguments = words[2:] if words[1] == "-m" else [words[1].removesuffix(".py").replace("/", "."), *words[2:]]
-    out = io.StringIO()
-    with undisturbed(folder), redirect_stdout(out), redirect_stderr(out):
-        try:
-            module = importlib.import_module(name)
-            if hasattr(module, "__path__"):
-                module = importlib.import_module(f"{name}.__main__")
-            status = module.main(arguments)
-        except SystemExit as left:
-            status = left.code
-    assert status == 0, f"{command}\n{out.getvalue()}"
+    with in_folder(folder):
+        module = importlib.import_module(name)
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{name}.__main__")
+        status, out, err = run_main(module.main, arguments)
+    assert status == 0, f"{command}\n{out}{err}"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
-    """The project with small stand-ins, after its README's first steps."""
+    """The project with tiny data, after its README's first steps."""
     folder = tmp_path_factory.mktemp("project")
-    furnish(folder, sorted_tar)
+    make_project(folder, sorted_tar)
     for command in FIRST:
-        perform(command, folder)
+        run_command(command, folder)
     shutil.copytree(folder / "runs" / "titan8", folder / "runs" / "another")
     return folder
 
 
 # ---------------------------------------------------------------------------------------------- tests
-def test_first_steps_are_those_of_the_readme() -> None:
+def test_first_commands_are_those_of_the_readme() -> None:
     readme = {each.text for each in EVERYTHING if each.document == "README.md"}
     assert set(FIRST) <= readme
 
 
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda each: f"{Path(each.document).stem}: {each.text[17:90]}")
-def test_command(project: Path, command: Shown) -> None:
-    perform(command.text, project)
+def test_documented_command_succeeds(project: Path, command: Snippet) -> None:
+    run_command(command.text, project)
 
 
 @pytest.mark.parametrize("code", CODE, ids=lambda each: f"{Path(each.document).stem}-{len(each.text)}")
-def test_code(project: Path, code: Shown) -> None:
+def test_documented_code_runs(project: Path, code: Snippet) -> None:
     (project / "shown.py").write_text(code.text)
-    with undisturbed(project), redirect_stdout(io.StringIO()) as out:
+    with in_folder(project), redirect_stdout(io.StringIO()) as out:
         runpy.run_path("shown.py")
     assert "print(" not in code.text or out.getvalue()
 
 
 @pytest.mark.parametrize("start", EXCEPTIONS)
-def test_what_is_not_run_says_so(start: str) -> None:
+def test_document_says_which_commands_were_not_run(start: str) -> None:
     """No exception outlives its command; a reader is told, and a test that is named exists."""
     commands = [each for each in COMMANDS if exception(each.text) is EXCEPTIONS[start]]
     assert commands
@@ -186,20 +184,20 @@ def test_what_is_not_run_says_so(start: str) -> None:
         match EXCEPTIONS[start]:
             case RunBy(node):
                 assert exists(node)
-            case NotRun(told=told):
-                assert told in " ".join((ROOT / each.document).read_text(encoding="utf-8").split())
+            case NotRun(said=said):
+                assert said in " ".join((ROOT / each.document).read_text(encoding="utf-8").split())
         script = next((word for word in each.text.split() if word.startswith("benchmarks/")), None)
         flags = re.findall(r"--[a-z-]+", each.text.partition(script)[2]) if script else []
         assert not script or all(f'"{flag}"' in (ROOT / script).read_text() for flag in flags), each
 
 
-def test_code_and_figures_are_where_the_tables_say() -> None:
+def test_exempt_code_and_figures_exist() -> None:
     assert all(exists(node) for node in CODE_TESTED_ELSEWHERE.values())
     texts = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
     assert all(f"    {start}" in texts for start in FIGURES)
 
 
-def test_every_target_of_make_is_accounted_for() -> None:
+def test_every_make_target_is_run_or_exempt() -> None:
     makefile = (ROOT / "Makefile").read_text()
     ci = (ROOT / ".ci/run").read_text().splitlines()
     assert set(MAKE) == set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
@@ -211,11 +209,11 @@ def test_every_target_of_make_is_accounted_for() -> None:
                 assert f"make {target}" in ci
             case RunBy(node):
                 assert exists(node)
-            case NotRun(told=told):
-                assert told in everywhere, target
+            case NotRun(said=said):
+                assert said in everywhere, target
 
 
-def test_make(project: Path) -> None:
+def test_make_demo_and_make_report(project: Path) -> None:
     """`make demo` on a smaller tar, then `make report`, as make runs them."""
     for target in (target for target, how in MAKE.items() if how is None):
         command = ["make", "--no-print-directory", target]

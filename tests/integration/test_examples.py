@@ -1,4 +1,4 @@
-"""What is shown to people who program: the example on a folder that is not ImageNet, and the code of FROM_PYTHON.md."""
+"""The example on a folder that is not ImageNet, and the code of docs/FROM_PYTHON.md."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from helpers import ROOT
 from helpers.images import sorted_files, write_folder
 
 from data_tools.beton.manifest import read_manifest
 from training.runlog.epoch_table import read_epochs
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, cwd: Path = ROOT) -> str:
@@ -21,7 +20,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def test_any_folder(tmp_path: Path) -> None:
+def test_any_folder_is_converted_and_trained_on(tmp_path: Path) -> None:
     files = sorted_files(classes=3, per_class=12, val_per_class=4, prefix="mine", val="val")
     names = {f"n{1440764 + 17 * label:08d}": name for label, name in enumerate(("cups", "hats", "shoes of mine"))}
     pictures = {re.sub(r"n\d{8}(?=/)", lambda wnid: names[wnid[0]], name): data for name, data in files.items()}
@@ -33,7 +32,7 @@ def test_any_folder(tmp_path: Path) -> None:
     assert f"top-1 {rows[-1].top1:.2f} %" in printed
 
 
-def test_the_code_of_from_python(betons: Path, tmp_path: Path) -> None:
+def test_code_of_from_python_runs(betons: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/FROM_PYTHON.md").read_text(), re.DOTALL)
     assert len(blocks) >= 4
     (tmp_path / "data").mkdir()

@@ -1,14 +1,13 @@
-"""What an import and `--help` cost, tried in fresh interpreters."""
+"""What imports and `--help` load and start, in fresh interpreters."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow", "wandb"}
 LIGHT = ("common", "beton", "sources"), ("config", "runlog", "reporting")
 PROGRAMS = [

@@ -1,16 +1,15 @@
 """What the documents tell a reader to type or open exists."""
 
 import ast
-import dataclasses
 import importlib
 import importlib.util
 import re
 import shlex
-import typing
 from pathlib import Path
 
 import pytest
 
+from data_tools.common.options import entries
 from data_tools.convert.config import WriteSpec
 from training.config.run_config import RunConfig
 
@@ -24,11 +23,7 @@ def text(document: str) -> str:
 
 
 def options(schema: type) -> set[str]:
-    return {
-        f"--{section}.{field.name}"
-        for section, kind in typing.get_type_hints(schema).items()
-        for field in dataclasses.fields(kind)
-    }
+    return {f"--{entry.key}" for entry in entries(schema)}
 
 
 def commands(document: str) -> list[list[str]]:
@@ -133,12 +128,3 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert "\nmake test\n" in text(".ci/run")
     assert "    make test" in README
     assert "    make demo" in README
-
-
-@pytest.mark.parametrize("program", ["write_datasets", "train_imagenet"])
-def test_help_lists_every_option(program: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(program).main(["--help"])
-    assert not stopped.value.code
-    schema = WriteSpec if program == "write_datasets" else RunConfig
-    assert options(schema) <= set(re.findall(r"--[a-z]+\.[a-z_0-9]+", capsys.readouterr().out))

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig
-from training.config.schedule import Phase, Schedule
+from training.config.schedule import Phase, Schedule, batches_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,36 +31,28 @@ class Datasets:
 def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
     """The manifests of these sets (``train_160``, ...).
 
-    FileNotFoundError or ValueError for a beton that is missing, or whose size is not its manifest's; OptionError
-    where the sets hold different classes.
+    MissingFileError or ManifestError for a beton that is missing, or not what its manifest says; OptionError where the
+    sets hold different classes.
     """
     manifests = {}
     for name in sets:
-        path = folder / f"{name}.beton"
-        found = read_manifest(path)
-        if path.stat().st_size != found.bytes:
-            raise ValueError(
-                f"{path}: {path.stat().st_size} bytes, but its manifest says {found.bytes}; run write_datasets.py again"
-            )
-        manifests[name] = found
+        manifests[name] = read_manifest(folder / f"{name}.beton")
     first, *others = manifests
     for name in others:
         if manifests[name].classes != manifests[first].classes:
             raise OptionError(
-                f"data.dir: {name} and {first} in {folder} hold different classes; write them in one conversion"
+                f"{name} and {first} in {folder} hold different classes",
+                where="data.dir",
+                remedy="write them in one conversion",
             )
     return Datasets(folder=folder, manifests=manifests, classes=manifests[first].classes)
 
 
-def check_batches(datasets: Datasets, schedule: Schedule, gpus: int) -> None:
-    """OptionError where a phase's global batch over ``gpus`` processes is larger than its training set."""
+def check_batches(images: Mapping[str, int], schedule: Schedule, gpus: int) -> None:
+    """OptionError where a phase's global batch over ``gpus`` processes is larger than its training set, whose
+    ``images`` are counted by set (``{"160": 1281167}``)."""
     for phase in schedule.phases:
-        batch, images = phase.batch_per_gpu * gpus, datasets.images(phase)
-        if batch > images:
-            raise OptionError(
-                f"schedule.phases[].batch_per_gpu: {phase.batch_per_gpu} on {gpus} processes is {batch}, "
-                f"but train_{phase.data} holds {images} images; give a smaller batch"
-            )
+        batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus, f"train_{phase.data}")
 
 
 def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
@@ -71,4 +63,4 @@ def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
     try:
         return {name: read_manifest(config.data.dir / f"train_{name}.beton").images for name in sets}
     except FileNotFoundError as error:
-        raise OptionError(f"{error}; or give --data.train_images=1281167") from None
+        raise OptionError(str(error), remedy="or give --data.train_images=1281167") from None

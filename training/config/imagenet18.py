@@ -1,4 +1,4 @@
-"""The published one-line schedule syntax of imagenet18, read as a :class:`~training.phases.Schedule`.
+"""The published one-line schedule syntax of imagenet18, read as a :class:`~training.config.schedule.Schedule`.
 
 ``[{'ep': 0, 'sz': 128, 'bs': 512, 'trndir': '-sz/160'}, {'ep': (0, 7), 'lr': (1.0, 2.0)}, ...]``: an entry with
 ``bs`` starts a phase at epoch ``ep``; an entry with ``lr`` ramps over ``ep: (a, b)``, or holds one rate from ``ep: n``
@@ -25,16 +25,16 @@ def parse(text: str) -> Schedule:
     try:
         entries = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise OptionError(f"{KEY}: not a list of literals ({error})") from None
+        raise OptionError(f"not a list of literals ({error})", where=KEY) from None
     if not isinstance(entries, list | tuple) or not entries:
-        raise OptionError(f"{KEY}: not a list of phases")
+        raise OptionError("not a list of phases", where=KEY)
     for entry in entries:
         _check(entry)
     ramps = _ramps([e for e in entries if "lr" in e])
     epochs = max(ramp["epochs"][1] for ramp in ramps) if ramps else 0
     sized = [e for e in entries if e.keys() & {"sz", "bs", "trndir"}]
     if not sized:
-        raise OptionError(f"{KEY}: no entry with 'sz' and 'bs'")
+        raise OptionError("no entry with 'sz' and 'bs'", where=KEY)
     phases = _phases(sized, epochs)
     phases[0]["lr"] = ramps  # ramps tile the training whatever phase they are written under
     return from_phases(phases)
@@ -42,12 +42,12 @@ def parse(text: str) -> Schedule:
 
 def _check(entry: object) -> None:
     if not isinstance(entry, Mapping):
-        raise OptionError(f"{KEY}: {entry!r} is not a dict")
+        raise OptionError(f"{entry!r} is not a dict", where=KEY)
     for key in entry:
         if key not in _ENTRY_KEYS:
-            raise OptionError(f"{KEY}: unknown key {key!r} in {entry!r}{nearest(key, _ENTRY_KEYS)}")
+            raise OptionError(f"unknown key {key!r} in {entry!r}{nearest(key, _ENTRY_KEYS)}", where=KEY)
     if "ep" not in entry:
-        raise OptionError(f"{KEY}: no 'ep' in {entry!r}")
+        raise OptionError(f"no 'ep' in {entry!r}", where=KEY)
 
 
 def _first_epoch(entry: Mapping[str, Any]) -> Any:
@@ -64,10 +64,10 @@ def _ramps(entries: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         elif following is not None:
             epochs = [ep, _first_epoch(following)]
         else:
-            raise OptionError(f"{KEY}: {entry!r} has no end; give 'ep': (first, last)")
+            raise OptionError(f"{entry!r} has no end", where=KEY, remedy="give 'ep': (first, last)")
         rates = list(lr) if isinstance(lr, tuple | list) else [lr, lr]
         if len(rates) != 2 or len(epochs) != 2:
-            raise OptionError(f"{KEY}: {entry!r} has no end; a ramp is 'ep': (a, b), 'lr': (x, y)")
+            raise OptionError(f"{entry!r} has no end", where=KEY, remedy="a ramp is 'ep': (a, b), 'lr': (x, y)")
         ramps.append({"epochs": epochs, "from": rates[0], "to": rates[1]})
     return ramps
 
@@ -78,7 +78,7 @@ def _phases(entries: list[Mapping[str, Any]], epochs: int) -> list[dict[str, Any
         end = epochs if following is None else _first_epoch(following)
         if entry.get("keep_dl", False):
             if not phases:
-                raise OptionError(f"{KEY}: {entry!r} keeps the data of a phase before it, and there is none")
+                raise OptionError(f"{entry!r} keeps the data of a phase before it, and there is none", where=KEY)
             # Same images as before: only what the entry names changes.
             phase = {k: v for k, v in phases[-1].items() if k != "val_batch"}
             phase |= {new: entry[old] for old, new in (("sz", "px"), ("bs", "batch_per_gpu")) if old in entry}
@@ -91,7 +91,7 @@ def _phases(entries: list[Mapping[str, Any]], epochs: int) -> list[dict[str, Any
 def _new_phase(entry: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("sz", "bs"):
         if key not in entry:
-            raise OptionError(f"{KEY}: no {key!r} in {entry!r}")
+            raise OptionError(f"no {key!r} in {entry!r}", where=KEY)
     data = _set_name(entry, "trndir", "")
     return {
         "px": entry["sz"],
@@ -111,4 +111,4 @@ def _set_name(entry: Mapping[str, Any], key: str, default: str) -> str:
         return match[1]
     if folder == "":
         return FULL
-    raise OptionError(f"{KEY}: {key} {folder!r} is neither '' nor '-sz/<px>'")
+    raise OptionError(f"{key} {folder!r} is neither '' nor '-sz/<px>'", where=KEY)

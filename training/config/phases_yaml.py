@@ -1,14 +1,40 @@
-"""A recipe's ``phases`` list, as it stands in the YAML, read as a :class:`~training.phases.Schedule`."""
+"""A recipe's ``phases`` list, as it stands in the YAML, read as a :class:`~training.config.schedule.Schedule`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from data_tools.common.options import OptionError, nearest
+from data_tools.common.options import REQUIRED, OptionError, convert, nearest, option
 from training.config.schedule import LrRamp, Phase, Schedule, check_span
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseKeys(Phase):
+    """Every key of a phase: those of :class:`Phase`, and those that only the YAML has."""
+
+    epochs: list[int] = option(
+        REQUIRED, "`[first, after the last]`, from 0; the phases follow each other without gap or overlap"
+    )
+    lr: list[object] = option(
+        [],
+        "ramps `{epochs: [a, b], from: x, to: y}`, for the whole job; those of all phases together cover every epoch "
+        "once",
+    )
+    px_ramp: dict[str, object] | None = option(
+        None,
+        "`{from: px, epochs: [a, b]}`: over these epochs the size goes from there to `px`, in multiples of 32",
+        none="one size",
+    )
+
+
+OWN = ("epochs", "lr", "px_ramp")  # read here; the others go to Phase as they are
+KEYS = tuple(dict.fromkeys(["epochs", *(f.name for f in fields(PhaseKeys) if f.name not in ("start", "end"))]))
+NEEDED = ("epochs", "px", "batch_per_gpu", "data")
+RAMP_KEYS = ("epochs", "from", "to")
 
 
 def from_phases(entries: object) -> Schedule:
@@ -17,14 +43,14 @@ def from_phases(entries: object) -> Schedule:
     OptionError names the key at fault and the nearest valid one.
     """
     if not isinstance(entries, list | tuple):
-        raise OptionError("phases: not a list; see rn50_configs/titan8.yaml")
+        raise OptionError("not a list", where="phases", remedy="see rn50_configs/titan8.yaml")
     phases: list[Phase] = []
     ramps: list[LrRamp] = []
     for number, entry in enumerate(entries):
         where = f"phases[{number}]"
-        sessions, own_ramps = _phase(where, entry)
-        phases.extend(sessions)
-        ramps.extend(own_ramps)
+        keys = _mapping(where, entry, KEYS, NEEDED)
+        phases.extend(_phases(where, keys))
+        ramps.extend(_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(_list(f"{where}.lr", keys.get("lr", []))))
     return Schedule(phases=tuple(phases), ramps=tuple(sorted(ramps, key=lambda r: r.start)))
 
 
@@ -33,76 +59,38 @@ def to_phases(schedule: Schedule) -> list[object]:
     return [
         {
             "epochs": [phase.start, phase.end],
-            "px": phase.px,
-            "batch_per_gpu": phase.batch_per_gpu,
-            "data": phase.data,
+            **{key: getattr(phase, key) for key in KEYS if key not in OWN},
             "lr": [
                 {"epochs": [ramp.start, ramp.end], "from": ramp.lr_from, "to": ramp.lr_to}
                 for ramp in schedule.ramps
                 if phase.start <= ramp.start < phase.end
             ],
-            "min_scale": phase.min_scale,
-            "rectangular_val": phase.rectangular,
-            "val_data": phase.val_data,
-            "val_px": phase.val_px,
-            "val_batch": phase.val_batch,
         }
         for phase in schedule.phases
     ]
 
 
-_PHASE_KEYS = {
-    "epochs": True,
-    "px": True,
-    "batch_per_gpu": True,
-    "data": True,
-    "lr": False,
-    "px_ramp": False,
-    "min_scale": False,
-    "rectangular_val": False,
-    "val_data": False,
-    "val_px": False,
-    "val_batch": False,
-}
-_RAMP_KEYS = {"epochs": True, "from": True, "to": True}
-
-
-_PX_RAMP_KEYS = {"from": True, "epochs": True}
-
-
-def _phase(where: str, entry: object) -> tuple[list[Phase], list[LrRamp]]:
-    entry = _mapping(where, entry, _PHASE_KEYS)
+def _phases(where: str, entry: Mapping[str, Any]) -> Iterator[Phase]:
+    """One phase, or with ``px_ramp`` one for each size on the way."""
+    hints = typing.get_type_hints(Phase)
+    given = {key: _value(f"{where}.{key}", entry[key], hints[key]) for key in entry if key not in OWN}
     start, end = _span(f"{where}.epochs", entry["epochs"])
     check_span(f"{where}.epochs", start, end)
-    batch, data = _int(f"{where}.batch_per_gpu", entry["batch_per_gpu"]), _set_name(f"{where}.data", entry["data"])
-    rectangular = entry.get("rectangular_val", False)
-    if not isinstance(rectangular, bool):
-        raise OptionError(f"{where}.rectangular_val: {rectangular!r} is neither true nor false")
-    lr = entry.get("lr", [])
-    if not isinstance(lr, list | tuple):
-        raise OptionError(f"{where}.lr: not a list of {{epochs: [a, b], from: x, to: y}}")
-    given: dict[str, Any] = {"rectangular": rectangular}
-    for key, read in (("min_scale", _float), ("val_data", _set_name), ("val_px", _int), ("val_batch", _int)):
-        if key in entry:
-            given[key] = read(f"{where}.{key}", entry[key])
-    phases = [
-        Phase.of(start=first, end=after, px=px, batch_per_gpu=batch, data=data, **given)
-        for first, after, px in _sizes(where, entry, start, end)
-    ]
-    return phases, [_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(lr)]
+    for first, after, px in _sizes(where, entry, start, end, given["px"]):
+        yield Phase(start=first, end=after, **given | {"px": px})
 
 
-def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int) -> list[tuple[int, int, int]]:
-    """Stretches (first epoch, epoch after the last, px): one, or with ``px_ramp`` one for each size on the way.
+def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int, px: int) -> list[tuple[int, int, int]]:
+    """(first epoch, epoch after the last, px) of each size.
 
-    Over the ramp's epochs the size goes linearly from ``from`` to ``px``, rounded to multiples of 32 (halves to the
-    even multiple), as ffcv-imagenet's ``resolution`` section does it.
+    Over the epochs of ``px_ramp`` the size goes linearly from ``from`` to ``px``, rounded to multiples of 32 (halves to
+    the even multiple), as ffcv-imagenet's ``resolution`` section does it.
     """
-    px = _int(f"{where}.px", entry["px"])
-    if "px_ramp" not in entry:
+    if entry.get("px_ramp") is None:
         return [(start, end, px)]
-    ramp = _mapping(f"{where}.px_ramp", entry["px_ramp"], _PX_RAMP_KEYS)
-    px_from, (low, high) = _int(f"{where}.px_ramp.from", ramp["from"]), _span(f"{where}.px_ramp.epochs", ramp["epochs"])
+    ramp = _mapping(f"{where}.px_ramp", entry["px_ramp"], ("from", "epochs"), ("from", "epochs"))
+    px_from = int(_value(f"{where}.px_ramp.from", ramp["from"], int))
+    low, high = _span(f"{where}.px_ramp.epochs", ramp["epochs"])
     check_span(f"{where}.px_ramp.epochs", low, high)
 
     def size(epoch: int) -> int:
@@ -115,44 +103,39 @@ def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int) -> list[t
 
 
 def _ramp(where: str, entry: object) -> LrRamp:
-    entry = _mapping(where, entry, _RAMP_KEYS)
+    entry = _mapping(where, entry, RAMP_KEYS, RAMP_KEYS)
     start, end = _span(f"{where}.epochs", entry["epochs"])
-    lr_from, lr_to = (_float(f"{where}.{key}", entry[key]) for key in ("from", "to"))
+    lr_from, lr_to = (_value(f"{where}.{key}", entry[key], float) for key in ("from", "to"))
     return LrRamp(start=start, end=end, lr_from=lr_from, lr_to=lr_to)
 
 
-def _mapping(where: str, entry: object, keys: Mapping[str, bool]) -> Mapping[str, Any]:
+def _mapping(where: str, entry: object, keys: tuple[str, ...], needed: tuple[str, ...]) -> Mapping[str, Any]:
     if not isinstance(entry, Mapping):
-        raise OptionError(f"{where}: not a mapping with the keys {', '.join(keys)}")
+        raise OptionError(f"not a mapping with the keys {', '.join(keys)}", where=where)
     for key in entry:
         if key not in keys:
-            raise OptionError(f"{where}.{key}: unknown key{nearest(key, keys)}")
-    for key, required in keys.items():
-        if required and key not in entry:
-            raise OptionError(f"{where}.{key}: missing")
+            raise OptionError(f"unknown key{nearest(key, keys)}", where=f"{where}.{key}")
+    for key in needed:
+        if key not in entry:
+            raise OptionError("missing", where=f"{where}.{key}")
     return entry
 
 
-def _int(where: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise OptionError(f"{where}: {value!r} is not a whole number")
-    return value
+def _list(where: str, value: object) -> list[object]:
+    if not isinstance(value, list | tuple):
+        raise OptionError("not a list of {epochs: [a, b], from: x, to: y}", where=where)
+    return list(value)
 
 
-def _float(where: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        hint = " (YAML reads 1e-3 as text; write 1.0e-3)" if isinstance(value, str) else ""
-        raise OptionError(f"{where}: {value!r} is not a finite number{hint}")
-    return float(value)
-
-
-def _set_name(where: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise OptionError(f"{where}: {value!r} is no beton set; give a cap in px or 'full'")
-    return str(value)
+def _value(where: str, value: object, kind: Any) -> Any:
+    try:
+        return convert(value, kind)
+    except ValueError as error:
+        raise OptionError(str(error), where=where) from None
 
 
 def _span(where: str, value: object) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise OptionError(f"{where}: {value!r} has no end; give [first epoch, epoch after the last]")
-    return _int(where, value[0]), _int(where, value[1])
+        remedy = "give [first epoch, epoch after the last]"
+        raise OptionError(f"{value!r} has no end", where=where, remedy=remedy)
+    return _value(where, value[0], int), _value(where, value[1], int)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from data_tools.common.options import OptionError
+from data_tools.common.options import REQUIRED, OptionError, check, option
 
 FULL = "full"
 
@@ -31,7 +31,9 @@ class LrRamp:
         check_span("phases[].lr[].epochs", self.start, self.end)
         for key, value in (("from", self.lr_from), ("to", self.lr_to)):
             if not (math.isfinite(value) and value >= 0):
-                raise OptionError(f"phases[].lr[].{key}: {value} is not a learning rate (a finite number >= 0)")
+                raise OptionError(
+                    f"{value} is not a learning rate (a finite number >= 0)", where=f"phases[].lr[].{key}"
+                )
 
     def at(self, epoch: int, batch: int, batches: int) -> float:
         """Rate of batch ``batch`` (counted from 1) of ``batches`` in ``epoch`` (from 0).
@@ -45,69 +47,44 @@ class LrRamp:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """Epochs ``[start, end)`` trained at one size.
-
-    ``data`` and ``val_data`` name beton sets (``"160"``, ``"320"``, ``"full"``); ``px`` is the side of the square
-    training crop, ``val_px`` the short side of a validation crop; ``min_scale`` is the least
-    share of the image's area that a random crop keeps; ``rectangular`` validates on batches cut to their mean aspect
-    ratio.
-    """
+    """Epochs ``[start, end)`` trained at one size; the other fields are keys of a phase in the YAML."""
 
     start: int
     end: int
-    px: int
-    batch_per_gpu: int
-    data: str
-    min_scale: float
-    rectangular: bool
-    val_data: str
-    val_px: int
-    val_batch: int
+    px: int = option(REQUIRED, "side of the square training crop", low=8, high=4096)
+    batch_per_gpu: int = option(REQUIRED, "images a GPU and step", low=1, high=1 << 20)
+    data: str = option(REQUIRED, "the set that it trains on: a cap in px, or `full`")
+    min_scale: float = option(0.08, "the least share of an image's area that a random crop keeps", low=0, high=1)
+    rectangular_val: bool = option(
+        False, "validate on rectangles, cut to the mean shape of their batch, instead of squares"
+    )
+    val_data: str = option("", "the set that it validates on", none="that of `data`")
+    val_px: int = option(0, "side of a validation crop, the shorter one of a rectangle; 0: as `px`", low=0, high=4096)
+    val_batch: int = option(
+        0,
+        "images a validation batch; 0: 512 at 128 px, 256 at 224, else 128, or `batch_per_gpu` if that is more",
+        low=0,
+        high=1 << 20,
+    )
 
     def __post_init__(self) -> None:
         check_span("phases[].epochs", self.start, self.end)
-        for key, low, high in (
-            ("px", 8, 4096),
-            ("val_px", 8, 4096),
-            ("batch_per_gpu", 1, 1 << 20),
-            ("val_batch", 1, 1 << 20),
-        ):
-            if not low <= getattr(self, key) <= high:
-                raise OptionError(f"phases[].{key}: {getattr(self, key)} is outside {low}..{high}")
-        if not 0 < self.min_scale <= 1:
-            raise OptionError(f"phases[].min_scale: {self.min_scale} is outside (0, 1]")
+        published = max(self.batch_per_gpu, {128: 512, 224: 256}.get(self.px, 128))
+        for key, default in (("val_data", self.data), ("val_px", self.px), ("val_batch", published)):
+            if not getattr(self, key):
+                object.__setattr__(self, key, default)
+        try:
+            check(self)
+        except OptionError as error:
+            raise OptionError(error.what, where=f"phases[].{error.where}") from None
         for key in ("data", "val_data"):
             name = getattr(self, key)
             if not (name == FULL or (name.isascii() and name.isdigit() and int(name) > 0)):
-                raise OptionError(f"phases[].{key}: {name!r} is no beton set; give a cap in px or 'full'")
-
-    @staticmethod
-    def of(
-        *,
-        start: int,
-        end: int,
-        px: int,
-        batch_per_gpu: int,
-        data: str,
-        min_scale: float = 0.08,
-        rectangular: bool = False,
-        val_data: str | None = None,
-        val_px: int | None = None,
-        val_batch: int | None = None,
-    ) -> Phase:
-        """A phase that, unless told otherwise, validates at the size and on the set that it trains on."""
-        return Phase(
-            start=start,
-            end=end,
-            px=px,
-            batch_per_gpu=batch_per_gpu,
-            data=data,
-            min_scale=min_scale,
-            rectangular=rectangular,
-            val_data=data if val_data is None else val_data,
-            val_px=px if val_px is None else val_px,
-            val_batch=default_val_batch(px, batch_per_gpu) if val_batch is None else val_batch,
-        )
+                remedy = "give a cap in px or 'full'"
+                raise OptionError(f"{name!r} is no beton set", where=f"phases[].{key}", remedy=remedy)
+        if self.val_px < 8 or not self.min_scale:
+            key = "val_px" if self.val_px < 8 else "min_scale"
+            raise OptionError(f"{getattr(self, key)} is too small", where=f"phases[].{key}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +96,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not self.phases:
-            raise OptionError("phases: empty; give at least one phase")
+            raise OptionError("empty", where="phases", remedy="give at least one phase")
         _check_tiling("phases[].epochs", self.phases, self.epochs)
         _check_tiling("phases[].lr[].epochs", self.ramps, self.epochs)
 
@@ -135,22 +112,19 @@ class Schedule:
         """Learning rate of batch ``batch`` (counted from 1) of ``batches`` in ``epoch`` (from 0)."""
         return _covering(self.ramps, epoch).at(epoch, batch, batches)
 
-    def sets(self) -> tuple[str, ...]:
-        """Names of the beton files used, each once, in order of first use: ``train_160``, ``val_160``, ..."""
+    def betons(self) -> tuple[str, ...]:
+        """Names of the betons used, each once, in order of first use: ``train_160``, ``val_160``, ..."""
         names = [name for p in self.phases for name in (f"train_{p.data}", f"val_{p.val_data}")]
         return tuple(dict.fromkeys(names))
-
-
-def default_val_batch(px: int, batch_per_gpu: int) -> int:
-    """Validation batch of the published recipe for a training size and batch."""
-    return max(batch_per_gpu, {128: 512, 224: 256}.get(px, 128))
 
 
 def check_span(where: str, start: int, end: int) -> None:
     """OptionError unless epochs ``[start, end)`` are some."""
     if not 0 <= start < end:
         raise OptionError(
-            f"{where}: [{start}, {end}] is empty or runs backwards; give [first epoch, epoch after the last]"
+            f"[{start}, {end}] is empty or runs backwards",
+            where=where,
+            remedy="give [first epoch, epoch after the last]",
         )
 
 
@@ -160,12 +134,14 @@ def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[LrRamp], epochs:
         if part.start != at:
             kind, low, high = ("gap", at, part.start) if part.start > at else ("overlap", part.start, at)
             raise OptionError(
-                f"{where}: {kind} between epochs {low} and {high}; each part must begin where the last ended"
+                f"{kind} between epochs {low} and {high}",
+                where=where,
+                remedy="each part must begin where the last ended",
             )
         at = part.end
     if at != epochs:
         kind = "no learning rate" if at < epochs else "a learning rate but no phase"
-        raise OptionError(f"{where}: {kind} for epochs {min(at, epochs)} to {max(at, epochs)}")
+        raise OptionError(f"{kind} for epochs {min(at, epochs)} to {max(at, epochs)}", where=where)
 
 
 P = TypeVar("P", Phase, LrRamp)
@@ -178,6 +154,15 @@ def _covering(parts: Sequence[P], epoch: int) -> P:
     raise IndexError(f"epoch {epoch} is outside the schedule's {parts[-1].end} epochs")
 
 
-def batches_per_epoch(images: int, batch_per_gpu: int, gpus: int) -> int:
-    """Full global batches in ``images``; the ragged rest of an epoch is left out, it comes up in the next."""
-    return images // (batch_per_gpu * gpus)
+def batches_per_epoch(images: int, batch_per_gpu: int, gpus: int, name: object = "the training set") -> int:
+    """Full global batches in the ``images`` of ``name``; the ragged rest of an epoch is left out, it comes up in the
+    next. OptionError where not one batch is full."""
+    global_batch = batch_per_gpu * gpus
+    if global_batch > images:
+        on = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+        raise OptionError(
+            f"{batch_per_gpu} on {on} is {global_batch}, but {name} holds {images} images",
+            where="schedule.phases[].batch_per_gpu",
+            remedy="give a smaller batch",
+        )
+    return images // global_batch

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from data_tools.common.errors import MISTAKE
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
 
@@ -49,7 +50,9 @@ class World:
 def use_cuda(options: Dist) -> bool:
     """Whether ``dist.device`` means GPUs here. OptionError where it asks for one and there is none."""
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("dist.device: cuda, but torch sees no GPU here; dist.device=cpu trains on the CPU")
+        raise OptionError(
+            "cuda, but torch sees no GPU here", where="dist.device", remedy="dist.device=cpu trains on the CPU"
+        )
     return options.device != "cpu" and torch.cuda.is_available()
 
 
@@ -58,8 +61,9 @@ def processes_to_start(options: Dist) -> int:
     gpus = torch.cuda.device_count() if use_cuda(options) else 0
     if gpus and options.processes and options.processes > gpus:
         raise OptionError(
-            f"dist.processes: {options.processes}, but there are {gpus} GPUs here; "
-            f"give at most {gpus}, or dist.device=cpu"
+            f"{options.processes}, but there are {gpus} GPUs here",
+            where="dist.processes",
+            remedy=f"give at most {gpus}, or dist.device=cpu",
         )
     return options.processes or gpus or 1
 
@@ -74,7 +78,9 @@ def accumulation_steps(options: Dist, ranks: int) -> int:
     if options.emulate_gpus is None:
         return 1
     if options.emulate_gpus % ranks:
-        raise OptionError(f"dist.emulate_gpus: {options.emulate_gpus} is no multiple of the {ranks} processes at work")
+        raise OptionError(
+            f"{options.emulate_gpus} is no multiple of the {ranks} processes at work", where="dist.emulate_gpus"
+        )
     return options.emulate_gpus // ranks
 
 
@@ -116,6 +122,8 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
         statuses: dict[int, int] = launcher(main, config)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
+        if failure.exitcode == MISTAKE:  # the process has said what
+            return MISTAKE
         print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
         return 1
     except SignalException:
@@ -187,8 +195,8 @@ def _check_restarts() -> None:
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise OptionError(
-            "torchrun --max-restarts: attempts would mix up each other's addresses; "
-            "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+            "torchrun --max-restarts: attempts would mix up each other's addresses",
+            remedy="start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
         )
 
 

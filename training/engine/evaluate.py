@@ -23,7 +23,7 @@ class EvaluationStopped(Exception):
 def evaluate(predict: Predictor, loader: ValLoader, world: World, signals: StopSignals | None = None) -> Scores:
     """Scores of the model over the whole set of ``loader``, whatever the number of processes.
 
-    Abandoned, in every process, as soon as one of ``wishes`` is to stop; without them it goes to the end.
+    EvaluationStopped, in every process, as soon as one of ``wishes`` is to stop; without them it goes to the end.
     """
     model = predict.model
     share_buffers(model, world)

@@ -48,7 +48,7 @@ class RunLog:
         self.events = SummaryWriter(str(self.dir), purge_step=purge_step)
         if not progress.images_seen:
             self._scalars({"first": time.time()})
-        self.console = Console(config.run)
+        self.console = Console(config.log)
         for row in self.rows:
             self.console.epoch_done(row)
 
@@ -120,7 +120,7 @@ class RunLog:
 
 def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
     """The main process's log; every process calls it, and gets an OptionError where it cannot begin."""
-    images = {name: datasets.images for name, datasets in state.datasets.manifests.items()}
+    images = {name: manifest.images for name, manifest in state.datasets.manifests.items()}
     session = current_session(
         gpus=gpu_names(state.world.device, signals.every_rank),
         processes=state.world.ranks,
@@ -130,7 +130,10 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
         classes=len(state.datasets.classes),
         images=images,
     )
-    log, problem = None, OptionError("run.dir: the main process could not begin its log")
+    log, problem = (
+        None,
+        OptionError("the main process could not begin its log", where="run.dir"),
+    )
     if state.world.is_main:
         try:
             work = WorkModel(schedule=state.schedule, images=images, gpus=state.accumulation_steps * state.world.ranks)

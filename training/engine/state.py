@@ -48,7 +48,7 @@ class TrainState:
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World) -> None:
         self.config, self.datasets, self.world = config, datasets, world
-        self.schedule = config.schedule.build()
+        self.schedule = config.schedule.parsed
         self.progress = Progress()
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
@@ -130,7 +130,9 @@ class TrainState:
         if differing:
             shown = "; ".join(f"{key}: there {there.get(key)}, here {here.get(key)}" for key in differing)
             raise OptionError(
-                f"run.resume: {source}: of another run ({shown}); restore those, or --run.resume=none to start anew"
+                f"{source}: of another run ({shown})",
+                where="run.resume",
+                remedy="restore those, or --run.resume=none to start anew",
             )
         self.model.load_state_dict(saved["model"])
         if self.ema is not None:
@@ -154,7 +156,7 @@ def fingerprint(state: TrainState) -> dict[str, str]:
     shaping["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
     marks = {key: json.dumps(value) for key, value in shaping.items()}
     marks["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]
-    return marks | {name: datasets.digest for name, datasets in state.datasets.manifests.items()}
+    return marks | {name: manifest.digest for name, manifest in state.datasets.manifests.items()}
 
 
 def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> None:

@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from data_tools.beton.checks import read_checksums, structure_faults
 from data_tools.beton.format import BetonError, read_layout
 from data_tools.beton.manifest import checksums_path, read_manifest
+from data_tools.common.errors import UserError
 from data_tools.native.library import TASK
 
 SPARE_DESCRIPTORS = 16
 
 
-class LoadError(RuntimeError):
+class LoadError(UserError, RuntimeError):
     """A sample could not be loaded; the message names the beton, the sample and the reason."""
 
 
 class BetonReader:
     """The samples of a beton. `widths`, `heights`, `labels` are arrays over all of them; `close` is idempotent.
 
-    `classes`: how many the model has; ValueError where a label is outside of them. `checksums`: compare every
+    `classes`: how many the model has; BetonError where a label is outside of them. `checksums`: compare every
     sample's bytes with NAME.beton.xxh64 when it is loaded.
     """
 
@@ -62,9 +63,8 @@ class BetonReader:
     def _check_labels(self, classes: int | None) -> None:
         if classes is not None and self.labels.size and int(self.labels.max()) >= classes:
             worst = int(self.labels.argmax())
-            raise ValueError(
-                f"{self.path}: sample {worst} has label {self.labels[worst]}, but the model has {classes} classes"
-            )
+            what = f"sample {worst} has label {self.labels[worst]}, but the model has {classes} classes"
+            raise BetonError(what, where=self.path)
 
     def tasks(self, samples: NDArray[np.int64], crops: NDArray[np.void]) -> NDArray[np.void]:
         """Rows for the native threads."""
@@ -87,17 +87,19 @@ class BetonReader:
         try:
             now = _mark(self.path.stat())
         except OSError as error:
-            raise LoadError(f"{self.path}: gone while in use ({error.strerror}); put it back") from None
+            raise LoadError(f"gone while in use ({error.strerror})", where=self.path, remedy="put it back") from None
         if now != self._mark:
             raise LoadError(
-                f"{self.path}: changed in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,}); "
-                "put the file back that the run began with, or start the run anew"
+                f"changed in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,})",
+                where=self.path,
+                remedy="put the file back that the run began with, or start the run anew",
             )
 
     def explain(self, sample: int, reason: str) -> LoadError:
         return LoadError(
-            f"{self.path}: sample {sample} (label {self.labels[sample]}) cannot be loaded: {reason}; "
-            "run `python -m data_tools.verify` on the file"
+            f"sample {sample} (label {self.labels[sample]}) cannot be loaded: {reason}",
+            where=self.path,
+            remedy="run `python -m data_tools.verify` on the file",
         )
 
     def close(self) -> None:
@@ -106,14 +108,15 @@ class BetonReader:
             os.close(file)
 
 
-def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
+def _mark(status: os.stat_result) -> tuple[int, int, int, int]:
     """What changes when a file is replaced, cut or written to."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _open(path: Path) -> int:
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     if allowed - used < SPARE_DESCRIPTORS:
-        raise OSError(f"{path}: {used} of {allowed} file descriptors are in use; raise the limit: ulimit -n 4096")
+        what = f"{used} of {allowed} file descriptors are in use"
+        raise LoadError(what, where=path, remedy="raise the limit: ulimit -n 4096")
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -6,7 +6,6 @@ CRC-32 of every member is verified before anything is read from it.
 
 from __future__ import annotations
 
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from data_tools.common.files import sync_folder
+from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
 
 VERSION = 1
@@ -23,17 +22,8 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` beside ``path``, then rename it there, so that ``path`` is the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with partial_file(path) as partial:
+        torch.save({"version": VERSION, **state}, partial)
 
 
 def save_last(run_dir: Path, state: dict[str, Any]) -> None:
@@ -55,7 +45,7 @@ def load(path: Path) -> dict[str, Any]:
 def read(path: Path) -> Any:
     """What torch saved at ``path``, on the CPU: tensors and plain values, whoever made it. OptionError as above."""
     if not path.is_file():
-        raise OptionError(f"{path}: no checkpoint here; give the last.pt or best.pt of a run folder")
+        raise OptionError("no checkpoint here", where=path, remedy="give the last.pt or best.pt of a run folder")
     try:
         if zipfile.is_zipfile(path):  # before torch 1.6 it was another format, without checksums
             with zipfile.ZipFile(path) as file:
@@ -65,13 +55,13 @@ def read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise half a dozen types for a damaged or hostile file
         reason = " ".join(str(error).split())[:200]  # torch's advice fills a screen
-        raise OptionError(f"{path}: not a readable checkpoint ({type(error).__name__}: {reason})") from error
+        raise OptionError(f"not a readable checkpoint ({type(error).__name__}: {reason})", where=path) from error
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
     """``state`` if it is one that :func:`save` wrote; else OptionError."""
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise OptionError(f"{path}: not a checkpoint of this program, or of another version; use another")
+        raise OptionError("not a checkpoint of this program, or of another version", where=path, remedy="use another")
     return state
 
 
@@ -90,5 +80,5 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             error = error or damaged
             print(f"note: {damaged}; going back to the checkpoint before", file=sys.stderr)
     if error is not None:
-        raise OptionError(f"run.resume: {error}; nothing older is left; --run.resume=none starts anew")
+        raise OptionError(f"{error}; nothing older is left", where="run.resume", remedy="--run.resume=none starts anew")
     return None

@@ -42,8 +42,9 @@ def read(path: Path) -> Weights:
         return Weights(source=path, tensors=state["model"], classes=tuple(state["classes"]))
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise OptionError(
-            f"{path}: neither a checkpoint of this program nor a state dict of tensors; give one of a ResNet, "
-            "such as torchvision publishes"
+            "neither a checkpoint of this program nor a state dict of tensors",
+            where=path,
+            remedy="give one of a ResNet, such as torchvision publishes",
         )
     return Weights(source=path, tensors=dict(content))
 
@@ -64,7 +65,9 @@ def _from_safetensors(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         classes = json.loads(metadata["classes"]) if "classes" in metadata else None
     except (SafetensorError, ValueError) as error:
-        raise OptionError(f"{path}: not readable safetensors ({error}); fetch or export it again") from error
+        raise OptionError(
+            f"not readable safetensors ({error})", where=path, remedy="fetch or export it again"
+        ) from error
     return Weights(source=path, tensors=tensors, classes=classes and tuple(map(str, classes)))
 
 
@@ -75,7 +78,9 @@ def needs_extra(what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise OptionError(
-            f"{what}: the package {error.name} is missing; pip install -e '.[export]', or uv sync --extra export"
+            f"the package {error.name} is missing",
+            where=what,
+            remedy="pip install -e '.[export]', or uv sync --extra export",
         ) from error
 
 
@@ -83,12 +88,13 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     """Give ``network``, whose outputs are ``classes``, the weights. OptionError where they are another network's."""
     if weights.classes is not None and weights.classes != classes:
         raise OptionError(
-            f"{weights.source}: for {len(weights.classes)} other classes than the {len(classes)} here; "
-            "give betons of the data that it was trained on"
+            f"for {len(weights.classes)} other classes than the {len(classes)} here",
+            where=weights.source,
+            remedy="give betons of the data that it was trained on",
         )
     wanted, given = _shapes(network.state_dict()), _shapes(weights.tensors)
     if wanted != given:
-        raise OptionError(f"{weights.source}: {_difference(wanted, given)}")
+        raise OptionError(f"{_difference(wanted, given)}", where=weights.source)
     network.load_state_dict(weights.tensors)
 
 

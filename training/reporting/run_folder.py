@@ -78,11 +78,11 @@ def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
 
 def _run(folder: Path, name: str) -> RunFolder:
     if not folder.is_dir():
-        raise OptionError(f"{folder}: no such folder; give a run folder, as in runs/titan8")
+        raise OptionError("no such folder", where=folder, remedy="give a run folder, as in runs/titan8")
     rows = read_epochs(folder)
     if not rows:
         what = "no epoch is complete yet" if (folder / EPOCHS).is_file() else f"no {EPOCHS} here; give a run folder"
-        raise OptionError(f"{folder}: {what}")
+        raise OptionError(f"{what}", where=folder)
     config, schedule = _config(folder)
     sessions = read_sessions(folder)
     return RunFolder(name=name, dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
@@ -94,11 +94,11 @@ def _config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(config, dict) and all(isinstance(section, dict) for section in config.values())):
             raise ValueError("not sections of options")
-        return config, ScheduleOptions(**config["schedule"]).build()
+        return config, ScheduleOptions(**config["schedule"]).parsed
     except FileNotFoundError:
-        raise OptionError(f"{path}: missing; a run folder has one") from None
+        raise OptionError("missing", where=path, remedy="a run folder has one") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise OptionError(f"{path}: damaged, or of another version ({error}); restore it") from None
+        raise OptionError(f"damaged, or of another version ({error})", where=path, remedy="restore it") from None
 
 
 def published() -> Published:

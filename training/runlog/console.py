@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from training.config.run_config import Run
+from data_tools.common.progress_bar import terminal_bar
+from training.config.run_config import Log, RunConfig
 from training.runlog.epoch_table import HEADING, EpochRow, line
 
 if TYPE_CHECKING:
@@ -67,32 +67,32 @@ def as_json(event: str, values: Mapping[str, Any]) -> str:
     return json.dumps({"event": event, **plain})
 
 
-def print_complete(options: Run, epochs: int) -> None:
-    if options.log == "json":
-        print(as_json("complete", {"dir": str(options.dir), "epochs": epochs}))
+def print_complete(config: RunConfig, epochs: int) -> None:
+    if config.log.format == "json":
+        print(as_json("complete", {"dir": str(config.run.dir), "epochs": epochs}))
     else:
-        print(f"{options.dir}: complete after {epochs} epochs; --run.resume=none starts anew")
+        print(f"{config.run.dir}: complete after {epochs} epochs; --run.resume=none starts anew")
 
 
-def print_scores(options: Run, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
+def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
     """The answer to ``run.eval_only``."""
-    if options.log == "json":
-        about = {"checkpoint": str(options.checkpoint), "px": px, "set": val_set, "rectangular": rectangular}
+    if config.log.format == "json":
+        about = {"checkpoint": str(config.run.checkpoint), "px": px, "set": val_set, "rectangular": rectangular}
         print(as_json("validation", asdict(scores) | about))
         return
     kind = "rectangles" if rectangular else "squares"
     print(
-        f"{options.checkpoint}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
+        f"{config.run.checkpoint}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
         f"({scores.images} images, {px} px {kind} of {val_set})"
     )
 
 
 class Console:
     """Standard output has the epochs, as a table or as JSON objects; then it has the progress, too. Otherwise that
-    goes to standard error: a bar on a terminal, else a plain line every ``run.log_seconds``."""
+    goes to standard error: a bar on a terminal, else a plain line every ``log.seconds``."""
 
-    def __init__(self, options: Run) -> None:
-        self._json, self._seconds = options.log == "json", options.log_seconds
+    def __init__(self, options: Log) -> None:
+        self._json, self._seconds = options.format == "json", options.seconds
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
         self._said = time.monotonic()
@@ -102,16 +102,8 @@ class Console:
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
         if self._terminal:
-            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
-            self._bar = tqdm(
-                total=batches,
-                initial=batch,
-                desc=f"epoch {epoch}",
-                leave=False,
-                bar_format="{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
-                ncols=size.columns,  # what is wider is cut off: a line that wraps stays behind
-                nrows=size.lines,
-            )
+            bar_format = "{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
+            self._bar = terminal_bar(batches, batch, desc=f"epoch {epoch}", leave=False, bar_format=bar_format)
 
     def wants(self) -> bool:
         """Whether it is time to show how the run stands."""

@@ -66,7 +66,9 @@ def read_sessions(run_dir: Path) -> list[Session]:
         noted = json.loads(path.read_text(encoding="utf-8"))
         return [_session(entry) for entry in noted]
     except (ValueError, TypeError, KeyError) as error:
-        raise OptionError(f"{path}: damaged, or of another version ({error}); restore it, or remove it") from None
+        raise OptionError(
+            f"damaged, or of another version ({error})", where=path, remedy="restore it, or remove it"
+        ) from None
 
 
 def _session(entry: dict[str, Any]) -> Session:

@@ -17,7 +17,9 @@ ID = "wandb.id"
 def check(project: str | None) -> None:
     """OptionError where ``project`` asks for a package that is not there. Imports nothing."""
     if project is not None and importlib.util.find_spec("wandb") is None:
-        raise OptionError("log.wandb: wandb is not installed here; pip install 'wandb>=0.19', or leave log.wandb out")
+        raise OptionError(
+            "wandb is not installed here", where="log.wandb", remedy="pip install 'wandb>=0.19', or leave log.wandb out"
+        )
 
 
 class Tracker:
@@ -43,7 +45,9 @@ class Tracker:
             )
         except wandb.Error as error:
             said = " ".join(str(error).split()).rstrip(".")
-            raise OptionError(f"log.wandb: {said}; WANDB_MODE=offline keeps it in {run_dir}") from None
+            raise OptionError(
+                f"{said}", where="log.wandb", remedy=f"WANDB_MODE=offline keeps it in {run_dir}"
+            ) from None
         self._run.define_metric("*", step_metric="images_seen")
 
     def log(self, values: Mapping[str, float], images_seen: int) -> None:

@@ -7,4 +7,4 @@ from training import estimate
 
 def test_rate_is_measured_on_this_machine() -> None:
     options = config("cpu_demo")
-    assert estimate.measured_rate(options, options.schedule.build().phases[0], steps=1) > 0
+    assert estimate.measured_rate(options, options.schedule.parsed.phases[0], steps=1) > 0

@@ -13,8 +13,8 @@ PAGE = ROOT / "docs/RECIPES.md"
 
 
 def test_page_is_up_to_date() -> None:
-    text = PAGE.read_text()
-    assert render_recipe_docs.renewed(text, list(RECIPES.values())) == text, "make docs renews it"
+    sections = render_recipe_docs.sections(list(RECIPES.values()))
+    assert "\n".join(sections).strip() in PAGE.read_text(), "make docs renews it"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -34,7 +34,7 @@ def test_table_has_a_row_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_csv_has_a_row_per_batch(tmp_path: Path) -> None:
     path = tmp_path / "plan.csv"
-    assert train_imagenet.main([*TITAN8, f"--run.plan={path}", "--data.train_images=100000"]) == 0
+    assert train_imagenet.main([*TITAN8, f"--run.plan_csv={path}", "--data.train_images=100000"]) == 0
     rows = path.read_text().splitlines()
     assert rows[0] == "epoch,batch,batches,px,batch_per_gpu,set,lr"
     assert len(rows) == 1 + 13 * 24 + 12 * 55 + 3 * 97

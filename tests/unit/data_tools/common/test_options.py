@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from data_tools.common.options import REQUIRED, OptionError, check, flatten, option, parse, parse_or_exit
+from data_tools.common.errors import HelpRequested
+from data_tools.common.options import REQUIRED, OptionError, check, entries, option, option_rows, parse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,8 +18,8 @@ class Write:
     side: Literal["shorter", "longer"] = option("shorter", "side that is capped")
     caps: tuple[str, ...] = option(("160", "full"), "caps")
     rate: float = option(0.1, "a rate", low=0)
-    dry: bool = option(False, "no files")
-    limit: int | None = option(None, "a limit")
+    dry: bool = option(False, "no files", was=("write.dry_run",))
+    limit: int | None = option(None, "a limit", none="as many as there are")
     phases: list[Any] = option([], "a structure")
     out: Path = option(Path("data"), "folder")
 
@@ -83,6 +84,7 @@ def test_values_are_converted_to_their_types(argv: list[str], key: str, value: o
         ("--write.dry=maybe", ["write.dry", "boolean"]),
         ("--write.phases=[1]", ["write.phases", "list"]),
         ("stray", ["stray"]),
+        ("--write.dry_run=1", ["option --write.dry_run is now --write.dry (true or false)"]),
     ],
 )
 def test_wrong_option_is_refused_in_one_line_that_names_it(argument: str, words: list[str]) -> None:
@@ -145,16 +147,51 @@ def test_missing_file_and_missing_required_value(tmp_path: Path) -> None:
         parse(NeedSpec, [], prog="p.py")
 
 
-def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        parse_or_exit(Spec, ["--write.q=1"], prog="p.py")
-    assert stopped.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    with pytest.raises(SystemExit) as stopped:
-        parse_or_exit(Spec, ["--help"], prog="p.py", description="Does it.")
-    assert stopped.value.code == 0
-    out = capsys.readouterr().out
-    assert all(f"--{key}" in out for key in flatten(Spec(write=Write())))
+def test_help_lists_every_option_with_its_default() -> None:
+    with pytest.raises(HelpRequested) as asked:
+        parse(Spec, ["--help"], prog="p.py", description="Does it.")
+    text = str(asked.value)
+    assert text.startswith("usage: python p.py [--config-file FILE.yaml] [--section.key=value ...]\n\nDoes it.\n")
+    assert all(f"  --{entry.key} " in text for entry in entries(Spec))
+    assert "JPEG quality; 1 to 100 [90]" in text
+    assert "side that is capped; shorter or longer [shorter]" in text
+    assert "a limit [as many as there are]" in text
+
+
+def test_table_has_every_option_with_its_default() -> None:
+    rows = {row[0]: row[1:] for row in option_rows(Spec, "write")}
+    assert rows["`--write.quality`"] == ["`90`", "JPEG quality; 1 to 100"]
+    assert rows["`--write.side`"] == ["`shorter`", "side that is capped; `shorter` or `longer`"]
+    assert rows["`--write.limit`"] == ["none", "a limit; none: as many as there are"]
+    assert rows["`--write.dry`"] == ["`false`", "no files"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tool:
+    """A tool."""
+
+    files: tuple[Path, ...] = option(REQUIRED, "what to look at", argument="FILE")
+    full: bool = option(False, "everything")
+    dry_run: bool = option(False, "nothing")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@pytest.mark.parametrize(
+    "argv", [["--full", "a", "b"], ["a", "--full", "b"], ["--full", "true", "a", "b"], ["a", "b", "--full"]]
+)
+def test_words_without_names_and_switches_mix(argv: list[str]) -> None:
+    assert parse(Tool, argv, prog="a.tool") == Tool(files=(Path("a"), Path("b")), full=True)
+
+
+def test_dashes_stand_for_underscores() -> None:
+    assert parse(Tool, ["a", "--dry-run"], prog="a.tool").dry_run
+
+
+def test_missing_word_is_named() -> None:
+    with pytest.raises(OptionError, match="FILE is required: what to look at"):
+        parse(Tool, ["--full"], prog="a.tool")
 
 
 def test_section_made_in_code_is_checked_too() -> None:

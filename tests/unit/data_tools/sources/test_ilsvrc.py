@@ -7,7 +7,7 @@ from helpers.images import META_MAT, WNIDS, devkit, inner_tar, write_tar
 from helpers.indexes import indexed_images
 
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 
 def official(folder: Path) -> tuple[list[Path], dict[str, bytes]]:
@@ -37,28 +37,28 @@ def test_official_archives_equal_the_sorted_tar(tmp_path: Path) -> None:
 
 def test_validation_images_need_the_devkit(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
-    with pytest.raises(ArchiveError, match="devkit_t12"):
+    with pytest.raises(SourceError, match="devkit_t12"):
         read_index(paths[:2])
 
 
 def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
     devkit(paths[2], [1, 2])
-    with pytest.raises(ArchiveError, match="labels for images 1 to 2"):
+    with pytest.raises(SourceError, match="labels for images 1 to 2"):
         read_index(paths)
     devkit(paths[2], [1, 2, 3, 99, 1])
-    with pytest.raises(ArchiveError, match="do not go together"):
+    with pytest.raises(SourceError, match="do not go together"):
         read_index(paths)
     devkit(paths[2], [1], synsets=META_MAT[:200])
-    with pytest.raises(ArchiveError, match="do not go together"):
+    with pytest.raises(SourceError, match="do not go together"):
         read_index(paths)
     paths[2].write_bytes(paths[2].read_bytes()[:150])
-    with pytest.raises(ArchiveError):
+    with pytest.raises(SourceError):
         read_index(paths)
 
 
 def test_truncated_inner_archive_is_refused(tmp_path: Path) -> None:
     whole = inner_tar({"n01_1.JPEG": b"x" * 600, "n01_2.JPEG": b"y" * 600})
     path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024]})
-    with pytest.raises(ArchiveError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
+    with pytest.raises(SourceError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
         read_index([path])

@@ -8,7 +8,7 @@ from helpers.indexes import FILES, indexed_images
 
 from data_tools.sources.image_folder import locate
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 
 def test_resized_images_form_a_split_index_for_each_cap(tmp_path: Path) -> None:
@@ -36,5 +36,5 @@ def test_locate_finds_split_cap_class_and_file_name() -> None:
 def test_symbolic_links_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {name[2:]: data for name, data in FILES.items()})
     (folder / "train/n01/evil.JPEG").symlink_to("/etc/passwd")
-    with pytest.raises(ArchiveError, match=r"evil\.JPEG: a symbolic link"):
+    with pytest.raises(SourceError, match=r"evil\.JPEG: a symbolic link"):
         read_index([folder])

@@ -7,7 +7,7 @@ from helpers.images import write_tar
 from helpers.indexes import FILES, WANTED, indexed_images
 
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 
 def test_digest_changes_with_name_size_and_class(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_classes_are_the_union_of_both_splits(tmp_path: Path) -> None:
 
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
     files = {"x-sz/160/train/c/a": b"1", "y/train/c/a": b"2", "y/train/c/b": b"2"}
-    with pytest.raises(ArchiveError, match="same images"):
+    with pytest.raises(SourceError, match="same images"):
         read_index([write_tar(tmp_path / "a.tar", files)])
 
 
@@ -45,5 +45,5 @@ def test_other_files_are_counted_and_one_is_named(tmp_path: Path) -> None:
 def test_duplicate_images_are_refused(tmp_path: Path) -> None:
     one = write_tar(tmp_path / "1.tar", FILES)
     two = write_tar(tmp_path / "2.tar", {"other/train/n01/b.JPEG": b"another"})
-    with pytest.raises(ArchiveError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
+    with pytest.raises(SourceError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
         read_index([one, two])

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from data_tools.sources.parquet import Rows
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 
 def shard(
@@ -80,14 +80,14 @@ def test_classes_without_wnids_are_named_by_the_features_or_numbered(tmp_path: P
 
 
 def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="of which split"):
+    with pytest.raises(SourceError, match="of which split"):
         read_index([shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])])
-    with pytest.raises(ArchiveError, match="has no label"):
+    with pytest.raises(SourceError, match="has no label"):
         read_index([shard(tmp_path / "train.parquet", [("1.png", -1, b"x")])])
     clash = [("n00000001_1.JPEG", 0, b"x"), ("n00000002_1.JPEG", 0, b"x")]
-    with pytest.raises(ArchiveError, match="label 0 is n00000001 and n00000002"):
+    with pytest.raises(SourceError, match="label 0 is n00000001 and n00000002"):
         read_index([shard(tmp_path / "train.parquet", clash)])
     whole = shard(tmp_path / "train.parquet", [("1.png", 0, b"x" * 999)]).read_bytes()
     (tmp_path / "train.parquet").write_bytes(whole[:-50])
-    with pytest.raises(ArchiveError, match="not a whole parquet file"):
+    with pytest.raises(SourceError, match="not a whole parquet file"):
         read_index([tmp_path / "train.parquet"])

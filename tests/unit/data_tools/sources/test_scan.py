@@ -10,7 +10,7 @@ from helpers.images import member, write_folder, write_tar
 from helpers.indexes import FILES, WANTED, indexed_images
 
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError
+from data_tools.sources.tar import SourceError
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -45,12 +45,12 @@ def test_folder_one_tar_and_several_tars_give_the_same_index(tmp_path: Path) -> 
 )
 def test_files_that_are_no_archive_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ArchiveError, match=words):
+    with pytest.raises(SourceError, match=words):
         read_index([tmp_path / "a.tar"])
     with pytest.raises(FileNotFoundError, match=r"none\.tar: no such source"):
         read_index([tmp_path / "none.tar"])
 
 
 def test_source_without_images_is_refused_with_the_expected_layout(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"train,val.*<class>.*found .*a/b\.JPEG"):
+    with pytest.raises(SourceError, match=r"train,val.*<class>.*found .*a/b\.JPEG"):
         read_index([write_tar(tmp_path / "a.tar", {"a/b.JPEG": b"1"})])

@@ -10,7 +10,7 @@ from helpers.images import inner_tar, member, write_tar
 from helpers.indexes import FILES
 
 from data_tools.sources.scan import read_index
-from data_tools.sources.tar import ArchiveError, members
+from data_tools.sources.tar import SourceError, members
 
 
 def test_members_within_a_byte_range(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_hostile_members_are_refused_by_name(tmp_path: Path, change: dict[str, o
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(member("x/train/c/a", b"1"), io.BytesIO(b"1"))
         tar.addfile(info)
-    with pytest.raises(ArchiveError, match=words) as caught:
+    with pytest.raises(SourceError, match=words) as caught:
         read_index([path])
     assert str(path) in str(caught.value)
     assert info.name in str(caught.value)
@@ -55,7 +55,7 @@ def test_truncated_archive_is_refused(tmp_path: Path) -> None:
     silent = 0
     for cut in range(512, end + 1024, 256):
         (tmp_path / "c.tar").write_bytes(whole[:cut])
-        with pytest.raises(ArchiveError, match="ends early"):
+        with pytest.raises(SourceError, match="ends early"):
             read_index([tmp_path / "c.tar"])
         with contextlib.suppress(tarfile.ReadError), tarfile.open(tmp_path / "c.tar") as tar:
             silent += bool(tar.getnames())
@@ -68,5 +68,5 @@ def test_damaged_header_is_refused(tmp_path: Path) -> None:
     content = bytearray(write_tar(tmp_path / "a.tar", FILES).read_bytes())
     content[1024 + 150] ^= 0xFF
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ArchiveError, match=r"no tar header at byte 1024, after x/train/n02/b\.JPEG"):
+    with pytest.raises(SourceError, match=r"no tar header at byte 1024, after x/train/n02/b\.JPEG"):
         read_index([tmp_path / "a.tar"])

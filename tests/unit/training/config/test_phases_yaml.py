@@ -38,14 +38,14 @@ def test_ffcv_recipes_change_image_size_as_ffcv_does() -> None:
     ("phases", "message"),
     [
         ([phase(batch_pre_gpu=3)], r"phases\[0\]\.batch_pre_gpu: unknown key; did you mean batch_per_gpu"),
-        ([phase(px="128")], r"px: '128' is not a whole number"),
+        ([phase(px="12x")], r"px: '12x' is not a whole number"),
         ([phase(px=True)], "px: True is not a whole number"),
-        ([phase(px=0)], "px: 0 is outside"),
-        ([phase(batch_per_gpu=-1)], "batch_per_gpu: -1 is outside"),
+        ([phase(px=0)], r"px: 0 is out of range \(8 to 4096\)"),
+        ([phase(batch_per_gpu=-1)], "batch_per_gpu: -1 is out of range"),
         ([phase(min_scale=float("nan"))], "min_scale: nan is not a finite number"),
-        ([phase(min_scale=1.5)], "min_scale: 1.5 is outside"),
+        ([phase(min_scale=1.5)], "min_scale: 1.5 is out of range"),
         ([phase(data="-sz/160")], "is no beton set"),
-        ([phase(rectangular_val="yes please")], "neither true nor false"),
+        ([phase(rectangular_val="yes please")], "not a boolean"),
         ([phase(epochs=[2, 0])], "runs backwards"),
         ([phase(epochs=[0])], "has no end"),
         ([phase(lr=[{"epochs": [0, 2], "from": 1.0}])], r"lr\[0\]\.to: missing"),
@@ -66,6 +66,11 @@ def test_wrong_phases_are_refused(phases: object, message: str) -> None:
     with pytest.raises(OptionError, match=message) as refused:
         from_phases(phases)
     assert "\n" not in str(refused.value)
+
+
+def test_numbers_may_be_text_as_yaml_reads_1e_3() -> None:
+    ramp = yaml.safe_load("{epochs: [0, 2], from: 1e-3, to: 2.0}")
+    assert from_phases([phase(px="128", lr=[ramp])]).ramps[0].lr_from == 1e-3
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -15,11 +15,7 @@ config = partial(recipes.config, "titan8")
 
 def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of train_imagenet.py."""
-    try:
-        status = train_imagenet.main(list(argv))
-    except SystemExit as stopped:
-        status = int(stopped.code or 0)
-    return status, *capsys.readouterr()
+    return train_imagenet.main(list(argv)), *capsys.readouterr()
 
 
 def test_command_line_wins_over_yaml() -> None:
@@ -57,6 +53,11 @@ def test_loss_scale_is_a_number_or_dynamic() -> None:
         (["--run.checkpoint=best.pt"], "only for --run.eval_only"),
         (["--schedule.imagenet18=[]"], "either phases or imagenet18"),
         (["titan8.yaml"], "unexpected argument"),
+        (["--data.verify=checksums"], "option --data.verify is now --data.checksums (true or false)"),
+        (["--run.log=json"], "option --run.log is now --log.format"),
+        (["--run.log_seconds=3"], "option --run.log_seconds is now --log.seconds"),
+        (["--run.eval_rect=1"], "option --run.eval_rect is now --run.eval_rectangular"),
+        (["--run.plan=tru"], "--run.plan: 'tru' is not a boolean (true or false); a file for it is --run.plan_csv"),
     ],
 )
 def test_wrong_options_are_refused(argv: list[str], message: str) -> None:

@@ -62,7 +62,7 @@ def is_refused_in_one_line(make: Any) -> bool:
 def test_any_value_anywhere_in_a_recipe(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
     changed = put(TITAN8, place, value)
     if not is_refused_in_one_line(lambda: read(changed, tmp_path)):
-        schedule = read(changed, tmp_path).schedule.build()
+        schedule = read(changed, tmp_path).schedule.parsed
         for epoch in (0, schedule.epochs - 1):
             assert math.isfinite(schedule.lr(epoch, 1, 10))
             assert schedule.phase(epoch).px > 0

@@ -3,7 +3,7 @@
 import pytest
 from helpers.recipes import schedule
 
-from training.config.schedule import LrRamp, default_val_batch
+from training.config.schedule import LrRamp, Phase
 
 
 def test_published_learning_rates() -> None:
@@ -16,9 +16,12 @@ def test_published_learning_rates() -> None:
 def test_published_val_batches_and_sets() -> None:
     titan8 = schedule("titan8")
     assert [p.val_batch for p in titan8.phases] == [512, 256, 128]
-    assert [default_val_batch(px, bs) for px, bs in ((128, 1024), (224, 192), (288, 64))] == [1024, 256, 128]
-    assert titan8.sets() == ("train_160", "val_160", "train_320", "val_320", "train_full", "val_full")
-    assert [p.rectangular for p in titan8.phases] == [False, False, True]
+    phases = [
+        Phase(start=0, end=1, px=px, batch_per_gpu=bs, data="160") for px, bs in ((128, 1024), (224, 192), (288, 64))
+    ]
+    assert [p.val_batch for p in phases] == [1024, 256, 128]
+    assert titan8.betons() == ("train_160", "val_160", "train_320", "val_320", "train_full", "val_full")
+    assert [p.rectangular_val for p in titan8.phases] == [False, False, True]
     assert [p.min_scale for p in titan8.phases] == [0.08, 0.087, 0.5]
 
 

@@ -55,17 +55,6 @@ def test_page_order_reads_each_page_in_one_window() -> None:
     assert not np.array_equal(samples, sample_order.page_order(2, 1, pages, window=4))
 
 
-def test_clumping_is_1_for_a_uniform_order_and_more_for_page_order() -> None:
-    pages = np.repeat(np.arange(50), 40)
-    uniform = [sample_order.clumping(sample_order.epoch_order(s, 0, 2000), pages, 40) for s in range(10)]
-    assert np.mean(uniform) == pytest.approx(1.0, abs=0.03)
-    near = sample_order.page_order(0, 0, pages.astype(np.uint64), window=1)
-    # One page makes one batch: every pair is one of equals, where 39 of 1999 would be.
-    assert sample_order.clumping(near, pages, 40) == pytest.approx(1999 / 39)
-    wider = sample_order.page_order(0, 0, pages.astype(np.uint64), window=10)
-    assert sample_order.clumping(wider, pages, 40) == pytest.approx(1999 / 39 * 39 / 399, rel=0.1)
-
-
 def test_window_of_0_pages_is_refused() -> None:
     with pytest.raises(ValueError, match="window of 0 pages"):
         sample_order.page_order(0, 0, np.zeros(3, np.uint64), window=0)

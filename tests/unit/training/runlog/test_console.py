@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from helpers.run_folders import rows
 
-from training.config.run_config import Run
+from training.config.run_config import Log
 from training.runlog import console
 from training.runlog.console import Console, ProgressSnapshot
 
@@ -67,7 +67,7 @@ def test_clock_format(seconds: float, text: str) -> None:
 
 
 def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Console(Run(log_seconds=0))
+    shown = Console(Log(seconds=0))
     shown.epoch_begins(3, 0, 312)
     assert shown.wants()
     shown.progress(SNAPSHOT)
@@ -87,7 +87,7 @@ def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("training.runlog.console.time.monotonic", lambda: now[0])
-    shown, wanted = Console(Run(log_seconds=30)), []
+    shown, wanted = Console(Log(seconds=30)), []
     for _ in range(100):
         now[0] += 1
         wanted.append(shown.wants())
@@ -101,7 +101,7 @@ def test_terminal_shows_a_bar_and_clears_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal(monkeypatch) as screen:
-        shown = Console(Run(log_seconds=0))
+        shown = Console(Log(seconds=0))
         shown.epoch_begins(3, 0, 312)
         shown.progress(SNAPSHOT)
         bar = screen("loss 4")
@@ -116,7 +116,7 @@ def test_terminal_shows_a_bar_and_clears_it(
 
 
 def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Console(Run(log="json", log_seconds=0))
+    shown = Console(Log(format="json", seconds=0))
     shown.epoch_begins(3, 0, 312)
     shown.progress(replace(SNAPSHOT, run_seconds_left=float("nan"), loss=float("inf")))
     shown.epoch_done(rows([1, 2, 3])[2])

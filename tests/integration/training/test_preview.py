@@ -1,4 +1,4 @@
-"""The preview shows the loaders' own crops, pixel by pixel."""
+"""The preview shows exactly the crops that the loaders give."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from training.reporting import contact_sheet
 
 SCHEDULE = Schedule(
     phases=(
-        Phase.of(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
-        Phase.of(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular=True),
+        Phase(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
+        Phase(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular_val=True),
     ),
     ramps=(LrRamp(start=0, end=3, lr_from=0.1, lr_to=0.0),),
 )
@@ -37,7 +37,7 @@ def picture(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarra
     return np.asarray(Image.open(out))
 
 
-def shown(picture: np.ndarray, images: torch.Tensor) -> list[bool]:
+def found_in(picture: np.ndarray, images: torch.Tensor) -> list[bool]:
     """Whether each image stands somewhere in the picture."""
     found = []
     for pixels in images.permute(0, 2, 3, 1).numpy():
@@ -48,29 +48,29 @@ def shown(picture: np.ndarray, images: torch.Tensor) -> list[bool]:
     return found
 
 
-def test_training_crops_are_those_of_the_run(picture: np.ndarray, betons: Path) -> None:
+def test_training_crops_equal_those_of_a_run(picture: np.ndarray, betons: Path) -> None:
     for phase, many in zip(SCHEDULE.phases, (30, 22), strict=True):
         path = betons / f"train_{phase.data}.beton"
         with TrainLoader(path, px=phase.px, batch=many, min_scale=phase.min_scale, seed=3) as loader:
             batches = {epoch: next(loader.epoch(epoch))[0] for epoch in (phase.start, phase.start + 1)}
-        assert all(shown(picture, batches[phase.start]))
-        assert not any(shown(picture, batches[phase.start + 1]))
+        assert all(found_in(picture, batches[phase.start]))
+        assert not any(found_in(picture, batches[phase.start + 1]))
 
 
-def test_validation_crops_are_those_of_the_run(picture: np.ndarray, betons: Path) -> None:
+def test_validation_crops_equal_those_of_a_run(picture: np.ndarray, betons: Path) -> None:
     for phase in SCHEDULE.phases:
         path = betons / f"val_{phase.data}.beton"
         for rectangular in (False, True):
             with ValLoader(path, px=phase.px, batch=phase.val_batch, rectangular=rectangular) as loader:
-                seen = [shown(picture, images) for images, _ in loader]
-            assert any(map(any, seen)) == (not rectangular or phase.rectangular)
+                seen = [found_in(picture, images) for images, _ in loader]
+            assert any(map(any, seen)) == (not rectangular or phase.rectangular_val)
             if any(map(any, seen)):
-                assert all(map(any, seen))  # something of every batch, since there are few
+                assert all(map(any, seen))  # some of every batch
 
 
-def test_mixed_images_and_their_shares(betons: Path) -> None:
+def test_labels_give_the_shares_of_mixed_images(betons: Path) -> None:
     options = RunConfig(schedule=ScheduleOptions(phases=to_phases(SCHEDULE)), train=Train(mixup=0.9))
-    found = read_datasets(betons, SCHEDULE.sets())
+    found = read_datasets(betons, SCHEDULE.betons())
     phase = SCHEDULE.phases[0]
     mixed = preview.training_crops(options, found, phase, 8)
     plain = preview.training_crops(RunConfig(schedule=options.schedule), found, phase, 8)
@@ -98,7 +98,7 @@ def test_labels_and_lines_stay_inside() -> None:
     ("arguments", "reason"),
     [(["--data.dir=/nowhere"], "no beton here"), (["--out", "x.unknown"], "unknown file extension")],
 )
-def test_refusals(
+def test_wrong_options_are_refused(
     betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(f"{{schedule: {{phases: {to_phases(SCHEDULE)}}}, data: {{dir: {betons}}}}}")

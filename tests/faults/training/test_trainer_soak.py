@@ -1,4 +1,4 @@
-"""The long half: kills at random moments, and hundreds of epochs without a leak."""
+"""Long tests: kills at random moments, and hundreds of epochs without a leak."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.training_runs import Run, assert_same_end, batches_done
+from helpers.training_runs import BATCHES, TrainingProcess, assert_same_result, batches_done
 
 import train_imagenet
 from training.model import checkpoint
@@ -19,26 +19,29 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 
 
-def test_killed_at_twenty_random_moments(recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_twenty_kills_at_random_moments_do_not_change_the_result(
+    recipe: Path, finished_run: Path, tmp_path: Path
+) -> None:
     moments, kills, run_dir = random.Random(5), 0, tmp_path / "run"
     while kills < KILLS:
-        process = Run(recipe, run_dir)
+        process = TrainingProcess(recipe, run_dir, "--run.checkpoint_minutes=0")
         process.process.join(moments.uniform(0.5, 6.0))
         if process.process.exitcode is None:
             process.kill()
             kills += 1
             continue
-        assert process.process.exitcode == 0, process.log.read_text()
-        assert_same_end(run_dir, undisturbed)
+        assert process.process.exitcode == 0, process.logs[1].read_text()
+        assert_same_result(run_dir, finished_run)
         run_dir = tmp_path / f"run_{kills}"  # it got through: another one
-    Run(recipe, run_dir).finish()
-    assert_same_end(run_dir, undisturbed)
+    TrainingProcess(recipe, run_dir).finish()
+    assert_same_result(run_dir, finished_run)
     print(
-        f"{kills} kills, {kills} resumes, wrong ends 0, losses 0, the last run at {batches_done(run_dir)} of 30 batches"
+        f"{kills} kills, {kills} resumes, wrong results 0, losses 0, "
+        f"the last run at {batches_done(run_dir)} of {BATCHES} batches"
     )
 
 
-def footprint() -> dict[str, int]:
+def resources_in_use() -> dict[str, int]:
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
@@ -50,10 +53,10 @@ def footprint() -> dict[str, int]:
     }
 
 
-def test_two_hundred_epochs_leave_nothing_behind(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_hundred_epochs_do_not_leak(betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, int]] = []
-    # Checkpoints of 200 epochs would be 18 GB of writing; their place is taken by a look at the process.
-    monkeypatch.setattr(checkpoint, "save_last", lambda *_: seen.append(footprint()))
+    # Instead of 18 GB of checkpoints.
+    monkeypatch.setattr(checkpoint, "save_last", lambda *_: seen.append(resources_in_use()))
     monkeypatch.setattr(checkpoint, "save", lambda *_: None)
     phase = "{{'ep': {}, 'sz': {}, 'bs': 16, 'trndir': '{}', 'rect_val': {}}}"
     phases = [

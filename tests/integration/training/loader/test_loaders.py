@@ -1,7 +1,6 @@
-"""Loaders on small betons: the same pixels however they are split, against PIL; places, closing, refusals."""
+"""Loaders on small betons: pixels against PIL and OpenCV, on any number of ranks; saved places, closing, errors."""
 
 import gc
-import io
 import json
 import signal
 import subprocess
@@ -13,11 +12,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from helpers.betons import batches_in_order, decoded_samples
 from helpers.images import make_sorted_tar, spec_for
 from PIL import Image
 
-from data_tools.beton.format import RAW, read_layout
+from data_tools.beton.format import read_layout
 from data_tools.convert.converter import convert
+from training.loader.beton_reader import BetonReader
 from training.loader.crops import CropRule, random_crops
 from training.loader.loaders import TrainLoader, ValLoader
 
@@ -35,24 +36,10 @@ def val(folder: Path, name: str = "val_160", **options: object) -> ValLoader:
     return ValLoader(folder / f"{name}.beton", **defaults | options)
 
 
-def stored(path: Path) -> list[np.ndarray]:
-    """The samples of a beton as PIL sees them."""
-    tables, data = read_layout(path), path.read_bytes()
-    pictures = []
-    for sample, size in zip(tables.samples["f0"], tables.sizes(), strict=True):
-        piece = data[sample["data_ptr"] : int(sample["data_ptr"]) + int(size)]
-        if sample["mode"] == RAW:
-            shape = (sample["height"], sample["width"], 3)
-            pictures.append(np.frombuffer(piece, np.uint8).reshape(shape))
-        else:
-            pictures.append(np.asarray(Image.open(io.BytesIO(piece)).convert("RGB")))
-    return pictures
-
-
-def by_sample(loader: TrainLoader, epoch: int) -> dict[int, tuple[bytes, int]]:
+def by_sample(loader: TrainLoader, epoch: int, rank: int = 0, ranks: int = 1) -> dict[int, tuple[bytes, int]]:
     """Pixels and label of every sample that an epoch gives, by the sample's number."""
     got = {}
-    order = loader._order(epoch)
+    order = batches_in_order(loader, epoch, rank, ranks)
     with loader.epoch(epoch) as batches:
         for samples, (images, labels) in zip(order, batches, strict=True):
             for i, sample in enumerate(samples):
@@ -69,19 +56,19 @@ def test_batches_are_uint8_channels_last_and_labelled(betons: Path) -> None:
     labels = read_layout(betons / "train_160.beton").samples["f1"]
     with train(betons) as loader, loader.epoch(0) as batches:
         assert (loader.images, loader.batches) == (40, 5)
-        for samples, (images, got) in zip(loader._order(0), batches, strict=True):
+        for samples, (images, got) in zip(batches_in_order(loader, 0), batches, strict=True):
             assert images.shape == (8, 3, PX, PX) and images.dtype == torch.uint8
             assert images.is_contiguous(memory_format=torch.channels_last)
             assert got.dtype == torch.int64 and got.tolist() == labels[samples].tolist()
 
 
 @pytest.mark.parametrize("name", ["train_160", "train_full"])
-def test_the_same_pixels_for_any_workers_batch_and_ranks(betons: Path, name: str) -> None:
+def test_pixels_do_not_depend_on_workers_batch_or_ranks(betons: Path, name: str) -> None:
     expected = by_sample(train(betons, name, workers=1, batch=40), 3)
     assert len(expected) == 40
     for options in ({"workers": 2, "batch": 10}, {"workers": 5, "batch": 4}):
         assert by_sample(train(betons, name, **options), 3) == expected
-    halves = [by_sample(train(betons, name, batch=5, rank=rank, ranks=2), 3) for rank in (0, 1)]
+    halves = [by_sample(train(betons, name, batch=5, rank=rank, ranks=2), 3, rank, 2) for rank in (0, 1)]
     assert not halves[0].keys() & halves[1].keys()
     assert halves[0] | halves[1] == expected
     assert by_sample(train(betons, name, batch=40), 4) != expected
@@ -89,8 +76,8 @@ def test_the_same_pixels_for_any_workers_batch_and_ranks(betons: Path, name: str
 
 @pytest.mark.parametrize(("name", "px"), [("train_160", 128), ("train_320", 224), ("train_full", 64)])
 @pytest.mark.parametrize("oracle", ["cv2", "pil"])
-def test_pixels_are_those_of_decoding_it_all(betons: Path, name: str, px: int, oracle: str) -> None:
-    pictures = stored(betons / f"{name}.beton")
+def test_pixels_match_cv2_and_pil_on_the_whole_picture(betons: Path, name: str, px: int, oracle: str) -> None:
+    pictures = [np.asarray(image) for image in decoded_samples(betons / f"{name}.beton")]
     sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
     rule = CropRule(seed=1, epoch=0, min_scale=0.08)
     crops = random_crops(rule, np.arange(40), sizes[:, 1].copy(), sizes[:, 0].copy())
@@ -118,14 +105,16 @@ def by_pil(picture: np.ndarray, px: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((px, px), Image.Resampling.BILINEAR))
 
 
-def test_flips_are_exact(betons: Path) -> None:
+def test_flipped_crop_is_the_exact_mirror_image(betons: Path) -> None:
     """Of two epochs with the same crop, one flipped, one image is the other's mirror."""
     loader = train(betons, min_scale=1.0, batch=40)
+    sizes = read_layout(betons / "train_160.beton").samples["f0"]
+    widths, heights = sizes["width"].astype(np.int32), sizes["height"].astype(np.int32)
     by_crop: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
     for epoch in range(30):
-        samples = loader._order(epoch)[0]
+        samples = batches_in_order(loader, epoch)[0]
         rule = CropRule(seed=1, epoch=epoch, min_scale=1.0)
-        crops = random_crops(rule, samples, loader._beton.widths[samples], loader._beton.heights[samples])
+        crops = random_crops(rule, samples, widths[samples], heights[samples])
         with loader.epoch(epoch) as batches:
             images = next(batches)[0].numpy()
         for sample, crop, image in zip(samples, crops, images, strict=True):
@@ -138,7 +127,7 @@ def test_flips_are_exact(betons: Path) -> None:
         np.testing.assert_array_equal(pair[0], pair[1][:, :, ::-1])
 
 
-def test_raw_samples_take_the_same_resize(tmp_path: Path) -> None:
+def test_raw_and_jpeg_samples_are_resized_alike(tmp_path: Path) -> None:
     """The same photographs stored as pixels and as JPEG at quality 100 give nearly the same batches."""
     tar = make_sorted_tar(tmp_path / "few.tar", classes=2, per_class=4, val_per_class=1)
     got = {}
@@ -151,7 +140,7 @@ def test_raw_samples_take_the_same_resize(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page_window", [0, 1])
-def test_a_saved_place_continues_with_the_exact_remainder_on_any_ranks(betons: Path, page_window: int) -> None:
+def test_saved_place_continues_with_the_remaining_samples_on_other_ranks(betons: Path, page_window: int) -> None:
     options = {"page_window": page_window}
     whole = by_sample(train(betons, batch=8, **options), 2)
     loader = train(betons, batch=8, **options)
@@ -174,7 +163,7 @@ def test_a_saved_place_continues_with_the_exact_remainder_on_any_ranks(betons: P
     assert seen | rest == {pixels for pixels, _ in whole.values()}
 
 
-def test_a_place_in_other_data_is_refused(betons: Path) -> None:
+def test_saved_place_of_other_data_is_refused(betons: Path) -> None:
     with train(betons) as loader:
         state = loader.state_dict()
         for change in ({"global_batch": 16}, {"seed": 9}, {"beton": "another"}):
@@ -182,7 +171,7 @@ def test_a_place_in_other_data_is_refused(betons: Path) -> None:
                 loader.load_state_dict(state | change)
 
 
-def test_100_early_breaks_leave_nothing_behind(betons: Path) -> None:
+def test_100_early_breaks_do_not_leak(betons: Path) -> None:
     process = psutil.Process()
     with train(betons, px=128) as loader, val(betons) as validation:
         for warm in range(5):
@@ -200,7 +189,7 @@ def test_100_early_breaks_leave_nothing_behind(betons: Path) -> None:
     assert process.num_threads() <= threads - 4
 
 
-def test_closing_twice_and_reading_after(betons: Path) -> None:
+def test_closed_loader_gives_no_more_batches(betons: Path) -> None:
     loader = train(betons)
     batches = loader.epoch(0)
     next(batches)
@@ -213,7 +202,7 @@ def test_closing_twice_and_reading_after(betons: Path) -> None:
         loader.epoch(1)
 
 
-def test_a_batch_stays_as_it_is_while_it_is_held(betons: Path) -> None:
+def test_batch_is_not_overwritten_while_it_is_referenced(betons: Path) -> None:
     with train(betons) as loader, loader.epoch(0) as batches:
         held = [images for images, _ in batches]
     kept = [images.clone() for images in held]
@@ -222,7 +211,7 @@ def test_a_batch_stays_as_it_is_while_it_is_held(betons: Path) -> None:
             assert torch.equal(images, copy) and torch.equal(images, fresh)
 
 
-def test_two_loaders_at_once(betons: Path) -> None:
+def test_two_loaders_at_once_do_not_mix(betons: Path) -> None:
     alone = by_sample(train(betons), 0), [images for images, _ in val(betons)]
     with train(betons) as loader, val(betons) as validation, loader.epoch(0) as batches:
         both = list(zip(batches, validation, strict=False))
@@ -233,14 +222,15 @@ def test_two_loaders_at_once(betons: Path) -> None:
 
 
 def test_pages_are_fetched_once_and_before_their_samples(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    monkeypatch.setattr(BetonReader, "read_ahead", lambda _, pages: fetched.extend(pages))
+    layout = read_layout(betons / "train_full.beton")
+    pages = layout.samples["f0"]["data_ptr"] // np.uint64(layout.page_bytes)
     with train(betons, "train_full", page_window=1) as loader:
-        log: list[int] = []
-        monkeypatch.setattr(loader._beton, "read_ahead", log.extend)
-        whole = loader._order(0)
         assert sum(1 for _ in loader.epoch(0)) == 5
-        assert sorted(log) == sorted(set(loader._beton.pages().tolist()))
-        first = loader._beton.pages(whole[0])
-        assert log[: len(set(first.tolist()))] == sorted(set(first.tolist()))
+        first = set(pages[batches_in_order(loader, 0, pages=(pages, 1))[0]].tolist())
+    assert sorted(fetched) == sorted(set(pages.tolist()))
+    assert fetched[: len(first)] == sorted(first)
 
 
 @pytest.mark.parametrize("rectangular", [False, True])
@@ -248,6 +238,7 @@ def test_pages_are_fetched_once_and_before_their_samples(betons: Path, monkeypat
 def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular: bool) -> None:
     labels, images = [], []
     for rank in range(ranks):
+        before = len(labels)
         with val(betons, rectangular=rectangular, rank=rank, ranks=ranks) as loader:
             assert loader.images == 12
             for batch, got in loader:
@@ -255,7 +246,9 @@ def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular
                 assert all(side % 8 == 0 for side in batch.shape[2:])
                 labels += got.tolist()
                 images += [image.numpy().tobytes() for image in batch]
-            assert sum(len(got) for _, got in loader) == sum(len(s) for s, _ in loader._mine)  # again
+            again = [len(got) for _, got in loader]
+            assert len(again) == len(loader)
+            assert sum(again) == len(labels) - before
     assert sorted(labels) == sorted(read_layout(betons / "val_160.beton").samples["f1"].tolist())
     assert len(set(images)) == 12
 
@@ -264,19 +257,18 @@ def test_square_validation_is_resize_and_centre_crop(betons: Path) -> None:
     with val(betons, "val_320", px=224, batch=12) as loader:
         images = next(iter(loader))[0].numpy().transpose(0, 2, 3, 1)
     ratios = []
-    for ours, picture in zip(images, stored(betons / "val_320.beton"), strict=True):
-        height, width = picture.shape[:2]
+    for ours, picture in zip(images, decoded_samples(betons / "val_320.beton"), strict=True):
+        width, height = picture.size
         scale = int(224 * 1.14) / min(height, width)
         left, top = (width - 224 / scale) / 2, (height - 224 / scale) / 2
         box = left, top, left + 224 / scale, top + 224 / scale
         kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-        ratios.append(psnr(ours, np.asarray(Image.fromarray(picture).resize((224, 224), kernel, box))))
+        ratios.append(psnr(ours, np.asarray(picture.resize((224, 224), kernel, box))))
     assert np.median(ratios) > 32  # the crop is rounded to whole pixels
 
 
-def test_rectangles_follow_the_mean_ratio(betons: Path) -> None:
-    pictures = stored(betons / "val_160.beton")
-    ratios = sorted(picture.shape[1] / picture.shape[0] for picture in pictures)
+def test_rectangle_follows_the_mean_ratio_of_its_batch(betons: Path) -> None:
+    ratios = sorted(picture.width / picture.height for picture in decoded_samples(betons / "val_160.beton"))
     with val(betons, rectangular=True, batch=4) as loader:
         shapes = [tuple(images.shape[2:]) for images, _ in loader]
     for at, shape in enumerate(shapes):
@@ -297,7 +289,7 @@ def test_rectangles_follow_the_mean_ratio(betons: Path) -> None:
         ({"min_scale": 0.0}, "share"),
     ],
 )
-def test_what_cannot_work_is_refused(betons: Path, options: dict[str, object], message: str) -> None:
+def test_impossible_options_are_refused(betons: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(betons, **options).epoch(0)
 
@@ -309,12 +301,12 @@ def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.Mon
             make(betons)
 
 
-def test_a_missing_beton_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_beton_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"train_160\.beton: no beton here; run write_datasets\.py"):
         train(tmp_path)
 
 
-FOREVER = """
+ENDLESS_EPOCHS = """
 import sys, torch
 from pathlib import Path
 from training.loader import TrainLoader
@@ -325,8 +317,8 @@ for epoch in range(1_000_000):
 """
 
 
-def test_ctrl_c_is_clean(betons: Path) -> None:
-    command = [sys.executable, "-c", FOREVER, str(betons / "train_full.beton")]
+def test_ctrl_c_ends_the_loop_with_one_traceback(betons: Path) -> None:
+    command = [sys.executable, "-c", ENDLESS_EPOCHS, str(betons / "train_full.beton")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None and run.stdout.readline() == "batch\n"
         run.send_signal(signal.SIGINT)
@@ -335,8 +327,8 @@ def test_ctrl_c_is_clean(betons: Path) -> None:
     assert errors.rstrip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1
 
 
-def test_leaving_python_in_the_middle_is_clean(betons: Path) -> None:
-    script = FOREVER.replace('print("batch", flush=True)', "sys.exit(7)")
+def test_exit_in_the_middle_of_an_epoch_prints_nothing(betons: Path) -> None:
+    script = ENDLESS_EPOCHS.replace('print("batch", flush=True)', "sys.exit(7)")
     done = subprocess.run(
         [sys.executable, "-c", script, str(betons / "train_full.beton")], capture_output=True, text=True, timeout=60
     )

@@ -1,9 +1,7 @@
-"""Runs that are watched: progress and JSON on the console, Weights & Biases, logs that a continued run continues."""
+"""What a run logs: progress and JSON on the console, Weights & Biases, and the same files when it is continued."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -13,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.training_runs import attempt, training_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train_imagenet
 from data_tools import dawn_tsv
 from training import report, trainer
 from training.engine.run_logger import RunLog
@@ -23,77 +21,46 @@ from training.reporting.run_folder import read_runs, summary
 from training.runlog.epoch_table import COLUMNS, read_epochs
 from training.runlog.sessions import read_sessions
 
-ROOT = Path(__file__).parents[2]
-
-RECIPE = """
-model: {{arch: resnet18}}
-train: {{amp: fp32}}
-dist: {{device: cpu}}
-run: {{log_seconds: 0}}
-data: {{dir: {betons}, workers: 1}}
-schedule:
-  phases:
-    - {{epochs: [0, 3], px: 32, batch_per_gpu: 8, data: 160, lr: [{{epochs: [0, 3], from: 0.01, to: 0.02}}]}}
-"""
-
-# What the project calls of wandb, written down call by call.
+# Records every call that the project makes of wandb.
 FAKE_WANDB = """
 import json, os
 class Error(Exception): pass
-def note(*call):
+def record(*call):
     with open(os.environ["FAKE_WANDB"], "a") as file:
         file.write(json.dumps(call) + "\\n")
 class Run:
-    def define_metric(self, *names, **more): note("define_metric", *names, more)
-    def log(self, values): note("log", values)
-    def finish(self): note("finish")
+    def define_metric(self, *names, **more): record("define_metric", *names, more)
+    def log(self, values): record("log", values)
+    def finish(self): record("finish")
 def init(**more):
     if os.environ.get("FAKE_WANDB_REFUSES"):
         raise Error("api_key not configured\\n(no-tty)")
-    note("init", more)
+    record("init", more)
     return Run()
 """
 
 
-@pytest.fixture(scope="module")
-def recipe(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "watched.yaml"
-    path.write_text(RECIPE.format(betons=betons))
-    return path
-
-
-def run(recipe: Path, run_dir: Path, *more: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = train_imagenet.main(["--config-file", str(recipe), f"--run.dir={run_dir}", *more])
-    return status, out.getvalue(), err.getvalue()
-
-
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "LOG_EVERY_BATCHES", 2)
-
-
-@pytest.fixture
-def stops_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Every run is told to stop when it has logged an epoch; undone by the fixture's ``undo``."""
+def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Every run gets SIGTERM when it has logged an epoch, until ``undo`` is called."""
     epoch_done = RunLog.epoch_done
 
-    def and_stop(log: RunLog, *arguments: Any) -> None:
+    def log_and_stop(log: RunLog, *arguments: Any) -> None:
         epoch_done(log, *arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(RunLog, "epoch_done", and_stop)
+    monkeypatch.setattr(RunLog, "epoch_done", log_and_stop)
     return monkeypatch
 
 
-def test_json(recipe: Path, tmp_path: Path, often: None) -> None:
-    status, out, err = run(recipe, tmp_path, "--run.log=json")
+def test_json_log_has_progress_and_epochs(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "LOG_EVERY_BATCHES", 4)
+    status, out, err = attempt(recipe, tmp_path, "--log.format=json", "--log.seconds=0")
     said = [json.loads(line) for line in out.splitlines()]
     assert status == 0, err
-    # 5 batches an epoch, read after 2, 4 and the last.
+    # 10 batches an epoch, read after 4, 8 and the last.
     assert [each["event"] for each in said] == ["progress", "progress", "progress", "epoch"] * 3
-    assert [each["batch"] for each in said if each["event"] == "progress"] == [2, 4, 5] * 3
+    assert [each["batch"] for each in said if each["event"] == "progress"] == [4, 8, 10] * 3
     assert all(set(each) == {"event", *COLUMNS} for each in said if each["event"] == "epoch")
     assert "img/s" not in err
     left = [each["run_seconds_left"] for each in said if each["event"] == "progress"]
@@ -103,26 +70,26 @@ def test_json(recipe: Path, tmp_path: Path, often: None) -> None:
         ((), {"event": "complete", "dir": str(tmp_path), "epochs": 3}),
         (("--run.eval_only=true", f"--run.checkpoint={tmp_path / 'last.pt'}"), {"event": "validation", "images": 12}),
     ):
-        status, out, _ = run(recipe, tmp_path, "--run.log=json", *more)
+        status, out, _ = attempt(recipe, tmp_path, "--log.format=json", *more)
         assert status == 0
         assert expected.items() <= json.loads(out).items()
 
 
-def test_a_log_file_has_no_control_characters(recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train_imagenet.py"), "--config-file", str(recipe), f"--run.dir={tmp_path}"]
+def test_output_to_a_file_has_no_control_characters(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, *training_script(recipe, tmp_path, "--log.seconds=0")]
     done = subprocess.run(command, capture_output=True, timeout=300, check=True)
     out, err = done.stdout.decode(), done.stderr.decode()
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
-    assert [line for line in err.splitlines() if line.startswith("epoch 2/3, 100 % of 5 batches, 32 px: loss ")]
+    assert [line for line in err.splitlines() if line.startswith("epoch 2/3, 100 % of 10 batches, 32 px: loss ")]
     assert all(character.isprintable() or character == "\n" for character in out + err)
 
 
-def test_a_stopped_run_goes_on_in_every_log(
-    recipe: Path, tmp_path: Path, stops_after_an_epoch: pytest.MonkeyPatch
+def test_continued_run_continues_every_log(
+    recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
-    assert run(recipe, tmp_path)[0] == 75
-    stops_after_an_epoch.undo()
-    status, out, err = run(recipe, tmp_path)
+    assert attempt(recipe, tmp_path)[0] == 75
+    stop_after_an_epoch.undo()
+    status, out, err = attempt(recipe, tmp_path)
     assert status == 0, err
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     rows = read_epochs(tmp_path)
@@ -139,17 +106,17 @@ def test_a_stopped_run_goes_on_in_every_log(
     tensorboard.Reload()
     assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
     (noted,) = read_runs([tmp_path])
-    assert dict(summary(noted, None))["data"] == "4 classes; train_160 40, val_160 12"
+    assert dict(summary(noted, None))["data"] == "4 classes; train_160 40, train_full 40, val_160 12, val_full 12"
     assert report.main([str(tmp_path)]) == 0
 
 
-def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(
-    recipe: Path, tmp_path: Path, stops_after_an_epoch: pytest.MonkeyPatch
+def test_run_without_resume_replaces_the_old_logs(
+    recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "epochs.csv").write_text("not a table")  # of no interest to a new run
-    assert run(recipe, tmp_path)[0] == 75
-    stops_after_an_epoch.undo()
-    status, _, err = run(recipe, tmp_path, "--run.resume=none")
+    (tmp_path / "epochs.csv").write_text("not a table")
+    assert attempt(recipe, tmp_path)[0] == 75
+    stop_after_an_epoch.undo()
+    status, _, err = attempt(recipe, tmp_path, "--run.resume=none")
     assert status == 0, err
     assert [session.from_epoch for session in read_sessions(tmp_path)] == [0]
     found = dawn_tsv.read(tmp_path)
@@ -157,13 +124,13 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_old_one(
     assert len(found[dawn_tsv.FIRST].at) == 1
 
 
-def test_a_damaged_table_stops_a_run_that_goes_on(
-    recipe: Path, tmp_path: Path, stops_after_an_epoch: pytest.MonkeyPatch
+def test_damaged_epochs_csv_is_refused_when_a_run_is_continued(
+    recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
-    run(recipe, tmp_path)
-    stops_after_an_epoch.undo()
+    attempt(recipe, tmp_path)
+    stop_after_an_epoch.undo()
     (tmp_path / "epochs.csv").write_text("epoch\n1\n")
-    status, out, err = run(recipe, tmp_path)
+    status, out, err = attempt(recipe, tmp_path)
     assert (status, out) == (2, "")
     assert "epochs.csv: damaged" in err
     assert len(err.splitlines()) == 1
@@ -171,7 +138,7 @@ def test_a_damaged_table_stops_a_run_that_goes_on(
 
 @pytest.fixture
 def fake_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that calls are noted in."""
+    """A file in which a stand-in for wandb records its calls."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/wandb.py").write_text(FAKE_WANDB)
     monkeypatch.setenv("FAKE_WANDB", str(tmp_path / "calls"))
@@ -180,45 +147,47 @@ def fake_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def calls(noted: Path, name: str) -> list[Any]:
-    every = [json.loads(line) for line in noted.read_text().splitlines()]
+def recorded_calls(log: Path, name: str) -> list[Any]:
+    every = [json.loads(line) for line in log.read_text().splitlines()]
     return [rest for kind, *rest in every if kind == name]
 
 
-def test_wandb_gets_the_scalars_of_the_events(
-    recipe: Path, tmp_path: Path, fake_wandb: Path, stops_after_an_epoch: pytest.MonkeyPatch
+def test_wandb_gets_the_scalars_of_tensorboard(
+    recipe: Path, tmp_path: Path, fake_wandb: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "watched"
-    assert run(recipe, run_dir, "--log.wandb=project")[0] == 75
-    ((first,),) = calls(fake_wandb, "init")
+    assert attempt(recipe, run_dir, "--log.wandb=project")[0] == 75
+    ((first,),) = recorded_calls(fake_wandb, "init")
     assert (first["project"], first["name"], first["dir"]) == ("project", "watched", str(run_dir))
     assert first["config"]["schedule"]["phases"][0]["px"] == 32
-    logged = [values for (values,) in calls(fake_wandb, "log")]
+    logged = [values for (values,) in recorded_calls(fake_wandb, "log")]
     assert any(values.get("losses/test_5") == 100 and values["images_seen"] == 40 for values in logged)
     assert any("losses/xent" in values and "sizes/lr" in values for values in logged)
-    assert run(recipe, run_dir, "--log.wandb=project")[0] == 75
-    (_,), (again,) = calls(fake_wandb, "init")
+    assert attempt(recipe, run_dir, "--log.wandb=project")[0] == 75
+    (_,), (again,) = recorded_calls(fake_wandb, "init")
     assert again["id"] == first["id"]
-    assert len(calls(fake_wandb, "finish")) == 2
-    assert run(recipe, run_dir, "--log.wandb=project", "--run.resume=none")[0] == 75
-    assert calls(fake_wandb, "init")[2][0]["id"] != first["id"]
+    assert len(recorded_calls(fake_wandb, "finish")) == 2
+    assert attempt(recipe, run_dir, "--log.wandb=project", "--run.resume=none")[0] == 75
+    assert recorded_calls(fake_wandb, "init")[2][0]["id"] != first["id"]
 
 
-def test_wandb_refuses(recipe: Path, tmp_path: Path, fake_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_by_wandb_is_a_one_line_error(
+    recipe: Path, tmp_path: Path, fake_wandb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAKE_WANDB_REFUSES", "1")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/epochs.csv").write_text("of a run before")
-    status, out, err = run(recipe, tmp_path / "run", "--log.wandb=project")
+    status, out, err = attempt(recipe, tmp_path / "run", "--log.wandb=project")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert (tmp_path / "run/epochs.csv").read_text() == "of a run before"
     assert "log.wandb: api_key not configured (no-tty); WANDB_MODE=offline keeps it in" in err
 
 
-def test_without_wandb_it_ends_before_anything_starts(
+def test_missing_wandb_is_refused_before_training(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.runlog.wandb_logger.importlib.util.find_spec", lambda name: None)
-    status, out, err = run(recipe, tmp_path / "run", "--log.wandb=project")
+    status, out, err = attempt(recipe, tmp_path / "run", "--log.wandb=project")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert "pip install 'wandb>=0.19'" in err
     assert not (tmp_path / "run").exists()

@@ -1,9 +1,8 @@
-"""The long half of reading: hundreds of random damages to a beton, each an error or without effect."""
+"""Long test: hundreds of random kinds of damage to a beton, each an error or without effect."""
 
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -11,9 +10,9 @@ from types import FrameType
 
 import pytest
 import torch
+from helpers.betons import copy_beton
 
 from data_tools.beton.format import SAMPLES_START, read_layout
-from data_tools.beton.manifest import checksums_path, manifest_path
 from training.loader.loaders import LoadError, TrainLoader
 
 pytestmark = pytest.mark.slow
@@ -26,8 +25,8 @@ def batches(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(images.clone(), labels.clone()) for images, labels in epoch]
 
 
-def spans(path: Path) -> list[tuple[int, int]]:
-    """Where the file holds something: header and sample table, each sample, the allocation table."""
+def used_ranges(path: Path) -> list[tuple[int, int]]:
+    """The parts of the file that hold data: header and sample table, each sample, the allocation table."""
     found = read_layout(path)
     start, table = found.samples["f0"]["data_ptr"].astype(int), int(found.header["alloc_table_ptr"])
     pictures = list(zip(start.tolist(), (start + found.sizes().astype(int)).tolist(), strict=True))
@@ -35,7 +34,7 @@ def spans(path: Path) -> list[tuple[int, int]]:
 
 
 def damage(path: Path, places: list[tuple[int, int]], rng: random.Random) -> str:
-    """Change the file in one of several ways, mostly where it holds something."""
+    """Change the file in one of several ways, mostly where it holds data."""
     content = bytearray(path.read_bytes())
     kind = rng.choice(["bit", "zeros", "noise", "moved", "cut", "longer"])
     at = rng.randrange(*rng.choice(places)) if rng.random() < 0.9 else rng.randrange(len(content))
@@ -58,15 +57,13 @@ def damage(path: Path, places: list[tuple[int, int]], rng: random.Random) -> str
     return kind
 
 
-def test_no_damage_reaches_a_batch_unseen(betons: Path, tmp_path: Path) -> None:
-    for path in (betons / NAME, manifest_path(betons / NAME), checksums_path(betons / NAME)):
-        shutil.copy(path, tmp_path / path.name)
-    beton, whole = tmp_path / NAME, (betons / NAME).read_bytes()
+def test_random_damage_never_gives_a_wrong_batch(betons: Path, tmp_path: Path) -> None:
+    beton, whole = copy_beton(betons / NAME, tmp_path), (betons / NAME).read_bytes()
     expected, rng, outcomes = batches(beton), random.Random(11), Counter[str]()
-    places = spans(beton)
+    places = used_ranges(beton)
 
     def hung(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"a damaged file was waited for: {dict(outcomes)}")
+        raise AssertionError(f"loading a damaged file hangs: {dict(outcomes)}")
 
     before = signal.signal(signal.SIGALRM, hung)
     try:

@@ -1,4 +1,4 @@
-"""The report as a browser shows it: on a phone nothing sticks out, and both themes are what they say."""
+"""report.html in a browser: nothing is wider than a phone, and both themes have their colours."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("px", [PHONE_PX, 1280])
-def test_nothing_sticks_out(page: Path, tmp_path: Path, px: int) -> None:
+def test_nothing_is_wider_than_the_screen(page: Path, tmp_path: Path, px: int) -> None:
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.format(px=px, page=escape(page.read_text())))
     dom = chromium("--window-size=1400,3000", "--dump-dom", frame.as_uri())
@@ -68,7 +68,7 @@ def brightness(picture: Path) -> list[int]:
         return [grey.getpixel((2, 2)), *reversed(grey.getextrema())]
 
 
-def test_both_themes(page: Path, tmp_path: Path) -> None:
+def test_light_and_dark_theme_have_their_colours(page: Path, tmp_path: Path) -> None:
     shots = {}
     for name, setting in (("light", 1), ("dark", 0)):
         shots[name] = tmp_path / f"{name}.png"

@@ -1,6 +1,5 @@
-"""The native threads: what is decoded of a sample, whatever it is and wherever the crop lies."""
+"""The native threads: any crop of any sample equals that part of the whole picture; batches keep their order."""
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.images import jpeg, photo
+from helpers.images import encoded, jpeg, photo
 from PIL import Image
 
 from data_tools.native import codec
 from data_tools.native.library import CROP, TASK
-from training.loader.decode_pool import Batches, DecodePool, Request
+from training.loader.decode_pool import Batches, DecodePool, PendingBatch, Request
 from training.loader.device_transfer import HostBuffers, NoCopies
 
 
@@ -49,11 +48,17 @@ def any_crops(count: int, height: int, width: int) -> np.ndarray:
     return crops
 
 
+def cropped(pixels: np.ndarray, crop: np.void, height: int, width: int) -> np.ndarray:
+    top, left, rows, columns, flip = crop.tolist()
+    resized = codec.resize(pixels[top : top + rows, left : left + columns], height, width)
+    return resized[:, ::-1] if flip else resized
+
+
 SIZES = [(1, 1), (7, 40), (33, 16), (64, 64), (97, 130), (160, 213)]
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
-def test_part_of_a_jpeg_is_that_part_of_the_whole(tmp_path: Path, subsampling: str) -> None:
+def test_part_of_a_jpeg_equals_that_part_of_the_whole(tmp_path: Path, subsampling: str) -> None:
     """Region-of-interest decoding, and jumping between restart markers, against a full decode and then the crop."""
     for height, width in SIZES:
         rgb = photo(height, width, height)
@@ -62,37 +67,30 @@ def test_part_of_a_jpeg_is_that_part_of_the_whole(tmp_path: Path, subsampling: s
         raw = codec.decode(encoded[0])
         parts = [load(tmp_path, [data.tobytes()] * 60, [(height, width)] * 60, crops, (32, 24)) for data in encoded]
         for crop, plain, seekable in zip(crops, *parts, strict=True):
-            top, left, rows, columns, flip = crop.tolist()
-            whole = codec.resize(raw[top : top + rows, left : left + columns], 32, 24)
-            np.testing.assert_array_equal(plain, whole[:, ::-1] if flip else whole)
+            np.testing.assert_array_equal(plain, cropped(raw, crop, 32, 24))
             np.testing.assert_array_equal(seekable, plain)
 
 
-@pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 3}])
-def test_jpegs_of_other_writers(tmp_path: Path, options: dict[str, object]) -> None:
-    data = jpeg(photo(5, 213, 160), 85, **options)
+def other_jpegs() -> dict[str, bytes]:
+    """JPEGs as other programs write them."""
+    rgb = photo(5, 213, 160)
+    return {
+        "progressive": jpeg(rgb, 85, progressive=True),
+        "444": jpeg(rgb, 85, subsampling=0),
+        "restart markers": jpeg(rgb, 85, restart_marker_blocks=3),
+        "grey with restart markers": encoded(
+            Image.fromarray(rgb).convert("L"), "JPEG", quality=90, restart_marker_blocks=1
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", other_jpegs())
+def test_part_of_a_jpeg_of_another_program_equals_that_part_of_the_whole(tmp_path: Path, kind: str) -> None:
+    data = other_jpegs()[kind]
+    assert (codec.probe(data).restart_interval > 0) == kind.endswith("restart markers")
     raw, crops = codec.decode(data), any_crops(40, 160, 213)
     for crop, part in zip(crops, load(tmp_path, [data] * 40, [(160, 213)] * 40, crops, (64, 64)), strict=True):
-        top, left, rows, columns, flip = crop.tolist()
-        whole = codec.resize(raw[top : top + rows, left : left + columns], 64, 64)
-        np.testing.assert_array_equal(part, whole[:, ::-1] if flip else whole)
-
-
-def grey(height: int, width: int) -> bytes:
-
-    out = io.BytesIO()
-    Image.fromarray(photo(3, width, height)).convert("L").save(out, "JPEG", quality=90, restart_marker_blocks=1)
-    return out.getvalue()
-
-
-def test_grey_jpegs_that_restart(tmp_path: Path) -> None:
-    data = grey(70, 90)
-    assert codec.probe(data).restart_interval == 1
-    raw, crops = codec.decode(data), any_crops(40, 70, 90)
-    for crop, part in zip(crops, load(tmp_path, [data] * 40, [(70, 90)] * 40, crops, (32, 32)), strict=True):
-        top, left, rows, columns, flip = crop.tolist()
-        whole = codec.resize(raw[top : top + rows, left : left + columns], 32, 32)
-        np.testing.assert_array_equal(part, whole[:, ::-1] if flip else whole)
+        np.testing.assert_array_equal(part, cropped(raw, crop, 64, 64))
 
 
 def test_damage_between_restart_markers_is_an_error(tmp_path: Path) -> None:
@@ -108,8 +106,20 @@ def test_damage_between_restart_markers_is_an_error(tmp_path: Path) -> None:
             load(tmp_path, [damaged], [(128, 160)], crop, (64, 64))
 
 
-class Recorder:
-    """Stands in for the copies to a GPU, and writes down what was asked of it."""
+class RecordingPool(DecodePool):
+    """Records the batches that it was given."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.submitted: list[PendingBatch] = []
+
+    def submit(self, pending: PendingBatch) -> None:
+        self.submitted.append(pending)
+        super().submit(pending)
+
+
+class RecordingCopies:
+    """Stands in for the copies to a GPU, and records what was asked of it."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, int]] = []
@@ -123,19 +133,19 @@ class Recorder:
         return copied
 
 
-def test_every_batch_is_copied_once_in_order_and_ahead_of_its_turn(tmp_path: Path) -> None:
+def test_each_batch_is_copied_once_in_order_and_ahead_of_its_turn(tmp_path: Path) -> None:
     data = codec.encode(photo(7, 64, 64), quality=90)
     (tmp_path / "samples").write_bytes(data.tobytes())
     tasks = np.zeros(4, TASK)
     tasks["size"], tasks["image_height"], tasks["image_width"] = len(data), 64, 64
     tasks["crop"] = np.array([(0, 0, 64, 64, 0)], CROP)
-    file, pool, copies = os.open(tmp_path / "samples", os.O_RDONLY), DecodePool(1), Recorder()
+    file, pool, copies = os.open(tmp_path / "samples", os.O_RDONLY), RecordingPool(1), RecordingCopies()
     requests = (Request(file, tasks, 64, 64, np.full(4, n), np.arange(4)) for n in range(8))
     batches = Batches(pool, HostBuffers(pinned=False), copies, requests, lambda *_: ValueError())
     next(batches)
-    while not all(pool.finished(work, 100) for work in batches._ahead):
+    while not all(pool.finished(pending, 100) for pending in pool.submitted):
         pass
-    next(batches)  # everything that is ready goes on its way now
+    next(batches)  # starts the copies of all that are ready
     started = [n for what, n in copies.log if what == "start"]
     assert started[-1] >= 3
     list(batches)

@@ -1,4 +1,4 @@
-"""A process that raises, hangs or is lost takes the whole job with it, with the real error; nothing stays behind."""
+"""A process that raises, hangs or is lost ends the whole job with its error, and no process is left over."""
 
 from __future__ import annotations
 
@@ -8,50 +8,52 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.training_runs import Run, batches_done, process_group, until, workers_of
+from helpers.betons import overwrite, sample_place
+from helpers.training_runs import (
+    TrainingProcess,
+    batches_done,
+    processes_of_session,
+    ranks_of,
+    training_script,
+    wait_until,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_tools.beton.format import read_layout
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
 from training.engine.distributed import world
 from training.runlog.epoch_table import read_epochs
 
-ROOT = Path(__file__).parents[2]
 DIST = Dist(device="cpu")
 
 
-def test_a_process_that_raises_is_quoted(recipe: Path, betons: Path, tmp_path: Path) -> None:
+def test_error_of_a_process_is_shown_and_ends_the_job(recipe: Path, betons: Path, tmp_path: Path) -> None:
     shutil.copytree(betons, tmp_path / "betons")
     beton = tmp_path / "betons/train_160.beton"
-    at = int(read_layout(beton).samples["f0"]["data_ptr"][5])
-    with beton.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes(200))
-    process = Run(recipe, tmp_path / "run", "--dist.processes=2", f"--data.dir={tmp_path / 'betons'}")
-    said = process.finish(1)
-    first, _, rest = said.partition("failed first, with:")
+    overwrite(beton, sample_place(beton, 5)[0], bytes(200))
+    process = TrainingProcess(recipe, tmp_path / "run", "--dist.processes=2", f"--data.dir={tmp_path / 'betons'}")
+    _, err = process.finish(1)
+    first, _, rest = err.partition("failed first, with:")
     assert first.rstrip().rpartition("\n")[2].startswith("process ")
     assert "Traceback" in rest
     assert "train_160.beton: sample 5 (label 0) cannot be loaded" in rest
-    until(lambda: not process_group(process), 10)
+    wait_until(lambda: not processes_of_session(process.pid), 10)
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_the_job(recipe: Path, tmp_path: Path) -> None:
-    process = Run(recipe, tmp_path, "--dist.processes=2", "--dist.timeout_minutes=0.1")
-    until(lambda: batches_done(tmp_path) > 0, 240)
-    os.kill(workers_of(process)[1], signal.SIGSTOP)
+def test_hanging_process_ends_the_job(recipe: Path, tmp_path: Path) -> None:
+    options = "--run.checkpoint_minutes=0", "--dist.processes=2", "--dist.timeout_minutes=0.1"
+    process = TrainingProcess(recipe, tmp_path, *options)
+    wait_until(lambda: batches_done(tmp_path) > 0, 240)
+    os.kill(ranks_of(process)[1], signal.SIGSTOP)
     # The timeout is 6 s, and the launcher gives the stopped process 30 s to leave.
-    process.process.join(120)
-    said = process.finish(1)
-    assert "failed first" in said
-    assert "imed out" in said
-    until(lambda: not process_group(process), 10)
+    _, err = process.finish(1)
+    assert "failed first" in err
+    assert "imed out" in err
+    wait_until(lambda: not processes_of_session(process.pid), 10)
 
 
 class Torchrun:
@@ -60,8 +62,8 @@ class Torchrun:
     def __init__(self, recipe: Path, run_dir: Path, *options: str) -> None:
         run_dir.mkdir(exist_ok=True)
         self.log = run_dir / f"{'_'.join(o.strip('-') for o in options if 'rank' in o) or 'node'}.txt"
-        command = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train_imagenet.py")]
-        command += ["--config-file", str(recipe), f"--run.dir={run_dir}"]
+        script = training_script(recipe, run_dir, "--run.checkpoint_minutes=0")
+        command = [sys.executable, "-m", "torch.distributed.run", *options, *script]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -75,37 +77,28 @@ class Torchrun:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return sorted(map(int, children))
 
-    def lose(self) -> None:
-        """As if the machine had lost its power: every process, at once."""
+    def kill(self) -> None:
+        """Every process at once, as if the machine had lost its power."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in self._alive():
+        for pid in processes_of_session(self.process.pid):
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
-    def _alive(self) -> Iterator[int]:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if os.getsid(int(entry.name)) == self.process.pid and entry.joinpath("cmdline").read_bytes():
-                        yield int(entry.name)
-                except OSError:
-                    continue
-
     def finish(self, seconds: float) -> tuple[int, str]:
         status = self.process.wait(seconds)
-        until(lambda: not list(self._alive()), 10)
+        wait_until(lambda: not processes_of_session(self.process.pid), 10)
         return status, self.log.read_text()
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_lost_ends_the_job_on_the_others(recipe: Path, tmp_path: Path) -> None:
+def test_lost_machine_ends_the_job_on_the_others(recipe: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
     here, other = (Torchrun(recipe, tmp_path, *shared, f"--node-rank={rank}") for rank in (0, 1))
-    until(lambda: batches_done(tmp_path) > 0, 240)
-    other.lose()
+    wait_until(lambda: batches_done(tmp_path) > 0, 240)
+    other.kill()
     status, said = here.finish(60)
     assert status != 0
     assert "Traceback" in said
@@ -117,15 +110,15 @@ def test_a_machine_that_is_lost_ends_the_job_on_the_others(recipe: Path, tmp_pat
 
 def test_max_restarts_continues_from_the_last_checkpoint(recipe: Path, tmp_path: Path) -> None:
     job = Torchrun(recipe, tmp_path, "--standalone", "--nproc-per-node=2", "--max-restarts=1")
-    until(lambda: batches_done(tmp_path) >= 6, 240)
+    wait_until(lambda: batches_done(tmp_path) >= 6, 240)
     os.kill(job.workers()[1], signal.SIGKILL)
     status, said = job.finish(240)
     assert status == 0, said
     assert [row.epoch for row in read_epochs(tmp_path)] == [1, 2, 3]
-    assert beginnings(tmp_path) == 1
+    assert starts_from_scratch(tmp_path) == 1
 
 
-def test_restarts_that_would_mix_up_attempts_are_refused(recipe: Path, tmp_path: Path) -> None:
+def test_restarts_with_a_shared_torchrun_store_are_refused(recipe: Path, tmp_path: Path) -> None:
     environment = {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     with pytest.MonkeyPatch.context() as patch:
         for key, value in (environment | {"TORCHELASTIC_MAX_RESTARTS": "3"}).items():
@@ -137,8 +130,8 @@ def test_restarts_that_would_mix_up_attempts_are_refused(recipe: Path, tmp_path:
             assert place.ranks == 1
 
 
-def beginnings(run_dir: Path) -> int:
-    """How often a run was begun anew: each time writes the event `first`."""
+def starts_from_scratch(run_dir: Path) -> int:
+    """How often a run began at its first batch: each time it writes the event `first`."""
     count = 0
     for path in run_dir.glob("events*"):
         events = EventAccumulator(str(path))

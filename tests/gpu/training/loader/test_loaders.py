@@ -13,7 +13,7 @@ pytestmark = [
 ]
 
 
-def test_batches_on_the_gpu_are_those_on_the_cpu(betons: Path) -> None:
+def test_batches_on_the_gpu_equal_those_on_the_cpu(betons: Path) -> None:
     options = {"px": 128, "batch": 8, "min_scale": 0.08, "seed": 0, "workers": 2}
     path, cuda = betons / "train_160.beton", torch.device("cuda", 0)
     with (
@@ -28,7 +28,7 @@ def test_batches_on_the_gpu_are_those_on_the_cpu(betons: Path) -> None:
                 torch.testing.assert_close(y.cpu(), b, rtol=0, atol=0)
 
 
-def test_a_batch_is_not_overwritten_while_the_gpu_is_behind(betons: Path) -> None:
+def test_batch_is_not_overwritten_while_the_gpu_is_behind(betons: Path) -> None:
     """The device is kept busy, so that copies run ahead of a computation that has not begun."""
     options = {"px": 128, "batch": 8, "rectangular": False, "workers": 2}
     path, cuda = betons / "val_160.beton", torch.device("cuda", 0)

@@ -1,6 +1,5 @@
-"""The FFCV Operations in a stock ffcv Loader: the same pixels as our loaders, and errors that arrive."""
+"""The FFCV Operations in a stock ffcv Loader: the same pixels as our loaders, and errors instead of hanging."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,9 @@ from ffcv.fields.decoders import IntDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.operation import Operation
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
+from helpers.betons import batches_in_order, copy_beton, overwrite, sample_place
 
 from data_tools.beton.format import read_layout
-from data_tools.beton.manifest import manifest_path
 from training.loader.ffcv_operations import CentreCrop, KeyedRandomResizedCrop, RectangularCrop, checked
 from training.loader.loaders import LoadError, TrainLoader, ValLoader
 
@@ -23,7 +22,7 @@ CPU = torch.device("cpu")
 PX = 64
 
 
-def stock(path: Path, crop: Operation, workers: int = 2, batch: int = 8, **options: Any) -> Loader:
+def stock_loader(path: Path, crop: Operation, workers: int = 2, batch: int = 8, **options: Any) -> Loader:
     pipelines = {"image": [crop, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor(), Squeeze(1)]}
     defaults = {"order": OrderOption.SEQUENTIAL, "drop_last": False}
     return Loader(str(path), batch_size=batch, num_workers=workers, pipelines=pipelines, **defaults | options)
@@ -33,14 +32,14 @@ def epoch_in_file_order(path: Path, epoch: int) -> Iterator[torch.Tensor]:
     loader = TrainLoader(path, px=PX, batch=40, min_scale=0.08, seed=5, workers=2, device=CPU)
     with loader, loader.epoch(epoch) as batches:
         images, _ = next(batches)
-        yield from images[np.argsort(loader._order(epoch)[0])]
+        yield from images[np.argsort(batches_in_order(loader, epoch)[0])]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_random_crops_are_those_of_the_train_loader(betons: Path, workers: int) -> None:
+def test_random_crops_equal_those_of_the_train_loader(betons: Path, workers: int) -> None:
     path = betons / "train_160.beton"
     crop = KeyedRandomResizedCrop(PX, min_scale=0.08, seed=5)
-    loader = stock(path, crop, workers)
+    loader = stock_loader(path, crop, workers)
     labels: list[int] = []
     for epoch in (2, 3):
         crop.set_epoch(epoch)
@@ -52,28 +51,25 @@ def test_random_crops_are_those_of_the_train_loader(betons: Path, workers: int) 
     assert labels == 2 * read_layout(path).samples["f1"].tolist()
 
 
-def test_centres_and_rectangles_are_those_of_the_val_loader(betons: Path) -> None:
+def test_centre_and_rectangular_crops_equal_those_of_the_val_loader(betons: Path) -> None:
     path = betons / "val_160.beton"
     sizes = read_layout(path).samples["f0"]
     by_ratio = np.argsort(sizes["width"] / sizes["height"], kind="stable")
     for crop, rectangular, indices in ((CentreCrop(PX), False, None), (RectangularCrop(PX), True, by_ratio)):
         ours = ValLoader(path, px=PX, batch=5, rectangular=rectangular, workers=1, device=CPU)
         with ours:
-            for (a, labels), (b, expected) in zip(stock(path, crop, batch=5, indices=indices), ours, strict=True):
+            for (a, labels), (b, expected) in zip(
+                stock_loader(path, crop, batch=5, indices=indices), ours, strict=True
+            ):
                 assert torch.equal(a, b)
                 assert torch.equal(labels, expected)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_damaged_sample_raises_instead_of_waiting_for_ever(betons: Path, tmp_path: Path) -> None:
-    path = tmp_path / "train_160.beton"
-    for each in (betons / path.name, manifest_path(betons / path.name)):
-        shutil.copy(each, tmp_path)
-    at = int(read_layout(path).samples["f0"]["data_ptr"][20])
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes(100))
-    batches = checked(stock(path, KeyedRandomResizedCrop(PX, min_scale=0.08, seed=5)))
+def test_damaged_sample_raises_and_does_not_hang(betons: Path, tmp_path: Path) -> None:
+    path = copy_beton(betons / "train_160.beton", tmp_path)
+    overwrite(path, sample_place(path, 20)[0], bytes(100))
+    batches = checked(stock_loader(path, KeyedRandomResizedCrop(PX, min_scale=0.08, seed=5)))
     next(batches), next(batches)  # 16 of the samples before it
     began = time.monotonic()
     with pytest.raises(LoadError, match="damaged sample"):
@@ -81,6 +77,6 @@ def test_a_damaged_sample_raises_instead_of_waiting_for_ever(betons: Path, tmp_p
     assert time.monotonic() - began < 30  # and not never
 
 
-def test_checked_gives_all_batches(betons: Path) -> None:
-    loader = stock(betons / "val_160.beton", CentreCrop(PX), batch=5)
+def test_checked_gives_every_batch(betons: Path) -> None:
+    loader = stock_loader(betons / "val_160.beton", CentreCrop(PX), batch=5)
     assert [len(labels) for _, labels in checked(loader)] == [5, 5, 2]

@@ -1,0 +1,100 @@
+"""Write the tables of options in docs/OPTIONS.md and docs/CONVERSION.md, from what the programs themselves say."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.common.errors import program
+from data_tools.common.files import replace_between, write_atomically
+from data_tools.common.options import check, option, option_rows, option_table, parse, sections
+from data_tools.convert.config import WriteSpec
+from training.config.phases_yaml import KEYS, PhaseKeys
+from training.config.run_config import RunConfig
+
+TOOLS = {  # each with its schema, and what of it other tables have already
+    "data_tools.doctor": ("data_tools.doctor.__main__", "DoctorOptions"),
+    "data_tools.sample": ("data_tools.sample.__main__", "SampleOptions"),
+    "data_tools.verify": ("data_tools.verify", "VerifyOptions"),
+    "data_tools.describe": ("data_tools.describe", "DescribeOptions"),
+    "data_tools.dawn_tsv": ("data_tools.dawn_tsv", "DawnOptions"),
+    "training.estimate": ("training.estimate", "EstimateOptions"),
+    "training.preview": ("training.preview", "PreviewOptions"),
+    "training.export": ("training.export", "ExportOptions"),
+    "training.report": ("training.report", "ReportOptions"),
+}
+END = "<!-- end of options -->"
+
+
+def begin(name: str) -> str:
+    return f"<!-- options of {name}: made by make docs -->"
+
+
+def training_options() -> Iterator[str]:
+    """A heading and a table for each section, the keys of a phase after the schedule's."""
+    for name, kind in sections(RunConfig).items():
+        yield f"### {name}: {(kind.__doc__ or '').strip()}\n"
+        yield from option_table(option_rows(RunConfig, name))
+        if name == "schedule":
+            yield "\nKeys of a phase:\n"
+            rows = {row[0].strip("`").lstrip("-"): row for row in option_rows(PhaseKeys, "")}
+            yield from option_table([[f"`{key}`", *rows[key][1:]] for key in KEYS], first="key")
+        yield ""
+
+
+def tool_options() -> Iterator[str]:
+    """One table for all tools. What they share with train_imagenet.py stands there."""
+    rows = []
+    for tool, (module, schema) in TOOLS.items():
+        kind = getattr(importlib.import_module(module), schema)
+        shared = issubclass(kind, RunConfig)
+        own = [row for name in sections(kind) if not (shared and name) for row in option_rows(kind, name)]
+        rows += [[f"`{tool}`" if number == 0 else "", *row] for number, row in enumerate(own)]
+        if shared:
+            rows.append(["", "all of `train_imagenet.py`", "", "the recipe, and what is changed of it"])
+    yield from option_table(rows, first="program | option")
+
+
+def conversion_options() -> Iterator[str]:
+    """One table for both sections."""
+    yield from option_table([row for name in sections(WriteSpec) for row in option_rows(WriteSpec, name)])
+
+
+PARTS = {
+    "OPTIONS.md": {"train_imagenet.py": training_options, "the tools": tool_options},
+    "CONVERSION.md": {"write_datasets.py": conversion_options},
+}
+
+
+def rendered(page: str, text: str) -> str:
+    """`text` of a page with its tables made anew."""
+    for name, lines in PARTS[page].items():
+        text = replace_between(text, begin(name), END, "\n".join(lines()).strip())
+    return text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptionDocsOptions:
+    """Where the pages are."""
+
+    folder: Path = option(Path("docs"), "the folder that holds the pages")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@program("render_option_docs.py")
+def main(argv: Sequence[str]) -> int:
+    options = parse(OptionDocsOptions, argv, prog="scripts/render_option_docs.py", description=__doc__ or "")
+    for name in PARTS:
+        page = options.folder / name
+        write_atomically(page, rendered(name, page.read_text(encoding="utf-8")).encode())
+    print(f"{options.folder}: {', '.join(PARTS)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
