@@ -90,7 +90,7 @@ def test_report_goes_into_the_first_run(tmp_path: Path) -> None:
 
 
 def test_every_colour_of_the_page_follows_its_theme(tmp_path: Path) -> None:
-    runs = read_runs([run_folder(tmp_path / str(i), [30 + i, 60]) for i in range(charts.MOST_RUNS)])
+    runs = read_runs([run_folder(tmp_path / str(i), [30 + i, 60]) for i in range(charts.MAX_RUNS)])
     html = report_html.page(runs, None)
     body = html.partition("</style>")[2]
     assert not re.findall(r"#[0-9a-f]{6}\b", body)
@@ -133,9 +133,9 @@ def test_gpu_hours_of_a_run_that_moved(tmp_path: Path) -> None:
 def test_nothing_is_guessed(tmp_path: Path) -> None:
     (run,) = read_runs([run_folder(tmp_path / "run", [50, 60], [])])
     said = dict(summary(run, 3.0))
-    assert said["hardware"] == "not noted"
+    assert said["hardware"] == "not recorded"
     assert said["93 % top-5"] == "not reached"
-    assert said["cost"] == "no GPU is noted, so none"
+    assert said["cost"] == "unknown: no GPU was recorded"
     assert said["done"] == "2 of 28 epochs, 0.2000 h"
     assert "GPU-hours" not in said
 
