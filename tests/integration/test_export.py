@@ -172,7 +172,7 @@ def test_onnx_gives_the_logits_at_any_size(trained: Path, tmp_path: Path) -> Non
 
 def test_onnx_that_differs_is_not_kept(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apart = iter([0.0, 0.01, 0.0])
-    monkeypatch.setattr(export, "_apart", lambda *_: next(apart))
+    monkeypatch.setattr(export, "_max_difference", lambda *_: next(apart))
     status, _, err = captured(export.main, [str(trained), "--to", "onnx", "--out", str(tmp_path / "out.onnx")])
     assert status == 2
     assert "onnxruntime's logits are 0.01 of the largest off the model's" in err

@@ -71,7 +71,7 @@ def test_clock(seconds: float, text: str) -> None:
 def test_a_log_has_whole_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Run(log_seconds=0))
     shown.epoch_begins(3, 0, 312)
-    assert shown.wants()
+    assert shown.is_due()
     shown.progress(STANDING)
     shown.progress(replace(STANDING, batch=312, run_seconds_left=float("nan")))
     shown.epoch_done(rows([1, 2, 3])[2])
@@ -92,7 +92,7 @@ def test_a_log_is_quiet_in_between(capsys: pytest.CaptureFixture[str], monkeypat
     shown, wanted = Console(Run(log_seconds=30)), []
     for _ in range(100):
         now[0] += 1
-        wanted.append(shown.wants())
+        wanted.append(shown.is_due())
         if wanted[-1]:
             shown.progress(STANDING)
     assert [second for second, want in enumerate(wanted, start=1) if want] == [30, 60, 90]
