@@ -159,9 +159,7 @@ def test_prepare_changes_no_weight_or_statistic() -> None:
 
 
 # -------------------------------------------------------------------------------------- processes and their emulation
-def step_without_batch_statistics(
-    accumulation_steps: int, rank: int, ranks: int, mixed: bool
-) -> tuple[nn.Module, TrainStep]:
+def step_in_eval_mode(accumulation_steps: int, rank: int, ranks: int, mixed: bool) -> tuple[nn.Module, TrainStep]:
     """A step whose BatchNorm does not depend on how a batch is shared."""
     torch.manual_seed(3)
     net = resnet.build(ARCH, CLASSES, init_bn0=False).double()
@@ -175,7 +173,7 @@ def step_without_batch_statistics(
 
 
 def weights_after(accumulation_steps: int, rank: int, ranks: int, mixed: bool = False) -> torch.Tensor:
-    net, step = step_without_batch_statistics(accumulation_steps, rank, ranks, mixed)
+    net, step = step_in_eval_mode(accumulation_steps, rank, ranks, mixed)
     for key, (images, labels) in enumerate(batches()[:4]):
         step(images[rank::ranks], labels[rank::ranks], 0.05, MetricSums(CPU), key=key)
     return torch.cat([p.detach().flatten() for p in net.parameters()])
