@@ -49,7 +49,7 @@ $(DEMO_TAR): $(wildcard data_tools/sample/*.py) | $(ENV)
 PYTEST = env --default-signal=INT,QUIT $(PYTHON) -m pytest
 
 test: $(ENV)  ## run the tests, but for those marked slow
-	$(PYTEST) -m "not slow" -n logical --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not slow" -n logical --maxprocesses 4 --dist loadfile --durations=15
 
 soak: $(ENV)  ## run the slow tests
 	$(PYTEST) -m slow -s

@@ -57,19 +57,19 @@ def read(path: Path) -> dict[str, Scalars]:
     A record that is cut off ends its file; what a continued run logged again replaces what was there. EventsError where
     there are no events.
     """
-    found = {tag: Scalars() for tag in (FIRST, TOP1, TOP5, EVAL)}
+    scalars_by_tag = {tag: Scalars() for tag in (FIRST, TOP1, TOP5, EVAL)}
     for file in _files(path):
         for event in _events(file):
             if event.HasField("session_log") and event.session_log.status == event.session_log.START:
                 # Torch's purge_step: a run goes on here. The step itself stays; if it is void, it is logged again.
-                for scalars in found.values():
+                for scalars in scalars_by_tag.values():
                     scalars.forget_from(event.step + 1 if event.step else 0)
             for value in event.summary.value:
-                if value.tag == FIRST and found[FIRST].at:
+                if value.tag == FIRST and scalars_by_tag[FIRST].at:
                     continue  # the clock starts once
-                if value.tag in found:
-                    found[value.tag].add(event.step, event.wall_time, _number(value))
-    return found
+                if value.tag in scalars_by_tag:
+                    scalars_by_tag[value.tag].add(event.step, event.wall_time, _number(value))
+    return scalars_by_tag
 
 
 def _files(path: Path) -> list[Path]:
@@ -95,22 +95,24 @@ def _number(value: Any) -> float:
     return float(make_ndarray(value.tensor).item())
 
 
-def rows(found: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
+def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
     """The epochs up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all evaluations so
     far, the epoch's own among them, out of its hours. EventsError for a tag that is missing."""
-    if not found[FIRST].at:
+    if not scalars_by_tag[FIRST].at:
         raise EventsError(f"no scalar {FIRST!r}, which marks the start")
-    start = next(iter(found[FIRST].at.values()))[0]
+    start = next(iter(scalars_by_tag[FIRST].at.values()))[0]
     evaluating = 0.0
-    for epoch, (step, (wall_time, top5)) in enumerate(found[TOP5].at.items(), start=1):
+    for epoch, (step, (wall_time, top5)) in enumerate(scalars_by_tag[TOP5].at.items(), start=1):
         for tag in (TOP1, EVAL) if ignore_eval else (TOP1,):
-            if step not in found[tag].at:
+            if step not in scalars_by_tag[tag].at:
                 # An end in the middle of an epoch's scalars is no epoch.
-                if step == next(reversed(found[TOP5].at)):
+                if step == next(reversed(scalars_by_tag[TOP5].at)):
                     return
                 raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})")
-        evaluating += found[EVAL].at[step][1] if ignore_eval else 0.0
-        yield Row(epoch=epoch, hours=(wall_time - start - evaluating) / 3600, top1=found[TOP1].at[step][1], top5=top5)
+        evaluating += scalars_by_tag[EVAL].at[step][1] if ignore_eval else 0.0
+        yield Row(
+            epoch=epoch, hours=(wall_time - start - evaluating) / 3600, top1=scalars_by_tag[TOP1].at[step][1], top5=top5
+        )
         if top5 >= TARGET_TOP5:
             return
 

@@ -61,6 +61,8 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
         manifest = read_manifest(path)
     except UserError as error:
         yield str(error)
+        if not path.exists():
+            return
     faults = structure_faults(path, manifest)
     yield from faults
     if faults:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_tools.common.errors import program
+from data_tools.common.files import partial_file
 from data_tools.common.options import REQUIRED, OptionError, check, option, parse
 
 if TYPE_CHECKING:
@@ -58,13 +59,9 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     state = checkpoint.load(path)
     network = _network(path, state, ema)
     about = metadata(state, ema)
-    partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with partial_file(out) as partial:
         checked = _WRITERS[to](path, state, network, about, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
     weights = "averaged weights" if ema else "weights"
     return f"{out}: {weights} of {path}, a {state['arch']} of {len(state['classes'])} classes{checked}\n{takes()}"
 

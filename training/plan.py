@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.common.files import partial_file
 from training.config.datasets import check_batches, images_of
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
@@ -52,15 +53,13 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
 
 def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: int) -> int:
     """Every batch as a row of ``path``; the number of rows."""
-    partial = path.with_name(path.name + ".partial")
     rows = 0
-    with partial.open("w", newline="") as file:
+    with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr"))
         for b in plan(schedule, images, gpus):
             writer.writerow((b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, repr(b.lr)))
             rows += 1
-    partial.replace(path)
     return rows
 
 

@@ -82,11 +82,11 @@ def _resume(state: TrainState) -> None:
     if wanted == "none":
         return
     if wanted == "auto":
-        datasets = checkpoint.load_newest(state.config.run.dir)
+        found = checkpoint.load_newest(state.config.run.dir)
     else:
-        datasets = checkpoint.load(Path(wanted)), Path(wanted)
-    if datasets is not None:
-        state.restore(*datasets)
+        found = checkpoint.load(Path(wanted)), Path(wanted)
+    if found is not None:
+        state.restore(*found)
 
 
 def validate(state: TrainState, path: Path) -> None:

@@ -12,15 +12,29 @@ from pathlib import Path
 from data_tools.common.errors import UserError
 
 
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """The path of a file beside ``path``, which takes its place when the block ends well and is gone otherwise.
+
+    It is synced before, so that ``path`` is the whole old file or the whole new one, also after a power cut. It keeps
+    the suffix, by which some writers know the format.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """A small file that is either there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
+    with partial_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def sync_folder(folder: Path) -> None:
@@ -70,8 +84,8 @@ def _lock(path: Path) -> int:
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:
-    """`text` with `content` between its two marks. ValueError where it has not each of them once in this order."""
+    """`text` with `content` between its two marks. UserError where it has not each of them once in this order."""
     if text.count(begin) != 1 or end not in text.partition(begin)[2]:
-        raise ValueError(f"the page lacks its marks, {begin} and {end}")
+        raise UserError(f"the page lacks its marks, {begin} and {end}")
     head, rest = text.split(begin)
     return f"{head}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"

@@ -153,7 +153,7 @@ def _scalar(value: Any, kind: Any) -> Any:
 
 def nearest(word: Any, valid: Iterable[Any]) -> str:
     """The end of an error line about an unknown `word`: ``; did you mean X?``, or nothing if none is near."""
-    close = difflib.get_close_matches(str(word), [str(each) for each in valid], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), [str(each) for each in valid], n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -164,7 +164,7 @@ def check(section: Any) -> None:
     """
     hints = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
-        if not field.init:
+        if not field.init or dataclasses.is_dataclass(hints[field.name]):
             continue
         value = getattr(section, field.name)
         try:
@@ -279,7 +279,7 @@ def parse(schema: type[T], argv: Sequence[str], *, prog: str, description: str =
             values[entry.section][entry.field.name] = _typed(entry, held)
         elif entry.required:
             name = entry.argument or f"--{entry.key}"
-            raise OptionError(f"{name} is required ({_plain(entry.field.metadata['help'])})")
+            raise OptionError(f"{name} is required: {_plain(entry.field.metadata['help'])}")
     own = values.pop("", {})
     return schema(**own, **{name: _build(name, sections(schema)[name], each) for name, each in values.items()})
 
@@ -322,9 +322,8 @@ def _command_line(
         if entry.argument:
             words.append(key)
             continue
-        flag: dict[str, Any] = {"nargs": "?", "const": "true"} if entry.kind is bool else {}
-        parser.add_argument(f"--{key}", default=argparse.SUPPRESS, **flag)
-    given, rest = parser.parse_known_args([_underscored(word) for word in argv])
+        parser.add_argument(f"--{key}", default=argparse.SUPPRESS)
+    given, rest = parser.parse_known_args(_normalised(argv, known))
     if given.help:
         raise HelpRequested(help_text())
     values = {key if "." in key else f"{_OWN}.{key}": value for key, value in vars(given).items() if key in known}
@@ -342,11 +341,20 @@ def _command_line(
     return values, given.config_file
 
 
-def _underscored(word: str) -> str:
-    """An option's name may be written with dashes."""
-    name, equals, value = word.partition("=")
-    known = name in (f"--{CONFIG_FILE}", "--") or not name.startswith("--")
-    return word if known else f"--{name[2:].replace('-', '_')}{equals}{value}"
+def _normalised(argv: Sequence[str], known: Mapping[str, Entry]) -> list[str]:
+    """The words as argparse takes them: names with underscores, and every switch with its value.
+
+    An option's name may be written with dashes. A switch alone means true; argparse would take the next word for it.
+    """
+    words = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name not in (f"--{CONFIG_FILE}", "--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        entry = known.get(name[2:])
+        alone = entry is not None and entry.kind is bool and not equals and following.lower() not in _TRUE | _FALSE
+        words.append(f"{name}=true" if alone else f"{name}{equals}{value}")
+    return words
 
 
 def _refuse(key: str, known: Mapping[str, Entry], where: str = "") -> NoReturn:

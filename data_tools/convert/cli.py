@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import signal
 import sys
 import time
@@ -12,6 +11,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from data_tools.common.errors import UserError
+from data_tools.common.progress_bar import terminal_bar
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError
@@ -90,8 +90,7 @@ class Bar:
                 _print_line(_line(done, total, now - self.start[0], done - self.start[1]))
             return
         if self.bar is None:
-            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
-            self.bar = tqdm(total=total, initial=done, unit="img", smoothing=0.05, ncols=size.columns, nrows=size.lines)
+            self.bar = terminal_bar(total, done, unit="img", smoothing=0.05)
         if done > self.bar.n:
             self.bar.update(done - self.bar.n)
 

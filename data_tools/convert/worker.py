@@ -1,9 +1,9 @@
 """A worker process of the conversion: reads images at their places, makes what is stored, hands it over.
 
-Started by `worker_pool` as `python -m data_tools.convert.worker CONNECTION_FD SLOT_FD...`. Tasks come over the connection
-as JSON; results go back as JSON and records, their bytes through memory files ("slots") that both processes hold and
-that vanish with them, however they end. A slot is filled again only after the pool has released it, so a worker never
-holds more than its slots.
+Started by `worker_pool` as `python -m data_tools.convert.worker CONNECTION_FD SLOT_FD...`. Tasks come over the
+connection as JSON; results go back as JSON and records, their bytes through memory files ("slots") that both processes
+hold and that vanish with them, however they end. A slot is filled again only after the pool has released it, so a
+worker never holds more than its slots.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_tools.beton.manifest import ManifestError, read_manifest
+from data_tools.beton.manifest import read_manifest
+from data_tools.common.errors import UserError
 from data_tools.common.resources import available_memory, usable_cores
 
 CORES_PER_GPU = 2  # a core makes some 2,200 crops of 224 px a second (docs/PERFORMANCE.md)
@@ -87,25 +88,20 @@ def betons(folder: Path) -> Iterator[Finding]:
         yield Finding("FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={folder}")
     for path in sorted(folder.glob("*.beton.partial")):
         yield Finding("WARN", f"{path} is unfinished", "give the same write_datasets.py command again to finish it")
-    found: dict[tuple[str, ...], Path] = {}
+    by_classes: dict[tuple[str, ...], Path] = {}
     for path in paths:
         try:
-            record = read_manifest(path)
-        except (OSError, ManifestError) as error:
-            yield Finding("FAIL", *_parted(str(error)))
+            manifest = read_manifest(path)
+        except UserError as error:
+            yield Finding("FAIL", error.fault, error.remedy)
             continue
-        size = path.stat().st_size
-        if size != record.bytes:
-            yield Finding(
-                "FAIL", f"{path} has {size} bytes, but its record says {record.bytes}", "run write_datasets.py again"
-            )
-            continue
-        found.setdefault(record.classes, path)
-        yield Finding("OK", f"{path}: {record.images:,} images of {len(record.classes)} classes, {_size(size)}")
-        if record.split == "train":
-            yield _fits(path, size)
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found.values())
+        by_classes.setdefault(manifest.classes, path)
+        images, classes = f"{manifest.images:,} images", f"{len(manifest.classes)} classes"
+        yield Finding("OK", f"{path}: {images} of {classes}, {_size(manifest.bytes)}")
+        if manifest.split == "train":
+            yield _fits(path, manifest.bytes)
+    if len(by_classes) > 1:
+        names = " and ".join(path.name for path in by_classes.values())
         yield Finding("FAIL", f"{names} hold different classes", "write them in one conversion, into an empty folder")
 
 
@@ -118,12 +114,6 @@ def _fits(path: Path, size: int) -> Finding:
         f"{path.name} has {_size(size)}, and {_size(available)} of memory are available",
         "every epoch reads it from the disk, so keep it on a local SSD, or find more memory",
     )
-
-
-def _parted(error: str) -> tuple[str, str]:
-    """An error of the form 'what; remedy'."""
-    what, _, remedy = error.rpartition("; ")
-    return what or remedy, remedy if what else ""
 
 
 def _size(count: int) -> str:

@@ -29,8 +29,8 @@ class SampleOptions:
     def __post_init__(self) -> None:
         check(self)
         for key in ("train", "val"):
-            if getattr(self, key) < self.classes:
-                raise OptionError(f"{getattr(self, key)} images do not show {self.classes} classes", where=f"--{key}")
+            if (images := getattr(self, key)) < self.classes:
+                raise OptionError(f"{images} images are too few for {self.classes} classes", where=f"--{key}")
 
 
 @program("data_tools.sample")

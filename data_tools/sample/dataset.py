@@ -11,7 +11,6 @@ in seven has one of ImageNet's oddities.
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_tools.common.files import partial_file
 from data_tools.sample.patterns import PATTERNS, render
 
 # --- a file as ImageNet has them ---
@@ -112,17 +112,13 @@ def _made(todo: list[SampleImage], workers: int) -> Iterator[Iterable[bytes]]:
 
 def write(out: Path, todo: list[SampleImage], *, workers: int = 1) -> None:
     """Write the tar beside its place, then rename it. Equal specs give equal bytes, whatever `workers` is."""
-    beside = out.with_name(f"{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with beside.open("wb") as raw, _made(todo, workers) as files:
-            with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for spec, data in zip(todo, files, strict=True):
-                    member = tarfile.TarInfo(spec.name)  # owner 0, time 0: nothing of this machine
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-            raw.flush()
-            os.fsync(raw.fileno())
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
+    with (
+        partial_file(out) as partial,
+        _made(todo, workers) as files,
+        tarfile.open(partial, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for image, data in zip(todo, files, strict=True):
+            member = tarfile.TarInfo(image.name)  # owner 0, time 0: nothing of this machine
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))

@@ -63,13 +63,13 @@ def read_val(builder: IndexBuilder, path: Path, devkit: Devkit | None) -> None:
     file = builder.file("archive", path)
     for member in members(path):
         name = member.name.rsplit("/", 1)[-1]
-        found = _VAL_IMAGE.fullmatch(name)
-        if found is None:
+        match = _VAL_IMAGE.fullmatch(name)
+        if match is None:
             builder.ignore(f"{path}: {member.name}")
             continue
-        if not 1 <= int(found[1]) <= len(devkit):
+        if not 1 <= int(match[1]) <= len(devkit):
             raise SourceError(f"{member.name}: the devkit has labels for images 1 to {len(devkit)}", where=path)
-        builder.add("val", None, devkit[int(found[1]) - 1], name, file, member.offset, member.length)
+        builder.add("val", None, devkit[int(match[1]) - 1], name, file, member.offset, member.length)
 
 
 # ---------------------------------------------------------------------------------------------- the devkit
@@ -83,20 +83,20 @@ def is_devkit(path: Path) -> bool:
 
 def read_devkit(path: Path) -> Devkit:
     """The wnid of every validation image, in the order of their numbers. Raises SourceError."""
-    found: dict[str, bytes] = {}
+    texts: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:gz") as tar:
             for info in tar:
                 name = info.name.rsplit("/", 1)[-1]
                 if name in (TRUTH, SYNSETS) and info.isfile() and info.size < _MOST_DEVKIT_BYTES:
-                    found[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
+                    texts[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise SourceError(f"damaged ({error})", where=path, remedy="download it again") from None
     for name in (TRUTH, SYNSETS):
-        if name not in found:
+        if name not in texts:
             raise SourceError(f"no {name} in it", where=path, remedy="the devkit for tasks 1 and 2 has one")
     try:
-        wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in read_synsets(found[SYNSETS])}
-        return [wnids[int(line)] for line in found[TRUTH].split()]
+        wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in read_synsets(texts[SYNSETS])}
+        return [wnids[int(line)] for line in texts[TRUTH].split()]
     except (KeyError, ValueError, TypeError, struct.error, zlib.error, IndexError, StopIteration) as error:
         raise SourceError(f"{SYNSETS} and {TRUTH} do not go together ({error!r})", where=path) from None

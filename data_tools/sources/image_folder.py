@@ -25,11 +25,11 @@ def locate(name: str) -> tuple[str, int | None, str, str] | None:
 def _read_tar(builder: IndexBuilder, path: Path) -> None:
     file = builder.file("archive", path)
     for member in members(path):
-        found = locate(member.name)
-        if found is None:
+        place = locate(member.name)
+        if place is None:
             builder.ignore(f"{path}: {member.name}")
         else:
-            builder.add(*found, file, member.offset, member.length)
+            builder.add(*place, file, member.offset, member.length)
 
 
 def _read_folder(builder: IndexBuilder, root: Path) -> None:
@@ -38,15 +38,15 @@ def _read_folder(builder: IndexBuilder, root: Path) -> None:
     above = "/".join(root.resolve().parts[-2:])  # x-sz/160 may be what was given
     for entry in _files_below(root):
         name = f"{above}/{os.path.relpath(entry.path, root)}"
-        found = locate(name)
-        if found is None:
+        place = locate(name)
+        if place is None:
             builder.ignore(entry.path)
             continue
         split_folder = Path(entry.path).parent.parent
         if split_folder not in groups:
             groups[split_folder] = builder.file("folder", split_folder)
         length = entry.stat(follow_symlinks=False).st_size
-        builder.add(*found, groups[split_folder], 0, length)
+        builder.add(*place, groups[split_folder], 0, length)
         total += length
     builder.sources.append(Source(name=root.resolve().name, bytes=total))
 

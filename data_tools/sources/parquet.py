@@ -76,10 +76,10 @@ def _open(shard: Path) -> Any:
 
 def _split_of(shard: Path) -> str | None:
     """By the shard's name (train-00000-of-00294.parquet) or its folder's; None for a test set, which has no labels."""
-    found = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
-    if found is None:
+    match = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
+    if match is None:
         raise SourceError("of which split? name it train-*.parquet or validation-*.parquet", where=shard)
-    return _SPLITS.get(found[1])
+    return _SPLITS.get(match[1])
 
 
 def _class_names(source: Any) -> list[str]:
@@ -107,10 +107,10 @@ def _paths_and_labels(shard: Path, source: Any) -> Iterator[tuple[int, str | Non
 def _cleaned(path: str) -> tuple[str, str]:
     """The file's name as the official archives have it, and its wnid if the name tells."""
     name = path.rsplit("/", 1)[-1]
-    if found := _WITH_WNID.fullmatch(name):
-        return found["stem"] + found["suffix"], found["wnid"]
-    found = _TRAIN_NAME.fullmatch(name)
-    return name, found["wnid"] if found else ""
+    if match := _WITH_WNID.fullmatch(name):
+        return match["stem"] + match["suffix"], match["wnid"]
+    match = _TRAIN_NAME.fullmatch(name)
+    return name, match["wnid"] if match else ""
 
 
 def group_of(offset: int) -> int:

@@ -1,7 +1,5 @@
 """environment.yml installs what uv.lock holds: the same packages and versions, on each supported Python."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 
@@ -16,14 +14,9 @@ FROM_CONDA = {"opencv-python", "opencv-python-headless"}  # conda-forge's py-ope
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
-def pip_lines() -> list[str]:
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    return next(d for d in dependencies if isinstance(d, dict))["pip"]
-
-
-def conda_lines() -> list[str]:
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    return [d for d in dependencies if isinstance(d, str)]
+def conda_and_pip_lines() -> tuple[list[str], list[str]]:
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    return conda, pip["pip"]
 
 
 def on_linux(python: str) -> dict[str, str]:
@@ -41,7 +34,7 @@ def on_linux(python: str) -> dict[str, str]:
 def by_conda(python: str) -> dict[str, str]:
     """name -> version, of what pip installs on Linux."""
     found: dict[str, str] = {}
-    for line in pip_lines()[:-1]:
+    for line in conda_and_pip_lines()[1][:-1]:
         wanted = Requirement(line)
         if wanted.marker is None or wanted.marker.evaluate(on_linux(python)):
             (pin,) = wanted.specifier
@@ -89,7 +82,7 @@ def test_both_environments_hold_the_same_versions(python: str) -> None:
     assert by_conda(python) == uv
 
 
-def test_every_direct_dependency_is_there() -> None:
+def test_every_direct_dependency_is_installed() -> None:
     """Read from pyproject.toml itself: the two above could both have lost one."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [Requirement(r) for r in (*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"])]
@@ -98,20 +91,20 @@ def test_every_direct_dependency_is_there() -> None:
         for requirement in wanted:
             name = canonicalize_name(requirement.name)
             if name in FROM_CONDA:
-                assert any(line.startswith("opencv") for line in conda_lines())
+                assert any(line.startswith("opencv") for line in conda_and_pip_lines()[0])
             else:
                 assert requirement.specifier.contains(pinned[name]), (python, name)
 
 
-def test_nothing_but_the_project_is_left_open() -> None:
-    *pins, project = pip_lines()
+def test_every_package_but_the_project_has_a_version() -> None:
+    *pins, project = conda_and_pip_lines()[1]
     assert project == "-e ."
     assert not FROM_CONDA & {canonicalize_name(Requirement(line).name) for line in pins}
 
 
-def test_python_is_one_that_the_project_supports() -> None:
+def test_python_version_is_supported() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     supported = Requirement(f"python{pyproject['project']['requires-python']}").specifier
-    (python,) = [line.removeprefix("python=") for line in conda_lines() if line.startswith("python=")]
+    (python,) = [line.removeprefix("python=") for line in conda_and_pip_lines()[0] if line.startswith("python=")]
     assert supported.contains(f"{python}.1")
     assert all(supported.contains(f"{p}.1") for p in PYTHONS)

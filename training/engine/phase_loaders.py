@@ -28,8 +28,8 @@ class PhaseLoaders:
         self.validation.close()
 
 
-def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, **world: Any) -> TrainLoader:
-    """What ``phase`` trains on, ``batch`` images a process; ``place``: TrainLoader's rank, workers and the like."""
+def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, **options: Any) -> TrainLoader:
+    """What ``phase`` trains on, ``batch`` images a process; ``options``: TrainLoader's rank, workers and the like."""
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),
         px=phase.px,
@@ -38,19 +38,19 @@ def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: 
         seed=config.run.seed,
         page_window=config.data.page_window,
         **_reading(config, datasets),
-        **world,
+        **options,
     )
 
 
-def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **world: Any) -> ValLoader:
-    """What ``phase`` validates on; ``place``: ValLoader's rank, workers and the like."""
+def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **options: Any) -> ValLoader:
+    """What ``phase`` validates on; ``options``: ValLoader's rank, workers and the like."""
     return ValLoader(
         datasets.beton(f"val_{phase.val_data}"),
         px=phase.val_px,
         batch=phase.val_batch,
         rectangular=phase.rectangular_val,
         **_reading(config, datasets),
-        **world,
+        **options,
     )
 
 
@@ -80,10 +80,10 @@ def check_betons(state: TrainState) -> None:
 
 def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:
     """Both loaders of a phase. Raises what an unsound beton or a batch too large for it raises."""
-    world, batch = loader_options(state), phase.batch_per_gpu * state.accumulation_steps
-    training = train_loader(state.config, state.datasets, phase, batch=batch, **world)
+    options, batch = loader_options(state), phase.batch_per_gpu * state.accumulation_steps
+    training = train_loader(state.config, state.datasets, phase, batch=batch, **options)
     try:
-        return PhaseLoaders(training, val_loader(state.config, state.datasets, phase, **world))
+        return PhaseLoaders(training, val_loader(state.config, state.datasets, phase, **options))
     except BaseException:
         training.close()
         raise

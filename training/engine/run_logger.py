@@ -120,7 +120,7 @@ class RunLog:
 
 def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
     """The main process's log; every process calls it, and gets an OptionError where it cannot begin."""
-    images = {name: datasets.images for name, datasets in state.datasets.manifests.items()}
+    images = {name: manifest.images for name, manifest in state.datasets.manifests.items()}
     session = current_session(
         gpus=gpu_names(state.world.device, signals.every_rank),
         processes=state.world.ranks,

@@ -156,7 +156,7 @@ def fingerprint(state: TrainState) -> dict[str, str]:
     shaping["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
     marks = {key: json.dumps(value) for key, value in shaping.items()}
     marks["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]
-    return marks | {name: datasets.digest for name, datasets in state.datasets.manifests.items()}
+    return marks | {name: manifest.digest for name, manifest in state.datasets.manifests.items()}
 
 
 def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> None:

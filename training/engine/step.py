@@ -168,16 +168,16 @@ class TrainStep:
         total = torch.zeros((), device=images.device)
         for part in range(self.accumulation_steps):
             # Every parts-th image: the very batch that one of the emulated processes would have had.
-            datasets, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
+            mixed, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
             targets = hard
             if self.mixing:
                 own_key = (
                     key * self.accumulation_steps + part
                 ) * self.ranks + self.rank  # of the process that the part stands for
-                datasets, targets = self.mixing(self.loss_module.predict.normalise(datasets), hard, own_key)
+                mixed, targets = self.mixing(self.loss_module.predict.normalise(mixed), hard, own_key)
             last = part == self.accumulation_steps - 1
             with contextlib.nullcontext() if last else self._no_sync():
-                loss, logits = self.forward(datasets, targets)
+                loss, logits = self.forward(mixed, targets)
                 self.scaler.scale(loss / self.accumulation_steps).backward()
             sums.add(logits, hard, loss)
             total += loss.detach()

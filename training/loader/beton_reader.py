@@ -108,9 +108,9 @@ class BetonReader:
             os.close(file)
 
 
-def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
+def _mark(status: os.stat_result) -> tuple[int, int, int, int]:
     """What changes when a file is replaced, cut or written to."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _open(path: Path) -> int:

@@ -34,29 +34,38 @@ class _CropDecoder(SimpleRGBImageDecoder):
         super().__init__()
         self.height, self.width = height, width
         self._rule = 0  # the address of a native CropRule; 0 takes the centre
+        self._rectangle_px = 0  # the shorter side where the shape follows the batch
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (self.height, self.width, 3), np.dtype("u1")
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
-        take, read, each = library().native_load_crop, self.memory_read, Compiler.get_iterator()
-        rule, height, width = self._rule, self.height, self.width
+        load_crop, read, each = library().native_load_crop, self.memory_read, Compiler.get_iterator()
+        rule, fixed_height, fixed_width, px = self._rule, self.height, self.width, self._rectangle_px
 
         def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
-            failed = np.zeros(len(batch_indices), np.int32)
-            for i in each(len(batch_indices)):
+            n, height, width = len(batch_indices), fixed_height, fixed_width
+            if px:
+                ratios = 0.0
+                for i in range(n):
+                    ratios += metadata[batch_indices[i]]["width"] / metadata[batch_indices[i]]["height"]
+                mean = ratios / n
+                longer = max(px, int(px * max(mean, 1 / mean)) // 8 * 8)
+                height, width = (px, longer) if mean >= 1 else (longer, px)
+            images = destination.reshape(-1)[: n * height * width * 3].reshape((n, height, width, 3))
+            failed = np.zeros(n, np.int32)
+            for i in each(n):
                 sample = batch_indices[i]
                 field = metadata[sample]
                 data = read(field["data_ptr"], storage_state)
-                out = destination[i].ctypes.data
-                failed[i] = take(
+                failed[i] = load_crop(
                     *(data.ctypes.data, data.size, field["mode"], field["width"], field["height"]),
-                    *(rule, sample, out, height, width),
+                    *(rule, sample, images[i].ctypes.data, height, width),
                 )
             if failed.any():
                 raise ValueError("a sample of the beton cannot be decoded")
-            return destination[: len(batch_indices)]
+            return images
 
         decode.is_parallel = True  # type: ignore[attr-defined]  # FFCV's way to ask for prange
         return decode
@@ -90,39 +99,13 @@ class RectangularCrop(_CropDecoder):
 
     def __init__(self, px: int) -> None:
         super().__init__(px, px)
-        self.px = px
+        self._rectangle_px = px
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         sides = self.metadata["width"].astype(np.float64), self.metadata["height"].astype(np.float64)
         widest = max((sides[0] / sides[1]).max(), (sides[1] / sides[0]).max())
-        self.height, self.width = self.px, int(self.px * widest)
+        self.height, self.width = self._rectangle_px, int(self._rectangle_px * widest)
         return super().declare_state_and_memory(previous_state)
-
-    def generate_code(self) -> Callable[..., Any]:
-        take, read, each, px = library().native_load_crop, self.memory_read, Compiler.get_iterator(), self.px
-
-        def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
-            n, total = len(batch_indices), 0.0
-            for i in range(n):
-                total += metadata[batch_indices[i]]["width"] / metadata[batch_indices[i]]["height"]
-            mean = total / n
-            longer = max(px, int(px * max(mean, 1 / mean)) // 8 * 8)
-            height, width = (px, longer) if mean >= 1 else (longer, px)
-            images = destination.reshape(-1)[: n * height * width * 3].reshape((n, height, width, 3))
-            failed = np.zeros(n, np.int32)
-            for i in each(n):
-                field = metadata[batch_indices[i]]
-                data = read(field["data_ptr"], storage_state)
-                failed[i] = take(
-                    *(data.ctypes.data, data.size, field["mode"], field["width"], field["height"]),
-                    *(0, 0, images[i].ctypes.data, height, width),
-                )
-            if failed.any():
-                raise ValueError("a sample of the beton cannot be decoded")
-            return images
-
-        decode.is_parallel = True  # type: ignore[attr-defined]
-        return decode
 
 
 def checked(loader: Loader) -> Iterator[Any]:

@@ -1,8 +1,8 @@
-"""A beton and a phase in, batches on the device out. The place within an epoch is state that can be saved."""
+"""A beton in, batches on the device out."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -99,24 +99,16 @@ class TrainLoader(_Loader):
         super().__init__(beton, workers=workers, device=torch.device(device))
         self.px, self.batch, self.min_scale, self.seed = px, batch, min_scale, seed
         self._rank, self._ranks, self._page_window = rank, ranks, page_window
-        self._place = (0, 0)  # epoch, and global batches handed out of it
-        self._continue_at: tuple[int, int] | None = None  # likewise, from a loaded state
 
-    def epoch(self, epoch: int, start_batch: int | None = None) -> "TrainEpoch":
+    def epoch(self, epoch: int, start_batch: int = 0) -> Batches:
         """The batches of an epoch from `start_batch` on, as a context manager and an iterator.
 
-        Without `start_batch`: where a state just loaded stands if that is in this epoch, else from the beginning.
         An epoch that is still open is closed.
         """
-        saved, self._continue_at = self._continue_at, None
-        if start_batch is None:
-            start_batch = saved[1] if saved is not None and saved[0] == epoch else 0
         if not 0 <= start_batch <= self.batches:
             raise ValueError(f"{self._beton.path}: no batch {start_batch} in an epoch of {self.batches}")
         rule = CropRule(seed=self.seed, epoch=epoch, min_scale=self.min_scale)
-        batches = self._begin(self._requests(rule, self._order(epoch)[start_batch:]))
-        self._place = (epoch, start_batch)
-        return TrainEpoch(self, batches)
+        return self._begin(self._requests(rule, self._order(epoch)[start_batch:]))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if self._page_window:
@@ -135,47 +127,6 @@ class TrainLoader(_Loader):
                 fetched |= soon
             crops = random_crops(rule, samples, beton.widths[samples], beton.heights[samples])
             yield _request(beton, samples, crops, self.px, self.px)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place within an epoch, as plain values; the same on every rank."""
-        epoch, batches = self._place
-        return {
-            "epoch": epoch,
-            "batches": batches,
-            "global_batch": self.batch * self._ranks,
-            "seed": self.seed,
-            "beton": self._beton.manifest.digest,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the state stands, also with another number of ranks. ValueError for other data or batches."""
-        for key, here in self.state_dict().items():
-            if key not in ("epoch", "batches") and state[key] != here:
-                raise ValueError(f"{self._beton.path}: the saved place has {key} {state[key]}, but here it is {here}")
-        self._stop()
-        self._place = self._continue_at = (state["epoch"], state["batches"])
-
-
-class TrainEpoch(Iterator[tuple[torch.Tensor, torch.Tensor]]):
-    """The batches of one epoch; see `TrainLoader.epoch`. Leaving its `with` block drops what is on the way."""
-
-    def __init__(self, loader: TrainLoader, batches: Batches) -> None:
-        self._loader, self._batches = loader, batches
-
-    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = next(self._batches)
-        epoch, done = self._loader._place
-        self._loader._place = (epoch, done + 1)
-        return batch
-
-    def close(self) -> None:
-        self._batches.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class ValLoader(_Loader):

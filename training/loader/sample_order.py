@@ -46,7 +46,7 @@ def page_order(seed: int, epoch: int, pages: NDArray[np.uint64], window: int) ->
 
     `pages` gives the page of each sample. For a beton larger than memory: each page is read once an epoch, and
     `window` of them have to stay in the page cache. It is global like `epoch_order`, so it is dealt to processes
-    in the same way. `clumping` says how far from uniform it is.
+    in the same way.
     """
     if window < 1:
         raise ValueError(f"a window of {window} pages holds no sample")
@@ -54,24 +54,6 @@ def page_order(seed: int, epoch: int, pages: NDArray[np.uint64], window: int) ->
     place = np.empty(int(number.max()) + 1, np.int64)
     place[epoch_order(seed, ~epoch, len(place))] = np.arange(len(place))  # another stream than the samples'
     return np.lexsort((_hashes(len(pages), seed, epoch), place[number] // window)).astype(np.int64)
-
-
-def clumping(order: Indices, groups: NDArray[np.int64], batch: int) -> float:
-    """How much likelier two samples of a batch are of one group (class, page) than in a uniform order.
-
-    1.0 is uniform; 2.0 means that a batch holds twice the pairs of equals. Only full batches count.
-    """
-    full = order[: len(order) // batch * batch]
-    _, number = np.unique(groups, return_inverse=True)
-    kinds = int(number.max()) + 1
-    where = np.arange(len(full)) // batch * kinds + number[full]
-    pairs = _pairs(np.unique(where, return_counts=True)[1]) / (len(full) // batch)
-    everywhere = _pairs(np.bincount(number)) / (len(groups) * (len(groups) - 1))
-    return float(pairs / (batch * (batch - 1)) / everywhere)
-
-
-def _pairs(counts: NDArray[np.int64]) -> float:
-    return float((counts.astype(np.float64) * (counts - 1)).sum())
 
 
 def rank_slice(order: Indices, batch: int, rank: int, ranks: int) -> Indices:

@@ -6,7 +6,6 @@ CRC-32 of every member is verified before anything is read from it.
 
 from __future__ import annotations
 
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from data_tools.common.files import sync_folder
+from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
 
 VERSION = 1
@@ -23,17 +22,8 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` beside ``path``, then rename it there, so that ``path`` is the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with partial_file(path) as partial:
+        torch.save({"version": VERSION, **state}, partial)
 
 
 def save_last(run_dir: Path, state: dict[str, Any]) -> None:

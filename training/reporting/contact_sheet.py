@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from data_tools.common.files import partial_file
+
 WIDTH = 2000  # a row takes as many crops as fit
 MARGIN, GAP = 32, 12
 ROOM = WIDTH - 2 * MARGIN
@@ -53,13 +55,8 @@ def save(rows: Sequence[Row], zoom: int, path: Path) -> None:
         picture.paste(strip, (0, top))
         top += strip.height
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last, since it says the format.
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
+    with partial_file(path) as partial:
         picture.save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _strips(row: Row, zoom: int) -> list[Image.Image]:

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from data_tools.common.imagenet import TARGET_TOP5
+from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
 from training.reporting import plotting
 from training.reporting.charts import elements
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
 from training.runlog.epoch_table import EpochRow
 
-IMAGENET_CLASSES = 1000
 STYLE = Path(__file__).with_name("report.css")
 
 

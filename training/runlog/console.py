@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from data_tools.common.progress_bar import terminal_bar
 from training.config.run_config import Log, RunConfig
 from training.runlog.epoch_table import HEADING, EpochRow, line
 
@@ -102,16 +102,8 @@ class Console:
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
         if self._terminal:
-            size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
-            self._bar = tqdm(
-                total=batches,
-                initial=batch,
-                desc=f"epoch {epoch}",
-                leave=False,
-                bar_format="{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
-                ncols=size.columns,  # what is wider is cut off: a line that wraps stays behind
-                nrows=size.lines,
-            )
+            bar_format = "{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
+            self._bar = terminal_bar(batches, batch, desc=f"epoch {epoch}", leave=False, bar_format=bar_format)
 
     def wants(self) -> bool:
         """Whether it is time to show how the run stands."""

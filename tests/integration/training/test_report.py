@@ -1,0 +1,68 @@
+"""The report of runs whose numbers are known: what is printed and which files are written."""
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers.run_folders import run_folder
+from PIL import Image
+
+from training import report
+from training.reporting import charts
+
+
+class NestingChecker(HTMLParser):
+    """Fails on elements that do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_report_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fast = run_folder(tmp_path / "fast", [50, 80, 92.9, 93, 95])
+    slow = run_folder(tmp_path / "slow <b>", [40, 60], argv=["--run.seed=7"])
+    out = tmp_path / "new" / "out"
+    assert report.main([str(fast), str(slow), "--out", str(out), "--price", "2.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "    4   0.4000  73.0000  93.0000   1.7500  0.500000     7000  128" in printed.splitlines()
+    # 8 GPUs for 0.4 h until epoch 4, for 0.5 h in all.
+    assert "0.4000 h, after epoch 4" in printed
+    assert "8.00 to 93 %, 10.00 in all, at 2.5 per GPU-hour" in printed
+    assert "95.0000 %, epoch 5" in printed
+    html = (out / "report.html").read_text()
+    checker = NestingChecker()
+    checker.feed(html)
+    assert not checker.open
+    text = unescape(re.sub("<[^>]+>", "", html))
+    assert "8 × NVIDIA TITAN RTX, driver 580.65; AMD EPYC 7742, 48 cores, 504 GiB" in text
+    assert "fast: 0; slow <b>: 7" in text
+    assert "slow <b>" in text
+    assert html.count("<svg") == len(charts.CHARTS)
+    ids = re.findall(r'\sid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    addresses = re.findall(r'\s(?:src|href|xlink:href)="([^"]*)"', html)
+    assert all(address.startswith("#") and address[1:] in ids for address in addresses)
+    assert not re.search(r"https?://(?!www\.w3\.org)", html)
+    with Image.open(out / "curves.png") as picture:
+        assert picture.width > picture.height > 1000
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_report_is_written_into_the_first_run_folder(tmp_path: Path) -> None:
+    first, second = (run_folder(tmp_path / name, [1, 2]) for name in ("a", "b"))
+    assert report.main([str(first), str(second)]) == 0
+    assert {path.parent for path in tmp_path.rglob("report.html")} == {first}
+    assert (first / "curves.png").is_file()

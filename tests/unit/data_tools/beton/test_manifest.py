@@ -1,0 +1,72 @@
+"""The manifest beside a beton: it is read as written, and anything else is refused with a remedy."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.manifests import MANIFEST
+
+from data_tools.beton.manifest import ManifestError, manifest_path, read_manifest, write_manifest
+
+
+@pytest.fixture
+def beton(tmp_path: Path) -> Path:
+    path = tmp_path / "train_160.beton"
+    path.write_bytes(bytes(MANIFEST.bytes))
+    write_manifest(MANIFEST, manifest_path(path))
+    return path
+
+
+def test_manifest_is_read_as_it_was_written(beton: Path) -> None:
+    assert read_manifest(beton) == MANIFEST
+    assert [file.name for file in beton.parent.iterdir() if "partial" in file.name] == []
+    again = replace(MANIFEST, cap=None)
+    write_manifest(again, manifest_path(beton))
+    assert read_manifest(beton).cap is None
+
+
+def test_classes_digest_is_sha256_of_the_names() -> None:
+    assert MANIFEST.classes_digest == hashlib.sha256("n01\nn02\ngröße\n".encode()).hexdigest()
+
+
+def test_missing_beton_or_manifest_is_refused_with_the_remedy(beton: Path) -> None:
+    manifest_path(beton).unlink()
+    with pytest.raises(FileNotFoundError, match=r"train_160\.beton\.json: no manifest beside the beton"):
+        read_manifest(beton)
+    beton.unlink()
+    with pytest.raises(FileNotFoundError, match=r"train_160\.beton: no beton here; run write_datasets\.py"):
+        read_manifest(beton)
+
+
+def test_beton_of_another_size_is_refused(beton: Path) -> None:
+    beton.write_bytes(bytes(MANIFEST.bytes - 1))
+    with pytest.raises(ManifestError, match=r"train_160\.beton: 99 bytes, but its manifest says 100; copy it again"):
+        read_manifest(beton)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 1},
+        {"version": None},
+        {"surplus": 1},
+        {"images": "3"},
+        {"images": -1},
+        {"sources": [{"name": "x"}]},
+        {"skipped": [["x", "y"]]},
+    ],
+)
+def test_foreign_or_damaged_manifest_is_refused_with_the_remedy(beton: Path, change: dict[str, object]) -> None:
+    path = manifest_path(beton)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 2 .*run write_datasets\.py again"):
+        read_manifest(beton)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
+def test_invalid_json_is_refused(beton: Path, text: str) -> None:
+    manifest_path(beton).write_text(text)
+    with pytest.raises(ManifestError):
+        read_manifest(beton)

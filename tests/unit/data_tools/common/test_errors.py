@@ -1,0 +1,89 @@
+"""How programs end: one line for what a user can mend, nothing for a reader who went away, a traceback for the rest."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from data_tools.common.errors import HelpRequested, MissingFileError, UserError, program
+
+
+def run(action: Callable[[], int]) -> int:
+    @program("some.tool")
+    def main(argv: Sequence[str]) -> int:
+        return action()
+
+    return main([])
+
+
+def fail(error: BaseException) -> Callable[[], int]:
+    def action() -> int:
+        raise error
+
+    return action
+
+
+def test_error_says_where_what_and_remedy() -> None:
+    error = UserError("no beton here", where=Path("/data/train_160.beton"), remedy="run write_datasets.py")
+    assert str(error) == "/data/train_160.beton: no beton here; run write_datasets.py"
+    assert (error.what, error.where, error.remedy) == (
+        "no beton here",
+        "/data/train_160.beton",
+        "run write_datasets.py",
+    )
+    assert str(UserError("out of luck")) == "out of luck"
+
+
+def test_missing_file_is_a_file_not_found_error() -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.tar: no such source"):
+        raise MissingFileError("no such source", where="a.tar")
+
+
+def test_line_ends_in_names_do_not_make_more_lines() -> None:
+    assert str(UserError("bad\nname", where="a\x1b[1m")) == "a\\x1b[1m: bad\\nname"
+
+
+def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(fail(UserError("wrong", where="--a.b", remedy="give another"))) == 2
+    assert capsys.readouterr() == ("", "some.tool: error: --a.b: wrong; give another\n")
+
+
+def test_long_remedy_has_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(fail(UserError("wrong", where="--a.b", remedy="give " + "x" * 80))) == 2
+    assert capsys.readouterr().err == f"some.tool: error: --a.b: wrong\n  remedy: give {'x' * 80}\n"
+
+
+def test_failed_system_call_that_names_a_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(fail(PermissionError(errno.EACCES, "Permission denied", "/root/x"))) == 2
+    assert capsys.readouterr().err == "some.tool: error: /root/x: Permission denied\n"
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(ValueError, match="a bug"):
+        run(fail(ValueError("a bug")))
+    with pytest.raises(OSError, match="No space left"):
+        run(fail(OSError(errno.ENOSPC, "No space left")))
+
+
+def test_help_is_printed_with_status_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(fail(HelpRequested("usage: some.tool"))) == 0
+    assert capsys.readouterr() == ("usage: some.tool\n", "")
+
+
+@pytest.mark.parametrize("ended", ["broken pipe", "help"])
+def test_reader_who_went_away_ends_a_program_quietly(
+    ended: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)
+    with os.fdopen(writable, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", gone)
+        if ended == "help":
+            assert run(fail(HelpRequested("x" * 1000))) == 0
+        else:
+            assert run(lambda: print("x" * 1000) or 0) == 141
+        gone.flush()  # as at the interpreter's exit: nothing more is complained of
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,168 @@
+"""What is stored of an image: pixels against PIL and cv2, sizes by hand, the share of raw samples."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.images import jpeg, oddities, photo
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_tools.beton.format import JPG, PAGE_BYTES, RAW
+from data_tools.convert import transcode
+from data_tools.convert.transcode import (
+    BadImageError,
+    StorageOptions,
+    capped,
+    decode,
+    is_plain_jpeg,
+    sizes,
+    store,
+    wants_raw,
+)
+from data_tools.native import codec
+
+OPTIONS = StorageOptions(
+    caps=(160, 320, None),
+    side="shorter",
+    quality=90,
+    seekable=True,
+    keep=False,
+    raw_share=0.0,
+    seed=0,
+    page_bytes=(PAGE_BYTES, PAGE_BYTES, PAGE_BYTES),
+)
+ODD_IMAGES = oddities()
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_decode_gives_the_pixels_of_pil(name: str) -> None:
+    with Image.open(io.BytesIO(ODD_IMAGES[name])) as image:
+        wanted = np.asarray(image.convert("RGB"))  # which leaves EXIF's orientation alone
+    found = decode(ODD_IMAGES[name])
+    assert found.shape == wanted.shape
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - wanted).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("size", "cap", "side", "wanted"),
+    [
+        ((375, 500), 160, "shorter", (160, 213)),  # the figure of the -sz directories
+        ((500, 375), 160, "shorter", (213, 160)),
+        ((375, 500), 160, "longer", (120, 160)),  # FFCV's max_resolution
+        ((375, 500), None, "shorter", (375, 500)),
+        ((100, 900), 160, "shorter", (100, 900)),  # downwards only
+        ((100, 900), 160, "longer", (17, 160)),
+        ((1, 1000), 160, "longer", (1, 160)),
+        ((3, 2000), 160, "longer", (1, 160)),
+        ((160, 160), 160, "shorter", (160, 160)),
+        ((65535, 333), 320, "shorter", (62976, 320)),
+    ],
+)
+def test_capped_sizes(size: tuple[int, int], cap: int | None, side: str, wanted: tuple[int, int]) -> None:
+    assert capped(*size, cap, side) == wanted
+
+
+@given(st.integers(1, 65_535), st.integers(1, 65_535), st.integers(1, 2_000), st.sampled_from(["shorter", "longer"]))
+def test_capped_keeps_the_aspect_ratio(height: int, width: int, cap: int, side: str) -> None:
+    high, wide = capped(height, width, cap, side)
+    assert 1 <= high <= height
+    assert 1 <= wide <= width
+    of = min if side == "shorter" else max
+    assert of(high, wide) == min(of(height, width), cap)
+    assert capped(width, height, cap, side) == (wide, high)
+    # the other side is rounded down to a whole pixel, and never to none
+    scale = of(high, wide) / of(height, width)
+    assert abs(high - height * scale) < 1
+    assert abs(wide - width * scale) < 1
+
+
+def test_downscaled_image_is_close_to_cv2_inter_area() -> None:
+    import cv2
+
+    pixels = photo(3, 640, 480)
+    small, middle = sizes(pixels, (160, 320), "shorter")
+    for found, (width, height) in ((middle, (426, 320)), (small, (213, 160))):
+        assert found.shape == (height, width, 3)
+        wanted = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        error = (found.astype(float) - wanted) ** 2
+        assert 10 * np.log10(255**2 / error.mean()) > 38
+
+
+def test_each_size_is_independent_of_the_others() -> None:
+    pixels = photo(4, 700, 500)
+    together = sizes(pixels, (None, 320, 160, 100), "shorter")
+    alone = [sizes(pixels, (cap,), "shorter")[0] for cap in (None, 320, 160, 100)]
+    assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
+
+
+def test_stored_images_are_jpegs_of_the_source() -> None:
+    data = jpeg(photo(5, 500, 375), quality=95)
+    small, middle, full = store(data, "c/x", OPTIONS)
+    assert [(each.mode, each.width, each.height) for each in (small, middle, full)] == [
+        (JPG, 213, 160),
+        (JPG, 426, 320),
+        (JPG, 500, 375),
+    ]
+    with Image.open(io.BytesIO(bytes(full.data))) as image:
+        assert np.abs(np.asarray(image).astype(int) - decode(data)).mean() < 3
+    info = codec.probe(full.data)
+    assert (info.subsampling, info.quality_estimate, info.progressive) == ("420", 90, False)
+    assert full.checksum == codec.checksum(full.data)
+    assert not full.kept
+
+
+def test_plain_jpegs_are_kept_as_they_are() -> None:
+    for name, data in ODD_IMAGES.items():
+        full = store(data, name, replace(OPTIONS, keep=True))[2]
+        assert full.kept == is_plain_jpeg(data) == (name not in ("cmyk", "png", "palette", "alpha"))
+        assert (bytes(full.data) == data) == full.kept
+
+
+def test_jpegs_that_stock_ffcv_may_not_read_are_not_plain() -> None:
+    data = jpeg(photo(6, 64, 64))
+    at = data.index(b"\xff\xc0")
+    for marker, plain in ((0xC0, True), (0xC1, True), (0xC2, True), (0xC3, False), (0xC9, False), (0xCA, False)):
+        assert is_plain_jpeg(data[: at + 1] + bytes([marker]) + data[at + 2 :]) == plain
+    assert not is_plain_jpeg(data[: at + 4] + b"\x0c" + data[at + 5 :])  # 12 bits
+    assert not is_plain_jpeg(data[:at])
+    assert not is_plain_jpeg(b"")
+
+
+def test_raw_sample_holds_the_pixels() -> None:
+    data = jpeg(photo(7, 500, 375))
+    full = store(data, "c/x", replace(OPTIONS, raw_share=1.0, keep=True))[2]
+    assert (full.mode, full.kept) == (RAW, False)
+    assert np.array_equal(np.asarray(full.data).reshape(375, 500, 3), decode(data))
+
+
+def test_sample_too_large_for_a_page_is_stored_in_another_way() -> None:
+    data = jpeg(photo(8, 400, 300), quality=60)
+    re_encoded = store(data, "c/x", replace(OPTIONS, caps=(None,), page_bytes=(PAGE_BYTES,)))[0]
+    assert len(re_encoded.data) > len(data)
+
+    def full(page_bytes: int, **more: object) -> transcode.Stored:
+        return store(data, "c/x", replace(OPTIONS, caps=(None,), page_bytes=(page_bytes,), **more))[0]
+
+    as_pixels = full(400 * 300 * 3, raw_share=1.0)
+    assert as_pixels.mode == RAW
+    too_large_as_pixels = full(400 * 300 * 3 - 1, raw_share=1.0)
+    assert (too_large_as_pixels.mode, too_large_as_pixels.kept) == (JPG, False)
+    assert full(len(re_encoded.data) - 1).kept
+    with pytest.raises(BadImageError, match="a page of the beton"):
+        full(len(data) - 1)
+
+
+def test_raw_share_is_kept_and_depends_on_key_and_seed() -> None:
+    recipe = replace(OPTIONS, raw_share=0.3)
+    keys = [f"n{at % 10:08d}/{at}.JPEG" for at in range(4000)]
+    chosen = [wants_raw(key, recipe) for key in keys]
+    assert chosen == [wants_raw(key, recipe) for key in keys]
+    assert abs(sum(chosen) - 1200) < 4 * (4000 * 0.3 * 0.7) ** 0.5
+    other = [wants_raw(key, replace(recipe, seed=1)) for key in keys]
+    assert abs(sum(a and b for a, b in zip(chosen, other, strict=True)) - 360) < 80
+    assert not any(wants_raw(key, OPTIONS) for key in keys[:50])
+    assert all(wants_raw(key, replace(OPTIONS, raw_share=1.0)) for key in keys[:50])

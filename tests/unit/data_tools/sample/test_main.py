@@ -1,0 +1,24 @@
+"""The command line of the sample dataset."""
+
+from pathlib import Path
+
+import pytest
+
+from data_tools.sample.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--classes", "11"], "classes: 11 is out of range (2 to 10)"),
+        (["--classes=1"], "classes: 1 is out of range (2 to 10)"),
+        (["--val", "9"], "--val: 9 images are too few for 10 classes"),
+        (["--seed=-1"], "seed: -1 is out of range (at least 0)"),
+    ],
+)
+def test_wrong_options_are_named(
+    tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "x.tar"), *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,64 @@
+"""The official archives of ILSVRC 2012."""
+
+from pathlib import Path
+
+import pytest
+from helpers.images import META_MAT, WNIDS, devkit, inner_tar, write_tar
+from helpers.indexes import indexed_images
+
+from data_tools.sources.scan import read_index
+from data_tools.sources.tar import SourceError
+
+
+def official(folder: Path) -> tuple[list[Path], dict[str, bytes]]:
+    """The three official archives in small, under names that say nothing, and the same as a sorted tar's members."""
+    train = {wnid: {f"{wnid}_{at}.JPEG": f"{wnid}{at}".encode() * 50 for at in (9, 10, 1)} for wnid in WNIDS[:3]}
+    truth = [2, 1, 3, 3, 1]
+    val = {f"ILSVRC2012_val_{at + 1:08d}.JPEG": f"val{at}".encode() * 99 for at in range(len(truth))}
+    paths = [
+        write_tar(folder / "one", {f"{wnid}.tar": inner_tar(files) for wnid, files in train.items()}),
+        write_tar(folder / "two", val),
+        devkit(folder / "three", truth),
+    ]
+    same = {f"x/train/{wnid}/{name}": data for wnid, files in train.items() for name, data in files.items()}
+    same |= {f"x/val/{WNIDS[truth[at] - 1]}/{name}": data for at, (name, data) in enumerate(val.items())}
+    return paths, same
+
+
+def test_official_archives_equal_the_sorted_tar(tmp_path: Path) -> None:
+    paths, same = official(tmp_path)
+    expected = read_index([write_tar(tmp_path / "sorted.tar", same)])
+    for order in (paths, paths[::-1]):
+        found = read_index(order)
+        assert indexed_images(found) == indexed_images(expected)
+        assert [each.digest() for each in found.split_indexes] == [each.digest() for each in expected.split_indexes]
+    assert read_index(paths).classes == tuple(sorted(WNIDS[:3]))
+
+
+def test_validation_images_need_the_devkit(tmp_path: Path) -> None:
+    paths, _ = official(tmp_path)
+    with pytest.raises(SourceError, match="devkit_t12"):
+        read_index(paths[:2])
+
+
+def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:
+    paths, _ = official(tmp_path)
+    devkit(paths[2], [1, 2])
+    with pytest.raises(SourceError, match="labels for images 1 to 2"):
+        read_index(paths)
+    devkit(paths[2], [1, 2, 3, 99, 1])
+    with pytest.raises(SourceError, match="do not go together"):
+        read_index(paths)
+    devkit(paths[2], [1], synsets=META_MAT[:200])
+    with pytest.raises(SourceError, match="do not go together"):
+        read_index(paths)
+    paths[2].write_bytes(paths[2].read_bytes()[:150])
+    with pytest.raises(SourceError):
+        read_index(paths)
+
+
+def test_truncated_inner_archive_is_refused(tmp_path: Path) -> None:
+    whole = inner_tar({"n01_1.JPEG": b"x" * 600, "n01_2.JPEG": b"y" * 600})
+    path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024]})
+    with pytest.raises(SourceError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
+        read_index([path])

@@ -1,0 +1,49 @@
+"""The index of a source: its digest, its classes, and which sets of images are refused."""
+
+from pathlib import Path
+
+import pytest
+from helpers.images import write_tar
+from helpers.indexes import FILES, WANTED, indexed_images
+
+from data_tools.sources.scan import read_index
+from data_tools.sources.tar import SourceError
+
+
+def test_digest_changes_with_name_size_and_class(tmp_path: Path) -> None:
+    sources = [
+        {"train/a/x": b"1", "train/b/y": b"22"},
+        {"train/a/x": b"1", "train/b/z": b"22"},
+        {"train/a/x": b"1", "train/b/y": b"2"},
+        {"train/a/x": b"1", "train/c/y": b"22"},
+        {"train/a/x": b"1", "train/a/y": b"22"},
+    ]
+    digests = {read_index([write_tar(tmp_path / "a.tar", each)]).split_indexes[0].digest() for each in sources}
+    assert len(digests) == 5
+
+
+def test_classes_are_the_union_of_both_splits(tmp_path: Path) -> None:
+    files = {"train/b/1": b"x", "val/a/2": b"x", "val/b/3": b"x", "train/c/4": b"x"}
+    index = read_index([write_tar(tmp_path / "a.tar", files)])
+    assert index.classes == ("a", "b", "c")
+    assert [label for label, *_ in indexed_images(index)["val", None]] == [0, 1]
+
+
+def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
+    files = {"x-sz/160/train/c/a": b"1", "y/train/c/a": b"2", "y/train/c/b": b"2"}
+    with pytest.raises(SourceError, match="same images"):
+        read_index([write_tar(tmp_path / "a.tar", files)])
+
+
+def test_other_files_are_counted_and_one_is_named(tmp_path: Path) -> None:
+    index = read_index([write_tar(tmp_path / "a.tar", FILES | {"x/README": b"hello", "x/train/n01/.DS_Store": b""})])
+    assert indexed_images(index) == WANTED
+    assert index.ignored == 2
+    assert "README" in index.ignored_example
+
+
+def test_duplicate_images_are_refused(tmp_path: Path) -> None:
+    one = write_tar(tmp_path / "1.tar", FILES)
+    two = write_tar(tmp_path / "2.tar", {"other/train/n01/b.JPEG": b"another"})
+    with pytest.raises(SourceError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
+        read_index([one, two])

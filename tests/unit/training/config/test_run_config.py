@@ -1,0 +1,89 @@
+"""The command line of train_imagenet.py: what it accepts, and one line with exit status 2 for what it does not."""
+
+from pathlib import Path
+
+import pytest
+from helpers import recipes
+from helpers.recipes import arguments
+
+import train_imagenet
+from data_tools.common.options import OptionError
+from training.config.run_config import RunConfig
+
+TITAN8 = arguments("titan8")
+
+
+def config(*argv: str) -> RunConfig:
+    return recipes.config("titan8", *argv)
+
+
+def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of train_imagenet.py."""
+    return train_imagenet.main(list(argv)), *capsys.readouterr()
+
+
+def test_command_line_wins_over_yaml() -> None:
+    assert config().train.amp == "fp16"
+    assert config("--train.amp=bf16").train.amp == "bf16"
+    assert config("--run.seed", "3").run.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [(word, True) for word in ("1", "true", "yes", "True")] + [(word, False) for word in ("0", "false", "no", "False")],
+)
+def test_booleans(word: str, value: bool) -> None:
+    assert config(f"--model.init_bn0={word}").model.init_bn0 is value
+
+
+def test_loss_scale_is_a_number_or_dynamic() -> None:
+    assert config("--train.loss_scale=512").train.loss_scale == 512.0
+    assert config("--train.loss_scale=dynamic").train.loss_scale == "dynamic"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--train.momentun=0.9"], "unknown option --train.momentun; did you mean --train.momentum"),
+        (["--train.mom=0.9"], "unknown option --train.mom"),
+        (["--train.momentum=nan"], "--train.momentum: 'nan' is not a finite number"),
+        (["--train.momentum=1.5"], "momentum: 1.5 is out of range"),
+        (["--train.amp=fp8"], "'fp8' is not one of auto, fp16, bf16, fp32"),
+        (["--train.loss_scale=static"], "loss_scale"),
+        (["--model.init_bn0=maybe"], "not a boolean"),
+        (["--run.seed=-1"], "seed: -1 is out of range"),
+        (["--dist.processes=0"], "processes: 0 is out of range"),
+        (["--run.eval_only=true"], "needs --run.checkpoint"),
+        (["--run.checkpoint=best.pt"], "only for --run.eval_only"),
+        (["--schedule.imagenet18=[]"], "either phases or imagenet18"),
+        (["titan8.yaml"], "unexpected argument"),
+        (["--data.verify=checksums"], "option --data.verify is now --data.checksums (true or false)"),
+        (["--run.log=json"], "option --run.log is now --log.format"),
+        (["--run.log_seconds=3"], "option --run.log_seconds is now --log.seconds"),
+        (["--run.eval_rect=1"], "option --run.eval_rect is now --run.eval_rectangular"),
+        (["--run.plan=tru"], "--run.plan: 'tru' is not a boolean (true or false); a file for it is --run.plan_csv"),
+    ],
+)
+def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        config(*argv)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("train: {momentun: 0.9}\n")
+    cases = [
+        (["--config-file", str(bad)], "unknown key train.momentun"),
+        ([*TITAN8, "--train.momentun=1"], "did you mean --train.momentum?"),
+        ([], "give either phases or imagenet18"),
+        ([*TITAN8, f"--data.dir={tmp_path}"], "run write_datasets.py"),
+        ([*TITAN8, "--run.plan=true", f"--data.dir={tmp_path}"], "--data.train_images"),
+        ([*TITAN8, "--run.plan=true", "--data.train_images=4095"], "batch_per_gpu"),
+    ]
+    for argv, message in cases:
+        status, out, err = train(capsys, *argv)
+        assert (status, out) == (2, ""), argv
+        assert message in err
+        assert err.count("\n") == 1

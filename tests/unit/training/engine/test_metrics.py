@@ -1,0 +1,28 @@
+"""Loss and accuracy summed over batches, by hand."""
+
+import pytest
+import torch
+
+from training.engine.distributed import World
+from training.engine.metrics import MetricSums
+
+CPU = torch.device("cpu")
+ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+
+
+def test_accuracy_and_mean_loss_over_batches() -> None:
+    # Six classes; the label's rank in each row is 1, 2, 5, 6.
+    logits = torch.tensor([[9.0, 0, 1, 2, 3, 4], [5, 9, 0, 1, 2, 3], [1, 2, 3, 4, 5, 9], [0, 2, 3, 4, 5, 9]])
+    labels = torch.tensor([0, 0, 1, 0])
+    sums = MetricSums(CPU)
+    sums.add(logits, labels, torch.tensor(2.0))
+    sums.add(logits[:1], labels[:1], torch.tensor(7.0))
+    scores = sums.scores(ALONE)
+    assert (scores.images, scores.top1, scores.top5) == (5, 40.0, 80.0)
+    assert scores.loss == pytest.approx(3.0)
+
+
+def test_top5_of_two_classes_is_100() -> None:
+    sums = MetricSums(CPU)
+    sums.add(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]), torch.tensor(0.5))
+    assert (sums.scores(ALONE).top1, sums.scores(ALONE).top5) == (50.0, 100.0)

@@ -1,0 +1,92 @@
+"""One step, against torch's own pieces."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from training.config.run_config import Train
+from training.engine.distributed import World
+from training.engine.metrics import MetricSums
+from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep
+from training.model.resnet import parameter_groups
+
+CPU = torch.device("cpu")
+ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+
+
+def tiny() -> nn.Module:
+    convolution = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+    return nn.Sequential(*convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+
+
+def test_normalise_by_hand() -> None:
+    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) / 255 for v in (MEAN, STD))
+    expected = (images / 255 - mean) / std
+    assert torch.allclose(Normalise(torch.float32, CPU)(images), expected, atol=1e-5)
+    half = Normalise(torch.float16, CPU)(images)
+    assert half.dtype == torch.float16
+    assert torch.allclose(half.float(), expected, atol=4e-3)
+
+
+def test_normalise_keeps_channels_last() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    assert Normalise(torch.float32, CPU)(images).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_step_equals_plain_sgd(smoothing: float) -> None:
+    torch.manual_seed(1)
+    ours = tiny()
+    theirs = copy.deepcopy(ours)
+    images, labels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8), torch.tensor([0, 1, 2, 3, 5])
+    options = Train()
+    groups = parameter_groups(ours, 1e-2, decay_norm=False, decay_bias=True)
+    loss_module = LossModule(Predictor(ours, torch.float32, CPU), smoothing)
+    step = TrainStep(loss_module, torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True), options)
+    norm, rest = list(theirs[1].parameters()), [*theirs[0].parameters(), *theirs[5].parameters()]
+    reference = torch.optim.SGD(
+        [{"params": rest, "weight_decay": 1e-2}, {"params": norm, "weight_decay": 0.0}], lr=0.5, momentum=0.9
+    )
+    sums = MetricSums(CPU)
+    for _ in range(3):
+        step(images, labels, 0.5, sums)
+        reference.zero_grad()
+        logits = theirs(Normalise(torch.float32, CPU)(images))
+        nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing).backward()
+        reference.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-6)
+    assert sums.scores(ALONE).images == 15
+
+
+def test_fp16_with_a_static_scale_trains_like_fp32() -> None:
+    torch.manual_seed(1)
+    nets = [tiny()]
+    nets.append(copy.deepcopy(nets[0]))
+    images, labels = torch.randint(0, 256, (8, 3, 12, 12), dtype=torch.uint8), torch.arange(8) % 6
+    for net, dtype in zip(nets, (torch.float32, torch.float16), strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
+        step = TrainStep(LossModule(Predictor(net, dtype, CPU), 0.0), optimizer, Train(loss_scale=1024))
+        for _ in range(4):
+            step(images, labels, 0.1, MetricSums(CPU))
+    for full, short in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.allclose(full, short, atol=3e-2)
+
+
+def test_static_loss_scale_stays_and_a_step_with_inf_is_skipped() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
+    before = copy.deepcopy(net.state_dict())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, fused=True)
+    step = TrainStep(LossModule(Predictor(net, torch.float16, CPU), 0.0), optimizer, Train(loss_scale=1024))
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    step(images, labels, 0.1, MetricSums(CPU))
+    assert step.scaler.get_scale() == 1024.0
+    moved = copy.deepcopy(net.state_dict())
+    assert any(not torch.equal(before[key], moved[key]) for key in before)
+    step.forward = lambda images, labels: (net(images.float()).sum() * float("inf"), net(images.float()))
+    step(images, labels, 0.1, MetricSums(CPU))
+    assert step.scaler.get_scale() == 1024.0
+    assert all(torch.equal(moved[key], value) for key, value in net.state_dict().items())

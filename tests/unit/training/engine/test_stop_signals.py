@@ -1,0 +1,58 @@
+"""Signals ask for a checkpoint and a stop; only a second Ctrl-C that is not the launcher's repetition exits at once."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from training.engine import stop_signals
+from training.engine.distributed import World
+from training.engine.stop_signals import StopSignals
+
+ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [100.0]
+    monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
+    yield now
+
+
+@pytest.mark.parametrize("number", stop_signals.SIGNALS)
+def test_signal_asks_for_checkpoint_and_stop_and_handlers_are_restored(
+    number: signal.Signals, clock: list[float]
+) -> None:
+    before = {each: signal.getsignal(each) for each in stop_signals.SIGNALS}
+    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+        assert signals.poll() == (False, False)
+        os.kill(os.getpid(), number)
+        assert signals.poll() == (True, True)
+    assert {each: signal.getsignal(each) for each in stop_signals.SIGNALS} == before
+
+
+def test_checkpoint_is_due_every_checkpoint_minutes(clock: list[float]) -> None:
+    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+        clock[0] += 599
+        assert signals.poll() == (False, False)
+        clock[0] += 1
+        assert signals.poll() == (False, True)
+        signals.saved()
+        assert signals.poll() == (False, False)
+
+
+def test_second_ctrl_c_exits_at_once_with_130(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    exit_statuses: list[int] = []
+    monkeypatch.setattr(stop_signals.os, "_exit", exit_statuses.append)
+    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1):
+        os.kill(os.getpid(), signal.SIGINT)
+        clock[0] += 0.5
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher repeats the first one
+        assert exit_statuses == []
+        clock[0] += 1
+        os.kill(os.getpid(), signal.SIGTERM)  # the stop is under way already
+        assert exit_statuses == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert exit_statuses == [130]

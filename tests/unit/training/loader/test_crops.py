@@ -1,0 +1,102 @@
+"""Random crops against torchvision's distribution, centre crops and rectangles against numbers by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop
+
+from training.loader.crops import CropRule, centre_crops, random_crops, rectangle
+
+COUNT = 4000
+
+
+def ours(width: int, height: int, seed: int = 0, **rule: float) -> np.ndarray:
+    samples = np.arange(COUNT)
+    sides = np.full(COUNT, width, np.int32), np.full(COUNT, height, np.int32)
+    crops = random_crops(CropRule(seed=seed, epoch=0, **{"min_scale": 0.08} | rule), samples, *sides)
+    return np.stack([crops[name] for name in ("top", "left", "height", "width", "flip")], 1).astype(float)
+
+
+def torchvisions(width: int, height: int, min_scale: float = 0.08) -> np.ndarray:
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    draw = RandomResizedCrop.get_params
+    return np.array([draw(image, [min_scale, 1.0], [3 / 4, 4 / 3]) for _ in range(COUNT)], float)
+
+
+def same_distribution(a: np.ndarray, b: np.ndarray) -> bool:
+    """Kolmogorov and Smirnov's test at p = 0.001."""
+    both = np.concatenate([a, b])
+    below = [np.searchsorted(np.sort(each), both, side="right") / len(each) for each in (a, b)]
+    return bool(np.abs(below[0] - below[1]).max() < 1.95 * np.sqrt(2 / COUNT))
+
+
+@pytest.mark.parametrize("size", [(213, 160), (160, 160), (120, 500), (500, 100)])
+@pytest.mark.parametrize("min_scale", [0.08, 0.5])
+def test_crops_are_distributed_as_torchvisions(size: tuple[int, int], min_scale: float) -> None:
+    a, b = ours(*size, min_scale=min_scale), torchvisions(*size, min_scale)
+    width, height = size
+    for of in (
+        lambda crop: crop[:, 2] * crop[:, 3],  # area
+        lambda crop: np.log(crop[:, 3] / crop[:, 2]),  # ratio
+        lambda crop: crop[:, 0] / np.maximum(1, height - crop[:, 2]),  # position
+        lambda crop: crop[:, 1] / np.maximum(1, width - crop[:, 3]),
+    ):
+        assert same_distribution(of(a), of(b))
+    assert (a[:, 0] + a[:, 2] <= height).all() and (a[:, 1] + a[:, 3] <= width).all() and (a[:, :4] >= 0).all()
+
+
+@pytest.mark.parametrize("size", [(1000, 10), (10, 1000), (1, 400), (1, 1)])
+def test_fallback_after_ten_tries_equals_torchvision(size: tuple[int, int]) -> None:
+    np.testing.assert_array_equal(ours(*size, min_scale=1.0)[:, :4], torchvisions(*size, 1.0))
+
+
+def test_half_of_the_crops_are_flipped() -> None:
+    crops = ours(213, 160)
+    assert abs(crops[:, 4].mean() - 0.5) < 0.03
+    assert same_distribution(crops[crops[:, 4] == 0, 2], crops[crops[:, 4] == 1, 2])
+
+
+def test_crop_depends_on_seed_epoch_and_sample_only() -> None:
+    samples = np.arange(100)
+    widths, heights = np.arange(100, 200, dtype=np.int32), np.arange(250, 150, -1, dtype=np.int32)
+    rule = CropRule(seed=3, epoch=4, min_scale=0.08)
+    whole = random_crops(rule, samples, widths, heights)
+    some = np.array([77, 5, 30])
+    np.testing.assert_array_equal(random_crops(rule, some, widths[some], heights[some]), whole[some])
+    for other in (CropRule(seed=4, epoch=4, min_scale=0.08), CropRule(seed=3, epoch=5, min_scale=0.08)):
+        assert (random_crops(other, samples, widths, heights) != whole).mean() > 0.9
+
+
+def test_neighbouring_samples_and_epochs_are_independent() -> None:
+    samples, sides = np.arange(COUNT), np.full(COUNT, 1000, np.int32)
+    epochs = [random_crops(CropRule(seed=0, epoch=e, min_scale=0.08), samples, sides, sides) for e in (0, 1)]
+    for name in ("top", "height", "flip"):
+        first, second = (each[name].astype(float) for each in epochs)
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.06
+        assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("wrong", [{"min_scale": 0.0}, {"min_scale": 1.5}, {"min_scale": 0.5, "max_scale": 0.2}])
+def test_wrong_scales_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="share"):
+        CropRule(seed=0, epoch=0, **wrong)
+
+
+def test_centre_crops_by_hand() -> None:
+    # Resize(145) makes 213 x 160 into 193 x 145; 128 of 145 is 141.2 of 160.
+    crop = centre_crops(np.array([213, 160, 128]), np.array([160, 213, 128]), 128, 128)
+    assert crop.tolist() == [(9, 36, 141, 141, 0), (36, 9, 141, 141, 0), (7, 7, 113, 113, 0)]
+
+
+def test_centre_crop_of_an_image_narrower_than_the_rectangle() -> None:
+    crop = centre_crops(np.array([500]), np.array([400]), 128, 256)[0]
+    assert crop.tolist() == (75, 0, 250, 500, 0)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [([1.5], (288, 432)), ([4 / 3] * 2, (288, 384)), ([1.0], (288, 288)), ([0.75], (384, 288)), ([1.01], (288, 288))],
+)
+def test_rectangle_of_a_batch_by_hand(ratios: list[float], expected: tuple[int, int]) -> None:
+    assert rectangle(np.array(ratios), 288) == expected

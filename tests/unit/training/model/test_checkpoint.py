@@ -1,0 +1,55 @@
+"""Checkpoints: whole or absent, plain values only."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_tools.common.options import OptionError
+from training.model import checkpoint
+
+
+def test_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    state = {"model": {"w": torch.arange(6.0).view(2, 3)}, "progress": {"epoch": 3, "seconds": 1.5}}
+    checkpoint.save(tmp_path / "last.pt", state)
+    loaded = checkpoint.load(tmp_path / "last.pt")
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
+    assert loaded["progress"] == state["progress"]
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"progress": {"epoch": 1}})
+    with pytest.raises(Exception, match="pickle"):
+        checkpoint.save(path, {"progress": lambda: None})
+    assert checkpoint.load(path)["progress"] == {"epoch": 1}
+
+
+def test_missing_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no checkpoint here"):
+        checkpoint.load(tmp_path / "none.pt")
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"model": {"w": torch.zeros(1000)}})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(OptionError, match="not a readable checkpoint"):
+        checkpoint.load(path)
+    torch.save({"w": torch.zeros(3)}, path)
+    with pytest.raises(OptionError, match="not a checkpoint of this program"):
+        checkpoint.load(path)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("was_run"),)  # type: ignore[return-value]
+
+
+def test_pickled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("raw.pt").write_bytes(pickle.dumps(Hostile()))
+    torch.save({"version": 1, "model": Hostile()}, "zip.pt")
+    for name in ("raw.pt", "zip.pt"):
+        with pytest.raises(OptionError, match="not a readable checkpoint"):
+            checkpoint.load(Path(name))
+    assert not Path("was_run").exists()

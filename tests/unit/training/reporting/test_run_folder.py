@@ -1,0 +1,53 @@
+"""The numbers of a run folder for a report: GPU-hours, summary, and the published run beside it."""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.run_folders import ROOT, SESSION, run_folder
+
+from training.reporting import report_html
+from training.reporting.run_folder import PUBLISHED, published, read_runs, summary
+
+
+def test_gpu_hours_of_a_run_continued_on_other_gpus(tmp_path: Path) -> None:
+    """One hour on 8 GPUs, then half an hour on 2; until 1.2 h that is 8 + 0.4."""
+    moved = replace(SESSION, from_epoch=10, from_hours=1.0, processes=2, gpus=("NVIDIA H100",) * 2, driver=None)
+    (run,) = read_runs([run_folder(tmp_path / "run", [50] * 15, [SESSION, moved])])
+    assert run.gpu_hours(1.2) == pytest.approx(8.4)
+    assert run.gpu_hours(1.5) == pytest.approx(9.0)
+    assert run.gpu_hours(0.5) == pytest.approx(4.0)
+    assert "8 × NVIDIA TITAN RTX" in (said := dict(summary(run, None))["hardware"])
+    assert "; then 2 × NVIDIA H100; AMD" in said
+    late = replace(run, sessions=[moved])
+    assert late.gpu_hours(1.5) is None  # what came before was not noted
+
+
+def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:
+    (run,) = read_runs([run_folder(tmp_path / "run", [50, 60], [])])
+    said = dict(summary(run, 3.0))
+    assert said["hardware"] == "not noted"
+    assert said["93 % top-5"] == "not reached"
+    assert said["cost"] == "no GPU is noted, so none"
+    assert said["done"] == "2 of 28 epochs, 0.2000 h"
+    assert "GPU-hours" not in said
+
+
+def test_session_without_a_remaining_epoch_is_dropped(tmp_path: Path) -> None:
+    again = replace(SESSION, started="2026-03-02T08:00:00+00:00")
+    (run,) = read_runs([run_folder(tmp_path / "run", [50], [SESSION, replace(SESSION, from_hours=0.5), again])])
+    assert [session.started for session in run.sessions] == [again.started]
+
+
+def test_published_run_has_the_published_numbers() -> None:
+    found = published()
+    assert found.epoch == tuple(range(1, 28))
+    assert (found.hours[0], found.top1[0], found.top5[-1]) == (0.0539, 7.28, 93.0179)
+
+
+def test_data_files_are_declared_as_package_data() -> None:
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    declared = package_data["training.reporting"]
+    assert {PUBLISHED.name, report_html.STYLE.name} == set(declared)
+    assert all((ROOT / "training/reporting" / name).is_file() for name in declared)

@@ -1,0 +1,129 @@
+"""What is printed during a run: on a terminal, in a log, and as JSON."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import pytest
+from helpers.run_folders import rows
+
+from training.config.run_config import Log
+from training.runlog import console
+from training.runlog.console import Console, ProgressSnapshot
+
+SNAPSHOT = ProgressSnapshot(
+    epoch=3,
+    epochs=28,
+    batch=156,
+    batches=312,
+    px=128,
+    loss=4.25,
+    lr=1.3575,
+    images_per_s=9216,
+    data_wait_percent=1.4,
+    epoch_seconds_left=75.2,
+    run_seconds_left=7507,
+)
+
+
+@contextlib.contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Standard error is a terminal, without a size as in many containers; what is given reads it up to a text, or until
+    nothing more comes."""
+    ours, theirs = pty.openpty()
+
+    def read(until: str) -> str:
+        found = ""
+        while until not in found and select.select([ours], [], [], 5)[0]:
+            found += os.read(ours, 1 << 16).decode()
+        return found
+
+    with os.fdopen(theirs, "w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        patch.setenv("COLUMNS", "80")
+        yield read
+    os.close(ours)
+
+
+def parse_strict_json(line: str) -> dict[str, Any]:
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"{word} is not JSON")
+
+    found: dict[str, Any] = json.loads(line, parse_constant=refuse)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (float("nan"), "?")]
+)
+def test_clock_format(seconds: float, text: str) -> None:
+    assert console.clock(seconds) == text
+
+
+def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Console(Log(seconds=0))
+    shown.epoch_begins(3, 0, 312)
+    assert shown.wants()
+    shown.progress(SNAPSHOT)
+    shown.progress(replace(SNAPSHOT, batch=312, run_seconds_left=float("nan")))
+    shown.epoch_done(rows([1, 2, 3])[2])
+    printed = capsys.readouterr()
+    first, second = printed.err.splitlines()
+    assert first == (
+        "epoch 3/28, 50 % of 312 batches, 128 px: loss 4.250, lr 1.357, 9216 img/s, waiting 1 %, "
+        "left: epoch 1:15, run 2:05:07"
+    )
+    assert second.endswith("run ?")
+    assert [line.split()[0] for line in printed.out.splitlines()] == ["epoch", "3"]
+    assert all(character.isprintable() or character == "\n" for character in printed.out + printed.err)
+
+
+def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("training.runlog.console.time.monotonic", lambda: now[0])
+    shown, wanted = Console(Log(seconds=30)), []
+    for _ in range(100):
+        now[0] += 1
+        wanted.append(shown.wants())
+        if wanted[-1]:
+            shown.progress(SNAPSHOT)
+    assert [second for second, want in enumerate(wanted, start=1) if want] == [30, 60, 90]
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_terminal_shows_a_bar_and_clears_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal(monkeypatch) as screen:
+        shown = Console(Log(seconds=0))
+        shown.epoch_begins(3, 0, 312)
+        shown.progress(SNAPSHOT)
+        bar = screen("loss 4")
+        shown.epoch_done(rows([1, 2, 3])[2])
+        cleared = screen(" " * 80 + "\r")
+    assert " 50 %|" in bar
+    assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in bar
+    assert max(len(line) for line in bar.split("\r")) == 80  # cut off, not wrapped
+    assert "\n" not in bar
+    assert cleared.split("\r")[-2:] == [" " * 80, ""]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "3"]
+
+
+def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Console(Log(format="json", seconds=0))
+    shown.epoch_begins(3, 0, 312)
+    shown.progress(replace(SNAPSHOT, run_seconds_left=float("nan"), loss=float("inf")))
+    shown.epoch_done(rows([1, 2, 3])[2])
+    printed = capsys.readouterr()
+    progress, epoch = map(parse_strict_json, printed.out.splitlines())
+    assert printed.err == ""
+    assert (progress["event"], progress["batch"], progress["lr"]) == ("progress", 156, 1.3575)
+    assert (progress["run_seconds_left"], progress["loss"]) == (None, None)
+    assert (epoch["event"], epoch["top5"], epoch["global_batch"], epoch["ema_top5"]) == ("epoch", 3, 4096, None)
+    assert epoch["data_wait_percent"] == 1.5
