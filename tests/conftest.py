@@ -31,7 +31,7 @@ def betons(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe: three epochs of ten batches in two phases."""
+    """The tiny recipe: three epochs in two phases."""
     return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.yaml", data={"dir": str(betons)})
 
 

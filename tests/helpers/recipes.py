@@ -9,17 +9,19 @@ from typing import Any
 import yaml
 
 from data_tools.common.options import parse
+from helpers import ROOT
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 
-RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "rn50_configs").glob("*.yaml"))}
-# Ten batches an epoch of the 40 training images.
+RECIPES = {path.stem: path for path in sorted((ROOT / "rn50_configs").glob("*.yaml"))}
+# 5, 5 and 10 batches of the 40 training images.
 TINY_PHASES: tuple[dict[str, Any], ...] = (
-    {"epochs": [0, 2], "px": 32, "batch_per_gpu": 4, "data": 160, "val_batch": 5}
+    {"epochs": [0, 2], "px": 32, "batch_per_gpu": 8, "data": 160, "val_batch": 5}
     | {"lr": [{"epochs": [0, 2], "from": 0.01, "to": 0.02}]},
     {"epochs": [2, 3], "px": 48, "batch_per_gpu": 4, "data": "full", "val_batch": 4}
     | {"min_scale": 0.5, "rectangular_val": True, "lr": [{"epochs": [2, 3], "from": 0.002, "to": 0.001}]},
 )
+ONE_EPOCH = (TINY_PHASES[0] | {"epochs": [0, 1], "lr": [{"epochs": [0, 1], "from": 0.01, "to": 0.02}]},)
 
 
 def write_recipe(path: Path, phases: Sequence[dict[str, Any]] = TINY_PHASES, **sections: dict[str, Any]) -> Path:

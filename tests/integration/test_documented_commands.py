@@ -66,7 +66,7 @@ CODE_TESTED_ELSEWHERE = {"docs/FROM_PYTHON.md": "tests/integration/test_examples
 MAKE: dict[str, RunBy | NotRun | None] = {
     **dict.fromkeys(("help", "demo", "report")),  # run below
     **dict.fromkeys(("env", "lint", "type", "test"), CI),
-    "docs": RunBy("tests/unit/test_recipe_page.py::test_command_renews_page_and_plots"),
+    "docs": RunBy("tests/integration/scripts/test_render_recipe_docs.py::test_command_renews_page_and_plots"),
     "soak": NotRun("hours", "The long half"),
     "bench": NotRun("photographs, and time", "run the benchmarks"),
     "format": NotRun("it changes the sources", "put the code into its format"),

@@ -98,7 +98,7 @@ class BatchIterator(Iterator[Batch]):
 
     def __init__(self, producer: BatchProducer, finish: Callable[[int, Any], Batch]) -> None:
         self._producer, self._finish, self._number = producer, finish, 0
-        # Also where a loop is left early, and at the interpreter's exit, while the memory is there that threads write to.
+        # Also where a loop is left early, and at the interpreter's exit.
         self.close = weakref.finalize(self, producer.close)
 
     def __next__(self) -> Batch:

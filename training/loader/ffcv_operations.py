@@ -19,7 +19,6 @@ from typing import Any, Self
 
 import numba
 import numpy as np
-import torch
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
@@ -41,7 +40,7 @@ Samples = NDArray[np.int64]
 
 
 class SampleNumbers(SimpleRGBImageDecoder):
-    """Hands the numbers of a batch's samples on to `DecodeBatch`: FFCV wants a decoder of its own kind to come first."""
+    """Passes the numbers of a batch's samples on to `DecodeBatch`: FFCV wants a decoder of its kind first."""
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
         return replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("i8")), None
@@ -174,6 +173,7 @@ class KeyedAugmentation(Operation):
         if not (same and state.jit_mode and (memory is None or isinstance(memory, AllocationQuery))):
             name = type(self._operation).__name__
             raise OptionError(f"{name} does not turn uint8 images into uint8 images of the same shape on the host")
+        self._has_memory = memory is not None
         return state, memory
 
     def generate_code(self) -> Callable[..., Any]:
@@ -193,10 +193,7 @@ class KeyedAugmentation(Operation):
                 images[i] = apply(images[i : i + 1], memory)[0]
             return images
 
-        _, memory = self._operation.declare_state_and_memory(
-            State(True, torch.device("cpu"), np.dtype("u1"), (8, 8, 3))
-        )
-        chosen = augment_in_place if memory is None else augment
+        chosen = augment if self._has_memory else augment_in_place
         chosen.is_parallel = True  # type: ignore[attr-defined]  # FFCV's way to ask for prange
         chosen.with_indices = True  # type: ignore[attr-defined]
         return chosen

@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-import numba
 import numpy as np
 import torch
 from ffcv.loader import Loader
@@ -17,6 +16,7 @@ from ffcv.pipeline.operation import Operation
 from ffcv.reader import Reader
 from ffcv.transforms import ToTensor, ToTorchImage
 from ffcv.traversal_order.base import TraversalOrder
+from numba.core import config as numba_config
 from numpy.typing import NDArray
 from torch import nn
 
@@ -86,7 +86,7 @@ class BetonLoader(Loader):
             super().__init__(
                 str(beton.path),
                 batch_size=batch,
-                num_workers=min(workers, numba.config.NUMBA_NUM_THREADS),
+                num_workers=min(workers, numba_config.NUMBA_NUM_THREADS),
                 order=GivenOrder(self.samples),
                 pipelines={
                     "image": [SampleNumbers(), self.decode, *self._augment, ToTensor(), ToTorchImage()],

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from helpers.betons import copy_beton
+from helpers.recipes import ONE_EPOCH, write_recipe
 from helpers.training_runs import attempt, run_main, train
 from torchvision.models import ResNet50_Weights
 
@@ -27,9 +28,9 @@ def trained(finished_run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def blurpool_checkpoint(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def blurpool_checkpoint(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blurpool")
-    train(recipe, folder, "--model.blurpool=true")
+    train(write_recipe(folder / "one.yaml", ONE_EPOCH, data={"dir": str(betons)}), folder, "--model.blurpool=true")
     return folder / "last.pt"
 
 

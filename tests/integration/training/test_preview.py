@@ -83,12 +83,19 @@ def test_labels_give_the_shares_of_mixed_images(betons: Path) -> None:
         assert own.label in crop.label
 
 
-def test_labels_and_lines_stay_inside() -> None:
-    font = contact_sheet.ImageFont.load_default(contact_sheet.LABEL)
-    for text in ("hat", "a class with quite a long name"):
-        cut = contact_sheet._fitting(text, 80, font)
-        assert font.getlength(cut) <= 80
-        assert cut == text or (cut.endswith("…") and text.startswith(cut[:-1]) and len(cut) > 5)
+def test_long_label_is_cut_at_the_width_of_its_crop(tmp_path: Path) -> None:
+    labels, px = ("hat", "a class with quite a long name", "hat"), 80
+    crops = [contact_sheet.Crop(np.full((8, px, 3), 255, np.uint8), label) for label in labels]
+    contact_sheet.save([contact_sheet.Row("", crops)], 1, tmp_path / "sheet.png")
+    ink = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).min(0) < 200
+    lefts = [contact_sheet.MARGIN + number * (px + contact_sheet.GAP) for number in range(3)]
+    inks = [ink[left : left + px] for left in lefts]
+    assert sum(map(sum, inks)) == sum(ink)  # none beside the crops
+    assert np.array_equal(inks[0], inks[2])
+    assert inks[0].any() and np.flatnonzero(inks[1])[-1] > px * 0.8
+
+
+def test_rows_hold_as_many_crops_as_fit() -> None:
     for width in (112, 224, 500, 1936):
         crops = [contact_sheet.Crop(np.zeros((8, width, 3), np.uint8), "")] * contact_sheet.per_row(width)
         assert contact_sheet.fit(crops, 1) and not contact_sheet.fit([*crops, crops[0]], 1)

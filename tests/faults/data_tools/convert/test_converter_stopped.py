@@ -1,26 +1,26 @@
-"""The conversion ended from outside: killed, interrupted, a worker gone, the disk full. Nothing half-made is left
-under a final name, nothing runs on, and the same command gives the file that an undisturbed run gives."""
+"""A conversion that is killed or stopped, loses a worker or runs out of disk leaves no process and no unfinished file
+under a final name; the same command then gives the same files as without the interruption."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
+from helpers.betons import file_digests
 from helpers.images import jpeg, photo, spec_for, write_tar
 
-from data_tools.beton import manifest, writer
-from data_tools.beton.format import check
+from data_tools.beton.checks import structure_faults
 from data_tools.beton.manifest import read_manifest
-from data_tools.convert import converter, estimate, journal
+from data_tools.convert import converter, estimate
 from data_tools.convert.converter import convert
 from data_tools.convert.journal import JournalError
 from data_tools.convert.plan import ConversionError
@@ -30,12 +30,11 @@ from data_tools.sources.scan import read_index
 # write_datasets.py with work in small pieces, so that there are many moments to be killed at.
 DRIVER = """
 import sys
-from data_tools import beton
-CHUNK_IMAGES, BARRIER_BYTES = 2, (1 << 18, 1 << 19)
+from data_tools.convert import converter
+converter.CHUNK_IMAGES, converter.BARRIER_BYTES = 2, (1 << 18, 1 << 19)
 import write_datasets
 sys.exit(write_datasets.main(sys.argv[1:]))
 """
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +47,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dict[str, str]:
+    """The files of a conversion that nothing interrupted."""
+    out = tmp_path_factory.mktemp("uninterrupted")
     convert(spec_for(source, out))
-    return digests(out)
-
-
-def digests(out: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(out.iterdir())}
+    return file_digests(out)
 
 
 def start(source: Path, out: Path) -> subprocess.Popen[str]:
@@ -66,7 +62,7 @@ def start(source: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def alive(session: int) -> list[int]:
+def running_processes(session: int) -> list[int]:
     """The processes of a session that still run."""
     found = []
     for each in Path("/proc").iterdir():
@@ -80,29 +76,30 @@ def alive(session: int) -> list[int]:
     return found
 
 
-def await_end(session: int, seconds: float = 10) -> list[int]:
+def wait_for_end(session: int, seconds: float = 10) -> list[int]:
     until = time.monotonic() + seconds
-    while (left := alive(session)) and time.monotonic() < until:
+    while (left := running_processes(session)) and time.monotonic() < until:
         time.sleep(0.02)
     return left
 
 
-def await_writing(process: subprocess.Popen[str], out: Path, frames_bytes: int = 2000) -> None:
-    """Until the journal tells of samples laid down."""
+def wait_for_samples(process: subprocess.Popen[str], out: Path, frames_bytes: int = 2000) -> None:
+    """Until the journal records samples."""
     notes = out / "train.journal"
     while process.poll() is None and not (notes.exists() and notes.stat().st_size > frames_bytes):
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()
 
 
-def assert_no_half_betons(out: Path) -> None:
-    """What has a final name is whole; all else is called otherwise."""
+def assert_betons_are_whole(out: Path) -> None:
+    """Files under a final name are complete."""
     for path in out.glob("*.beton"):
-        record = read_manifest(path)
-        assert check(path, record) == []
+        assert structure_faults(path, read_manifest(path)) == []
 
 
-def test_twenty_kills_at_random_moments(tmp_path: Path, source: Path, undisturbed: dict[str, str]) -> None:
+def test_twenty_kills_at_random_moments_do_not_change_the_result(
+    tmp_path: Path, source: Path, uninterrupted: dict[str, str]
+) -> None:
     rng = random.Random(20)
     out = tmp_path / "out"
     started = time.monotonic()
@@ -114,7 +111,7 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, source: Path, undisturbe
         try:
             process.communicate(timeout=rng.uniform(0.15, 1.0) * whole_run)
             assert process.returncode == 0
-            assert digests(out) == undisturbed
+            assert file_digests(out) == uninterrupted
             finished += 1
             for file in out.iterdir():
                 file.unlink()
@@ -122,23 +119,25 @@ def test_twenty_kills_at_random_moments(tmp_path: Path, source: Path, undisturbe
             process.kill()  # the writer alone: its workers have to notice by themselves
             process.communicate()
             kills += 1
-            assert await_end(process.pid) == []
+            assert wait_for_end(process.pid) == []
             if out.exists():
-                assert_no_half_betons(out)
+                assert_betons_are_whole(out)
                 amid += any(file.stat().st_size for file in out.glob("*.partial"))
     assert amid >= 5
     assert start(source, out).wait() == 0
-    assert digests(out) == undisturbed
+    assert file_digests(out) == uninterrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_at_once_and_resumably(
-    tmp_path: Path, source: Path, undisturbed: dict[str, str], number: signal.Signals
+def test_signal_stops_within_5_s_and_can_be_continued(
+    tmp_path: Path, source: Path, uninterrupted: dict[str, str], number: signal.Signals
 ) -> None:
     process = start(source, tmp_path)
-    await_writing(process, tmp_path)
-    opened = [str(each.readlink()) for pid in alive(process.pid) for each in Path(f"/proc/{pid}/fd").iterdir()]
-    assert not [name for name in opened if name.startswith("/dev/shm")]  # what has no name cannot be left behind
+    wait_for_samples(process, tmp_path)
+    opened = [
+        str(each.readlink()) for pid in running_processes(process.pid) for each in Path(f"/proc/{pid}/fd").iterdir()
+    ]
+    assert not [name for name in opened if name.startswith("/dev/shm")]  # memory without a name cannot be left over
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     sent = time.monotonic()
     _, errors = process.communicate(timeout=5)
@@ -146,18 +145,18 @@ def test_signals_stop_at_once_and_resumably(
     assert time.monotonic() - sent < 5
     assert f"{number.name}: stopped; the same command continues" in errors
     assert "Traceback" not in errors
-    assert await_end(process.pid) == []
+    assert wait_for_end(process.pid) == []
     assert list(tmp_path.glob("*.beton")) == []
     again = start(source, tmp_path)
     assert again.communicate()[1]
     assert again.returncode == 0
-    assert digests(tmp_path) == undisturbed
+    assert file_digests(tmp_path) == uninterrupted
 
 
-def test_a_worker_killed_by_the_kernel(tmp_path: Path, source: Path, undisturbed: dict[str, str]) -> None:
+def test_killed_worker_ends_the_conversion(tmp_path: Path, source: Path, uninterrupted: dict[str, str]) -> None:
     process = start(source, tmp_path)
-    await_writing(process, tmp_path)
-    workers = [pid for pid in alive(process.pid) if pid != process.pid]
+    wait_for_samples(process, tmp_path)
+    workers = [pid for pid in running_processes(process.pid) if pid != process.pid]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
@@ -165,10 +164,10 @@ def test_a_worker_killed_by_the_kernel(tmp_path: Path, source: Path, undisturbed
     last = errors.strip().splitlines()[-1]
     assert last.startswith("write_datasets.py: error: a worker was ended by SIGKILL")
     assert "same command continues" in last
-    assert await_end(process.pid) == []
+    assert wait_for_end(process.pid) == []
     assert list(tmp_path.glob("*.beton")) == []
     assert start(source, tmp_path).wait() == 0
-    assert digests(tmp_path) == undisturbed
+    assert file_digests(tmp_path) == uninterrupted
 
 
 @pytest.fixture
@@ -183,8 +182,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_disk_that_is_too_small_is_said_before_and_while_writing(
-    small_disk: Path, source: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_too_small_disk_is_an_error_before_and_while_writing(
+    small_disk: Path, source: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = small_disk / "out"
     with pytest.raises(ConversionError, match=r"about 0\.0 GB will be written where 0\.0 GB are free; make room"):
@@ -197,66 +196,94 @@ def test_a_disk_that_is_too_small_is_said_before_and_while_writing(
     assert list(out.glob("*.beton")) == []
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     convert(spec_for(source, out))
-    assert digests(out) == undisturbed
+    assert file_digests(out) == uninterrupted
 
 
-@pytest.mark.parametrize("fail_at", [0, 1, 8, 28, 31, 32, 36, 41])
-def test_the_disk_full_at_any_write(
-    tmp_path: Path, source: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch, fail_at: int
+def fail_writes(out: Path, first: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Disk full at the ``first`` write or sync of a file in a folder and ever after; the names that were written to."""
+    written: list[str] = []
+
+    def limited(function: Callable[..., object]) -> Callable[..., object]:
+        def write(descriptor: int, *arguments: object) -> object:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if path.parent == out and path.is_file():
+                written.append(path.name)
+                if len(written) > first:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(descriptor, *arguments)
+
+        return write
+
+    for name in ("write", "pwrite", "fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, limited(getattr(os, name)))
+    return written
+
+
+@pytest.fixture(scope="module")
+def written_files(tmp_path_factory: pytest.TempPathFactory, source: Path) -> list[str]:
+    """The file of every write and sync of a conversion."""
+    out = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        written = fail_writes(out, sys.maxsize, patch)
+        convert(spec_for(source, out))
+    return written
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", ["train.journal", "train_320.beton.partial", ".xxh64.partial", ".json.partial"])
+def test_disk_full_at_any_write_can_be_continued(
+    tmp_path: Path,
+    source: Path,
+    uninterrupted: dict[str, str],
+    written_files: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    last: bool,
 ) -> None:
-    """Whichever write fails, samples, tables, checksums, journal or manifest, the next run ends well."""
-    calls = 0
-
-    def full(function: object) -> object:
-        def wrapped(*arguments: object, **more: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls > fail_at:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return function(*arguments, **more)  # type: ignore[operator]
-
-        return wrapped
-
+    """At the first and at the last write of samples and tables, checksums, journal and manifests."""
+    writes = [number for number, written in enumerate(written_files) if written.endswith(name)]
     with monkeypatch.context() as patch:
-        for module, name in ((writer, "_write_all"), (journal.Journal, "_append"), (manifest, "write_atomically")):
-            patch.setattr(module, name, full(getattr(module, name)))
+        written = fail_writes(tmp_path, writes[-last], patch)
         with pytest.raises(OSError, match="No space left"):
             convert(spec_for(source, tmp_path))
-    assert_no_half_betons(tmp_path)
+    assert written[writes[-last]].endswith(name)
+    assert_betons_are_whole(tmp_path)
     convert(spec_for(source, tmp_path))
-    assert digests(tmp_path) == undisturbed
+    assert file_digests(tmp_path) == uninterrupted
 
 
-def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int = 60, barrier: int = 0) -> None:
-    """A conversion that ends after so many images, as if by a power cut: nothing since the barrier was synced."""
+def convert_until(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int = 60, barrier: int = 0) -> None:
+    """A conversion that ends after so many images, without a sync at its end."""
 
-    class Cut(Exception):
+    class Interrupted(Exception):
         pass
 
     def report(done: int, _: int) -> None:
         if done >= after:
-            raise Cut
+            raise Interrupted
 
     with monkeypatch.context() as patch:
         patch.setattr(converter, "CHUNK_IMAGES", 2)
         if barrier:
             patch.setattr(converter, "BARRIER_BYTES", (barrier, barrier))
-        with pytest.raises(Cut):
+        with pytest.raises(Interrupted):
             convert(spec_for(source, out), report=report)
 
 
-def test_a_resumed_run_does_not_start_over(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(source, tmp_path, monkeypatch, after=60)
-    seen: list[int] = []
-    convert(spec_for(source, tmp_path), report=lambda done, _: seen.append(done))
-    assert seen[0] >= 60
+def test_continued_conversion_does_not_start_over(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_until(source, tmp_path, monkeypatch, after=60)
+    progress: list[int] = []
+    convert(spec_for(source, tmp_path), report=lambda done, _: progress.append(done))
+    assert progress[0] >= 60
 
 
 @pytest.mark.parametrize("where", ["partial", "journal", "torn journal", "lost partial tail"])
-def test_what_did_not_outlive_a_power_cut(
-    tmp_path: Path, source: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch, where: str
+def test_data_lost_in_a_power_cut_is_written_again(
+    tmp_path: Path, source: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    interrupted(source, tmp_path, monkeypatch)
+    convert_until(source, tmp_path, monkeypatch)
     partial, notes = tmp_path / "train_320.beton.partial", tmp_path / "train.journal"
     content = bytearray(partial.read_bytes())
     if where == "partial":
@@ -269,23 +296,23 @@ def test_what_did_not_outlive_a_power_cut(
         if where == "journal":
             content[len(content) // 2] ^= 0x10
         notes.write_bytes(content if where == "journal" else content[:-7])
-    seen: list[int] = []
-    convert(spec_for(source, tmp_path), report=lambda done, _: seen.append(done))
-    assert 0 < seen[0] < 62
-    assert digests(tmp_path) == undisturbed
+    progress: list[int] = []
+    convert(spec_for(source, tmp_path), report=lambda done, _: progress.append(done))
+    assert 0 < progress[0] < 62
+    assert file_digests(tmp_path) == uninterrupted
 
 
-def test_a_partial_file_that_is_gone(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(source, tmp_path, monkeypatch, barrier=1 << 16)
+def test_missing_partial_file_is_an_error(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert_until(source, tmp_path, monkeypatch, barrier=1 << 16)
     (tmp_path / "train_320.beton.partial").unlink()
     with pytest.raises(ConversionError, match=r"train_320\.beton\.partial: shorter than its journal says; remove"):
         convert(spec_for(source, tmp_path))
 
 
-def test_an_interrupted_run_is_not_continued_with_other_options(
+def test_conversion_is_not_continued_with_other_options(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(source, tmp_path, monkeypatch)
+    convert_until(source, tmp_path, monkeypatch)
     before = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
     with pytest.raises(JournalError, match="quality was 90, is 80"):
         convert(spec_for(source, tmp_path, quality=80))
@@ -294,9 +321,7 @@ def test_an_interrupted_run_is_not_continued_with_other_options(
     assert {file.name: file.stat().st_size for file in tmp_path.iterdir()} == before
 
 
-def test_a_finished_beton_is_neither_redone_nor_overwritten(
-    tmp_path: Path, source: Path, undisturbed: dict[str, str]
-) -> None:
+def test_finished_betons_are_not_written_again(tmp_path: Path, source: Path, uninterrupted: dict[str, str]) -> None:
     convert(spec_for(source, tmp_path))
     times = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     summaries = convert(spec_for(source, tmp_path))
@@ -304,19 +329,19 @@ def test_a_finished_beton_is_neither_redone_nor_overwritten(
     with pytest.raises(ConversionError, match=r"is there already, made with quality 90, not 80"):
         convert(spec_for(source, tmp_path, quality=80))
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == times
-    assert digests(tmp_path) == undisturbed
+    assert file_digests(tmp_path) == uninterrupted
 
 
-def test_one_conversion_at_a_time(tmp_path: Path, source: Path) -> None:
+def test_second_conversion_into_a_folder_is_refused(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
-    await_writing(process, tmp_path)
+    wait_for_samples(process, tmp_path)
     with pytest.raises(ConversionError, match="another conversion is writing there"):
         convert(spec_for(source, tmp_path))
     process.kill()
     process.communicate()
 
 
-def test_a_source_that_ends_while_it_is_read(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_cut_while_it_is_read_is_an_error(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "copy.tar"
     copy.write_bytes(source.read_bytes())
     index = read_index([copy])

@@ -1,14 +1,14 @@
 // Damaged JPEGs through every entry point that reads one: each FILE as it is, then mutations of them for SECONDS.
 //
 // It includes the source that it tests, so that one compiler command builds both with a sanitizer:
-//     g++ -std=c++17 -g -O1 -fsanitize=address,undefined -pthread tests/faults/fuzz_native.cpp -ljpeg -o fuzz
+//     g++ -std=c++17 -g -O1 -fsanitize=address,undefined -pthread tests/faults/data_tools/native/fuzz_native.cpp -ljpeg -o fuzz
 //     ./fuzz SECONDS SEED FILE...
 // or, to let libFuzzer look for inputs that reach new code (what it found is in corpus.zip):
 //     clang++ -std=c++17 -g -O1 -DLIBFUZZER -fsanitize=fuzzer,address,undefined -pthread fuzz_native.cpp -ljpeg -o fuzz
 //     ./fuzz -max_total_time=600 -max_len=4096 CORPUS
 // Whatever the bytes are, a call must return, with pixels or an error; sanitizers watch the memory.
 
-#include "../../data_tools/native/api.cpp"
+#include "../../../../data_tools/native/api.cpp"
 
 #include <fstream>
 #include <iterator>

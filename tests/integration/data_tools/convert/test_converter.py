@@ -1,30 +1,39 @@
-"""Whole conversions of every kind of source, through the command line where that matters."""
+"""Whole conversions: the command line, every kind of source, and what the betons hold for every option."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.images import jpeg, member, oddities, photo, sorted_files, spec_for, write_folder, write_tar
+from helpers import ROOT
+from helpers.betons import file_digests, stored_samples
+from helpers.images import (
+    inner_tar,
+    jpeg,
+    make_sorted_tar,
+    oddities,
+    photo,
+    sorted_files,
+    spec_for,
+    write_folder,
+    write_tar,
+)
 from PIL import Image
 
-from data_tools import describe, verify
+from data_tools import verify
 from data_tools.beton import classes
-from data_tools.beton.format import PAGE_BYTES, read_layout
+from data_tools.beton.format import PAGE_BYTES, RAW, read_layout
 from data_tools.beton.manifest import read_manifest
-from data_tools.convert import estimate, plan
-from data_tools.convert.config import Data, WriteSpec
 from data_tools.convert.converter import convert
 from data_tools.convert.plan import ConversionError
+from data_tools.native import codec
 
-ROOT = Path(__file__).parents[2]
+DATA = "*.beton", "*.xxh64"  # without manifests, which name their sources
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -32,18 +41,12 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, cwd="/")
 
 
-def data_of(out: Path) -> dict[str, str]:
-    """Digests of betons and checksums; manifests name their sources, which differ."""
-    files = [*out.glob("*.beton"), *out.glob("*.xxh64")]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
-
-
-def assert_sound(out: Path) -> None:
+def assert_no_faults(out: Path) -> None:
     for path in out.glob("*.beton"):
         assert list(verify.verify(path, full=True)) == []
 
 
-def test_command_line(tmp_path: Path, sorted_tar: Path) -> None:
+def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_tar: Path) -> None:
     out = tmp_path / "out"
     done = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full", WRITE_QUALITY="5")
     assert done.returncode == 0, done.stderr
@@ -52,7 +55,7 @@ def test_command_line(tmp_path: Path, sorted_tar: Path) -> None:
     for name in ("train_160", "train_full", "val_160", "val_full"):
         assert f"{name}.beton" in done.stdout
     assert read_manifest(out / "train_160.beton").quality == 90
-    assert_sound(out)
+    assert_no_faults(out)
     again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
     assert again.returncode == 0
     assert again.stdout.count("there") == 4
@@ -70,7 +73,7 @@ def test_command_line(tmp_path: Path, sorted_tar: Path) -> None:
         (["--data.source=" + __file__], 1, "neither a tar, a folder"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+def test_wrong_options_are_one_line_errors(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     done = run(*arguments, f"--data.out={tmp_path}")
     assert done.returncode == code
     assert words in done.stderr
@@ -78,14 +81,14 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], code: int, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_option() -> None:
+def test_help_lists_the_options() -> None:
     done = run("--help")
     assert done.returncode == 0
     for name in ("data.source", "data.caps", "data.expect", "write.full", "write.raw_share", "write.max_bad"):
         assert f"--{name}" in done.stdout
 
 
-def test_resized_archive_goes_in_unchanged(tmp_path: Path) -> None:
+def test_images_of_a_resized_archive_are_kept_unchanged(tmp_path: Path) -> None:
     files = {
         f"imagenet-sz/{cap}/{split}/n{label:08d}/{at}.JPEG": jpeg(photo(at, cap * 4 // 3, cap), quality=75)
         for cap in (160, 320, 352)
@@ -104,21 +107,17 @@ def test_resized_archive_goes_in_unchanged(tmp_path: Path) -> None:
     )
     for cap in caps:
         path = out / f"train_{cap}.beton"
-        found, record = read_layout(path), read_manifest(path)
+        record = read_manifest(path)
         assert record.modes == {"jpg": 13, "raw": 0, "original": 12}
-        content = path.read_bytes()
-        sizes = found.sizes()
-        stored = [
-            content[int(at) : int(at + size)] for at, size in zip(found.samples["f0"]["data_ptr"], sizes, strict=True)
-        ]
+        stored = [data for _, data in stored_samples(path)]
         wanted = [data for name, data in sorted(files.items()) if f"/{cap}/train/" in name]
         assert [one == other for one, other in zip(stored, wanted, strict=True)].count(False) == 1
-    assert_sound(out)
+    assert_no_faults(out)
     with pytest.raises(ConversionError, match=r"no images for full in the source; it has 160,320,352"):
         convert(spec_for(tmp_path / "sz.tar", tmp_path / "other", caps=("160", "full")))
 
 
-def test_resized_and_original_archives_together(tmp_path: Path) -> None:
+def test_resized_and_original_archives_convert_together(tmp_path: Path) -> None:
     files = sorted_files(classes=2, per_class=3, val_per_class=1)
     resized = {name.replace("raw-data", "imagenet-sz/160"): jpeg(photo(1, 200, 160)) for name in files}
     sources = (write_tar(tmp_path / "a.tar", files), write_tar(tmp_path / "b.tar", resized))
@@ -127,22 +126,18 @@ def test_resized_and_original_archives_together(tmp_path: Path) -> None:
     assert not read_manifest(tmp_path / "out/train_320.beton").originals
     widths = read_layout(tmp_path / "out/train_160.beton").samples["f0"]["width"]
     assert widths.tolist() == [200] * 6
-    assert_sound(tmp_path / "out")
+    assert_no_faults(tmp_path / "out")
 
 
 def test_official_archives_give_the_betons_of_the_sorted_tar(tmp_path: Path) -> None:
     files = sorted_files(classes=3, per_class=4, val_per_class=0)
-    inner: dict[str, io.BytesIO] = {}
-    for wnid in sorted({name.split("/")[2] for name in files}):
-        inner[wnid] = io.BytesIO()
-        with tarfile.open(fileobj=inner[wnid], mode="w") as tar:
-            for name, data in files.items():
-                if f"/{wnid}/" in name:
-                    tar.addfile(member(name.rsplit("/", 1)[1], data), io.BytesIO(data))
-    official = write_tar(tmp_path / "train", {f"{wnid}.tar": each.getvalue() for wnid, each in inner.items()})
-    convert(spec_for(official, tmp_path / "official"))
+    official = {
+        f"{wnid}.tar": inner_tar({name.rpartition("/")[2]: files[name] for name in files if f"/{wnid}/" in name})
+        for wnid in sorted({name.split("/")[2] for name in files})
+    }
+    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official"))
     convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
-    assert data_of(tmp_path / "official") == data_of(tmp_path / "sorted")
+    assert file_digests(tmp_path / "official", *DATA) == file_digests(tmp_path / "sorted", *DATA)
 
 
 def test_parquet_gives_the_same_samples(tmp_path: Path) -> None:
@@ -164,8 +159,8 @@ def test_parquet_gives_the_same_samples(tmp_path: Path) -> None:
     convert(spec_for(tmp_path, tmp_path / "out"))
     convert(spec_for(tmp_path, tmp_path / "again", workers=1))
     convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
-    assert data_of(tmp_path / "out") == data_of(tmp_path / "again")
-    assert_sound(tmp_path / "out")
+    assert file_digests(tmp_path / "out", *DATA) == file_digests(tmp_path / "again", *DATA)
+    assert_no_faults(tmp_path / "out")
     for path in (tmp_path / "sorted").glob("*.beton"):
         mine, wanted = read_manifest(tmp_path / "out" / path.name), read_manifest(path)
         assert mine.checksums_digest == wanted.checksums_digest
@@ -173,7 +168,7 @@ def test_parquet_gives_the_same_samples(tmp_path: Path) -> None:
         assert np.array_equal(read_layout(tmp_path / "out" / path.name).samples["f1"], read_layout(path).samples["f1"])
 
 
-def test_expectations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expect_option_compares_the_source_with_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "IMAGENET_CLASSES", 4)
     monkeypatch.setattr(classes, "IMAGENET_IMAGES", {"train": 12, "val": 4})
     files = sorted_files(classes=4, per_class=3, val_per_class=1)
@@ -182,14 +177,13 @@ def test_expectations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = write_tar(tmp_path / "b.tar", dict(list(files.items())[1:]))
     with pytest.raises(ConversionError, match=r"not ImageNet-1k: train: 11 images where ImageNet has 12; .*expect=any"):
         convert(spec_for(short, tmp_path / "short", caps=("160",)))
-    anyway = WriteSpec(data=Data(source=(short,), out=tmp_path / "short", caps=("160",), expect="any"))
-    convert(anyway)
+    convert(spec_for(short, tmp_path / "short", caps=("160",), expect="any"))
     folder = write_folder(tmp_path / "f", {"train/a/x.JPEG": jpeg(photo(1, 50, 50))})
     with pytest.raises(ConversionError, match="1 classes where"):
-        convert(WriteSpec(data=Data(source=(folder,), out=tmp_path / "f_out", expect="imagenet1k")))
+        convert(spec_for(folder, tmp_path / "f_out", expect="imagenet1k"))
 
 
-def test_the_page_grows_with_the_largest_file(tmp_path: Path) -> None:
+def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1800, 2000, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
@@ -199,43 +193,93 @@ def test_the_page_grows_with_the_largest_file(tmp_path: Path) -> None:
     convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original"))
     assert read_layout(tmp_path / "out/train_full.beton").page_bytes == 2 * PAGE_BYTES
     assert read_layout(tmp_path / "out/train_160.beton").page_bytes == PAGE_BYTES
-    assert_sound(tmp_path / "out")
+    assert_no_faults(tmp_path / "out")
 
 
-def test_the_estimate_is_near_what_is_written(
-    tmp_path: Path, sorted_tar: Path, monkeypatch: pytest.MonkeyPatch
+def test_samples_are_sorted_labelled_and_resized(betons: Path, sorted_tar: Path) -> None:
+    files = sorted_files()
+    expected = sorted((name.split("/")[2:], data) for name, data in files.items() if "/train/" in name)
+    classes = sorted({key[0] for key, _ in expected})
+    for cap in (160, 320, None):
+        samples = stored_samples(betons / f"train_{cap or 'full'}.beton")
+        assert [label for label, _ in samples] == [classes.index(key[0]) for key, _ in expected]
+        for (_, data), (_, source) in zip(samples, expected, strict=True):
+            original, image = Image.open(io.BytesIO(source)), Image.open(io.BytesIO(data))
+            assert min(image.size) == min(*original.size, cap or 10_000)
+            assert image.size[0] / image.size[1] == pytest.approx(original.size[0] / original.size[1], rel=0.01)
+            # the same picture, not just one of the same size
+            small = [np.asarray(each.resize((16, 16), Image.Resampling.BOX), np.float64) for each in (image, original)]
+            assert np.abs(small[0] - small[1]).mean() < 1.5
+
+
+def test_bytes_do_not_depend_on_workers_or_kind_of_source(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
+    convert(spec_for(sorted_tar, tmp_path / "one", workers=1))
+    convert(spec_for(sorted_tar, tmp_path / "three", workers=3))
+    expected = file_digests(betons)
+    assert file_digests(tmp_path / "one") == file_digests(tmp_path / "three") == expected
+
+    files = sorted_files()
+    folder = write_folder(tmp_path / "folder", {name.removeprefix("raw-data/"): each for name, each in files.items()})
+    halves = [dict(list(files.items())[::2]), dict(list(files.items())[1::2])]
+    tars = tuple(write_tar(tmp_path / f"{at}.tar", half) for at, half in enumerate(halves))
+    convert(spec_for(folder, tmp_path / "of_folder"))
+    convert(spec_for(tars, tmp_path / "of_tars"))
+    for out in ("of_folder", "of_tars"):
+        assert file_digests(tmp_path / out, *DATA) == file_digests(betons, *DATA)
+
+
+def test_beton_does_not_depend_on_other_sizes(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
+    convert(spec_for(sorted_tar, tmp_path, caps=("160",)))
+    assert sorted(file.name for file in tmp_path.glob("*.beton")) == ["train_160.beton", "val_160.beton"]
+    convert(spec_for(sorted_tar, tmp_path, caps=("full", "160", "320")))
+    assert file_digests(tmp_path) == file_digests(betons)
+
+
+def test_plain_jpegs_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    odd = oddities()
+    source = write_tar(tmp_path / "a.tar", {f"x/train/c/{name}.JPEG": data for name, data in odd.items()})
+    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original"))
+    samples = dict(
+        zip(sorted(odd), [data for _, data in stored_samples(tmp_path / "out/train_full.beton")], strict=True)
+    )
+    for name, data in odd.items():
+        kept = name not in ("cmyk", "png", "palette", "alpha")
+        assert (samples[name] == data) == kept, name
+    record = read_manifest(tmp_path / "out/train_full.beton")
+    assert record.modes == {"jpg": len(odd), "raw": 0, "original": len(odd) - 4}
+    assert_no_faults(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("mode", "share", "raw"), [("raw", 0.5, (40, 40)), ("proportion", 0.5, (8, 32))])
+def test_raw_share_is_stored_as_pixels(
+    tmp_path: Path, sorted_tar: Path, mode: str, share: float, raw: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(estimate, "_sampled", lambda job, _: range(len(job.split_index)))
-    said: list[str] = []
-    spec = spec_for(sorted_tar, tmp_path, mode="proportion")
-    from data_tools.sources.scan import read_index
-
-    index = read_index(spec.data.source)
-    found = {
-        each.path.name: each for job in plan.plan(index, spec) for each in estimate.estimate(job, index, workers=1)
-    }
-    convert(spec, say=said.append)
-    assert any("all raw" in line for line in said)
-    for path in tmp_path.glob("train*.beton"):
-        stored = int(read_layout(path).sizes().sum())
-        assert found[path.name].bytes == pytest.approx(stored, rel=0.05)
-        assert found[path.name].bytes_jpg < found[path.name].bytes < found[path.name].bytes_raw
-        assert found[path.name].minutes > 0
+    specs = [spec_for(sorted_tar, tmp_path / each, caps=("160",), mode=mode, raw_share=share) for each in ("a", "b")]
+    for each in specs:
+        convert(each)
+    assert file_digests(tmp_path / "a") == file_digests(tmp_path / "b")
+    path = tmp_path / "a/train_160.beton"
+    images = read_layout(path).samples["f0"]
+    assert raw[0] <= int((images["mode"] == RAW).sum()) <= raw[1]
+    for image, (_, data) in zip(images, stored_samples(path), strict=True):
+        if image["mode"] == RAW:
+            assert len(data) == int(image["width"]) * int(image["height"]) * 3
+    assert_no_faults(path.parent)
 
 
-def test_describe(betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert describe.main([str(betons / "train_160.beton"), "--sheet", str(tmp_path / "s.png")]) == 0
-    text = capsys.readouterr().out
-    for words in (
-        "40 images",
-        "shorter side at most 160 px",
-        "4 classes, 4 with images: fewest 10",
-        "stored as JPEG 40, as pixels 0",
-        "quality (estimate) of 40 looked at: 90 100%",
-        "subsampling of 40 looked at: 420 100%",
-        "width / height",
-    ):
-        assert words in text, words
-    with Image.open(tmp_path / "s.png") as sheet:
-        assert np.asarray(sheet).std() > 30
-    assert describe.main([str(betons / "none.beton")]) == 1
+def test_longer_side_is_capped(tmp_path: Path) -> None:
+    source = make_sorted_tar(tmp_path / "a.tar", classes=2, per_class=3, val_per_class=0)
+    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer"))
+    images = read_layout(tmp_path / "out/train_160.beton").samples["f0"]
+    assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
+
+
+def test_capped_betons_have_restart_markers_and_full_ones_none(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
+    convert(spec_for(sorted_tar, tmp_path, caps=("160", "full"), seekable=False))
+    plain, cut, full = tmp_path / "train_160.beton", betons / "train_160.beton", betons / "train_full.beton"
+    for path, interval in ((plain, 0), (cut, 1), (full, 0)):
+        assert {codec.probe(data).restart_interval for _, data in stored_samples(path)} == {interval}
+        assert read_manifest(path).seekable == bool(interval)
+    for (_, one), (_, other) in zip(stored_samples(plain), stored_samples(cut), strict=True):
+        np.testing.assert_array_equal(codec.decode(one), codec.decode(other))
+    assert (tmp_path / "train_full.beton").read_bytes() == full.read_bytes()

@@ -1,0 +1,32 @@
+"""The estimate of a conversion against what it then writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.images import spec_for
+
+from data_tools.beton.format import read_layout
+from data_tools.convert import estimate, plan
+from data_tools.convert.converter import convert
+from data_tools.sources.scan import read_index
+
+
+def test_estimate_is_near_the_bytes_written(tmp_path: Path, sorted_tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "_sampled", lambda conversion, _: range(len(conversion.split_index)))
+    lines: list[str] = []
+    spec = spec_for(sorted_tar, tmp_path, mode="proportion")
+    index = read_index(spec.data.source)
+    found = {
+        each.path.name: each
+        for conversion in plan.plan(index, spec)
+        for each in estimate.estimate(conversion, index, workers=1)
+    }
+    convert(spec, print_line=lines.append)
+    assert any("all raw" in line for line in lines)
+    for path in tmp_path.glob("train*.beton"):
+        stored = int(read_layout(path).sizes().sum())
+        assert found[path.name].bytes == pytest.approx(stored, rel=0.05)
+        assert found[path.name].bytes_jpg < found[path.name].bytes < found[path.name].bytes_raw
+        assert found[path.name].minutes > 0
