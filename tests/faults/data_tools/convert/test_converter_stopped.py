@@ -20,6 +20,7 @@ from helpers.images import jpeg, photo, spec_for, write_tar
 
 from data_tools.beton.checks import structure_faults
 from data_tools.beton.manifest import read_manifest
+from data_tools.common.errors import UserError
 from data_tools.convert import converter, estimate
 from data_tools.convert.converter import convert
 from data_tools.convert.journal import JournalError
@@ -160,7 +161,7 @@ def test_killed_worker_ends_the_conversion(tmp_path: Path, source: Path, uninter
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 2
     last = errors.strip().splitlines()[-1]
     assert last.startswith("write_datasets.py: error: a worker was ended by SIGKILL")
     assert "same command continues" in last
@@ -335,7 +336,7 @@ def test_finished_betons_are_not_written_again(tmp_path: Path, source: Path, uni
 def test_second_conversion_into_a_folder_is_refused(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
-    with pytest.raises(ConversionError, match="another conversion is writing there"):
+    with pytest.raises(UserError, match="another conversion is writing there"):
         convert(spec_for(source, tmp_path))
     process.kill()
     process.communicate()
