@@ -1,7 +1,7 @@
-"""Who is measured by load.py: our loader, a bare loop around its native call, FFCV's, and their peers.
+"""The loaders that load.py measures: ours, a bare loop around its native call, FFCV's, and peers.
 
-Each takes a case, the folder of its files and a number of cores, and gives a function from an epoch to the sizes of its
-batches; None where its library is not installed.
+Each takes a case, the folder of its files and a number of cores, and returns a function from an epoch to the sizes of
+its batches; None if its library is not installed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Run = Callable[[int], Iterator[int]]  # epoch -> how many images each batch has
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A set of a conversion and the crops that a phase of the recipe takes of it. `other`: the cap of the same pictures
-    stored the other way, without restart markers where the default has them; 5000 caps nothing and has them."""
+    """A beton and the crops that a phase of the recipe takes from it. `other`: the cap of the same pictures stored the
+    other way, without restart markers if the default has them; 5000 caps nothing and has them."""
 
     name: str
     cap: str
@@ -61,7 +61,7 @@ def _ours(case: Case, work: Path, cores: int, checksums: bool = True) -> Run:
 
 
 def _c_loop(case: Case, work: Path, cores: int) -> Run:
-    """The loader's native call and its crops, each core going through its share: no batches, no order, no hand-over."""
+    """The loader's native call and its crops, each core on its share: no batches, no order, no queues."""
     import numpy as np
 
     from data_tools.native.library import library
@@ -73,30 +73,30 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     beton = BetonReader(work / f"train_{case.cap}.beton")
     buffers, threads = HostBuffers(pinned=False), ThreadPoolExecutor(cores)
 
-    def loop(works: list[PendingBatch]) -> int:
+    def loop(batches: list[PendingBatch]) -> int:
         error = ctypes.create_string_buffer(256)
-        for each in works:
-            if library().native_loop(ctypes.byref(each.native), error):
+        for batch in batches:
+            if library().native_loop(ctypes.byref(batch.native), error):
                 raise RuntimeError(error.value)
-        return sum(len(each.request.samples) for each in works)
+        return sum(len(batch.request.samples) for batch in batches)
 
     def run(epoch: int) -> Iterator[int]:
         samples = np.random.default_rng(epoch).permutation(beton.images)
         rule = CropRule(seed=0, epoch=epoch, min_scale=case.min_scale)
-        works: list[PendingBatch] = []
+        batches: list[PendingBatch] = []
         out = [buffers.take(BATCH, case.px, case.px) for _ in range(cores)]
         for at in range(0, len(samples) // BATCH * BATCH, BATCH):
             part = samples[at : at + BATCH]
             tasks = beton.tasks(part, random_crops(rule, part, beton.widths[part], beton.heights[part]))
             request = Request(beton.file, tasks, case.px, case.px, beton.labels[part], part)
-            works.append(PendingBatch(request, out[len(works) % cores]))
-        return threads.map(loop, (works[i::cores] for i in range(cores)))
+            batches.append(PendingBatch(request, out[len(batches) % cores]))
+        return threads.map(loop, (batches[i::cores] for i in range(cores)))
 
     return run
 
 
 def _unchecked(case: Case, work: Path, cores: int) -> Run:
-    """Without comparing each sample's bytes with its checksum."""
+    """Our loader without checksums."""
     return _ours(case, work, cores, checksums=False)
 
 
@@ -159,9 +159,9 @@ def _dali(case: Case, work: Path, cores: int) -> Run | None:
         image = fn.resize(image, size=[case.px, case.px], interp_type=types.INTERP_TRIANGULAR)
         return fn.flip(image, horizontal=fn.random.coin_flip()), label
 
-    built = pipe()
-    built.build()
-    return lambda epoch: (len(built.run()[0]) for _ in range(built.epoch_size("files") // BATCH))
+    pipeline = pipe()
+    pipeline.build()
+    return lambda epoch: (len(pipeline.run()[0]) for _ in range(pipeline.epoch_size("files") // BATCH))
 
 
 def _folder(case: Case, work: Path, cores: int, loader: Callable[[str], Any], steps: list[Any]) -> Run:

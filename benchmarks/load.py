@@ -31,19 +31,19 @@ from contenders import CASES, LOADERS, Case, Run
 
 
 def main() -> int:
-    given = _arguments()
+    options = _arguments()
     _show_machine()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=given.work) as name:
+    with tempfile.TemporaryDirectory(dir=options.work) as name:
         work = Path(name)
-        _prepare(given.source, work, given.images)
-        for case in (each for each in CASES if each.name in given.cases):
-            for cores in given.cores:  # in a process of its own: libraries count the cores when they are imported
+        _prepare(options.source, work, options.images)
+        for case in (case for case in CASES if case.name in options.cases):
+            for cores in options.cores:  # in a process of its own: libraries count the cores when they are imported
                 use = set(sorted(os.sched_getaffinity(0))[:cores])
                 with ProcessPoolExecutor(1, get_context("spawn"), os.sched_setaffinity, (0, use)) as process:
-                    rows += process.submit(_measure, case, cores, work, given.repeats, given.only).result()
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+                    rows += process.submit(_measure, case, cores, work, options.repeats, options.only).result()
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
@@ -60,11 +60,11 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    given = parser.parse_args()
-    if not given.source.exists():
-        parser.error(f"{given.source}: no such file; give --source a sorted tar of photographs")
-    given.cores = [cores for cores in given.cores if cores <= len(os.sched_getaffinity(0))]
-    return given
+    options = parser.parse_args()
+    if not options.source.exists():
+        parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
+    options.cores = [cores for cores in options.cores if cores <= len(os.sched_getaffinity(0))]
+    return options
 
 
 def _show_machine() -> None:
@@ -102,19 +102,19 @@ def _prepare(source: Path, work: Path, images: int) -> None:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """The stored JPEGs as files in folders by class: the same bytes for everybody."""
+    """Write the stored JPEGs as files in folders by class, so that all loaders read the same bytes."""
     from data_tools.beton.format import read_layout
 
-    found, data = read_layout(path), path.read_bytes()
-    for at, (sample, size) in enumerate(zip(found.samples, found.sizes(), strict=True)):
+    layout, data = read_layout(path), path.read_bytes()
+    for at, (sample, size) in enumerate(zip(layout.samples, layout.sizes(), strict=True)):
         start = int(sample["f0"]["data_ptr"])
-        world = folder / f"{sample['f1']:04d}"
-        world.mkdir(parents=True, exist_ok=True)
-        (world / f"{at:06d}.jpg").write_bytes(data[start : start + int(size)])
+        class_folder = folder / f"{sample['f1']:04d}"
+        class_folder.mkdir(parents=True, exist_ok=True)
+        (class_folder / f"{at:06d}.jpg").write_bytes(data[start : start + int(size)])
 
 
 def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) -> list[dict[str, Any]]:
-    from ffcv.loader import Loader  # noqa: F401  # imports are not part of a first batch
+    from ffcv.loader import Loader  # noqa: F401  # so that the first batch is timed without imports
 
     from training.loader.loaders import TrainLoader  # noqa: F401
 
@@ -134,7 +134,7 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) 
             began = time.perf_counter()
             images = sum(run(epoch))
             speeds[name].append(images / (time.perf_counter() - began))
-    pairs = [("ours", each) for each in ("stock", "c_loop", "unchecked", "ours_other")]
+    pairs = [("ours", baseline) for baseline in ("stock", "c_loop", "unchecked", "ours_other")]
     pairs += [(name, "stock") for name in speeds if name != "ours"]
     rows = [_row(case, cores, name, of, speeds) for name, of in pairs if name in speeds and of in speeds]
     _show(case, cores, _bytes_an_image(case, work), rows, speeds, first)

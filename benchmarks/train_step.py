@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py [--betons DIR] [--json FILE]
 
-Synthetic images on the device first (the engine alone), at 128, 224 and 288 px with titan8's batches; with
-``--betons`` also the whole path, from DIR's betons through the loader. All names of a case run in turn, several
-rounds in one process; the figures are medians over the rounds and the ratio is taken round by round. Without a GPU the
-same runs on the CPU, on a smaller network and smaller batches, and says so.
+Synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
+``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a case run in turn, several
+rounds in one process; figures are medians over the rounds, ratios are taken round by round. Without a GPU it runs on
+the CPU, on a smaller network and smaller batches, and says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0
 
 
 class Reference:
-    """The step that users would have otherwise: eager, fp16 autocast, GradScaler, SGD; float images.
+    """The step of the reference programs: eager, fp16 autocast, GradScaler, SGD; float images.
 
     ``channels_last`` is how ffcv-imagenet runs it, contiguous how torchvision's references do.
     """
@@ -51,7 +51,7 @@ class Reference:
         self.loss = nn.CrossEntropyLoss()
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
         images = torch.randint(0, 256, (batch, 3, px, px), device=device)
-        # Both get their images normalised by the loader, so that is not part of their step.
+        # Both normalise images in the loader, so that is not part of the step.
         images = ((images - mean) / std).to(torch.float16 if self.half and channels_last else torch.float32)
         self.images = images.contiguous(memory_format=self.layout)
         self.labels = torch.randint(0, CLASSES, (batch,), device=device)
@@ -76,7 +76,7 @@ def timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
 
 
 def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterator[tuple[float, float]]:
-    """(seconds, seconds waited for images) of ``steps`` steps, again and again, on what the loader delivers."""
+    """Yield (seconds, seconds waited for images) of ``steps`` steps on the loader's batches, repeatedly."""
     sums = MetricSums(engine.images.device)
     epoch = 0
     while True:
@@ -85,7 +85,7 @@ def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterato
         while done < steps:
             with loader.epoch(epoch) as batches:
                 epoch += 1
-                first = next(batches)  # the pipeline's start is no part of a steady step
+                first = next(batches)  # the pipeline's start does not count
                 engine.step(*first, 1e-3, sums)
                 synchronise(engine.images.device)
                 began = asked = time.perf_counter()
@@ -100,7 +100,7 @@ def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterato
 
 
 def measure_case(
-    px: int, arch: str, batch: int, given: argparse.Namespace, device: torch.device
+    px: int, arch: str, batch: int, options: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
     set_name, _, min_scale = SIZES[px]
     engine = SyntheticRun(arch, CLASSES, px, batch, device, Train())
@@ -110,9 +110,9 @@ def measure_case(
         "torchvision": Reference(arch, px, batch, device, channels_last=False),
     }
     paths: Iterator[tuple[float, float]] | None = None
-    if given.betons is not None:
+    if options.betons is not None:
         loader = TrainLoader(
-            given.betons / f"train_{set_name}.beton",
+            options.betons / f"train_{set_name}.beton",
             px=px,
             batch=batch,
             min_scale=min_scale,
@@ -120,18 +120,18 @@ def measure_case(
             workers=usable_cores(),
             device=device,
         )
-        paths = whole_path(engine, loader, given.steps)
+        paths = whole_path(engine, loader, options.steps)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     waits: list[float] = []
-    for number in range(given.rounds + 1):
+    for number in range(options.rounds + 1):
         for name, step in contenders.items():
-            seconds[name].append(timed(step, given.steps if number else 2, device))
+            seconds[name].append(timed(step, options.steps if number else 2, device))
         if paths is not None:
             taken, waited = next(paths)
             seconds.setdefault("ours_whole_path", []).append(taken)
             waits.append(100 * waited / taken)
-    rounds = {name: found[1:] for name, found in seconds.items()}  # the first round warms up
-    return rows(px, arch, batch, given.steps, rounds, waits[1:], device)
+    rounds = {name: times[1:] for name, times in seconds.items()}  # the first round warms up
+    return rows(px, arch, batch, options.steps, rounds, waits[1:], device)
 
 
 def rows(
@@ -139,7 +139,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     flops = 3 * forward_flops(arch, CLASSES, px)
     peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    found = []
+    table = []
     for name, seconds in rounds.items():
         rate = steps * batch / statistics.median(seconds)
         baselines = (
@@ -148,7 +148,7 @@ def rows(
         for baseline in baselines:
             other = rounds.get(baseline, seconds)
             ratio = statistics.median(b / a for a, b in zip(seconds, other, strict=True))
-            found.append(
+            table.append(
                 {
                     "case": f"{px}",
                     "name": name,
@@ -162,7 +162,7 @@ def rows(
                     "data_wait_percent": round(statistics.median(waits), 2) if name == "ours_whole_path" else None,
                 }
             )
-    return found
+    return table
 
 
 def main(argv: list[str]) -> int:
@@ -172,30 +172,30 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="alternations counted [5]")
     parser.add_argument("--steps", type=int, help="steps of each in a round [20 on a GPU, 2 on a CPU]")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
-    given.steps = given.steps or (20 if on_gpu else 2)
+    options.steps = options.steps or (20 if on_gpu else 2)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     where = (
         torch.cuda.get_device_name(device) if on_gpu else f"CPU only, {usable_cores()} cores: ResNet-18, batch 16, fp32"
     )
-    print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}; medians of {given.rounds} rounds")
+    print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}; medians of {options.rounds} rounds")
     print(f"{'px':>4} {'name':<16} {'img/s':>9} {'against':<14} {'ratio':>6} {'TFLOP/s':>8} {'MFU %':>6} {'wait %':>7}")
-    found = []
-    for px in given.px:
+    table = []
+    for px in options.px:
         arch, batch = ("resnet50", SIZES[px][1]) if on_gpu else ("resnet18", 16)
-        for row in measure_case(px, arch, batch, given, device):
-            found.append(row)
+        for row in measure_case(px, arch, batch, options, device):
+            table.append(row)
             mfu, wait = (("" if row[key] is None else row[key]) for key in ("mfu_percent", "data_wait_percent"))
             print(
                 f"{px:>4} {row['name']:<16} {row['images_per_s']:>9} {row['baseline']:<14} {row['ratio']:>6} "
                 f"{row['tflops']:>8} {mfu:>6} {wait:>7}",
                 flush=True,
             )
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
     return 0
 
 

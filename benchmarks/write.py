@@ -2,9 +2,8 @@
 
     python benchmarks/write.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
 
-Both write 160, 320 and full from the same photographs, with the same meaning of a cap (FFCV's: the longer side),
-in turns; medians are reported, and medians of the ratios within a turn. Nothing is pinned: every process may use
-every core.
+Both write 160, 320 and full from the same photographs, capping the longer side as FFCV does, in
+turns; medians are reported, and medians of the ratios within a turn. Processes are not pinned to cores.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ BASELINE: Key = ("both", "ffcv_imagenet", 1)
 
 
 def main() -> int:
-    given = _arguments()
-    with tempfile.TemporaryDirectory(dir=given.work) as name:
+    options = _arguments()
+    with tempfile.TemporaryDirectory(dir=options.work) as name:
         work = Path(name)
-        images = _prepare(given.source, work, given.images)
-        print(f"{images} photographs of {given.source.name}, 160 + 320 + full, {given.repeats} alternations")
+        images = _prepare(options.source, work, options.images)
+        print(f"{images} photographs of {options.source.name}, 160 + 320 + full, {options.repeats} alternations")
         runs: dict[Key, Callable[[], float]] = {
-            BASELINE: partial(_theirs, work),
+            BASELINE: partial(_ffcv_imagenet, work),
             **{(case, "ours", 1): partial(_ours, work, case, 1) for case in CASES},
-            **{(case, "ours", 2): partial(_ours, work, case, 2) for case in CASES if given.workers > 1},
+            **{(case, "ours", 2): partial(_ours, work, case, 2) for case in CASES if options.workers > 1},
         }
         seconds: dict[Key, list[float]] = {key: [] for key in runs}
-        for _ in range(given.repeats):
+        for _ in range(options.repeats):
             for key, run in runs.items():
                 seconds[key].append(run())
     rows = _rows(seconds, images)
     _show(rows, seconds, images)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
@@ -61,10 +60,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="1: leave out the case of two workers")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    given = parser.parse_args()
-    if not given.source.exists():
-        parser.error(f"{given.source}: no such file; give --source a sorted tar of photographs")
-    return given
+    options = parser.parse_args()
+    if not options.source.exists():
+        parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
+    return options
 
 
 def _prepare(source: Path, work: Path, images: int) -> int:
@@ -115,13 +114,13 @@ class _ImageFolder:
             return Image.open(file).convert("RGB"), 0
 
 
-def _theirs(work: Path) -> float:
+def _ffcv_imagenet(work: Path) -> float:
     """ffcv-imagenet's write_imagenet.py, once for each size, with one worker."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
     dataset = _ImageFolder(work / "files")
-    out = work / "theirs.beton"
+    out = work / "ffcv_imagenet.beton"
     started = time.perf_counter()
     for longest in (160, 320, None):
         field = RGBImageField(write_mode="jpg", max_resolution=longest, jpeg_quality=90)
@@ -145,8 +144,8 @@ def _rows(seconds: dict[Key, list[float]], images: int) -> list[dict[str, Any]]:
 
 
 def _ratio(slow: list[float], fast: list[float]) -> float:
-    """How many times faster, turn by turn: the machine's other work hits both sides of a turn alike."""
-    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
+    """How many times faster, turn by turn, so that other load on the machine affects both alike."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def _show(rows: list[dict[str, Any]], seconds: dict[Key, list[float]], images: int) -> None:

@@ -2,8 +2,7 @@
 
 Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``first`` (once, at the
 start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose steps count examples. An
-epoch's hours are the wall time from ``first`` to its ``losses/test_5``, with whatever lay between: preparing a phase,
-and where a run was interrupted, the interruption.
+epoch's hours are the wall time from ``first`` to its ``losses/test_5``, including phase preparation and interruptions.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ class EventsError(UserError):
 class Scalars:
     """The scalars of one tag: (wall time, value) by step."""
 
-    at: dict[int, tuple[float, float]] = field(default_factory=dict)
+    by_step: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, step: int, wall_time: float, value: float) -> None:
-        """A step that is not beyond the last one was logged by a run that went back: what followed it is void."""
+        """Add a scalar. A step at or before the last one means that the run was resumed earlier: drop what followed."""
         self.forget_from(step)
-        self.at[step] = wall_time, value
+        self.by_step[step] = wall_time, value
 
     def forget_from(self, step: int) -> None:
-        if self.at and next(reversed(self.at)) >= step:
-            self.at = {known: kept for known, kept in self.at.items() if known < step}
+        if self.by_step and next(reversed(self.by_step)) >= step:
+            self.by_step = {earlier: scalar for earlier, scalar in self.by_step.items() if earlier < step}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,20 +51,20 @@ class Row:
 
 
 def read(path: Path) -> dict[str, Scalars]:
-    """What counts of the four tags' scalars in an event file, or in the event files of a folder, in order of time.
+    """The scalars of the four tags in an event file, or in the event files of a folder, in order of time.
 
-    A record that is cut off ends its file; what a continued run logged again replaces what was there. EventsError where
-    there are no events.
+    A record that is cut off ends its file; what a continued run logged again replaces the earlier scalars. EventsError
+    if there are no events.
     """
     scalars_by_tag = {tag: Scalars() for tag in (FIRST, TOP1, TOP5, EVAL)}
     for file in _files(path):
         for event in _events(file):
             if event.HasField("session_log") and event.session_log.status == event.session_log.START:
-                # Torch's purge_step: a run goes on here. The step itself stays; if it is void, it is logged again.
+                # Torch's purge_step: a run continued here. The step itself stays; if it is void, it is logged again.
                 for scalars in scalars_by_tag.values():
                     scalars.forget_from(event.step + 1 if event.step else 0)
             for value in event.summary.value:
-                if value.tag == FIRST and scalars_by_tag[FIRST].at:
+                if value.tag == FIRST and scalars_by_tag[FIRST].by_step:
                     continue  # the clock starts once
                 if value.tag in scalars_by_tag:
                     scalars_by_tag[value.tag].add(event.step, event.wall_time, _number(value))
@@ -77,7 +76,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise EventsError("no such file or folder", where=path, remedy="give an event file or a run folder")
-    files = sorted(each for each in path.iterdir() if "tfevents" in each.name and each.is_file())
+    files = sorted(file for file in path.iterdir() if "tfevents" in file.name and file.is_file())
     if not files:
         raise EventsError("no event files (events.out.tfevents.*) here", where=path, remedy="give a run folder")
     return files
@@ -97,22 +96,21 @@ def _number(value: Any) -> float:
 
 def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
     """The epochs up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all evaluations so
-    far, the epoch's own among them, out of its hours. EventsError for a tag that is missing."""
-    if not scalars_by_tag[FIRST].at:
+    far, including its own, out of its hours. EventsError for a tag that is missing."""
+    if not scalars_by_tag[FIRST].by_step:
         raise EventsError(f"no scalar {FIRST!r}, which marks the start")
-    start = next(iter(scalars_by_tag[FIRST].at.values()))[0]
+    start = next(iter(scalars_by_tag[FIRST].by_step.values()))[0]
     evaluating = 0.0
-    for epoch, (step, (wall_time, top5)) in enumerate(scalars_by_tag[TOP5].at.items(), start=1):
+    for epoch, (step, (wall_time, top5)) in enumerate(scalars_by_tag[TOP5].by_step.items(), start=1):
         for tag in (TOP1, EVAL) if ignore_eval else (TOP1,):
-            if step not in scalars_by_tag[tag].at:
-                # An end in the middle of an epoch's scalars is no epoch.
-                if step == next(reversed(scalars_by_tag[TOP5].at)):
+            if step not in scalars_by_tag[tag].by_step:
+                # The run ended while it logged this epoch.
+                if step == next(reversed(scalars_by_tag[TOP5].by_step)):
                     return
                 raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})")
-        evaluating += scalars_by_tag[EVAL].at[step][1] if ignore_eval else 0.0
-        yield Row(
-            epoch=epoch, hours=(wall_time - start - evaluating) / 3600, top1=scalars_by_tag[TOP1].at[step][1], top5=top5
-        )
+        evaluating += scalars_by_tag[EVAL].by_step[step][1] if ignore_eval else 0.0
+        hours, top1 = (wall_time - start - evaluating) / 3600, scalars_by_tag[TOP1].by_step[step][1]
+        yield Row(epoch=epoch, hours=hours, top1=top1, top5=top5)
         if top5 >= TARGET_TOP5:
             return
 

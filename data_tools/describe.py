@@ -1,4 +1,4 @@
-"""What is in a beton: fields, sizes, classes, how its pictures are stored, and a sheet of them to look at."""
+"""Describe a beton: fields, sizes, classes, how its pictures are stored; and draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from data_tools.common.options import REQUIRED, check, option, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
 
-LOOKED_AT = 1000  # samples whose JPEG headers are read
+PROBED = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DescribeOptions:
-    """One look into a beton."""
+    """One description of a beton."""
 
     file: Path = option(REQUIRED, "the beton", argument="FILE.beton")
     sheet: Path | None = option(None, "draw 48 of its pictures into this file (.png)", none="no sheet")
@@ -108,11 +108,11 @@ def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     def name(label: int) -> str:
         return f"{label} {manifest.classes[label]}" if manifest and label < len(manifest.classes) else str(label)
 
-    least, most = int(counts.argmin()), int(counts.argmax())
+    low, high = int(counts.argmin()), int(counts.argmax())
     yield ""
     yield (
-        f"{len(counts):,} classes, {int((counts > 0).sum()):,} with images: fewest {counts[least]:,} ({name(least)}), "
-        f"median {np.median(counts):,.0f}, most {counts[most]:,} ({name(most)})"
+        f"{len(counts):,} classes, {int((counts > 0).sum()):,} with images: fewest {counts[low]:,} ({name(low)}), "
+        f"median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
     )
 
 
@@ -121,10 +121,10 @@ def _storage(layout: Layout) -> Iterator[str]:
     jpg = np.flatnonzero(modes == JPG)
     yield ""
     yield f"stored as JPEG {len(jpg):,}, as pixels {int((modes == RAW).sum()):,}"
-    some = jpg[np.unique(np.linspace(0, len(jpg) - 1, min(len(jpg), LOOKED_AT)).astype(int))] if len(jpg) else jpg
+    probed = jpg[np.unique(np.linspace(0, len(jpg) - 1, min(len(jpg), PROBED)).astype(int))] if len(jpg) else jpg
     sampling: Counter[str] = Counter()
     quality: Counter[str] = Counter()
-    for data in _stored(layout, some):
+    for data in _stored(layout, probed):
         try:
             info = codec.probe(data)
         except codec.NativeError:
@@ -135,7 +135,7 @@ def _storage(layout: Layout) -> Iterator[str]:
     for name, counter in (("subsampling", sampling), ("quality (estimate)", quality)):
         shares = ", ".join(f"{key} {count / counter.total():.0%}" for key, count in counter.most_common(8))
         if shares:
-            yield f"{name} of {len(some):,} looked at: {shares}"
+            yield f"{name} of {len(probed):,} looked at: {shares}"
 
 
 def _stored(layout: Layout, samples: NDArray[Any]) -> Iterator[bytes]:

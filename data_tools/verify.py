@@ -1,6 +1,6 @@
-"""Check betons: their structure in seconds whatever their size, with --full every byte and every picture.
+"""Check betons: their structure in seconds, whatever their size; with --full every byte and every picture.
 
-Exit status 0 only where all holds; otherwise 1, and a line for each fault.
+Exit status 0 if all are sound; otherwise 1, and a line for each fault.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from data_tools.native import codec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyOptions:
-    """One look at betons."""
+    """One check of betons."""
 
     files: tuple[Path, ...] = option(REQUIRED, "betons to check", argument="FILE.beton")
     full: bool = option(False, "also compare every checksum and decode every picture")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]:
-    """Every fault of a beton, one line each; none when it is sound."""
+    """Yield a line for every fault of a beton."""
     manifest = None
     try:
         manifest = read_manifest(path)
@@ -66,7 +66,7 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
     faults = structure_faults(path, manifest)
     yield from faults
     if faults:
-        return  # what follows trusts the tables
+        return  # the checks below trust the tables
     layout = read_layout(path)
     checksums = None
     if manifest is not None:
@@ -82,15 +82,15 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
 def _full(
     layout: Layout, manifest: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int
 ) -> Iterator[str]:
-    """Page by page, in threads: the native code lets go of the interpreter."""
+    """Page by page, in threads: the native code releases the GIL."""
     pages = _pages(layout)
     handle = os.open(layout.path, os.O_RDONLY)
     try:
         with ThreadPoolExecutor(workers) as pool, tqdm(total=len(layout.samples), unit="img", disable=None) as bar:
-            # In slices, so that faults show early and a page's buffer is gone before too many others are read.
+            # In slices, so that faults show early and only a few pages are in memory at once.
             for start in range(0, len(pages), 4 * workers):
-                some = pages[start : start + 4 * workers]
-                for faults, count in pool.map(lambda page: _page(handle, layout, manifest, checksums, *page), some):
+                batch = pages[start : start + 4 * workers]
+                for faults, count in pool.map(lambda page: _page(handle, layout, manifest, checksums, *page), batch):
                     yield from faults
                     bar.update(count)
         head = SAMPLES_START + layout.samples.nbytes
@@ -102,14 +102,14 @@ def _full(
 
 
 def _pages(layout: Layout) -> list[tuple[int, NDArray[Any]]]:
-    """Every page, with the alloc entries of its samples."""
+    """Number of every page that has samples, and their alloc entries."""
     alloc = layout.alloc[np.argsort(layout.alloc["ptr"])]
     numbers = (alloc["ptr"] // layout.page_bytes).astype(np.int64)
     bounds = np.flatnonzero(np.diff(numbers)) + 1
     return [
-        (int(some[0]), entries)
-        for some, entries in zip(np.split(numbers, bounds), np.split(alloc, bounds), strict=True)
-        if len(some)
+        (int(same[0]), entries)
+        for same, entries in zip(np.split(numbers, bounds), np.split(alloc, bounds), strict=True)
+        if len(same)
     ]
 
 
@@ -125,27 +125,27 @@ def _page(
     content = os.pread(handle, layout.page_bytes, start)
     faults, end = [], 0
     for sample, pointer, size in entries.tolist():
-        at = pointer - start
-        if any(content[end:at]):
+        offset = pointer - start
+        if any(content[end:offset]):
             faults.append(f"{layout.path}: the bytes before sample {sample} are not zero")
-        end = at + size
-        data = content[at:end]
+        end = offset + size
+        data = content[offset:end]
         reason = _sample_fault(layout, sample, data, None if checksums is None else int(checksums[sample]))
         if reason:
-            faults.append(f"{layout.path}: sample {sample}{_class(layout, manifest, sample)}: {reason}")
+            faults.append(f"{layout.path}: sample {sample}{_class_name(layout, manifest, sample)}: {reason}")
     if any(content[end:]):
-        faults.append(f"{layout.path}: the bytes behind the last sample of page {page} are not zero")
+        faults.append(f"{layout.path}: the bytes after the last sample of page {page} are not zero")
     return faults, len(entries)
 
 
-def _class(layout: Layout, manifest: Manifest | None, sample: int) -> str:
+def _class_name(layout: Layout, manifest: Manifest | None, sample: int) -> str:
     return f" ({manifest.classes[int(layout.samples['f1'][sample])]})" if manifest else ""
 
 
 def _sample_fault(layout: Layout, sample: int, data: bytes, checksum: int | None) -> str:
-    """Why one sample is not what was written; nothing when it is."""
+    """What is wrong with a sample; empty if nothing is."""
     if checksum is not None and codec.checksum(data) != checksum:
-        return "its bytes have not the checksum that they were written with"
+        return "its bytes do not match their checksum"
     image = layout.samples["f0"][sample]
     if image["mode"] == RAW:
         return ""

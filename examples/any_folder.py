@@ -1,8 +1,8 @@
-"""A folder of pictures, {train,val}/<class>/<picture>, to betons, to a trained ResNet-18, to its scores.
+"""Convert a folder of pictures, {train,val}/<class>/<picture>, train a ResNet-18 on it and print its top-1.
 
     python examples/any_folder.py PICTURES OUT
 
-The same steps as write_datasets.py and train_imagenet.py take, with a schedule made in Python. Nothing is ImageNet's.
+The same steps as write_datasets.py and train_imagenet.py, with a schedule made in Python, for any data set.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Write the tables of options in docs/OPTIONS.md and docs/CONVERSION.md, from what the programs themselves say."""
+"""Write the tables of options in docs/OPTIONS.md and docs/CONVERSION.md from the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_tools.convert.config import WriteSpec
 from training.config.phases_yaml import KEYS, PhaseKeys
 from training.config.run_config import RunConfig
 
-TOOLS = {  # each with its schema, and what of it other tables have already
+TOOLS = {  # module and options class of each program
     "data_tools.doctor": ("data_tools.doctor.__main__", "DoctorOptions"),
     "data_tools.sample": ("data_tools.sample.__main__", "SampleOptions"),
     "data_tools.verify": ("data_tools.verify", "VerifyOptions"),
@@ -34,7 +34,7 @@ def begin(name: str) -> str:
 
 
 def training_options() -> Iterator[str]:
-    """A heading and a table for each section, the keys of a phase after the schedule's."""
+    """A heading and a table for each section; after that of the schedule, the keys of a phase."""
     for name, kind in sections(RunConfig).items():
         yield f"### {name}: {(kind.__doc__ or '').strip()}\n"
         yield from option_table(option_rows(RunConfig, name))
@@ -46,7 +46,7 @@ def training_options() -> Iterator[str]:
 
 
 def tool_options() -> Iterator[str]:
-    """One table for all tools. What they share with train_imagenet.py stands there."""
+    """One table for all tools, without the options that they share with train_imagenet.py."""
     rows = []
     for tool, (module, schema) in TOOLS.items():
         kind = getattr(importlib.import_module(module), schema)
@@ -70,7 +70,7 @@ PARTS = {
 
 
 def rendered(page: str, text: str) -> str:
-    """`text` of a page with its tables made anew."""
+    """The `text` of a page with new tables."""
     for name, lines in PARTS[page].items():
         text = replace_between(text, begin(name), END, "\n".join(lines()).strip())
     return text

@@ -1,6 +1,6 @@
-"""The recipes as docs/RECIPES.md shows them: a table of phases and a plot each, made from the YAML files.
+"""Write the recipes in docs/RECIPES.md: a table of phases and a plot for each, from the YAML files.
 
-Renews what stands between the page's two marks, and the plots in the folder ``recipes`` beside it.
+Replaces the text between the page's two marks, and the plots in the folder ``recipes`` beside it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ BEGIN, END = "<!-- recipes: made by make docs -->", "<!-- end of recipes -->"
 
 
 def load(recipe: Path) -> RunConfig:
-    """A recipe with nothing changed. OptionError for a mistake in it."""
+    """The configuration of a recipe. OptionError for a mistake in it."""
     return parse(RunConfig, ["--config-file", str(recipe)], prog="scripts/render_recipe_docs.py")
 
 
 def mark(schedule: Schedule, gpus: int) -> str:
-    """What the plot of a schedule says it was made from."""
+    """Identifies the schedule that a plot was made from."""
     return hashlib.sha256(repr((schedule, gpus)).encode()).hexdigest()[:16]
 
 
 def picture(name: str, schedule: Schedule, gpus: int) -> str:
-    """The plot as an SVG file on white ground, to be read on pages of any colour."""
+    """The plot as an SVG file on white, readable on pages of any colour."""
     element = svg(plot(schedule, gpus), name)
     start = element.index(">") + 1
     about = f"<title>{name}</title><desc>schedule {mark(schedule, gpus)}</desc>"
@@ -41,7 +41,7 @@ def picture(name: str, schedule: Schedule, gpus: int) -> str:
 
 
 def sections(recipes: Sequence[Path]) -> Iterator[str]:
-    """The page's part about each recipe."""
+    """The page's section on each recipe."""
     for recipe in recipes:
         config = load(recipe)
         schedule, gpus = config.schedule.parsed, config.schedule.gpus
@@ -70,7 +70,7 @@ def rates(schedule: Schedule, phase: Phase) -> str:
     for ramp in schedule.ramps:
         start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
         if start < end:
-            # Before the first batch of an epoch, as it were; the last batch before `end` has the other value itself.
+            # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
             low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
             parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}")
     return ", ".join(dict.fromkeys(parts))

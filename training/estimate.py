@@ -1,7 +1,7 @@
 """How long a recipe will take, and what it will cost.
 
-From tabulated images a second of a card, or from those of this machine's (``--measure``: the engine on synthetic
-images, phase by phase; the loader is not in it).
+From tabulated images a second of a card, or measured on this machine (``--measure``: training steps on synthetic
+images, phase by phase, without the loader).
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from training.runlog.eta import VAL_COST
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """Published ResNet-50 training rates of a card, images a second, by px; other sizes follow by area.
+    """Published ResNet-50 training rates of a card, images a second, by px; other sizes are scaled by area.
 
-    ``whole_epochs``: the rates are those of whole epochs, validation included; ``phase_start_s``: seconds that the
-    first epoch of a phase took longer than the others.
+    ``whole_epochs``: the rates include validation; ``phase_start_s``: extra seconds of a phase's first epoch.
     """
 
     rates: Mapping[int, float]
@@ -82,24 +81,24 @@ def hours_after(times: list[PhaseTime], epochs: int) -> float:
 
 
 def card_times(schedule: Schedule, card: Card, gpus: int, train: int, val: int) -> list[PhaseTime]:
-    """Times by a tabulated card."""
+    """Times on a tabulated card."""
     counted = 0 if card.whole_epochs else val
     return phase_times(schedule, lambda phase: card.rate(phase.px), gpus, train, counted, card.phase_start_s)
 
 
 def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
-    """Training images a second of this machine's device at ``phase``'s size and batch, images resident on it."""
+    """Training images a second on this machine at ``phase``'s size and batch, with images already on the device."""
     from training.engine import synthetic_benchmark
 
-    return synthetic_benchmark.of_config(config, phase.px, phase.batch_per_gpu, steps)
+    return synthetic_benchmark.measure(config, phase.px, phase.batch_per_gpu, steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EstimateOptions(RunConfig):
-    """One estimate; a recipe's own options can be changed, too."""
+    """One estimate; the recipe's options can be changed, too."""
 
     gpu: str = option("titan8-run", f"a tabulated card: {', '.join(f'`{name}`' for name in CARDS)}")
-    measure: bool = option(False, "time the engine on this machine instead")
+    measure: bool = option(False, "time training steps on this machine instead")
     gpus: int | None = option(None, "cards", low=1, none="as many as the recipe is for")
     price: float | None = option(None, "money per card and hour", low=0, none="no cost is shown")
     train_images: int = option(IMAGENET_IMAGES["train"], "training images of the data set", low=1)

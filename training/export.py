@@ -1,7 +1,7 @@
-"""Weights of a checkpoint for other programs.
+"""Export the weights of a checkpoint for other programs.
 
-torchvision: a state dict that torchvision's own class loads. safetensors: the weights, and how they came about as
-metadata. onnx: the network for any batch, height and width, checked against the model with onnxruntime.
+torchvision: a state dict that torchvision's own class loads. safetensors: the weights, with metadata on how they
+were trained. onnx: the network for any batch, height and width, checked against the model with onnxruntime.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 SUFFIXES = {"torchvision": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
-# (batch, height, width) at which the ONNX network is compared with the model: square, and either way rectangular.
-CHECKED_AT = ((1, 224, 224), (3, 128, 192), (2, 160, 96))
+# (batch, height, width) at which the ONNX network is compared with the model: square, wide and tall.
+CHECK_SHAPES = ((1, 224, 224), (3, 128, 192), (2, 160, 96))
 OPSET = 18
-TOLERANCE = 1e-3  # of the largest logit; the same sums in another order
+TOLERANCE = 1e-3  # of the largest logit; sums are rounded in another order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +50,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
-    """Write the weights of the checkpoint at ``path`` to ``out``; what was written, in words.
+    """Write the weights of the checkpoint at ``path`` to ``out``; returns a description.
 
-    OptionError where the checkpoint cannot be had in that form.
+    OptionError if the checkpoint cannot be exported to that format.
     """
     from training.model import checkpoint
 
@@ -63,11 +63,11 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     with partial_file(out) as partial:
         checked = _WRITERS[to](path, state, network, about, partial)
     weights = "averaged weights" if ema else "weights"
-    return f"{out}: {weights} of {path}, a {state['arch']} of {len(state['classes'])} classes{checked}\n{takes()}"
+    return f"{out}: {weights} of {path}, a {state['arch']} of {len(state['classes'])} classes{checked}\n{input_note()}"
 
 
 def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
-    """The trained network, ready to be asked, on the CPU."""
+    """The trained network in evaluation mode, on the CPU."""
     from training.model import resnet, weights
 
     if ema and not state["ema"]:
@@ -90,8 +90,8 @@ def _blurs(state: dict[str, Any]) -> bool:
     return bool(state["fingerprint"]["model.blurpool"] == "true")
 
 
-def takes() -> str:
-    """What the network wants to be given."""
+def input_note() -> str:
+    """The input that the network expects."""
     about = _input()
     return f"takes RGB / 255 as (n, 3, height, width), less the mean {about['mean']}, divided by the std {about['std']}"
 
@@ -104,7 +104,7 @@ def _input() -> dict[str, Any]:
 
 
 def metadata(state: dict[str, Any], ema: bool) -> dict[str, str]:
-    """How the weights came about: JSON texts by name."""
+    """How the weights were trained: JSON texts by name."""
     import torch
     import torchvision
 
@@ -135,8 +135,8 @@ def _torchvision(path: Path, state: dict[str, Any], network: nn.Module, about: d
             remedy="--to safetensors and --to onnx can hold them",
         )
     torch.save(network.state_dict(), partial)
-    theirs = getattr(torchvision.models, state["arch"])(num_classes=len(state["classes"]))
-    theirs.load_state_dict(torch.load(partial, weights_only=True), strict=True)
+    model = getattr(torchvision.models, state["arch"])(num_classes=len(state["classes"]))
+    model.load_state_dict(torch.load(partial, weights_only=True), strict=True)
     return f"; torchvision.models.{state['arch']}(num_classes={len(state['classes'])}) loads it"
 
 
@@ -146,7 +146,7 @@ def _safetensors(path: Path, state: dict[str, Any], network: nn.Module, about: d
     with needs_extra("--to safetensors"):
         from safetensors.torch import save
     partial.write_bytes(save(network.state_dict(), {"format": "pt", **about}))
-    return "; the metadata say how they came about"
+    return "; the metadata says how they were trained"
 
 
 def _onnx(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str, str], partial: Path) -> str:
@@ -172,29 +172,29 @@ def _onnx(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str
     )
     assert program is not None
     proto = program.model_proto
-    proto.doc_string = f"{state['arch']}, {len(state['classes'])} classes; {takes()}; gives logits (n, classes)"
+    proto.doc_string = f"{state['arch']}, {len(state['classes'])} classes; {input_note()}; gives logits (n, classes)"
     for name, text in about.items():
         proto.metadata_props.add(key=name, value=text)
     onnx.save(proto, partial)
     session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
-    worst = max(_apart(session, network, shape) for shape in CHECKED_AT)
-    if not worst <= TOLERANCE:
+    error = max(_max_difference(session, network, shape) for shape in CHECK_SHAPES)
+    if not error <= TOLERANCE:
         raise OptionError(
-            f"onnxruntime's logits are {worst:.2g} of the largest off the model's", where=path, remedy="nothing kept"
+            f"onnxruntime's logits are {error:.2g} of the largest off the model's", where=path, remedy="nothing kept"
         )
-    return f"; onnxruntime's logits are within {worst:.1g} of the largest of the model's own"
+    return f"; onnxruntime's logits are within {error:.1g} of the largest of the model's own"
 
 
-def _apart(session: Any, network: nn.Module, shape: tuple[int, int, int]) -> float:
+def _max_difference(session: Any, network: nn.Module, shape: tuple[int, int, int]) -> float:
     """The largest difference of the logits for random images, as a share of the largest logit."""
     import torch
 
     batch, height, width = shape
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        wanted = network(images)
-    (got,) = session.run(None, {"images": images.numpy()})
-    return float((torch.from_numpy(got) - wanted).abs().max() / wanted.abs().max())
+        expected = network(images)
+    (logits,) = session.run(None, {"images": images.numpy()})
+    return float((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max())
 
 
 _WRITERS = {"torchvision": _torchvision, "safetensors": _safetensors, "onnx": _onnx}

@@ -1,4 +1,4 @@
-"""The schedule of a run before it runs: one row an epoch to read, or one row a batch as CSV."""
+"""Print the schedule of a run, a row an epoch, or write it as CSV, a row a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.config.schedule import Phase, Schedule, batches_per_epoch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One training batch of the plan; ``batch`` counts from 1 as the ramp does."""
+    """One training batch of the plan; ``batch`` counts from 1."""
 
     epoch: int
     batch: int
@@ -34,7 +34,7 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[B
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
-    """A heading and a line for each epoch: its set, size, batch, rates from its first to its last batch."""
+    """A heading and a line for each epoch: its set, size, batch, and the rates of its first and last batch."""
     yield (
         f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} "
         f"{'batches':>7} {'images':>8}  validation"
@@ -52,7 +52,7 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
 
 
 def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: int) -> int:
-    """Every batch as a row of ``path``; the number of rows."""
+    """Write every batch as a row of ``path``; returns the number of rows."""
     rows = 0
     with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -64,7 +64,7 @@ def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: i
 
 
 def show(config: RunConfig) -> None:
-    """Answer ``run.plan`` by the table on the console, ``run.plan_csv`` by the CSV."""
+    """Print the table for ``run.plan``, write the CSV for ``run.plan_csv``."""
     schedule = config.schedule.parsed
     images, gpus = images_of(config, schedule), config.dist.processes or config.schedule.gpus
     check_batches(images, schedule, gpus)

@@ -1,6 +1,6 @@
-"""What the network gets to see: for each phase training crops and validation crops as the loaders make them, labelled.
+"""Draw what the network sees: for each phase, training crops and validation crops from the loaders, with labels.
 
-Takes every option of train_imagenet.py. Crops are shown pixel by pixel, small ones all enlarged alike.
+Takes every option of train_imagenet.py. Crops are shown pixel by pixel; small ones are all enlarged by one factor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.reporting import contact_sheet
 from training.reporting.contact_sheet import Crop, Row
 
 TRAINING_ROWS = 2
-LEAST_PX = 112  # smaller crops are enlarged by a whole number
+MIN_PX = 112  # smaller crops are enlarged by a whole number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,29 +41,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
-    """The rows of each phase: training crops; validation crops, square, and rectangular where the phase says so."""
+    """The rows of each phase: training crops, square validation crops, and rectangular ones if the phase uses them."""
     for phase in options.schedule.parsed.phases:
-        many = contact_sheet.per_row(phase.px * zoom)
+        per_row = contact_sheet.per_row(phase.px * zoom)
         kind = f"random crops of {100 * phase.min_scale:.3g}% of the area or more, flipped or not"
         mixed = [name for name in ("mixup", "cutmix") if getattr(options.train, name)]
         yield Row(
             f"training on train_{phase.data}: {kind}{''.join(f', {name}' for name in mixed)}",
-            training_crops(options, datasets, phase, TRAINING_ROWS * many),
+            training_crops(options, datasets, phase, TRAINING_ROWS * per_row),
             heading=_heading(phase, zoom),
         )
-        many = contact_sheet.per_row(phase.val_px * zoom)
+        per_row = contact_sheet.per_row(phase.val_px * zoom)
         used = "not used in this phase" if phase.rectangular_val else "validation"
         short = int(phase.val_px * 1.14)
         yield Row(
-            f"{used}: squares of val_{phase.val_data}, the shorter side at {short} px, of that the centre",
-            validation_crops(options, datasets, phase, many, rectangular=False),
+            f"{used}: squares of val_{phase.val_data}, the centre after resizing the shorter side to {short} px",
+            validation_crops(options, datasets, phase, per_row, rectangular=False),
         )
         if phase.rectangular_val:
-            crops = validation_crops(options, datasets, phase, many, rectangular=True)
-            fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or contact_sheet.fit(_some(crops, n), zoom))
+            crops = validation_crops(options, datasets, phase, per_row, rectangular=True)
+            fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or contact_sheet.fit(_pick(crops, n), zoom))
             yield Row(
                 f"validation: rectangles of val_{phase.val_data}, from the narrowest to the widest batch",
-                _some(crops, fitting),
+                _pick(crops, fitting),
             )
 
 
@@ -75,17 +75,17 @@ def _heading(phase: Phase, zoom: int) -> str:
 
 
 def zoom_of(phases: tuple[Phase, ...]) -> int:
-    """How many times crops are enlarged, all of them alike, so that the smallest can be seen."""
-    return -(-LEAST_PX // min(min(phase.px, phase.val_px) for phase in phases))
+    """The factor by which all crops are enlarged, so that the smallest can be seen."""
+    return -(-MIN_PX // min(min(phase.px, phase.val_px) for phase in phases))
 
 
-def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, many: int) -> list[Crop]:
-    """The first images of the phase's first epoch, as one process would be given them."""
+def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, count: int) -> list[Crop]:
+    """The first images of the phase's first epoch, as a single process gets them."""
     from training.engine.phase_loaders import train_loader
     from training.engine.step import MixupCutmix
     from training.loader.sample_order import batch_key
 
-    batch, classes = min(many, datasets.images(phase)), datasets.classes
+    batch, classes = min(count, datasets.images(phase)), datasets.classes
     with (
         train_loader(options, datasets, phase, batch=batch, workers=options.data.workers) as loader,
         loader.epoch(phase.start) as batches,
@@ -94,17 +94,17 @@ def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, many: i
     mixing = MixupCutmix(options.train.mixup, options.train.cutmix, len(classes))
     if not mixing:
         return _crops(images, [classes[label] for label in labels])
-    images, shares = _mixed(mixing, images, labels, batch_key(options.run.seed, phase.start, 1))
-    return _crops(images, [_shares(each, classes) for each in shares])
+    images, shares = _mix(mixing, images, labels, batch_key(options.run.seed, phase.start, 1))
+    return _crops(images, [_share_label(image_shares, classes) for image_shares in shares])
 
 
-def _shares(shares: list[float], classes: tuple[str, ...]) -> str:
+def _share_label(shares: list[float], classes: tuple[str, ...]) -> str:
     largest = sorted(range(len(shares)), key=lambda label: -shares[label])[:2]
     return " + ".join(f"{shares[label]:.0%} {classes[label]}" for label in largest if shares[label] >= 0.005)
 
 
-def _mixed(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[list[float]]]:
-    """uint8 images mixed as a step does it, which is after they are normalised; and the shares of the classes."""
+def _mix(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[list[float]]]:
+    """uint8 images mixed as in a training step, after normalisation; and the shares of the classes."""
     import torch
 
     from training.engine.step import Normalise
@@ -116,36 +116,36 @@ def _mixed(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[l
 
 
 def validation_crops(
-    options: RunConfig, datasets: Datasets, phase: Phase, many: int, *, rectangular: bool
+    options: RunConfig, datasets: Datasets, phase: Phase, count: int, *, rectangular: bool
 ) -> list[Crop]:
-    """Images from batches all over the validation set, in its order, cut as they are in these batches."""
+    """Images from batches spread over the validation set, in order, cropped as in those batches."""
     from training.engine.phase_loaders import val_loader
 
     batches = -(-datasets.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
-    ranks = max(1, batches // many)  # as one of so many processes it has every ranks-th batch
+    ranks = max(1, batches // count)  # as one of `ranks` processes, the loader takes every ranks-th batch
     shown = replace(phase, rectangular_val=rectangular)
     crops: list[Crop] = []
     with val_loader(options, datasets, shown, ranks=ranks, workers=options.data.workers) as loader:
-        each = -(-many // max(1, len(loader)))
+        per_batch = -(-count // max(1, len(loader)))
         for images, labels in loader:
-            some = _spread(len(labels), each)
-            crops += _crops(images[some], [datasets.classes[label] for label in labels[some]])
-    return _some(crops, many)
+            picked = _spread(len(labels), per_batch)
+            crops += _crops(images[picked], [datasets.classes[label] for label in labels[picked]])
+    return _pick(crops, count)
 
 
-def _some(crops: list[Crop], many: int) -> list[Crop]:
-    return [crops[at] for at in _spread(len(crops), many)]
+def _pick(crops: list[Crop], count: int) -> list[Crop]:
+    return [crops[at] for at in _spread(len(crops), count)]
 
 
-def _spread(of: int, many: int) -> list[int]:
-    """``many`` of the numbers below ``of``, evenly spaced, each once."""
-    many = min(of, many)
-    return [at * of // many for at in range(many)]
+def _spread(total: int, count: int) -> list[int]:
+    """``count`` different numbers below ``total``, evenly spaced."""
+    count = min(total, count)
+    return [at * total // count for at in range(count)]
 
 
 def _crops(images: Any, labels: list[str]) -> list[Crop]:
     pixels = images.permute(0, 2, 3, 1).numpy().copy()
-    return [Crop(each, label) for each, label in zip(pixels, labels, strict=True)]
+    return [Crop(image, label) for image, label in zip(pixels, labels, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The report of a run, or of several beside each other.
+"""The report of one or several runs.
 
-Prints the epochs and a summary, and writes report.html, one file that needs nothing else, and charts.png.
+Prints the epochs and a summary, and writes report.html, one file that needs nothing else, and curves.png.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from training.runlog.epoch_table import HEADING, line
 class ReportOptions:
     """One report."""
 
-    runs: tuple[Path, ...] = option(REQUIRED, f"run folders, at most {charts.MOST_RUNS}", argument="RUN_DIR")
+    runs: tuple[Path, ...] = option(REQUIRED, f"run folders, at most {charts.MAX_RUNS}", argument="RUN_DIR")
     out: Path | None = option(None, "folder for report.html and curves.png", none="that of the first run")
     price: float | None = option(None, "money per GPU-hour", low=0, none="no cost is shown")
 
     def __post_init__(self) -> None:
         check(self)
-        if len(self.runs) > charts.MOST_RUNS:
-            what = f"{len(self.runs)} runs; at most {charts.MOST_RUNS} can be told apart"
+        if len(self.runs) > charts.MAX_RUNS:
+            what = f"{len(self.runs)} runs; at most {charts.MAX_RUNS} can be told apart"
             raise OptionError(what, where="RUN_DIR", remedy="give fewer")
 
 
 def show(run: RunFolder, price: float | None) -> None:
-    """The epochs as the run itself prints them, and the summary."""
+    """Print the epochs as the run itself does, and the summary."""
     print(run.name)
     print(HEADING)
     for row in run.rows:
@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(ReportOptions, argv, prog="training.report", description=__doc__ or "")
     out = options.out or options.runs[0]
     runs = read_runs(options.runs)
-    for each in runs:
-        show(each, options.price)
+    for run in runs:
+        show(run, options.price)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.html", page(runs, options.price).encode())
     write_atomically(out / "curves.png", charts.png(runs))

@@ -1,4 +1,4 @@
-"""The epochs of a run."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ from training.runlog import console
 from training.runlog.epoch_table import Scores, Speed
 
 PROGRAM = "train_imagenet.py"
-LOG_EVERY_BATCHES = 20  # reading the counts waits for the device
+LOG_EVERY_BATCHES = 20  # reading the metrics waits for the device
 
 
 class Diverged(UserError, RuntimeError):
-    """Too many steps in a row gave no finite loss or gradient."""
+    """Too many steps in a row without a finite loss or gradient."""
 
 
 def run(config: RunConfig) -> int:
-    """Train, or validate a checkpoint, in this process; every process of the run calls it. The exit status.
+    """Train, or validate a checkpoint, in this process; every process of the run calls it. Returns the exit
+    status.
 
-    What the user can mend ends in one line and its status; anything else is raised with its traceback.
+    An error that the user can fix is printed as one line; anything else is raised with its traceback.
     """
     try:
         _run(config)
-    except OptionError as error:  # which every process raises
+    except OptionError as error:  # raised in every process
         return print_error(PROGRAM, error) if int(os.environ.get("RANK", "0")) == 0 else error.status
     except UserError as error:
         status = print_error(PROGRAM, error)
-        if "RANK" in os.environ:  # the others wait for this process: its launcher must see it fail
+        if "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
             sys.exit(status)
         return status
     except Preempted as stopped:
@@ -67,7 +68,7 @@ def _run(config: RunConfig) -> None:
     ):
         torch.use_deterministic_algorithms(config.run.deterministic)
         torch.backends.cudnn.benchmark = not config.run.deterministic
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays fp32
+        torch.set_float32_matmul_precision("high")  # TF32 for what remains fp32
         state = TrainState(config, datasets, world)
         if config.run.checkpoint is not None:
             validate(state, config.run.checkpoint)
@@ -104,7 +105,7 @@ def validate(state: TrainState, path: Path) -> None:
 
 
 def fit(state: TrainState, signals: StopSignals) -> None:
-    """Every epoch that is left: train, validate, write down."""
+    """Train and validate the remaining epochs."""
     if state.progress.epoch == state.schedule.epochs:
         if state.world.is_main:
             console.print_complete(state.config, state.schedule.epochs)
@@ -140,7 +141,7 @@ def fit_phase(
     signals: StopSignals,
     log: RunLog | None,
 ) -> None:
-    """The epochs of ``phase`` that are left. The clock stands still while the step is prepared for its shapes."""
+    """The remaining epochs of ``phase``. Preparing the step for its shapes does not count as training time."""
     training, validation = loaders.training, loaders.validation
     net = state.config.model
     flops = forward_flops(net.arch, len(state.datasets.classes), phase.px, net.blurpool)
@@ -168,15 +169,14 @@ def fit_phase(
             log.epoch_done(run_logger.row_of(state, phase, lr, trained, scores, averaged, speed), eval_seconds)
         end_of_epoch(state, scores, averaged, signals)
     if state.world.is_main and not math.isnan(speed.step_p50_ms):
-        # The table is standard output's; what is said about it goes beside it.
+        # Standard output is for the table alone.
         print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
 
 
 def train_epoch(
     state: TrainState, loader: TrainLoader, epoch: int, flops: float, signals: StopSignals, log: RunLog | None
 ) -> tuple[Scores, Speed]:
-    """What is left of a pass over the training images; the scores of the batches as they were trained on, over the
-    whole epoch, and how fast what was left went."""
+    """Train the rest of an epoch; returns its training scores, of the whole epoch, and the speed of the rest."""
     state.model.train()
     progress, device = state.progress, state.world.device
     total, recent = MetricSums(device), MetricSums(device)
@@ -185,7 +185,7 @@ def train_epoch(
     start, seconds_before = progress.batch, progress.seconds
     profile = state.config.run.profile and state.world.is_main and epoch == state.schedule.phase(epoch).start
     trace = state.config.run.dir / f"trace_{loader.px}px_epoch{epoch + 1}.json.gz" if profile else None
-    with loader.epoch(epoch, start) as batches, profiled(trace, loader.batches) as stepped:
+    with loader.epoch(epoch, start) as batches, profiled(trace, loader.batches) as profiler_step:
         clock, asked = StepClock(device), time.perf_counter()
         for batch, (images, labels) in enumerate(batches, start=start + 1):
             clock.wait(asked)
@@ -194,7 +194,7 @@ def train_epoch(
             if state.ema is not None:
                 state.ema.update_parameters(state.model)
             clock.lap()
-            stepped()
+            profiler_step()
             progress.batch = batch
             progress.images_seen += loader.batch * state.world.ranks
             stop, save = signals.poll()
@@ -217,10 +217,10 @@ def train_epoch(
 
 
 def check_finite(state: TrainState, epoch: int, batch: int, lr: float, px: int) -> None:
-    """Diverged where the steps since the last look hold ``train.max_bad_steps`` bad ones in a row."""
-    if int(state.step.most_bad_steps) >= state.config.train.max_bad_steps:
+    """Raise Diverged if there were ``train.max_bad_steps`` bad steps in a row."""
+    if int(state.step.longest_bad_run) >= state.config.train.max_bad_steps:
         raise Diverged(
-            f"no finite loss or gradient for {int(state.step.most_bad_steps)} steps in a row, up to "
+            f"no finite loss or gradient for {int(state.step.longest_bad_run)} steps in a row, up to "
             f"batch {batch} of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is "
             f"in {state.config.run.dir}",
             remedy="lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16",

@@ -1,4 +1,4 @@
-"""Whether a beton is what its manifest says and its tables can be trusted; nothing here reads a picture."""
+"""Checks of a beton's tables, manifest and checksums; nothing here reads a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGAIN = "copy it again, or run write_datasets.py again"
 
 
 def structure_faults(path: Path, manifest: Manifest | None = None) -> list[str]:
-    """Every structural fault, one line each; [] when sound. Reads the tables only, and never the pages."""
+    """A line for every structural fault. Reads the tables only, never the pages."""
     try:
         layout = read_layout(path)
     except (OSError, BetonError) as error:
@@ -28,10 +28,9 @@ def structure_faults(path: Path, manifest: Manifest | None = None) -> list[str]:
 
 
 def read_checksums(layout: Layout, manifest: Manifest) -> NDArray[np.uint64]:
-    """The XXH64 of every sample, from the file beside the beton; both are known to be those that were written.
+    """The XXH64 of every sample, from the file beside the beton, after comparing both with the manifest's digests.
 
-    MissingFileError without such a file, BetonError where it or the beton's tables have another digest than the
-    manifest says.
+    MissingFileError without such a file, BetonError if a digest differs.
     """
     sidecar = checksums_path(layout.path)
     if not sidecar.exists():
@@ -53,9 +52,9 @@ def _table_faults(layout: Layout) -> list[str]:
     ids, start, size = alloc["sample_id"], alloc["ptr"].astype(np.uint64), alloc["size"].astype(np.uint64)
     faults = _listed("is not exactly once in the alloc table", _not_once(ids, len(layout.samples)))
     # A pointer near 2^64 would wrap around in start + size: bounds first, sums on what is left.
-    wild = (start < first) | (start >= table) | (size == 0) | (size > table)
-    faults += _listed("has its bytes outside of the data region", ids[wild])
-    ids, start, size = ids[~wild], start[~wild], size[~wild]
+    outside = (start < first) | (start >= table) | (size == 0) | (size > table)
+    faults += _listed("has its bytes outside of the data region", ids[outside])
+    ids, start, size = ids[~outside], start[~outside], size[~outside]
     end = start + size
     faults += _listed("has its bytes outside of the data region", ids[end > table])
     faults += _listed("lies across a page boundary", ids[start // page != (end - 1) // page])
@@ -73,17 +72,17 @@ def _not_once(ids: Array, images: int) -> Array:
 
 def _sample_faults(layout: Layout) -> list[str]:
     image, label = layout.samples["f0"], layout.samples["f1"]
-    every = np.arange(len(image))
+    ids = np.arange(len(image))
     pointers = np.zeros(len(image), np.uint64)
     pointers[layout.alloc["sample_id"]] = layout.alloc["ptr"]
     sizes = layout.sizes()
     pixels = image["width"].astype(np.uint64) * image["height"].astype(np.uint64) * np.uint64(3)
     return [
-        *_listed("points to other bytes than its alloc entry", every[pointers != image["data_ptr"]]),
-        *_listed("has a side of 0", every[(image["width"] == 0) | (image["height"] == 0)]),
-        *_listed("has an unknown mode", every[image["mode"] > RAW]),
-        *_listed("is raw but not width x height x 3 bytes", every[(image["mode"] == RAW) & (sizes != pixels)]),
-        *_listed("has a negative label", every[label < 0]),
+        *_listed("points to other bytes than its alloc entry", ids[pointers != image["data_ptr"]]),
+        *_listed("has a side of 0", ids[(image["width"] == 0) | (image["height"] == 0)]),
+        *_listed("has an unknown mode", ids[image["mode"] > RAW]),
+        *_listed("is raw but not width x height x 3 bytes", ids[(image["mode"] == RAW) & (sizes != pixels)]),
+        *_listed("has a negative label", ids[label < 0]),
     ]
 
 
@@ -94,6 +93,6 @@ def _manifest_faults(layout: Layout, manifest: Manifest) -> list[str]:
     return faults + _listed(f"has a label beyond the manifest's {classes} classes", beyond)
 
 
-def _listed(fault: str, ids: Array, most: int = 10) -> list[str]:
-    lines = [f"sample {each} {fault}" for each in ids[:most]]
-    return [*lines, f"... and {len(ids) - most} more samples: {fault}"] if len(ids) > most else lines
+def _listed(fault: str, ids: Array, limit: int = 10) -> list[str]:
+    lines = [f"sample {sample} {fault}" for sample in ids[:limit]]
+    return [*lines, f"... and {len(ids) - limit} more samples: {fault}"] if len(ids) > limit else lines

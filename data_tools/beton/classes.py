@@ -12,7 +12,7 @@ _WNID = re.compile(r"n\d{8}")
 
 
 def number_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The class list: position is label. Code points decide the order, so it is the same everywhere."""
+    """The class names by label, sorted by code point, so that the order does not depend on the locale."""
     return tuple(sorted(set(names)))
 
 
@@ -27,12 +27,12 @@ def classes_digest(classes: Sequence[str]) -> str:
 
 
 def expected_dataset(classes: Sequence[str]) -> str:
-    """What a source with these classes is held to unless told otherwise: `imagenet1k` or `any`."""
+    """The default of `--data.expect` for these classes: `imagenet1k` or `any`."""
     return "imagenet1k" if len(classes) == IMAGENET_CLASSES and are_wnids(classes) else "any"
 
 
 def shortfalls(classes: Sequence[str], images: dict[str, int]) -> list[str]:
-    """How a source differs from ImageNet-1k; [] when it does not."""
+    """How a source differs from ImageNet-1k; empty if it does not."""
     faults = []
     if len(classes) != IMAGENET_CLASSES or not are_wnids(classes):
         faults.append(f"{len(classes)} classes where ImageNet has {IMAGENET_CLASSES} wnids")

@@ -1,4 +1,4 @@
-"""The .beton format (FFCV, version 2), as numpy dtypes, where each sample goes, and what a sound file obeys.
+"""The .beton format (FFCV, version 2): its dtypes, where each sample goes, and the checks on reading.
 
     header        24 bytes: HEADER
     fields        2 x 1041 bytes: FIELD (`image`, an RGBImageField; `label`, an IntField)
@@ -8,8 +8,8 @@
     alloc table   images x 24 bytes: ALLOC, up to the end of the file
 
 FFCV addresses a page as `pointer >> log2(page_size)`, so pages start at multiples of their size in the file, and
-a loader that caches pages itself (`os_cache=False`) reads whole ones: the last page is written out in full.
-Its reader takes everything after `alloc_table_ptr` for the table, so nothing may follow it.
+a loader that caches pages itself (`os_cache=False`) reads whole ones: the last page is padded to full size.
+FFCV takes everything after `alloc_table_ptr` for the table, so nothing may follow it.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ SAMPLES_START = HEADER.itemsize + 2 * FIELD.itemsize
 
 
 class BetonError(UserError, ValueError):
-    """A file that is no beton of ours, or one that is damaged; the message names the file and the reason."""
+    """A file that is not a beton of this project, or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a beton says of itself: the header and both tables, as they are in the file."""
+    """A beton's header and both tables, as they are in the file."""
 
     path: Path
     file_bytes: int
@@ -78,13 +78,13 @@ class Layout:
 
 # ---------------------------------------------------------------------------------------------- writing
 def data_start(images: int, page_bytes: int) -> int:
-    """Where the first page of a file with room for so many samples begins."""
-    pack_head = SAMPLES_START + images * SAMPLE.itemsize
-    return -(-pack_head // page_bytes) * page_bytes
+    """Offset of the first page of a file with ``images`` samples."""
+    table_end = SAMPLES_START + images * SAMPLE.itemsize
+    return -(-table_end // page_bytes) * page_bytes
 
 
 def assign_offsets(sizes: Sequence[int], position: int, page_bytes: int) -> tuple[list[int], int]:
-    """Pointers for samples of these sizes laid down from `position` on, none across a page; and the end."""
+    """Offsets of samples of these sizes from `position` on, none across a page boundary; and the end of the last."""
     pointers = []
     for size in sizes:
         left = page_bytes - position % page_bytes
@@ -112,7 +112,7 @@ def beton_digest(head_and_samples: bytes | memoryview, alloc: bytes | memoryview
     """The digest of a beton: SHA-256 over header, fields and metadata as in the file, the alloc table as in the
     file, and the sidecar (XXH64 of every sample's stored bytes, little-endian, in sample order).
 
-    Everything but the zeros between samples enters into it, and it is known without reading the pages again.
+    It covers everything but the zeros between samples, and can be computed without reading the pages.
     """
     total = hashlib.sha256()
     for part in (head_and_samples, alloc, checksums):

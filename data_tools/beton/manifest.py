@@ -1,6 +1,6 @@
-"""The frozen record beside each beton: NAME.beton.json says what NAME.beton is and how it was made.
+"""The manifest beside each beton: NAME.beton.json says what NAME.beton is and how it was made.
 
-It holds nothing that differs between two identical conversions: no time, no host, no path.
+It is the same for two identical conversions: no time, no host, no path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MANIFEST_VERSION = 2
 
 
 class ManifestError(UserError, ValueError):
-    """A manifest that is not one of ours; the message names the file and the remedy."""
+    """A manifest that is damaged, of another version or not of this beton."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a closed beton is."""
+    """A complete beton's identity, options and contents."""
 
     version: int
     beton: str  # its file name
@@ -47,15 +47,15 @@ class Manifest:
     cap: int | None  # pixels of the capped side; None: as large as the source
     side: str  # which side is capped: shorter or longer
     quality: int  # of the JPEGs that were encoded
-    seekable: bool  # whether they have a restart marker after every MCU, so that a crop can be cut out of them
+    seekable: bool  # whether they have a restart marker after every MCU, so that crops decode faster
     mode: str  # jpg, raw or proportion
     raw_share: float  # for proportion: the share of samples stored as pixels
-    seed: int  # what keys that choice
+    seed: int  # of that choice
     originals: bool  # whether the source's own JPEG bytes were kept where they could be
     images: int
     bytes: int
     page_bytes: int
-    modes: dict[str, int]  # how many samples are jpg, raw, and of the jpg how many are original bytes
+    modes: dict[str, int]  # how many samples are jpg and raw, and how many of the jpg are original bytes
     digest: str  # see data_tools.beton.format.beton_digest
     checksums_digest: str  # SHA-256 of NAME.beton.xxh64
     source_digest: str  # of the ordered list of images that went in
@@ -70,17 +70,17 @@ class Manifest:
 
 
 def manifest_path(beton: Path) -> Path:
-    """The manifest's place: NAME.beton.json."""
+    """NAME.beton.json."""
     return beton.with_name(beton.name + ".json")
 
 
 def checksums_path(beton: Path) -> Path:
-    """The sidecar's place: NAME.beton.xxh64, one little-endian uint64 a sample."""
+    """NAME.beton.xxh64: one little-endian uint64 a sample."""
     return beton.with_name(beton.name + ".xxh64")
 
 
 def read_manifest(beton: Path) -> Manifest:
-    """The manifest of a beton, whose size it names. Raises MissingFileError or ManifestError, saying what to do."""
+    """The manifest of a beton, whose size must match. Raises MissingFileError or ManifestError."""
     path = manifest_path(beton)
     if not beton.exists():
         raise MissingFileError("no beton here", where=beton, remedy="run write_datasets.py")
@@ -107,8 +107,8 @@ def _from_dict(content: Any) -> Manifest:
     if set(content) != names:
         raise ValueError(f"wrong keys: {', '.join(sorted(set(content) ^ names))}")
     content["classes"] = tuple(str(name) for name in content["classes"])
-    content["sources"] = tuple(Source(**each) for each in content["sources"])
-    content["skipped"] = tuple(Skipped(**each) for each in content["skipped"])
+    content["sources"] = tuple(Source(**source) for source in content["sources"])
+    content["skipped"] = tuple(Skipped(**image) for image in content["skipped"])
     for key in ("images", "bytes", "page_bytes", "quality"):
         if not isinstance(content[key], int) or content[key] < 0:
             raise ValueError(f"{key} is {content[key]!r}")
@@ -116,6 +116,6 @@ def _from_dict(content: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write beside, fsync, rename."""
+    """Write a manifest atomically."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode())

@@ -1,4 +1,4 @@
-"""A beton while it is written: samples one after another into NAME.beton.partial, the tables at the end."""
+"""Writes a beton: samples one after another into NAME.beton.partial, the tables at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class BetonWriter:
-    """One beton while it is written."""
+    """Writes one beton."""
 
     def __init__(self, path: Path, images: int, page_bytes: int) -> None:
         self.path, self.page_bytes = path, page_bytes
@@ -26,21 +26,20 @@ class BetonWriter:
         self.handle = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, first: int, sizes: list[int], data: memoryview | None) -> None:
-        """Place samples one after another and write their bytes; None where they are in the file already."""
-        pointers, end = assign_offsets(sizes, self.position, self.page_bytes)
+        """Append samples; `data` is their bytes, None if those are in the file already."""
+        pointers, self.position = assign_offsets(sizes, self.position, self.page_bytes)
         self.pointers[first : first + len(sizes)] = pointers
-        self.position = end
         if data is None:
             return
-        at = begin = 0
+        begin = end = 0
         for pointer, size, following in zip(pointers, sizes, [*pointers[1:], None], strict=True):
-            at += size
-            if following != pointer + size:  # the end of a page, or of the piece
-                _write_all(self.handle, data[begin:at], pointer + size - (at - begin))
-                begin = at
+            end += size
+            if following != pointer + size:  # the end of a page, or of the data
+                _write_all(self.handle, data[begin:end], pointer + size - (end - begin))
+                begin = end
 
     def truncate(self, done: int, end: int) -> None:
-        """Drop everything behind the first `done` images; also what an interrupted finish left there."""
+        """Drop everything after the first `done` images, also what an interrupted `finish` wrote."""
         self.pointers[done:] = 0
         self.position = end
         os.ftruncate(self.handle, end)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one program at a time may write to."""
+"""Atomic writes, and a lock on a folder that one conversion at a time may write to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from data_tools.common.errors import UserError
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """The path of a file beside ``path``, which takes its place when the block ends well and is gone otherwise.
+    """A temporary path beside ``path``, which replaces it if the block succeeds and is removed otherwise.
 
-    It is synced before, so that ``path`` is the whole old file or the whole new one, also after a power cut. It keeps
-    the suffix, by which some writers know the format.
+    It is synced first, so that ``path`` is the whole old file or the whole new one even after a power cut. It keeps
+    the suffix, from which some writers infer the format.
     """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
@@ -32,7 +32,7 @@ def partial_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """A small file that is either there whole or not at all."""
+    """Write a small file so that it exists completely or not at all."""
     with partial_file(path) as partial:
         partial.write_bytes(content)
 
@@ -48,7 +48,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def warn_on_write_error(what: str) -> Iterator[None]:
-    """A full disk is no reason to lose a run: what could not be written is said, and training goes on."""
+    """Turn an OSError into a warning: a full disk must not end a run."""
     try:
         yield
     except OSError as error:
@@ -57,7 +57,7 @@ def warn_on_write_error(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One conversion at a time in a folder; the kernel lets go of the lock however its holder ends."""
+    """Allow one conversion at a time in a folder; the kernel releases the lock however its holder ends."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     handle = _lock(path)
@@ -77,10 +77,10 @@ def _lock(path: Path) -> int:
             os.close(handle)
             raise UserError("another conversion is writing there", where=path.parent) from None
         except OSError:
-            return handle  # a file system without locks: nothing to hold on to
+            return handle  # a file system without locks
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
-        os.close(handle)  # its last holder removed it between our two steps
+        os.close(handle)  # its last holder removed the file after it was opened here
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:

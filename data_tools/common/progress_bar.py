@@ -1,4 +1,4 @@
-"""A bar on a terminal, by tqdm."""
+"""A tqdm bar for terminals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 
 def terminal_bar(total: int, done: int, **options: Any) -> tqdm:
-    """A bar of ``total`` steps that begins at ``done``, as wide as the terminal; ``options`` are tqdm's.
+    """A bar of ``total`` steps that begins at ``done``; ``options`` are tqdm's.
 
-    What is wider is cut off, since a line that wraps stays behind.
+    It is cut to the terminal's width, since a line that wraps is not erased.
     """
-    size = shutil.get_terminal_size()  # which, unlike tqdm, knows what to do where a terminal has no size
+    size = shutil.get_terminal_size()  # unlike tqdm, it has a default for a terminal without a size
     return tqdm(total=total, initial=done, ncols=size.columns, nrows=size.lines, **options)

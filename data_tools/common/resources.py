@@ -1,4 +1,4 @@
-"""What this process may use: a container or a cluster job gets less than the machine has."""
+"""Cores and memory that this process may use: in a container or a cluster job, less than the machine has."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class OutOfMemoryError(UserError, MemoryError):
-    """Something does not fit into the memory that is left."""
+    """Something does not fit into the available memory."""
 
 
 def usable_cores() -> int:
-    """The least of CPU affinity, the cgroups' CPU quota and, in a SLURM job, its CPUs on this machine."""
+    """The minimum of CPU affinity, cgroup CPU quotas and, in a SLURM job, its CPUs on this machine."""
     limits = [float(len(os.sched_getaffinity(0))), *_slurm(os.environ)]
     for folder in _cgroups(MEMBERSHIP, CGROUPS):
         limits += _cpu_quota(folder)
@@ -25,7 +25,7 @@ def usable_cores() -> int:
 def default_workers(local_ranks: int) -> int:
     """Loader threads for one of `local_ranks` processes on this machine.
 
-    Under srun with one task a process, affinity is already the process's own share and not divided again.
+    If srun starts one task per process, affinity is already that process's share and is not divided again.
     """
     cores, per_task = usable_cores(), os.environ.get("SLURM_CPUS_PER_TASK", "")
     own_task = local_ranks > 1 and _tasks_here(os.environ) == local_ranks
@@ -35,15 +35,15 @@ def default_workers(local_ranks: int) -> int:
 
 
 def check_memory(path: Path, needed: int) -> None:
-    """OutOfMemoryError when batches of a loader would not fit into what is left."""
+    """OutOfMemoryError if the batches of a loader, ``needed`` bytes, do not fit into the available memory."""
     available = available_memory()
     if needed > available:
-        what = f"the batches under way take {needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are available"
+        what = f"the batches in flight take {needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are available"
         raise OutOfMemoryError(what, where=path, remedy="give a smaller batch")
 
 
 def available_memory() -> int:
-    """Bytes that can still be had: the machine's, or what the cgroups above this process leave of them."""
+    """Bytes available on the machine, or what the cgroups above this process leave of them."""
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     limits = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     for folder in _cgroups(MEMBERSHIP, CGROUPS):
@@ -52,7 +52,7 @@ def available_memory() -> int:
 
 
 def _slurm(environment: Mapping[str, str]) -> list[float]:
-    """CPUs of the job on this machine: those of a task times the tasks here."""
+    """CPUs of the job on this machine: CPUs per task times tasks."""
     per_task = environment.get("SLURM_CPUS_PER_TASK", "")
     return [float(int(per_task) * _tasks_here(environment))] if per_task.isdigit() and int(per_task) else []
 
@@ -69,7 +69,7 @@ def _cgroups(membership: Path, root: Path) -> Iterator[Path]:
     for line in membership.read_text().splitlines() if membership.exists() else []:
         _, controllers, name = line.split(":", 2)
         base = root / controllers if controllers else root
-        # Inside a container the path named may not be mounted, and its limits stand at the mount's root.
+        # Inside a container that path may not be mounted; the limits are then at the root of the mount.
         for folder in (base / name.lstrip("/"), *(base / name.lstrip("/")).parents):
             yield folder
             if folder == root:
@@ -89,7 +89,7 @@ def _cpu_quota(folder: Path) -> list[float]:
 
 
 def _memory_left(folder: Path) -> list[int]:
-    """The page cache counts as used, and gives way."""
+    """The limit less the memory in use; page cache counts as free, since the kernel reclaims it."""
     v2 = (folder / "memory.max").exists()
     limit, used = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     try:

@@ -1,4 +1,4 @@
-"""A conversion as a person sees it: what is in the source, a bar, a table, one line when it cannot go on."""
+"""The conversion on the command line: its signals, progress bar and final table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError
 
 LOG_SECONDS = 30.0  # between the lines of a log
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StoppedError(Exception):
-    """A signal asked for an end."""
+    """A signal asked the conversion to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -29,9 +29,9 @@ class StoppedError(Exception):
 
 
 def run(spec: WriteSpec) -> int:
-    """Write the betons; returns the exit status. Whatever happens, what is left on the disk can be resumed."""
-    for each in _STOPPING:
-        signal.signal(each, _stop)
+    """Write the betons; returns the exit status. However it ends, the same command can resume it."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _stop)
     started = time.monotonic()
     bar = Bar()
     try:
@@ -43,7 +43,7 @@ def run(spec: WriteSpec) -> int:
     except OSError as error:
         if isinstance(error, UserError):
             raise
-        raise explained(error) from error
+        raise _explained(error) from error
     finally:
         bar.close()
     print(table(summaries, time.monotonic() - started))
@@ -51,8 +51,8 @@ def run(spec: WriteSpec) -> int:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    for each in _STOPPING:  # once is enough: the end must not be interrupted itself
-        signal.signal(each, signal.SIG_IGN)
+    for stop_signal in _STOP_SIGNALS:  # a second signal must not interrupt the cleanup
+        signal.signal(stop_signal, signal.SIG_IGN)
     raise StoppedError(number)
 
 
@@ -60,8 +60,8 @@ def _print_line(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def explained(error: OSError) -> ConversionError:
-    """A failed system call, with the remedy where there is one."""
+def _explained(error: OSError) -> ConversionError:
+    """A failed system call as an error with a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = f"the disk of --data.out is full ({error.strerror})"
         return ConversionError(what, remedy="make room, then the same command continues")
@@ -71,22 +71,22 @@ def explained(error: OSError) -> ConversionError:
 class Bar:
     """Images per second and the time left: a bar on a terminal, elsewhere a plain line now and then.
 
-    Counting starts at what an interrupted run has done, so that the rate is this run's.
+    Images of an interrupted run do not count for the rate.
     """
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
         self.terminal = sys.stderr.isatty()
         self.start: tuple[float, int] | None = None  # time, and images done by then
-        self.said = 0.0
+        self.last_line = 0.0
 
     def show(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self.start is None:
-            self.start, self.said = (now, done), now
+            self.start, self.last_line = (now, done), now
         if not self.terminal:
-            if now - self.said >= LOG_SECONDS:
-                self.said = now
+            if now - self.last_line >= LOG_SECONDS:
+                self.last_line = now
                 _print_line(_line(done, total, now - self.start[0], done - self.start[1]))
             return
         if self.bar is None:
@@ -106,13 +106,13 @@ def _line(done: int, total: int, seconds: float, images: int) -> str:
 
 
 def table(summaries: list[Summary], seconds: float) -> str:
-    """What was written: a line a file."""
+    """A line for each file."""
     lines = [f"{'file':<24}{'images':>12}{'MB':>12}{'KB/image':>10}{'seconds':>10}"]
-    for each in summaries:
-        kilobytes = each.stored / each.images / 1e3
-        time_taken = f"{each.seconds:.1f}" if each.seconds else "there"
-        line = f"{each.path.name:<24}{each.images:>12,}{each.bytes / 1e6:>12,.1f}{kilobytes:>10.1f}{time_taken:>10}"
+    for file in summaries:
+        kilobytes = file.stored / file.images / 1e3
+        time_taken = f"{file.seconds:.1f}" if file.seconds else "there"
+        line = f"{file.path.name:<24}{file.images:>12,}{file.bytes / 1e6:>12,.1f}{kilobytes:>10.1f}{time_taken:>10}"
         lines.append(line)
-    total = sum(each.bytes for each in summaries)
+    total = sum(file.bytes for file in summaries)
     lines.append(f"{'all':<24}{'':>12}{total / 1e6:>12,.1f}{'':>10}{seconds:>10.1f}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What `write_datasets.py` can be told: frozen, typed, checked on construction."""
+"""The options of `write_datasets.py`: frozen, typed, checked on construction."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Data:
 
     @property
     def cap_pixels(self) -> tuple[int | None, ...] | None:
-        """The caps as numbers, None for full."""
+        """The caps as numbers; None stands for full."""
         return None if self.caps is None else tuple(None if cap == "full" else int(cap) for cap in self.caps)
 
 
@@ -77,7 +77,7 @@ class Write:
 
     @property
     def raw(self) -> float:
-        """The share of samples stored as pixels, whatever the mode is called."""
+        """The share of samples stored as pixels."""
         return {"jpg": 0.0, "raw": 1.0, "proportion": self.raw_share}[self.mode]
 
 

@@ -1,7 +1,7 @@
-"""The writer: one read and one decode of every image, all sizes laid down in order, whole or resumable.
+"""The conversion: read and decode every image once, and write all sizes in order, complete or resumable.
 
-Data goes to NAME.beton.partial while a journal notes what is laid down; the same command continues from there.
-When a file is whole it is synced, its checksums and manifest are written, and then it takes its final name.
+Data goes to NAME.beton.partial while a journal records what is written; the same command continues from there.
+A complete file is synced, its checksums and manifest are written, and then it is renamed to its final name.
 The bytes depend on the source and the options alone: not on the number of workers, the run or an interruption.
 """
 
@@ -39,14 +39,14 @@ from data_tools.sources.index import Index
 from data_tools.sources.parquet import group_of
 from data_tools.sources.scan import read_index
 
-CHUNK_IMAGES = 16  # what a worker is given at once
+CHUNK_IMAGES = 16  # given to a worker at once
 CHUNK_BYTES = 4 << 20
-CHUNK_ROWS = 128  # of parquet: within a row group, which a worker has to read from its start
+CHUNK_ROWS = 128  # of a parquet row group, which a worker has to read from its start
 BARRIER_BYTES = (8 << 20, 256 << 20)  # written between two syncs, at least and at most
 BARRIER_SECONDS = 1.0  # what a sync should take at most: a signal waits for it
 
-ProgressCallback = Callable[[int, int], None]  # images laid down, images in all
-PrintLine = Callable[[str], None]  # a line for the person who waits
+ProgressCallback = Callable[[int, int], None]  # images written, images in all
+PrintLine = Callable[[str], None]  # for the lines before the progress bar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,22 +55,22 @@ class Summary:
 
     path: Path
     images: int
-    bytes: int  # of the file; the last page is written out in full, so a small one is mostly zeros
-    stored: int  # of the samples alone
+    bytes: int  # of the file; its last page is padded with zeros
+    stored: int  # bytes of the samples alone
     seconds: float
 
 
 def convert(
     spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
 ) -> list[Summary]:
-    """Convert. Raises ConversionError, SourceError, WorkerError, JournalError or OSError, each one line."""
+    """Write the betons. Raises ConversionError, SourceError, WorkerError, JournalError or OSError."""
     index = read_index(spec.data.source)
     print_line = print_line or (lambda line: None)
-    print_line(_contents(index))
+    print_line(_describe(index))
     with locked(spec.data.out):
         passes = plan(index, spec)
-        summaries = [_summary(path) for each in passes for path in each.paths if all(each.done)]
-        passes = [each for each in passes if not all(each.done)]
+        summaries = [_summary(path) for p in passes if all(p.done) for path in p.paths]
+        passes = [p for p in passes if not all(p.done)]
         if passes:
             summaries += _write(passes, index, spec, report, print_line)
     return sorted(summaries, key=lambda summary: summary.path)
@@ -79,57 +79,54 @@ def convert(
 def _write(
     passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
 ) -> list[Summary]:
-    summaries, before, total = [], 0, sum(len(each.split_index) for each in passes)
+    summaries, before, total = [], 0, sum(len(todo.split_index) for todo in passes)
     with WorkerPool(spec.write.processes) as pool:  # the workers start up while the estimate is made
-        expected = [
-            each for conversion in passes for each in estimate.estimate(conversion, index, spec.write.processes)
-        ]
-        print_line(estimate.table(expected, spec.data.out))
-        estimate.check_room(expected, spec.data.out)
-        for each in passes:
-            summaries += Conversion(each, index, spec, pool).run(_step(report, before, total))
-            before += len(each.split_index)
+        estimates = [beton for todo in passes for beton in estimate.estimate(todo, index, spec.write.processes)]
+        print_line(estimate.table(estimates, spec.data.out))
+        estimate.check_room(estimates, spec.data.out)
+        for todo in passes:
+            summaries += PassRunner(todo, index, spec, pool).run(_report_from(before, total, report))
+            before += len(todo.split_index)
     return summaries
 
 
-def _step(report: ProgressCallback | None, before: int, total: int) -> Callable[[int], None]:
+def _report_from(before: int, total: int, report: ProgressCallback | None) -> Callable[[int], None]:
     return lambda images: report(before + images, total) if report else None
 
 
-def _contents(index: Index) -> str:
+def _describe(index: Index) -> str:
     counts = ", ".join(
-        f"{len(each):,} {each.split}{f' at {each.cap}' if each.cap else ''}" for each in index.split_indexes
+        f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
     return f"{counts} images of {len(index.classes):,} classes{ignored}"
 
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:
-    record = read_manifest(path)
+    manifest = read_manifest(path)
     stored = int(read_layout(path).alloc["size"].sum())
-    return Summary(path=path, images=record.images, bytes=record.bytes, stored=stored, seconds=seconds)
+    return Summary(path=path, images=manifest.images, bytes=manifest.bytes, stored=stored, seconds=seconds)
 
 
-class Conversion:
-    """One pass, from where its journal says it is to betons under their final names."""
+class PassRunner:
+    """Runs one pass from where its journal left off until its betons have their final names."""
 
-    def __init__(self, conversion: ConversionPass, index: Index, spec: WriteSpec, pool: WorkerPool) -> None:
-        self.conversion, self.index, self.spec, self.pool = conversion, index, spec, pool
-        self.split_index = conversion.split_index
-        self.images = len(conversion.split_index)
+    def __init__(self, todo: ConversionPass, index: Index, spec: WriteSpec, pool: WorkerPool) -> None:
+        self.todo, self.index, self.spec, self.pool = todo, index, spec, pool
+        self.split_index = todo.split_index
+        self.images = len(todo.split_index)
 
     def run(self, report: Callable[[int], None]) -> list[Summary]:
         started = time.monotonic()
-        journal = Journal(self.conversion.journal, self.conversion.identity, self.images, len(self.conversion.paths))
+        todo = self.todo
+        journal = Journal(todo.journal, todo.identity, self.images, len(todo.paths))
         outputs = [
             None if done else BetonWriter(path, self.images, page_bytes)
-            for path, page_bytes, done in zip(
-                self.conversion.paths, self.conversion.storage.page_bytes, self.conversion.done, strict=True
-            )
+            for path, page_bytes, done in zip(todo.paths, todo.storage.page_bytes, todo.done, strict=True)
         ]
         try:
             _resume(journal, outputs)
-            self._lay_down(journal, [output for output in outputs if output], report)
+            self._write_samples(journal, [output for output in outputs if output], report)
             for at, output in enumerate(outputs):
                 if output:
                     self._finish(journal, output, at)
@@ -138,34 +135,31 @@ class Conversion:
             for output in outputs:
                 if output:
                     output.close()
-        self.conversion.journal.unlink()
+        todo.journal.unlink()
         seconds = time.monotonic() - started
-        return [
-            _summary(path, 0.0 if done else seconds)
-            for path, done in zip(self.conversion.paths, self.conversion.done, strict=True)
-        ]
+        return [_summary(path, 0.0 if done else seconds) for path, done in zip(todo.paths, todo.done, strict=True)]
 
     # ------------------------------------------------------------------------------------------ samples
-    def _lay_down(self, journal: Journal, outputs: list[BetonWriter], report: Callable[[int], None]) -> None:
+    def _write_samples(self, journal: Journal, outputs: list[BetonWriter], report: Callable[[int], None]) -> None:
         report(journal.progress.done)
         if journal.progress.done == self.images:
             return
-        since, enough = 0, BARRIER_BYTES[0]
-        for chunk in self.pool.run(self.index.files, self.conversion.storage, self._chunks(journal.progress.done)):
+        unsynced, limit = 0, BARRIER_BYTES[0]
+        for chunk in self.pool.run(self.index.files, self.todo.storage, self._chunks(journal.progress.done)):
             self._check_bad(journal, chunk)
             for at, output in enumerate(outputs):
                 output.append(chunk.first, chunk.records["size"][:, at].tolist(), chunk.blobs[at])
-                since += len(chunk.blobs[at])
+                unsynced += len(chunk.blobs[at])
             journal.add(chunk.first, chunk.records, chunk.bad)
-            if since >= enough:
+            if unsynced >= limit:
                 seconds = _sync(journal, outputs)
-                slower = enough // 2 if seconds > BARRIER_SECONDS else enough * 2
-                since, enough = 0, min(max(slower, BARRIER_BYTES[0]), BARRIER_BYTES[1])
+                adjusted = limit // 2 if seconds > BARRIER_SECONDS else limit * 2
+                unsynced, limit = 0, min(max(adjusted, BARRIER_BYTES[0]), BARRIER_BYTES[1])
             report(journal.progress.done)
         _sync(journal, outputs)
 
     def _chunks(self, done: int) -> Iterator[tuple[int, list[Item]]]:
-        """What is left to do, in pieces of work; reading and laying down go in the same order."""
+        """Chunks of the remaining images, in the order in which they are read and written."""
         items: list[Item] = []
         first, size = done, 0
         for position in range(done, self.images):
@@ -196,28 +190,27 @@ class Conversion:
         if self.spec.write.on_bad == "fail":
             raise ConversionError(what, where=path, remedy="--write.on_bad=skip leaves such images out")
         if len(journal.progress.bad) + len(chunk.bad) > self.spec.write.max_bad:
-            most = self.spec.write.max_bad
-            what += f"; more than --write.max_bad={most} images of {self.split_index.split} are bad"
+            what += f"; more than --write.max_bad={self.spec.write.max_bad} images of {self.split_index.split} are bad"
             raise ConversionError(what, where=path)
 
     # ------------------------------------------------------------------------------------------ finish
     def _finish(self, journal: Journal, output: BetonWriter, at: int) -> None:
-        laid = journal.progress.records[:, at]
+        records = journal.progress.records[:, at]
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
-        order = order[laid["size"][order] > 0]
+        order = order[records["size"][order] > 0]
         if not len(order):
-            raise ConversionError("not one image could be stored", where=self.conversion.paths[at].name)
-        kept = laid[order]
+            raise ConversionError("not one image could be stored", where=self.todo.paths[at].name)
+        records = records[order]
         samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):
-            samples["f0"][key] = kept[key]
+            samples["f0"][key] = records[key]
         samples["f0"]["data_ptr"] = output.pointers[order]
         samples["f1"] = self.split_index.labels[self._samples(order)]
-        checksums = kept["checksum"].astype("<u8").tobytes()
-        digest = output.finish(samples, kept["size"], checksums)
-        record = self._manifest(journal, at, kept, output, digest, checksums)
+        checksums = records["checksum"].astype("<u8").tobytes()
+        digest = output.finish(samples, records["size"], checksums)
+        manifest = self._manifest(journal, at, records, output, digest, checksums)
         write_atomically(checksums_path(output.path), checksums)
-        write_manifest(record, manifest_path(output.path))
+        write_manifest(manifest, manifest_path(output.path))
         output.partial.rename(output.path)
         sync_folder(output.path.parent)
 
@@ -225,18 +218,18 @@ class Conversion:
         return positions if self.split_index.order is None else self.split_index.order[positions]
 
     def _manifest(
-        self, journal: Journal, at: int, kept: NDArray[Any], output: BetonWriter, digest: str, checksums: bytes
+        self, journal: Journal, at: int, records: NDArray[Any], output: BetonWriter, digest: str, checksums: bytes
     ) -> Manifest:
         bad = sorted((self._sample(position), reason) for position, reason in journal.progress.bad)
         return Manifest(
             version=MANIFEST_VERSION,
             beton=output.path.name,
-            images=len(kept),
+            images=len(records),
             bytes=os.fstat(output.handle).st_size,
             modes={
-                "jpg": int((kept["mode"] == JPG).sum()),
-                "raw": int((kept["mode"] == RAW).sum()),
-                "original": int(kept["kept"].sum()),
+                "jpg": int((records["mode"] == JPG).sum()),
+                "raw": int((records["mode"] == RAW).sum()),
+                "original": int(records["kept"].sum()),
             },
             digest=digest,
             checksums_digest=hashlib.sha256(checksums).hexdigest(),
@@ -244,26 +237,26 @@ class Conversion:
             sources=self.index.sources,
             skipped=tuple(Skipped(image=self.split_index.key(sample), reason=reason) for sample, reason in bad),
             versions=versions(),
-            **self.conversion.settings[at],
+            **self.todo.settings[at],
         )
 
 
 def _resume(journal: Journal, outputs: list[BetonWriter | None]) -> None:
-    """Bring every output to where the journal is; samples that were not synced are checked first."""
+    """Bring every output to where the journal ends, after checking the samples that were not synced."""
     progress = journal.progress
-    live = [(at, output) for at, output in enumerate(outputs) if output]
-    for at, output in live:
+    unfinished = [(at, output) for at, output in enumerate(outputs) if output]
+    for at, output in unfinished:
         for first in range(0, progress.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
             sizes = progress.records["size"][first : min(first + (1 << 16), progress.done), at]
             output.append(first, sizes.tolist(), None)
     done = progress.safe
     while done < progress.done and all(
         output.matches(int(output.pointers[done]), *map(int, progress.records[["size", "checksum"]][done, at]))
-        for at, output in live
+        for at, output in unfinished
         if progress.records["size"][done, at]
     ):
         done += 1
-    for at, output in live:
+    for at, output in unfinished:
         end = output.start
         for last in range(done - 1, -1, -1):
             if size := int(progress.records["size"][last, at]):

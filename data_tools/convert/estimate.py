@@ -1,4 +1,4 @@
-"""What a conversion will take, from a sample of its images: bytes and minutes of each beton, before it starts."""
+"""Estimate a conversion from a sample of its images: bytes and minutes of each beton."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from data_tools.beton.format import ALLOC, SAMPLE
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.convert.plan import ConversionError, ConversionPass
-from data_tools.sources.index import Index
+from data_tools.sources.index import Index, SplitIndex
 from data_tools.sources.reader import Reader
 
-SAMPLED = 200  # images; their mean size is then within about 5 % of all images'
-SAMPLED_OF_PARQUET = 40  # where a row costs reading the group before it
-MARGIN = 0.95  # an estimate is refused only where it is over the free disk by more than its own error
+SAMPLED = 200  # images; enough for a mean size within about 5 % of that of all images
+SAMPLED_OF_PARQUET = 40  # where each row costs reading its group up to it
+MARGIN = 0.95  # refuse only what exceeds the free disk by more than the error of the estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """One beton to be: bytes as asked for, and were all samples JPEG or all pixels; minutes of its pass."""
+    """One beton: its bytes as asked for, as all JPEG and as all pixels, and the minutes of its pass."""
 
     path: Path
     images: int
@@ -35,14 +35,14 @@ class Estimate:
     minutes: float
 
 
-def estimate(conversion: ConversionPass, index: Index, workers: int) -> list[Estimate]:
-    """Try a sample of a pass. Images that are bad are left to the conversion to find."""
-    split_index, storage = conversion.split_index, conversion.storage
+def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]:
+    """Store a sample of a pass's images in memory. Bad images are skipped: the conversion reports them."""
+    split_index, storage = todo.split_index, todo.storage
     as_jpg = dataclasses.replace(storage, raw_share=0.0)
     reader = Reader([[file.kind, file.path] for file in index.files])
     sizes: list[list[tuple[int, int, int]]] = []
     seconds = 0.0
-    for sample in _sampled(conversion, index):
+    for sample in _sampled(split_index):
         file, offset, length = split_index.places[sample].tolist()
         key = split_index.key(sample)
         started = time.perf_counter()
@@ -65,37 +65,34 @@ def estimate(conversion: ConversionPass, index: Index, workers: int) -> list[Est
         Estimate(
             path=path,
             images=len(split_index),
-            bytes=_with_tables(each[0], len(split_index), page_bytes),
-            bytes_jpg=_with_tables(each[1], len(split_index), page_bytes),
-            bytes_raw=_with_tables(each[2], len(split_index), page_bytes),
+            bytes=_with_tables(means[0], len(split_index), page_bytes),
+            bytes_jpg=_with_tables(means[1], len(split_index), page_bytes),
+            bytes_raw=_with_tables(means[2], len(split_index), page_bytes),
             minutes=minutes,
         )
-        for path, each, page_bytes, done in zip(
-            conversion.paths, mean, storage.page_bytes, conversion.done, strict=True
-        )
+        for path, means, page_bytes, done in zip(todo.paths, mean, storage.page_bytes, todo.done, strict=True)
         if not done
     ]
 
 
-def _sampled(conversion: ConversionPass, index: Index) -> list[int]:
-    split_index = conversion.split_index
-    most = SAMPLED if split_index.order is None else SAMPLED_OF_PARQUET
-    count = min(most, max(4, len(split_index) // 200), len(split_index))
+def _sampled(split_index: SplitIndex) -> list[int]:
+    limit = SAMPLED if split_index.order is None else SAMPLED_OF_PARQUET
+    count = min(limit, max(4, len(split_index) // 200), len(split_index))
     positions = np.linspace(0, len(split_index) - 1, count).astype(int)
     order = positions if split_index.order is None else split_index.order[positions]
     return [int(sample) for sample in order]
 
 
 def _with_tables(mean_bytes: float, count: int, page_bytes: int) -> float:
-    """Samples, both tables, and the room lost at the end of each page: half a sample on average."""
+    """Bytes of the samples, both tables, and the end of each page, where half a sample is lost on average."""
     per_page = max(page_bytes / max(mean_bytes, 1), 1)
     return count * (mean_bytes + SAMPLE.itemsize + ALLOC.itemsize + mean_bytes / 2 / per_page)
 
 
 def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
-    """Raise ConversionError where the disk will not hold what is still to be written."""
-    there = sum(_allocated(each.path.with_name(each.path.name + ".partial")) for each in estimates)
-    needed = sum(each.bytes for each in estimates) - there
+    """Raise ConversionError if the disk is too small for what is still to be written."""
+    written = sum(_allocated(each.path.with_name(each.path.name + ".partial")) for each in estimates)
+    needed = sum(each.bytes for each in estimates) - written
     free = free_bytes(folder)
     if needed * MARGIN > free:
         raise ConversionError(
@@ -110,12 +107,12 @@ def _allocated(path: Path) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    filesystem = os.statvfs(folder)
+    return filesystem.f_bavail * filesystem.f_frsize
 
 
 def table(estimates: Sequence[Estimate], folder: Path) -> str:
-    """For a person: a line a beton. Minutes are of the pass, which its betons share."""
+    """A line for each beton. Minutes are those of the pass, which its betons share."""
     lines = [f"{'estimate':<24}{'images':>12}{'GB':>10}{'all JPEG':>10}{'all raw':>10}{'minutes':>10}"]
     for each in estimates:
         gigabytes = "".join(f"{size / 1e9:>10,.3f}" for size in (each.bytes, each.bytes_jpg, each.bytes_raw))

@@ -1,9 +1,9 @@
-"""The journal of a conversion: which samples are laid down, so that it goes on after any end exactly where it was.
+"""The journal of a conversion: which samples are written, so that it can continue exactly where it stopped.
 
 A file of frames. The first says what is being converted (`identity`); then come frames of records, appended after
 their bytes were written to the `.partial` files, and barriers, appended after an fsync of those. A frame carries
-its length and CRC, so one cut short is known and dropped. What stands before the last barrier is on the disk;
-records after it may have outlived their bytes in a power cut, so whoever resumes checks those samples.
+its length and CRC, so that one cut short is recognised and dropped. What precedes the last barrier is on the disk;
+after a power cut, bytes of later records may be missing, so those samples are checked on resuming.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class JournalError(UserError, ValueError):
 
 @dataclass(slots=True)
 class Progress:
-    """What a journal holds: records of the first `done` positions, all on the disk up to `safe`."""
+    """Records of the first `done` positions; those before `safe` are on the disk."""
 
     records: NDArray[Any]
     done: int = 0
@@ -52,12 +52,12 @@ def peek(path: Path) -> dict[str, Any] | None:
         text = file.read(size)
     if kind != _IDENTITY or zlib.crc32(text, first) != crc:
         return None
-    found: dict[str, Any] = json.loads(text)
-    return found
+    identity: dict[str, Any] = json.loads(text)
+    return identity
 
 
 class Journal:
-    """Appends frames; opening an existing one takes up what it says."""
+    """Appends frames; opening an existing journal replays it."""
 
     def __init__(self, path: Path, identity: dict[str, Any], images: int, outputs: int) -> None:
         self.path = path
@@ -75,19 +75,19 @@ class Journal:
             raise
 
     def add(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
-        """Note images whose bytes have been written."""
+        """Record images whose bytes have been written."""
         self._append(_RECORDS, len(records), first, records.tobytes(), bad)
         self._apply(first, records, bad)
 
     def barrier(self) -> None:
-        """Note that everything so far is on the disk; the caller has synced it."""
+        """Record that everything so far is on the disk; the caller has synced it."""
         self._append(_BARRIER, 0, self.progress.done, b"", None)
         os.fsync(self._handle)
         self.progress.safe = self.progress.done
 
     def truncate(self, done: int) -> None:
-        """Forget positions from `done` on, whose bytes did not outlive a crash."""
-        self.progress.bad = [each for each in self.progress.bad if each[0] < done]
+        """Forget positions from `done` on, whose bytes were lost in a crash."""
+        self.progress.bad = [(at, reason) for at, reason in self.progress.bad if at < done]
         self.progress.done = done
 
     def close(self) -> None:
@@ -101,14 +101,14 @@ class Journal:
             raise OSError(28, f"no room left for {self.path}")
 
     def _apply(self, first: int, records: NDArray[Any], bad: list[tuple[int, str]]) -> None:
-        # A frame may go back over positions that were cut.
+        # A frame may rewrite positions that were truncated.
         self.truncate(min(first, self.progress.done))
         self.progress.records[first : first + len(records)] = records
         self.progress.bad += [(int(at), str(reason)) for at, reason in bad]
         self.progress.done = first + len(records)
 
     def _replay(self, identity: dict[str, Any]) -> int:
-        """Take up every whole frame; returns where the first that is not begins."""
+        """Apply every whole frame; returns where the first damaged one begins."""
         at, shape = 0, self.progress.records.shape
         with self.path.open("rb") as file:
             while len(head := file.read(_FRAME.size)) == _FRAME.size:
@@ -131,12 +131,12 @@ class Journal:
                 at += _FRAME.size + raw_size + text_size
         return at
 
-    def _check(self, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-        if theirs != ours:
-            keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-            was = "; ".join(f"{key} was {_short(theirs.get(key))}, is {_short(ours.get(key))}" for key in keys)
+    def _check(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if found != wanted:
+            keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+            changes = "; ".join(f"{key} was {_short(found.get(key))}, is {_short(wanted.get(key))}" for key in keys)
             raise JournalError(
-                f"another conversion was interrupted here ({was})",
+                f"another conversion was interrupted here ({changes})",
                 where=self.path,
                 remedy="give its options again, or remove *.journal and *.partial there",
             )

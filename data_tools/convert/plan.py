@@ -1,4 +1,4 @@
-"""What a conversion will write: which betons come of which stream, and which of them are there already."""
+"""The plan of a conversion: which betons are made from which split, and which of them exist already."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from data_tools.native import codec
 from data_tools.sources.index import Index, SplitIndex
 
 DEFAULT_CAPS = (160, 320, None)
-_MOST_PAGE_BYTES = 64 << 20  # a larger file is no picture that anybody trains on
+_MAX_PAGE_BYTES = 64 << 20  # nobody trains on larger image files
 
 
 class ConversionError(UserError, ValueError):
@@ -31,9 +31,9 @@ class ConversionError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConversionPass:
-    """One reading of one stream and the betons it becomes, in the order of `recipe.caps`.
+    """One pass over a split and the betons that it writes, in the order of `storage.caps`.
 
-    settings: what decides their bytes, by beton. done: which of them are complete.
+    settings: by beton, what determines its bytes. done: by beton, whether it is complete.
     """
 
     split_index: SplitIndex
@@ -46,18 +46,18 @@ class ConversionPass:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for an interrupted pass to go on: the betons, and every byte of the places."""
+        """What must be the same for an interrupted pass to continue: the betons, and every byte of the places."""
         places = hashlib.sha256(self.split_index.places.tobytes()).hexdigest()
         caps = ["full" if cap is None else cap for cap in self.caps]
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
         own = ("cap", "seekable", "originals", "page_bytes")
         shared = {key: value for key, value in self.settings[0].items() if key not in own}
-        each = [[one[key] for key in own] for one in self.settings]
-        return {"betons": caps, "places": places, "codecs": codecs, "each": each, **shared}
+        own_values = [[settings[key] for key in own] for settings in self.settings]
+        return {"betons": caps, "places": places, "codecs": codecs, "each": own_values, **shared}
 
 
 def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
-    """The passes that still have something to write. Raises ConversionError where other betons are in the way."""
+    """Every pass, complete ones included. Raises ConversionError if other betons are in the way."""
     _check_expected(index, spec)
     wanted = _wanted_caps(index, spec)
     passes = []
@@ -68,26 +68,26 @@ def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
         else:
             caps = (split_index.cap,) if split_index.cap in wanted else ()
         if caps:
-            passes.append(_conversion_pass(split_index, caps, spec))
+            passes.append(_plan_pass(split_index, caps, spec))
     return passes
 
 
-def _conversion_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: WriteSpec) -> ConversionPass:
+def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: WriteSpec) -> ConversionPass:
     name = split_index.split if split_index.cap is None else f"{split_index.split}_{split_index.cap}"
-    notes = spec.data.out / f"{name}.journal"
+    journal_path = spec.data.out / f"{name}.journal"
     settings = {cap: _settings(split_index, cap, spec) for cap in caps}
     paths = {cap: spec.data.out / f"{split_index.split}_{cap or 'full'}.beton" for cap in caps}
     complete = {cap: is_complete(paths[cap], settings[cap]) for cap in caps}
     missing = tuple(cap for cap in caps if not complete[cap])
-    # A pass that was interrupted while its betons took their names goes on as the pass that it was.
-    interrupted = journal.peek(notes)
+    # A pass that was interrupted while its betons were renamed must continue with the same betons.
+    interrupted = journal.peek(journal_path)
     if interrupted and missing:
-        was = tuple(None if cap == "full" else cap for cap in interrupted["betons"])
-        caps = was if set(missing) <= set(was) <= set(caps) else missing
+        earlier = tuple(None if cap == "full" else cap for cap in interrupted["betons"])
+        caps = earlier if set(missing) <= set(earlier) <= set(caps) else missing
     elif missing:
         caps = missing
     storage = StorageOptions(
-        # A resized stream is stored as it is: no cap holds for it.
+        # Resized sources are stored as they are, so no cap applies.
         caps=caps if split_index.cap is None else (None,),
         side=spec.data.side,
         quality=spec.write.quality,
@@ -104,12 +104,12 @@ def _conversion_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec
         tuple(paths[cap] for cap in caps),
         tuple(settings[cap] for cap in caps),
         tuple(complete[cap] for cap in caps),
-        notes,
+        journal_path,
     )
 
 
 def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict[str, Any]:
-    """The fields of the manifest that decide a beton's bytes."""
+    """The fields of the manifest that determine a beton's bytes."""
     originals = split_index.cap is not None or (cap is None and spec.write.full == "original")
     return {
         "split": split_index.split,
@@ -127,15 +127,15 @@ def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict
 
 
 def _page_bytes(split_index: SplitIndex, cap: int | None) -> int:
-    """FFCV's 8 MiB, or more where a file that may be stored as it is would not fit."""
+    """FFCV's 8 MiB, or more if the source's own files are stored and one would not fit."""
     if cap is not None and split_index.cap is None:
         return PAGE_BYTES
-    longest = min(int(split_index.places["length"].max()), _MOST_PAGE_BYTES)
+    longest = min(int(split_index.places["length"].max()), _MAX_PAGE_BYTES)
     return max(PAGE_BYTES, 1 << max(longest - 1, 0).bit_length())
 
 
 def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
-    """Whether the beton is there and is what these settings give. Raises ConversionError if it is another one."""
+    """Whether the beton exists and has these settings. Raises ConversionError if it has others."""
     if not beton.exists():
         return False
     try:
@@ -143,8 +143,8 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
     except UserError as error:
         raise ConversionError(error.fault, remedy=f"remove {beton}, and this command writes it again") from None
     for key, value in settings.items():
-        if (there := getattr(manifest, key)) != value:
-            what = "from another source" if key == "source_digest" else f"with {key} {there}, not {value}"
+        if (found := getattr(manifest, key)) != value:
+            what = "from another source" if key == "source_digest" else f"with {key} {found}, not {value}"
             raise ConversionError(
                 f"is there already, made {what}", where=beton, remedy="remove it or give another --data.out"
             )
@@ -158,8 +158,8 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
         return DEFAULT_CAPS if originals else tuple(resized)
     for cap in spec.data.cap_pixels:
         if not originals and cap not in resized:
-            there = ",".join(map(str, resized))
-            what = f"no images for {cap or 'full'} in the source; it has {there}"
+            has = ",".join(map(str, resized))
+            what = f"no images for {cap or 'full'} in the source; it has {has}"
             raise ConversionError(what, where="--data.caps")
     return spec.data.cap_pixels
 
@@ -171,7 +171,7 @@ def _check_expected(index: Index, spec: WriteSpec) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What the bytes of a beton may depend on, and the format's own version."""
+    """Versions of what the bytes of a beton may depend on."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -1,8 +1,8 @@
-"""One image: the source's bytes in, the bytes to store for every size out. Pure; the same input, the same output.
+"""One image: the source's bytes in, the bytes to store for every size out. The same input gives the same output.
 
 Pixels are what PIL's `convert("RGB")` makes of the file, EXIF orientation ignored, as torchvision's ImageFolder
-has it. A JPEG goes through libjpeg-turbo directly (`native`), everything else through PIL. An image that would
-come out as less than it was (cut short, corrupt) is a `BadImageError`, never half a picture.
+has it. A JPEG goes through libjpeg-turbo directly (`native`), everything else through PIL. An image
+that is cut short or corrupt is a `BadImageError`, never half a picture.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MAX_PIXELS = 100_000_000  # more is a decompression bomb
 MAX_SIDE = 65_535  # the metadata holds sides as uint16
 HALVED_BELOW = 160  # caps up to this are made from the 320 px image; measured safe, 56 dB against the original
 HALVED_FROM = 320
-# No PostScript, no PDF: formats that start other programs are none of an image data set's.
+# No PostScript and no PDF: decoding them starts other programs.
 PIL_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KEPT_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman coded
 
-# What a worker says of each stored image.
+# What a worker reports about each stored image.
 RECORD = np.dtype(
     [
         ("mode", "u1"),
@@ -81,12 +81,12 @@ class Stored:
 
 
 def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
-    """Everything one image becomes, by output. Raises BadImageError."""
+    """What is stored of one image, by output. Raises BadImageError."""
     plain = is_plain_jpeg(data)
     pixels = decode(data)
     raw = wants_raw(key, storage)
     sized = dict(zip(storage.caps, sizes(pixels, storage.caps, storage.side), strict=True))
-    made: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
+    encoded: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
     out = []
     for cap, page_bytes in zip(storage.caps, storage.page_bytes, strict=True):
         image = sized[cap]
@@ -98,9 +98,9 @@ def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
         # At full size, where the crop is most of the picture, the markers gain too little (docs/PERFORMANCE.md).
         seekable = storage.seekable and cap is not None
         kind = (image.shape, as_pixels, seekable)
-        if kind not in made:  # an image below a cap is the same picture in several outputs
-            made[kind] = _encoded(image, as_pixels, storage.quality, seekable)
-        out.append(_fitting(made[kind], original, page_bytes))
+        if kind not in encoded:  # an image below a cap is the same picture in several outputs
+            encoded[kind] = _encoded(image, as_pixels, storage.quality, seekable)
+        out.append(_fitting(encoded[kind], original, page_bytes))
     return out
 
 
@@ -110,12 +110,12 @@ def _encoded(image: Pixels, as_pixels: bool, quality: int, seekable: bool) -> St
     return _stored(JPG, image, codec.encode(image, quality=quality, subsampling="420", seekable=seekable))
 
 
-def _fitting(made: Stored, original: Stored | None, page_bytes: int) -> Stored:
-    """What was encoded, or the original where only that fits: pages are at least as large as the largest file."""
-    for each in (made, original):
-        if each and len(each.data) <= page_bytes:
-            return each
-    raise BadImageError(f"takes {len(made.data):,} bytes where a page of the beton has {page_bytes:,}")
+def _fitting(encoded: Stored, original: Stored | None, page_bytes: int) -> Stored:
+    """The encoded image, or the original if only that fits: pages are at least as large as the largest file."""
+    for stored in (encoded, original):
+        if stored and len(stored.data) <= page_bytes:
+            return stored
+    raise BadImageError(f"takes {len(encoded.data):,} bytes where a page of the beton has {page_bytes:,}")
 
 
 def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
@@ -144,7 +144,7 @@ def _decode_pil(data: bytes) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # EXIF oddities, and a lower limit on size than ours
+        warnings.simplefilter("ignore")  # about odd EXIF, and a lower limit on size than ours
         try:
             with Image.open(io.BytesIO(data), formats=PIL_FORMATS) as image:
                 _check_size(*image.size)
@@ -155,7 +155,7 @@ def _decode_pil(data: bytes) -> Pixels:
             raise BadImageError("not an image") from None
         except Image.DecompressionBombError:
             raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
-        # PIL's decoders raise whatever their format's parsing trips over.
+        # PIL's decoders raise all kinds of exceptions for damaged files.
         except Exception as error:
             raise BadImageError(f"cannot be decoded: {error}") from None
 
@@ -199,10 +199,10 @@ def capped(height: int, width: int, cap: int | None, side: str) -> tuple[int, in
 
 
 def sizes(pixels: Pixels, caps: Sequence[int | None], side: str) -> list[Pixels]:
-    """The picture at every cap. A small cap is made from the 320 px picture whether or not that is an output too,
-    so that a beton does not depend on which others were written with it."""
+    """The picture at every cap. Small caps are made from the 320 px picture whether or not that is an output too,
+    so that a beton does not depend on the others written with it."""
     done: dict[int | None, Pixels] = {None: pixels}
-    for cap in sorted({each for each in caps if each is not None}, reverse=True):
+    for cap in sorted({cap for cap in caps if cap is not None}, reverse=True):
         if cap <= HALVED_BELOW and HALVED_FROM not in done:
             done[HALVED_FROM] = _resized(pixels, HALVED_FROM, pixels.shape, side)
         done[cap] = _resized(done[HALVED_FROM] if cap <= HALVED_BELOW else pixels, cap, pixels.shape, side)
@@ -216,7 +216,7 @@ def _resized(pixels: Pixels, cap: int, shape: tuple[int, ...], side: str) -> Pix
 
 
 def wants_raw(key: str, storage: StorageOptions) -> bool:
-    """Whether this sample is stored as pixels: a draw that depends on the seed and the sample alone."""
+    """Whether this sample is stored as pixels: drawn from the seed and the sample's key alone."""
     if storage.raw_share in (0.0, 1.0):
         return storage.raw_share == 1.0
     drawn = hashlib.blake2b(f"{storage.seed}/{key}".encode(), digest_size=8).digest()

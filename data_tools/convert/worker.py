@@ -1,9 +1,9 @@
-"""A worker process of the conversion: reads images at their places, makes what is stored, hands it over.
+"""A worker process of the conversion: reads images, transcodes them and returns the results.
 
 Started by `worker_pool` as `python -m data_tools.convert.worker CONNECTION_FD SLOT_FD...`. Tasks come over the
 connection as JSON; results go back as JSON and records, their bytes through memory files ("slots") that both processes
-hold and that vanish with them, however they end. A slot is filled again only after the pool has released it, so a
-worker never holds more than its slots.
+hold and that vanish with them, however they end. A slot is refilled only after the pool has released it, which bounds a
+worker's memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from data_tools.convert.transcode import RECORD
 from data_tools.sources.reader import Reader
 
 SLOTS = 3
-SLOT_BYTES = 8 << 20  # a piece is handed over when it is this large
+SLOT_BYTES = 8 << 20  # results are sent when they are this large
 _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Works off tasks from the connection until it closes."""
+    """Processes tasks from the connection until it closes."""
 
     def __init__(self, connection: Connection, slots: Sequence[int]) -> None:
         self.connection = connection
@@ -48,11 +48,11 @@ class Worker:
         message = json.loads(self.connection.recv_bytes())
         if "free" in message:
             self.free.append(message["free"])
-        elif "recipe" in message:
-            given = message["recipe"]
+        elif "storage" in message:
+            options = message["storage"]
             self.reader = Reader(message["files"])
             self.storage = transcode.StorageOptions(
-                **given | {key: tuple(given[key]) for key in ("caps", "page_bytes")}
+                **options | {key: tuple(options[key]) for key in ("caps", "page_bytes")}
             )
         else:
             self.tasks.append(message)
@@ -89,27 +89,25 @@ class Worker:
         self.connection.send_bytes(json.dumps(head).encode() + b"\n" + records.tobytes())
 
 
-def _fill(slot: int, parts: Sequence[Any], most: int = 512) -> None:
-    """Write the parts one after another to the start of a memory file."""
+def _fill(slot: int, parts: Sequence[Any], step: int = 512) -> None:
+    """Write the parts one after another from the start of a memory file."""
     at = 0
-    for first in range(0, len(parts), most):  # the kernel takes 1024 at a time
-        some = parts[first : first + most]
-        wanted = sum(len(part) for part in some)
-        if os.pwritev(slot, some, at) != wanted:
-            raise MemoryError(f"no room for {wanted} bytes of results in memory")
-        at += wanted
+    for first in range(0, len(parts), step):  # the kernel takes 1024 at a time
+        buffers = parts[first : first + step]
+        size = sum(len(buffer) for buffer in buffers)
+        if os.pwritev(slot, buffers, at) != size:
+            raise MemoryError(f"no room for {size} bytes of results in memory")
+        at += size
 
 
 def main(arguments: Sequence[str]) -> None:
-    # The pool decides when a worker ends; the kernel does where the pool itself was killed.
+    # The pool ends its workers; if the pool itself is killed, the kernel does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = Connection(int(arguments[0]))
     try:
-        Worker(connection, [int(each) for each in arguments[1:]]).run()
-    except EOFError:
-        return
-    except BrokenPipeError:
+        Worker(connection, [int(slot) for slot in arguments[1:]]).run()
+    except (EOFError, BrokenPipeError):
         return
     except Exception as error:
         name = "" if isinstance(error, OSError) else f"{type(error).__name__}: "

@@ -1,7 +1,7 @@
 """Worker processes whose results come back in order.
 
-Each piece of a result is handed out exactly when everything before it has been, so the one writer lays samples
-down as if there were a single worker. A worker that dies is noticed at once: its end of the connection closes.
+A result is returned only after everything before it, so the one writer appends samples as if there were a single
+worker. A worker that dies is noticed at once: its end of the connection closes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ResultChunk:
     """Results for `count` images from position `first` on.
 
     records: (count, outputs), all zero for an image that is bad. blobs: by output, the bytes of its samples one
-    after another; valid until the next piece is asked for. bad: (position, reason).
+    after another; valid until the next chunk is asked for. bad: (position, reason).
     """
 
     first: int
@@ -61,7 +61,7 @@ class _Member:
 
 
 class WorkerPool:
-    """`workers` processes; a context manager that leaves none behind."""
+    """`workers` processes, which end with the `with` block."""
 
     def __init__(self, workers: int) -> None:
         self._outputs = 0
@@ -80,7 +80,7 @@ class WorkerPool:
         self.close()
 
     def close(self) -> None:
-        """End the workers at once; they hold nothing that is not on disk or done again."""
+        """Kill the workers; whatever they still hold is recomputed on resuming."""
         for member in self._members:
             member.process.kill()
         for member in self._members:
@@ -88,48 +88,47 @@ class WorkerPool:
             member.connection.close()
             for slot in member.slots:
                 os.close(slot)
-            for each in member.maps.values():
-                with contextlib.suppress(BufferError):  # a piece may still be in use when an error closes us
-                    each.close()
+            for mapped in member.maps.values():
+                with contextlib.suppress(BufferError):  # a chunk may still be in use when an error closes the pool
+                    mapped.close()
         self._members = []
 
     def run(
         self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[tuple[int, list[Item]]]
     ) -> Iterator[ResultChunk]:
-        """Pieces in the order of the chunks, which come as (first position, items); to be taken to the end."""
+        """Results in the order of the chunks, which are (first position, items). Iterate to the end."""
         self._outputs = len(storage.caps)
         for member in self._members:
-            conversion = {"files": [[each.kind, each.path] for each in files], "recipe": asdict(storage)}
-            self._send(member, conversion)
+            self._send(member, {"files": [[file.kind, file.path] for file in files], "storage": asdict(storage)})
         waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
         firsts: dict[int, int] = {}
-        given = turn = 0
+        assigned = turn = 0
         exhausted = False
         while True:
-            while not exhausted and (member := min(self._members, key=lambda each: each.tasks)).tasks < _AHEAD:
+            while not exhausted and (member := min(self._members, key=lambda member: member.tasks)).tasks < _AHEAD:
                 chunk = next(chunks, None)
                 if chunk is None:
                     exhausted = True
                     break
-                self._give(member, given, chunk[1])
-                firsts[given], waiting[given] = chunk[0], deque()
-                given += 1
-            if exhausted and turn == given:
+                self._assign(member, assigned, chunk[1])
+                firsts[assigned], waiting[assigned] = chunk[0], deque()
+                assigned += 1
+            if exhausted and turn == assigned:
                 return
-            while turn < given and waiting[turn]:
+            while turn < assigned and waiting[turn]:
                 member, head, records = waiting[turn].popleft()
-                yield self._piece(member, head, records, firsts[turn])
+                yield self._result(member, head, records, firsts[turn])
                 firsts[turn] += head["count"]
                 self._send(member, {"free": head["slot"]})
                 if head["last"]:
                     del waiting[turn], firsts[turn]
                     turn += 1
                     member.tasks -= 1
-                    break  # give out the next task first
+                    break  # assign the next task first
             else:
                 self._collect(waiting)
 
-    def _give(self, member: _Member, chunk: int, items: list[Item]) -> None:
+    def _assign(self, member: _Member, chunk: int, items: list[Item]) -> None:
         member.tasks += 1
         self._send(member, {"chunk": chunk, "items": items})
 
@@ -152,7 +151,7 @@ class WorkerPool:
                 raise WorkerError(message["error"])
             waiting[message["chunk"]].append((member, message, records))
 
-    def _piece(self, member: _Member, head: dict[str, Any], raw: bytes, first: int) -> ResultChunk:
+    def _result(self, member: _Member, head: dict[str, Any], raw: bytes, first: int) -> ResultChunk:
         records = np.frombuffer(raw, RECORD).reshape(head["count"], self._outputs)
         totals = records["size"].sum(axis=0, dtype=np.int64)
         view = memoryview(self._map(member, head["slot"], int(totals.sum())))

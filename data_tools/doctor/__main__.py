@@ -1,6 +1,6 @@
-"""Whether this machine is ready to convert and to train, and what to do where it is not.
+"""Check that this machine is ready to convert and to train, and say what to do if it is not.
 
-A line for each thing: OK, WARN (it works, but not well) or FAIL (it will not work). Exit status 1 after a FAIL.
+A line for each check: OK, WARN (it works, but not well) or FAIL (it will not work). Exit status 1 after a FAIL.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from data_tools.doctor.machine_checks import Finding
 
 
 def examine(folder: Path | None) -> Iterator[Finding]:
-    """Every finding, as it is made; with ``folder`` also those about its betons."""
+    """Yield every finding, with ``folder`` also those about its betons."""
     yield software_checks.python()
-    torch, why = software_checks.load("torch")
-    yield software_checks.torch(torch, why)
-    cards, trouble = software_checks.cards()
-    yield from software_checks.gpu(cards, trouble, software_checks.driver_cuda(), torch)
+    torch, error = software_checks.load("torch")
+    yield software_checks.torch(torch, error)
+    cards, error = software_checks.cards()
+    yield from software_checks.gpu(cards, error, software_checks.driver_cuda(), torch)
     yield from software_checks.libraries()
     yield machine_checks.cores(len(cards))
     yield machine_checks.memory()

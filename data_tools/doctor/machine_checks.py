@@ -1,4 +1,4 @@
-"""What a machine leaves a training to work with: cores, memory, disk, limits; and whether the betons fit into it."""
+"""Checks of the machine: cores, memory, disk, limits, and whether the betons fit into memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from data_tools.common.errors import UserError
 from data_tools.common.resources import available_memory, usable_cores
 
 CORES_PER_GPU = 2  # a core makes some 2,200 crops of 224 px a second (docs/PERFORMANCE.md)
-DESCRIPTORS = 1024
-SHARED_MEMORY = 1 << 30
-ROOM = 5 << 30
+MIN_DESCRIPTORS = 1024
+MIN_SHARED_MEMORY = 1 << 30
+MIN_DISK = 5 << 30
 SHM = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, and unless it is well (``OK``) what to do."""
+    """The result of a check, and unless it is ``OK`` what to do."""
 
     level: Literal["OK", "WARN", "FAIL"]
     what: str
@@ -34,9 +34,9 @@ class Finding:
 
 
 def cores(gpus: int) -> Finding:
-    """Whether the cores that this process may use can feed so many GPUs."""
-    usable, there = usable_cores(), os.cpu_count() or 1
-    what = f"{usable} of {there} cores may be used"
+    """Whether the cores that this process may use can feed ``gpus`` GPUs."""
+    usable, total = usable_cores(), os.cpu_count() or 1
+    what = f"{usable} of {total} cores may be used"
     if usable >= CORES_PER_GPU * max(gpus, 1):
         return Finding("OK", what)
     return Finding(
@@ -48,31 +48,30 @@ def cores(gpus: int) -> Finding:
 
 def descriptors() -> Finding:
     """How many files this process may have open."""
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed == resource.RLIM_INFINITY or allowed >= DESCRIPTORS:
-        return Finding("OK", f"{'any number of' if allowed == resource.RLIM_INFINITY else allowed} files may be open")
-    return Finding(
-        "WARN", f"{allowed} files may be open", f"ulimit -n {min(DESCRIPTORS, most) if most > 0 else DESCRIPTORS}"
-    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= MIN_DESCRIPTORS:
+        return Finding("OK", f"{'any number of' if soft == resource.RLIM_INFINITY else soft} files may be open")
+    remedy = f"ulimit -n {min(MIN_DESCRIPTORS, hard) if hard > 0 else MIN_DESCRIPTORS}"
+    return Finding("WARN", f"{soft} files may be open", remedy)
 
 
 def shared_memory(gpus: int) -> Finding:
-    """/dev/shm, through which NCCL moves what several GPUs of a machine tell each other."""
+    """Free space in /dev/shm, which NCCL needs when a machine has several GPUs."""
     if not SHM.is_dir():
         return Finding("WARN" if gpus > 1 else "OK", "no /dev/shm", "NCCL needs it; mount a tmpfs" if gpus > 1 else "")
     free = shutil.disk_usage(SHM).free
     what = f"/dev/shm has {_size(free)} free"
-    if gpus <= 1 or free >= SHARED_MEMORY:
+    if gpus <= 1 or free >= MIN_SHARED_MEMORY:
         return Finding("OK", what)
-    return Finding("WARN", what, "NCCL may stop for the lack of it; docker run --shm-size=8g, or --ipc=host")
+    return Finding("WARN", what, "NCCL may fail with so little; docker run --shm-size=8g, or --ipc=host")
 
 
 def disk(folder: Path) -> Finding:
-    """Room for betons and checkpoints where they go."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    """Free disk space for betons and checkpoints in ``folder``."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     what = f"{_size(free)} free on the disk of {folder}"
-    if free >= ROOM:
+    if free >= MIN_DISK:
         return Finding("OK", what)
     return Finding("WARN", what, "make room: a checkpoint of a ResNet-50 is 0.2 GB, and the betons of ImageNet 160 GB")
 
@@ -82,7 +81,7 @@ def memory() -> Finding:
 
 
 def betons(folder: Path) -> Iterator[Finding]:
-    """Whether the betons of ``folder`` are whole and of one data set, and each training set fits into memory."""
+    """Whether the betons in ``folder`` are complete and of one data set, and the training sets fit into memory."""
     paths = sorted(folder.glob("*.beton"))
     if not paths:
         yield Finding("FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={folder}")

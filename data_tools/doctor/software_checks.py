@@ -1,4 +1,4 @@
-"""Whether the programs under a training can be had and fit each other: torch, driver, GPUs, FFCV, the native code."""
+"""Checks that torch, driver, GPUs, FFCV and the native code are installed and fit each other."""
 
 from __future__ import annotations
 
@@ -42,17 +42,18 @@ def python() -> Finding:
 
 
 def cards() -> tuple[list[Card], str]:
-    """The GPUs of this machine as its driver shows them, without torch; and what nvidia-smi has to complain of."""
+    """The GPUs that nvidia-smi lists, and its error message, if any. Works without torch."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return [], ""
     query = "--query-gpu=name,driver_version,compute_cap"
     try:
-        done = subprocess.run([program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=60)
+        result = subprocess.run([program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         return [], str(error)
-    found = read_cards(done.stdout)
-    return found, "" if found else " ".join((done.stdout + done.stderr).split()) or f"nothing, exit {done.returncode}"
+    if found := read_cards(result.stdout):
+        return found, ""
+    return [], " ".join((result.stdout + result.stderr).split()) or f"nothing, exit {result.returncode}"
 
 
 def read_cards(answer: str) -> list[Card]:
@@ -72,22 +73,20 @@ def driver_cuda() -> tuple[int, int] | None:
     return version.value // 1000, version.value % 1000 // 10
 
 
-def gpu(
-    there: Sequence[Card], trouble: str, cuda: tuple[int, int] | None, torch: ModuleType | None
-) -> Iterator[Finding]:
+def gpu(cards: Sequence[Card], error: str, cuda: tuple[int, int] | None, torch: ModuleType | None) -> Iterator[Finding]:
     """Driver and cards, and whether this torch can use them."""
-    if trouble:
-        yield Finding("FAIL", f"nvidia-smi says {trouble!r}", f"install driver {DRIVERS[13]} or newer, and reboot")
-    elif not there:
+    if error:
+        yield Finding("FAIL", f"nvidia-smi says {error!r}", f"install driver {DRIVERS[13]} or newer, and reboot")
+    elif not cards:
         yield Finding(
             "WARN",
             "no NVIDIA GPU is seen here",
-            "training takes the CPU; where there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
+            "training uses the CPU; where there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
         )
-    if not there:
+    if not cards:
         return
-    runs = f" (CUDA up to {cuda[0]}.{cuda[1]})" if cuda else ""
-    driver = f"driver {there[0].driver}{runs}"
+    newest = f" (CUDA up to {cuda[0]}.{cuda[1]})" if cuda else ""
+    driver = f"driver {cards[0].driver}{newest}"
     built = str(torch.version.cuda) if torch is not None and torch.version.cuda else ""
     if torch is not None and not built:
         yield Finding("FAIL", f"torch {torch.__version__} is built without CUDA", ENVIRONMENT)
@@ -98,12 +97,12 @@ def gpu(
         )
     else:
         yield Finding("OK", driver)
-    for number, card in enumerate(there):
+    for number, card in enumerate(cards):
         yield _card(number, card, torch.cuda.get_arch_list() if torch is not None and built else None)
-    if torch is not None and built and torch.cuda.device_count() < len(there):
+    if torch is not None and built and torch.cuda.device_count() < len(cards):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "see the lines above"
-        yield Finding("WARN", f"torch sees {torch.cuda.device_count()} of {len(there)} GPUs", why)
+        yield Finding("WARN", f"torch sees {torch.cuda.device_count()} of {len(cards)} GPUs", why)
 
 
 def _card(number: int, card: Card, built_for: Sequence[str] | None) -> Finding:
@@ -114,53 +113,53 @@ def _card(number: int, card: Card, built_for: Sequence[str] | None) -> Finding:
 
 
 def supports(built_for: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether code for these architectures (sm_86: machine code, compute_90: to be translated) runs on a card.
+    """Whether code for these architectures (sm_86: machine code, compute_90: PTX) runs on a card.
 
-    Machine code runs on its own generation from its own step on; what is to be translated, on anything newer too.
+    Machine code runs on newer cards of its own generation; PTX, which the driver compiles, on any newer card.
     """
     for kind, digits in re.findall(r"(sm|compute)_(\d+)", " ".join(built_for)):
-        own = int(digits[:-1]), int(digits[-1])
-        if own <= capability and (kind == "compute" or own[0] == capability[0]):
+        minimum = int(digits[:-1]), int(digits[-1])
+        if minimum <= capability and (kind == "compute" or minimum[0] == capability[0]):
             return True
     return False
 
 
 def load(name: str) -> tuple[ModuleType | None, str]:
-    """The module, or None and in one line why not."""
+    """The module, or None and a line that says why it cannot be imported."""
     try:
         return importlib.import_module(name), ""
-    except Exception as error:  # a broken library under it may raise anything
+    except Exception as error:  # a broken library may raise anything
         return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def torch(module: ModuleType | None, why: str) -> Finding:
+def torch(module: ModuleType | None, error: str) -> Finding:
     if module is None:
-        return Finding("FAIL", f"torch cannot be imported ({why})", ENVIRONMENT)
+        return Finding("FAIL", f"torch cannot be imported ({error})", ENVIRONMENT)
     return Finding(
         "OK", f"torch {module.__version__}, {f'for CUDA {module.version.cuda}' if module.version.cuda else 'CPU'}"
     )
 
 
 def ffcv() -> Finding:
-    """FFCV, which the project's own loaders do not need, but stock ones on its betons do."""
-    module, why = load("ffcv")
+    """FFCV, which only its own loaders need."""
+    module, error = load("ffcv")
     if module is not None:
         return Finding("OK", f"ffcv {importlib.metadata.version('ffcv')}")
-    if "libGL" in why:
+    if "libGL" in error:
         remedy = "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
-    elif "distutils" in why:
+    elif "distutils" in error:
         remedy = "pip install setuptools, which has it from Python 3.12 on"
     else:
         remedy = f"install {SYSTEM_PACKAGES}, then {ENVIRONMENT}"
-    return Finding("FAIL", f"ffcv cannot be imported ({why})", remedy)
+    return Finding("FAIL", f"ffcv cannot be imported ({error})", remedy)
 
 
 def native() -> Finding:
-    """The project's own decoder: without it there is nothing."""
-    module, why = load("data_tools.native.codec")
+    """The project's own decoder, which everything needs."""
+    module, error = load("data_tools.native.codec")
     if module is None:
         return Finding(
-            "FAIL", f"the native decoder cannot be loaded ({why})", f"install g++ libjpeg-dev, then {ENVIRONMENT}"
+            "FAIL", f"the native decoder cannot be loaded ({error})", f"install g++ libjpeg-dev, then {ENVIRONMENT}"
         )
     vectors, what = module.vectors(), f"native decoder with {module.libjpeg_version()}, vectors: {module.vectors()}"
     if vectors == "baseline" and sysconfig.get_platform().endswith("x86_64"):
@@ -169,24 +168,24 @@ def native() -> Finding:
 
 
 def opencv() -> Finding:
-    module, why = load("cv2")
+    module, error = load("cv2")
     if module is None:
         remedy = "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
-        return Finding("FAIL", f"OpenCV cannot be imported ({why})", remedy)
+        return Finding("FAIL", f"OpenCV cannot be imported ({error})", remedy)
     return Finding("OK", f"OpenCV {module.__version__}")
 
 
 def numba() -> Finding:
     """The threading layer, which decides whether two stock FFCV loaders can be iterated at once."""
-    module, why = load("numba")
+    module, error = load("numba")
     if module is None:
-        return Finding("FAIL", f"numba cannot be imported ({why})", ENVIRONMENT)
+        return Finding("FAIL", f"numba cannot be imported ({error})", ENVIRONMENT)
     try:
-        module.set_num_threads(1)  # which starts the layer
+        module.set_num_threads(1)  # starts the layer
         layer = module.threading_layer()
-    except ValueError as error:  # none of those that it was told to take
+    except ValueError as unavailable:  # none of those that NUMBA_THREADING_LAYER allows
         return Finding(
-            "WARN", f"numba {module.__version__} has no threading layer ({error})", "unset NUMBA_THREADING_LAYER"
+            "WARN", f"numba {module.__version__} has no threading layer ({unavailable})", "unset NUMBA_THREADING_LAYER"
         )
     what = f"numba {module.__version__}, threading layer {layer}"
     if layer == "workqueue":
@@ -196,5 +195,5 @@ def numba() -> Finding:
 
 def libraries() -> Iterator[Finding]:
     checks: tuple[Callable[[], Finding], ...] = (ffcv, native, opencv, numba)
-    for each in checks:
-        yield each()
+    for check in checks:
+        yield check()

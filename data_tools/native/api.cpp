@@ -43,7 +43,7 @@ API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_i
 #define TEXT(x) TEXT_OF(x)
 API const char* native_libjpeg_version() { return "libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION); }
 
-// Which clone of the FAST functions runs on this processor: the question that their resolver asks, too.
+// Which clone of the FAST functions runs on this processor, by the same test as in their resolver.
 API const char* native_vectors() {
 #if defined(FAST_LEVEL)
     __builtin_cpu_init();
@@ -67,7 +67,7 @@ API void native_centre_crops(const int32_t* widths, const int32_t* heights, int6
     for (int64_t i = 0; i < n; i++) out[i] = centre_crop(widths[i], heights[i], out_height, out_width);
 }
 
-// One sample that is in memory, for numba: the outcome is a number alone. Without a rule the crop is the centre.
+// One sample in memory, for numba, which gets only the code of an error. Without a rule, the centre crop.
 API int32_t native_load_crop(const uint8_t* data, size_t size, int32_t mode, int32_t width, int32_t height,
                         const CropRule* rule, int64_t sample, uint8_t* out, int32_t out_height, int32_t out_width) {
     Error error;
@@ -93,7 +93,7 @@ API int32_t native_pool_wait(Pool* pool, const Batch* batch, int32_t millisecond
 }
 API void native_pool_cancel(Pool* pool, Batch* batch) { pool->cancel(batch); }
 
-// The same work as the pool's in the calling thread and nothing around it: what a loader can be measured against.
+// The pool's work in the calling thread, without a pool: a baseline for benchmarks of the loader.
 API int32_t native_loop(const Batch* batch, Error* error) {
     return guarded(error, [&] {
         for (int i = 0; i < batch->samples; i++) {

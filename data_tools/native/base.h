@@ -1,4 +1,4 @@
-// What every part has: the widest vectors, errors without exceptions, and what a crop is.
+// Shared by all parts: vectorisation, error codes and the crop.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ Code fail(Error* error, Code code, const char* text) {
     return code;
 }
 
-// What part of a stored image to take, and how to turn it.
+// A part of a stored image, and whether to mirror it.
 struct Crop {
     int32_t top, left, height, width, flip;
 };

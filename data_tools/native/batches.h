@@ -20,13 +20,13 @@
 
 namespace {
 
-struct Task {  // a sample of a batch that is to be made; library.py has the same as TASK
+struct Task {  // a sample of a batch to load; library.py: TASK
     uint64_t at, size, checksum;
     Stored stored;
     Crop crop;
 };
 
-struct Batch {  // belongs to Python, which keeps it and all it points to until it is finished or cancelled
+struct Batch {  // owned by Python, which keeps it and all it points to until it is finished or cancelled
     const Task* tasks;
     uint8_t* out;
     int32_t file, samples, height, width, verify;
@@ -36,7 +36,7 @@ struct Batch {  // belongs to Python, which keeps it and all it points to until 
 };
 
 Code read_fully(int file, uint8_t* out, size_t size, uint64_t at, Error* error) {
-    // pread and not a memory map: a file that shrinks or a disk that fails is then an error and not a signal.
+    // pread instead of a memory map: a truncated file or a failing disk is then an error, not a signal.
     while (size) {
         ssize_t got = pread(file, out, std::min<size_t>(size, 1 << 30), off_t(at));
         if (got < 0 && errno == EINTR) continue;
@@ -59,8 +59,8 @@ Code load_sample(const Batch& batch, int i, Error* error) {
     return load_crop(mine, mine.stored.data(), task.size, task.stored, task.crop, out, error);
 }
 
-// Threads that work through batches, image by image, in the order of submission. No thread waits for a batch to end
-// before it begins the next, so a slow image at the end of a batch costs nothing.
+// Threads that process batches image by image, in order of submission. They start on the next batch before the last
+// one is finished, so a slow image at the end of a batch does not hold them up.
 class Pool {
 public:
     explicit Pool(int threads) {
@@ -96,7 +96,7 @@ public:
 private:
     std::mutex lock;
     std::condition_variable to_do, done;
-    std::deque<Batch*> waiting;  // batches with samples that nobody has taken
+    std::deque<Batch*> waiting;  // batches with samples that no thread has taken
     std::vector<std::thread> workers;
     bool stopping = false;
 

@@ -22,7 +22,7 @@ GREY = 1  # libjpeg's JCS_GRAYSCALE
 
 
 class NativeError(ValueError):
-    """An image could not be read or written; the text is libjpeg's own."""
+    """An image could not be read or written; the message is libjpeg's."""
 
 
 class NotRGBError(NativeError):
@@ -51,7 +51,7 @@ def _picture(rgb: Bytes) -> Bytes:
 
 @dataclass(frozen=True, slots=True)
 class JpegInfo:
-    """What a JPEG's header says. `quality_estimate` is libjpeg's 1 to 100, from the luminance table."""
+    """A JPEG's header. `quality_estimate` is libjpeg's quality, 1 to 100, from the luminance table."""
 
     width: int
     height: int
@@ -64,7 +64,7 @@ class JpegInfo:
 
 
 def probe(data: Data) -> JpegInfo:
-    """Read a JPEG's header and no pixel. Raises NativeError when it has none."""
+    """Read a JPEG's header. Raises NativeError if there is none."""
     source, info = _bytes(data), JpegHeader()
     _call(library().native_probe, source.ctypes.data, source.size, ctypes.byref(info))
     names = {samples: name for name, samples in SUBSAMPLING.items()}
@@ -84,8 +84,8 @@ def probe(data: Data) -> JpegInfo:
 def decode(data: Data) -> Bytes:
     """Decode a JPEG to (height, width, 3) RGB.
 
-    Raises NativeError also where libjpeg only warns and would invent pixels (premature end, corrupt data),
-    and NotRGBError for CMYK and YCCK that are otherwise sound.
+    Raises NativeError also if libjpeg only warns but would invent pixels (premature end, corrupt data),
+    and NotRGBError for sound CMYK and YCCK.
     """
     source, info = _bytes(data), probe(data)
     out = np.empty((info.height, info.width, 3), np.uint8)
@@ -96,13 +96,13 @@ def decode(data: Data) -> Bytes:
 def encode(rgb: Bytes, *, quality: int, subsampling: str = "420", seekable: bool = False) -> Bytes:
     """Encode (height, width, 3) RGB as a baseline JPEG; returns its bytes.
 
-    `seekable` puts a restart marker after every MCU. Every decoder reads that and gets the same pixels; ours jumps to
-    what a crop needs without decoding the rest. It takes 3 to 5 % more bytes.
+    `seekable` puts a restart marker after every MCU. Every decoder gets the same pixels; ours decodes only
+    what a crop needs. It takes 3 to 5 % more bytes.
     """
     picture = _picture(rgb)
     height, width = picture.shape[:2]
     options = EncodeOptions(quality, *SUBSAMPLING[subsampling], seekable)
-    out = np.empty(6 * (height + 31) * (width + 31) + 4096, np.uint8)  # TurboJPEG's bound, and some
+    out = np.empty(6 * (height + 31) * (width + 31) + 4096, np.uint8)  # TurboJPEG's bound, with a margin
     size = ctypes.c_size_t()
     _call(
         library().native_encode,
@@ -134,10 +134,10 @@ def checksum(data: Data) -> int:
 
 
 def libjpeg_version() -> str:
-    """The library that this was built for, such as "libjpeg-turbo 2.1.5"."""
+    """The library that the code was built with, such as "libjpeg-turbo 2.1.5"."""
     return str(library().native_libjpeg_version().decode())
 
 
 def vectors() -> str:
-    """The instruction set that the loops over pixels use on this processor: AVX2, NEON or baseline."""
+    """The instruction set of the pixel loops on this processor: AVX2, NEON or baseline."""
     return str(library().native_vectors().decode())

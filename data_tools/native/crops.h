@@ -1,4 +1,4 @@
-// Which part of an image: random and keyed for training, the centre for validation.
+// Crops: random ones for training, keyed by sample, and centre crops for validation.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace {
 
 // Draw number n of a sample is a hash of (seed, epoch, sample, n): SplitMix64 started at a hash of the first three.
-// Nothing is carried from one sample to the next, so the crop of a sample does not depend on who asks for it when.
+// There is no state between samples, so a crop does not depend on the thread or the order.
 
 inline uint64_t splitmix(uint64_t x) {
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;

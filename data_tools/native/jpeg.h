@@ -1,4 +1,4 @@
-// JPEG in and out by libjpeg-turbo: whole pictures, or as little as a crop needs; and a crop of what is stored as pixels.
+// JPEG by libjpeg-turbo: encode, decode whole pictures or only what a crop needs; and crops of raw samples.
 #pragma once
 
 #include <algorithm>
@@ -72,7 +72,7 @@ struct Reader {
 struct Excerpt {
     std::vector<uint8_t> data;
     size_t size;
-    int left, top, width, height;  // its place in the whole picture
+    int left, top, width, height;  // its position in the whole picture
 };
 
 // What one thread keeps between images.
@@ -101,7 +101,7 @@ Code read_header(Reader& reader, const uint8_t* data, size_t size) {
 
 const char* const NOT_RGB_TEXT = "libjpeg has no conversion from this JPEG's colours to RGB";
 
-// A picture that has no way to RGB is decoded too, to be told apart from a damaged one.
+// Decodes also a picture that cannot become RGB, to tell it from a damaged one.
 void read_to_the_end(jpeg_decompress_struct& cinfo, uint8_t* row) {
     if (cinfo.jpeg_color_space == JCS_YCCK) cinfo.out_color_space = JCS_CMYK;
     jpeg_start_decompress(&cinfo);
@@ -225,7 +225,7 @@ bool find_layout(const uint8_t* data, size_t size, Layout* layout) {
     return false;
 }
 
-// The next marker among coded data, where a zero byte follows each 0xFF that is none.
+// The next marker in coded data, where a zero byte follows each 0xFF that is not a marker.
 const uint8_t* find_marker(const uint8_t* at, const uint8_t* end) {
     while (at + 1 < end && (at = static_cast<const uint8_t*>(std::memchr(at, 0xFF, size_t(end - at) - 1)))) {
         if (at[1]) return at;
@@ -269,8 +269,8 @@ bool cut_out(const uint8_t* data, size_t size, const Stored& stored, const Crop&
     return true;
 }
 
-// Of the rest only what the crop needs is decoded: rows above it are skipped after Huffman decoding, rows below are not
-// read, and of the columns only the MCUs that it touches go through the transform.
+// Decodes only what the crop needs: rows above it are skipped after Huffman decoding, rows below are not read, and only
+// the MCUs of its columns go through the transform.
 Code decode_region(Scratch& mine, const uint8_t* data, size_t size, const Stored& stored, const Crop& crop,
                    const Output& out, Error* error) {
     jpeg_decompress_struct& cinfo = mine.reader.cinfo;

@@ -1,6 +1,6 @@
-"""The native library: where it is, its functions, and every struct that crosses the border.
+"""The native library: its functions, and every struct that Python and C++ share.
 
-The structs have the layout of those of the same meaning in the C++ headers beside this file.
+The structs have the same layout as their counterparts in the C++ headers beside this file.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import numpy as np
 # A part of an image, and whether to mirror it (crops.h: Crop).
 CROP = np.dtype([(name, "<i4") for name in ("top", "left", "height", "width", "flip")])
 
-# A sample of a batch that is to be made: where it lies, and what of it to take (batches.h: Task).
+# A sample of a batch to load: its bytes in the file, and the crop to take (batches.h: Task).
 TASK = np.dtype(
     [
         ("at", "<u8"),
@@ -87,7 +87,7 @@ FUNCTIONS = {  # arguments, result
         [
             *(c_void_p, c_size_t, c_int32, c_int32, c_int32),  # stored bytes, their mode, width and height
             *(c_void_p, c_int64),  # rule, sample
-            *(c_void_p, c_int32, c_int32),  # where to, height, width
+            *(c_void_p, c_int32, c_int32),  # output, height, width
         ],
         c_int32,
     ),
@@ -102,12 +102,12 @@ FUNCTIONS = {  # arguments, result
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, opened when it is first asked for. ImportError where it is not built."""
-    built = sorted(Path(__file__).parent.glob("_native*.so"))
-    if not built:
+    """The library, loaded on the first call. ImportError if it is not built."""
+    files = sorted(Path(__file__).parent.glob("_native*.so"))
+    if not files:
         raise ImportError("the native image code is not built: run `uv sync` (or `pip install -e .`)")
-    opened = ctypes.CDLL(str(built[0]))
+    loaded = ctypes.CDLL(str(files[0]))
     for name, (arguments, result) in FUNCTIONS.items():
-        function = getattr(opened, name)
+        function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, result
-    return opened
+    return loaded

@@ -86,8 +86,8 @@ FAST void weigh_two(const uint8_t* a, unsigned weight_a, const uint8_t* b, unsig
     for (int i = 0; i < n; i++) out[i] = float(uint16_t(a[i] * weight_a + b[i] * weight_b));
 }
 
-// Across: four output pixels at a time, each a vector of its channels. The floats are whole numbers all along: a sum
-// of 16 bits times weights of 8 bits fits the 24 bits of a float, so nothing is ever rounded but the result.
+// Across: four output pixels at a time, each a vector of its channels. All floats are whole numbers: a sum of 16 bits
+// times weights of 8 bits fits the 24 bits of a float, so only the result is rounded.
 typedef float Pixel __attribute__((vector_size(16)));
 typedef int32_t Words __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
@@ -141,7 +141,7 @@ FAST void widen_row(const uint8_t* rgb, uint8_t* rgbx, int n) {
     }
 }
 
-// Rows come in order and each is asked for once or twice, so two of them are kept. `read` fills a row of RGBX.
+// Rows are read in order and each is used once or twice, so two of them are kept. `read` fills a row of RGBX.
 struct Resizer {
     Axis x, y;
     std::vector<int32_t> x_first;  // of the row's floats, with three more entries: `squeeze` works in fours

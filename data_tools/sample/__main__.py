@@ -1,4 +1,4 @@
-"""Make a sample dataset from nothing: ten kinds of pattern, photographed badly, as a sorted tar."""
+"""Generate a sample dataset: ten kinds of pattern, photographed badly, as a sorted tar."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class SampleOptions:
 @program("data_tools.sample")
 def main(argv: Sequence[str]) -> int:
     options = parse(SampleOptions, argv, prog="data_tools.sample", description=__doc__ or "")
-    todo = specs(classes=options.classes, train=options.train, val=options.val, seed=options.seed)
+    images = specs(classes=options.classes, train=options.train, val=options.val, seed=options.seed)
     start = time.monotonic()
-    write(options.out, todo, workers=options.workers or usable_cores())
+    write(options.out, images, workers=options.workers or usable_cores())
     seconds = time.monotonic() - start
-    print(f"{options.out}: {len(todo)} images, {options.out.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
+    print(f"{options.out}: {len(images)} images, {options.out.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
     return 0
 
 

@@ -1,11 +1,11 @@
-"""A sample dataset made from nothing: ten kinds of pattern, photographed badly, as a sorted tar.
+"""A generated sample dataset: ten kinds of pattern, photographed badly, as a sorted tar.
 
     python -m data_tools.sample OUT.tar [--classes 10 --train 1600 --val 400 --seed 0]
 
 The tar has the layout of the sorted ImageNet tar, ``sample/{train,val}/<class>/<file>.JPEG``, so that
-whatever reads ImageNet can be tried without having it. The classes differ by what survives a random resized
-crop and a flip: the shape of the pattern, at any angle and scale, and a hue that two classes share. One file
-in seven has one of ImageNet's oddities.
+programs for ImageNet can be tried without it. The classes differ by what survives a random resized crop and a
+flip: the shape of the pattern, at any angle and scale, and a hue that two classes share. One file in seven has
+one of ImageNet's oddities.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from PIL import Image
 from data_tools.common.files import partial_file
 from data_tools.sample.patterns import PATTERNS, render
 
-# --- a file as ImageNet has them ---
+# --- one file ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleImage:
-    """One file: what it shows and the key of its randomness."""
+    """One file: its pattern and what its random generator is seeded with."""
 
     split: str
     kind: str
@@ -44,7 +44,7 @@ class SampleImage:
 
     @property
     def oddity(self) -> str:
-        """41 is prime to any number of classes, so that each class gets its share of each oddity."""
+        """41 is coprime to any number of classes, so that each class gets its share of each oddity."""
         return ODDITIES.get(self.index % 41, "")
 
 
@@ -80,7 +80,7 @@ def encode(spec: SampleImage, image: Image.Image, rng: np.random.Generator) -> b
 
 
 def make(spec: SampleImage) -> bytes:
-    """The file that `spec` describes. Its randomness is keyed on (seed, split, index) and nothing else."""
+    """The file that `spec` describes. Its random generator is seeded with (seed, split, index) alone."""
     rng = np.random.default_rng((spec.seed, spec.split == "val", spec.index))
     long, short = int(rng.integers(460, 641)), int(rng.integers(400, 461))
     height, width = (long, short) if rng.random() < 0.3 else (short, long)  # ImageNet: mostly landscape
@@ -93,32 +93,32 @@ def make(spec: SampleImage) -> bytes:
 def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0) -> list[SampleImage]:
     """All files in the order of the tar: by split, class and number. Balanced to within one image a class."""
     kinds = list(PATTERNS)[:classes]
-    every = [
+    images = [
         SampleImage(split=split, kind=kinds[i % classes], index=i, seed=seed)
-        for split, images in (("train", train), ("val", val))
-        for i in range(images)
+        for split, count in (("train", train), ("val", val))
+        for i in range(count)
     ]
-    return sorted(every, key=lambda s: s.name)
+    return sorted(images, key=lambda image: image.name)
 
 
 @contextmanager
-def _made(todo: list[SampleImage], workers: int) -> Iterator[Iterable[bytes]]:
+def _generated(images: list[SampleImage], workers: int) -> Iterator[Iterable[bytes]]:
     if workers == 1:
-        yield map(make, todo)
+        yield map(make, images)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield pool.map(make, todo, chunksize=16)
+        yield pool.map(make, images, chunksize=16)
 
 
-def write(out: Path, todo: list[SampleImage], *, workers: int = 1) -> None:
-    """Write the tar beside its place, then rename it. Equal specs give equal bytes, whatever `workers` is."""
+def write(out: Path, images: list[SampleImage], *, workers: int = 1) -> None:
+    """Write the tar atomically. The same images give the same bytes, whatever `workers` is."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         partial_file(out) as partial,
-        _made(todo, workers) as files,
+        _generated(images, workers) as files,
         tarfile.open(partial, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for image, data in zip(todo, files, strict=True):
-            member = tarfile.TarInfo(image.name)  # owner 0, time 0: nothing of this machine
+        for image, data in zip(images, files, strict=True):
+            member = tarfile.TarInfo(image.name)  # owner 0, time 0: the same on every machine
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))

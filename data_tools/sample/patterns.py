@@ -89,14 +89,14 @@ PATTERNS: dict[str, Callable[[Plane, Plane], Plane]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatternStyle:
-    """How a kind tends to look: its hue in turns, its period as a part of the shorter side."""
+    """The look of a kind: its hue in turns, the range of its period as a fraction of the shorter side."""
 
     hue: float
     period: tuple[float, float]
 
 
-# Each hue belongs to two patterns, a fine and a coarse one: colour alone is right half of the time, and shape
-# alone would take a small network longer than a demonstration lasts.
+# Each hue belongs to two patterns, a fine and a coarse one: colour alone is right half of the time, and by shape
+# alone a small network would learn too slowly for a demonstration.
 FINE, COARSE = (0.1, 0.16), (0.18, 0.27)
 PAIRS = (
     ("bricks", "discs"),
@@ -105,9 +105,9 @@ PAIRS = (
     ("checks", "crosses"),
     ("waves", "triangles"),
 )
-LOOKS = {
-    kind: PatternStyle(hue=place / len(PAIRS), period=period)
-    for place, pair in enumerate(PAIRS)
+STYLES = {
+    kind: PatternStyle(hue=number / len(PAIRS), period=period)
+    for number, pair in enumerate(PAIRS)
     for kind, period in zip(pair, (FINE, COARSE), strict=True)
 }
 
@@ -122,7 +122,7 @@ def _smooth_field(rng: np.random.Generator, height: int, width: int, knots: int)
 
 
 def _colours(hue: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """RGB in 0..255 of the figure, near `hue`, and of a ground: faint, and different on grey, too."""
+    """RGB in 0..255 of the figure, near `hue`, and of a pale ground of clearly different brightness."""
     while True:
         figure = np.multiply(255, hsv_to_rgb(hue + rng.uniform(-0.07, 0.07), *rng.uniform((0.5, 0.4), 1)))
         ground = np.multiply(255, hsv_to_rgb(rng.uniform(0, 1), *rng.uniform(0, (0.25, 1))))
@@ -132,12 +132,12 @@ def _colours(hue: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
 
 def _pattern(kind: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """(height, width, 3): the pattern at any angle and period, bent, lit unevenly, somewhat out of focus."""
-    period = rng.uniform(*LOOKS[kind].period) * min(height, width)
-    angle, stretch, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), np.float32(rng.uniform(0, 0.25))
+    period = rng.uniform(*STYLES[kind].period) * min(height, width)
+    angle, aspect, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), np.float32(rng.uniform(0, 0.25))
     ys = np.arange(height, dtype=np.float32)[:, None] / np.float32(period)
     xs = np.arange(width, dtype=np.float32) / np.float32(period)
     cos, sin = np.cos(angle), np.sin(angle)
-    u = np.float32(cos * stretch) * xs + np.float32(sin * stretch) * ys
+    u = np.float32(cos * aspect) * xs + np.float32(sin * aspect) * ys
     v = np.float32(cos) * ys - np.float32(sin) * xs
     for plane, shift in zip((u, v), rng.uniform(0, 64, 2).astype(np.float32), strict=True):
         plane += bend * _smooth_field(rng, height, width, 4) + shift
@@ -145,7 +145,7 @@ def _pattern(kind: str, height: int, width: int, rng: np.random.Generator) -> ND
     softness = np.float32(rng.uniform(0.04, 0.15))  # in periods
     ink = np.clip(PATTERNS[kind](u, v) / softness + np.float32(0.5), 0, 1)
     light = 1 + np.float32(rng.uniform(0.05, 0.35)) * _smooth_field(rng, height, width, 3)
-    figure, ground = _colours(LOOKS[kind].hue, rng)
+    figure, ground = _colours(STYLES[kind].hue, rng)
     channels = [np.clip((g + ink * (f - g)) * light, 0, 255) for f, g in zip(figure, ground, strict=True)]
     return np.stack([c.astype(np.uint8) for c in channels], axis=-1)
 

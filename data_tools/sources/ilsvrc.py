@@ -1,8 +1,8 @@
 """The official ILSVRC 2012 archives, read in place.
 
 `ILSVRC2012_img_train.tar` is a tar of 1000 tars, one a class; they are not compressed, so an image is a range of
-bytes of the outer file. `ILSVRC2012_img_val.tar` is flat and does not say what its images are: that is in
-`ILSVRC2012_devkit_t12.tar.gz`, a number for each in the ground-truth file and a wnid for each number in meta.mat.
+bytes of the outer file. `ILSVRC2012_img_val.tar` is flat and has no labels: `ILSVRC2012_devkit_t12.tar.gz` has a
+class number for each image in its ground-truth file, and a wnid for each number in meta.mat.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Devkit = list[str]  # the wnid of validation image 1, 2, ...
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = "meta.mat"
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-_MOST_DEVKIT_BYTES = 64 << 20
+_MAX_DEVKIT_BYTES = 64 << 20
 
 
 def recognise(path: Path) -> str:
-    """`ilsvrc train`, `ilsvrc val` or nothing, by the first file in a tar."""
+    """`ilsvrc train`, `ilsvrc val` or an empty string, by the first file in a tar."""
     first = next(iter(members(path)), None)
     if first is None:
         return ""
@@ -41,7 +41,7 @@ def recognise(path: Path) -> str:
 
 
 def read_train(builder: IndexBuilder, path: Path) -> None:
-    """Every inner tar is a class, named by its file name (n01440764.tar)."""
+    """Add the images of the inner tars; each is a class, named by its file name (n01440764.tar)."""
     file = builder.file("archive", path)
     for inner in members(path):
         label = inner.name.rsplit("/", 1)[-1]
@@ -55,7 +55,7 @@ def read_train(builder: IndexBuilder, path: Path) -> None:
 
 
 def read_val(builder: IndexBuilder, path: Path, devkit: Devkit | None) -> None:
-    """Images of a flat tar, with the devkit's labels."""
+    """Add the images of the flat tar, with the devkit's labels."""
     if devkit is None:
         raise SourceError(
             "its images carry no labels", where=path, remedy="add ILSVRC2012_devkit_t12.tar.gz to --data.source"
@@ -88,7 +88,7 @@ def read_devkit(path: Path) -> Devkit:
         with tarfile.open(path, "r:gz") as tar:
             for info in tar:
                 name = info.name.rsplit("/", 1)[-1]
-                if name in (TRUTH, SYNSETS) and info.isfile() and info.size < _MOST_DEVKIT_BYTES:
+                if name in (TRUTH, SYNSETS) and info.isfile() and info.size < _MAX_DEVKIT_BYTES:
                     texts[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise SourceError(f"damaged ({error})", where=path, remedy="download it again") from None
@@ -96,7 +96,7 @@ def read_devkit(path: Path) -> Devkit:
         if name not in texts:
             raise SourceError(f"no {name} in it", where=path, remedy="the devkit for tasks 1 and 2 has one")
     try:
-        wnids = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in read_synsets(texts[SYNSETS])}
+        wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in read_synsets(texts[SYNSETS])}
         return [wnids[int(line)] for line in texts[TRUTH].split()]
     except (KeyError, ValueError, TypeError, struct.error, zlib.error, IndexError, StopIteration) as error:
         raise SourceError(f"{SYNSETS} and {TRUTH} do not go together ({error!r})", where=path) from None

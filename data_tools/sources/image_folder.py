@@ -14,7 +14,7 @@ SPLITS = {"train": "train", "val": "val", "validation": "val"}
 
 
 def locate(name: str) -> tuple[str, int | None, str, str] | None:
-    """(split, cap, class, file) of a path `.../[x-sz/<cap>/]<split>/<class>/<file>`; None if it is none."""
+    """(split, cap, class, file) of a path `.../[x-sz/<cap>/]<split>/<class>/<file>`; None for other paths."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if len(parts) < 3 or parts[-3] not in SPLITS or parts[-1].startswith(".") or parts[-2].startswith("."):
         return None
@@ -22,38 +22,38 @@ def locate(name: str) -> tuple[str, int | None, str, str] | None:
     return SPLITS[parts[-3]], int(parts[-4]) if resized else None, parts[-2], parts[-1]
 
 
-def _read_tar(builder: IndexBuilder, path: Path) -> None:
+def read_tar(builder: IndexBuilder, path: Path) -> None:
     file = builder.file("archive", path)
     for member in members(path):
-        place = locate(member.name)
-        if place is None:
+        location = locate(member.name)
+        if location is None:
             builder.ignore(f"{path}: {member.name}")
         else:
-            builder.add(*place, file, member.offset, member.length)
+            builder.add(*location, file, member.offset, member.length)
 
 
-def _read_folder(builder: IndexBuilder, root: Path) -> None:
-    """A tree of the same layout. Links within it are refused, as in an archive: nothing outside is read."""
-    total, groups = 0, {}
-    above = "/".join(root.resolve().parts[-2:])  # x-sz/160 may be what was given
+def read_folder(builder: IndexBuilder, root: Path) -> None:
+    """Add a tree of the same layout. Links are refused, as in an archive, so that nothing outside is read."""
+    total, files = 0, {}
+    above = "/".join(root.resolve().parts[-2:])  # the folder given may be x-sz/160
     for entry in _files_below(root):
         name = f"{above}/{os.path.relpath(entry.path, root)}"
-        place = locate(name)
-        if place is None:
+        location = locate(name)
+        if location is None:
             builder.ignore(entry.path)
             continue
         split_folder = Path(entry.path).parent.parent
-        if split_folder not in groups:
-            groups[split_folder] = builder.file("folder", split_folder)
+        if split_folder not in files:
+            files[split_folder] = builder.file("folder", split_folder)
         length = entry.stat(follow_symlinks=False).st_size
-        builder.add(*place, groups[split_folder], 0, length)
+        builder.add(*location, files[split_folder], 0, length)
         total += length
     builder.sources.append(Source(name=root.resolve().name, bytes=total))
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_symlink():
                 raise SourceError(
                     "a symbolic link, which is not followed", where=entry.path, remedy="give what it points to"

@@ -1,4 +1,4 @@
-"""The index: every image of every split in one order, with its label and place, in a few dozen bytes an image."""
+"""The index: every image of every split in one order, with its label and location, in a few dozen bytes an image."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ class File:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitIndex:
-    """The images of one split, in sample order. `cap`: they were resized for it already; None: originals.
+    """The images of one split, in sample order. `cap`: the size that they were resized to; None: originals.
 
-    order: the order to read and lay them down in, where that is not sample order (parquet can only be read as
-    it lies).
+    order: the order in which to read and write them if that is not sample order (parquet is read sequentially).
     """
 
     split: str
@@ -54,7 +53,7 @@ class SplitIndex:
         return os.fsdecode(self.names[start : int(self.name_ends[sample])])
 
     def key(self, sample: int) -> str:
-        """class/file, which names an image in errors and keys its randomness."""
+        """class/file, which names an image in errors and seeds what is random about it."""
         return f"{self.classes[self.labels[sample]]}/{self.name(sample)}"
 
     def digest(self) -> str:
@@ -68,7 +67,7 @@ class SplitIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Everything the sources hold. `ignored`: members that are no image of a split, and one of their names."""
+    """Everything in the sources. `ignored` counts files that are not images of a split; `ignored_example` is one."""
 
     classes: tuple[str, ...]
     split_indexes: tuple[SplitIndex, ...]
@@ -83,7 +82,7 @@ class Index:
 
 @dataclass(slots=True)
 class Rows:
-    """One stream while it is being collected, compactly: a million tuples would take a gigabyte."""
+    """One split while it is collected, in arrays: a million tuples would take a gigabyte."""
 
     classes: array[int] = field(default_factory=lambda: array("L"))
     files: array[int] = field(default_factory=lambda: array("L"))
@@ -93,7 +92,7 @@ class Rows:
 
 
 class IndexBuilder:
-    """Gathers what the readers of each kind of source find."""
+    """Collects what the readers of all kinds of source find."""
 
     def __init__(self) -> None:
         self.files: list[File] = []
@@ -122,7 +121,8 @@ class IndexBuilder:
     def index(self) -> Index:
         classes = number_classes(self.class_ids)
         split_indexes = [
-            _stream(self, split, cap, classes, self.rows.pop((split, cap))) for split, cap in sorted(self.rows, key=str)
+            _split_index(self, split, cap, classes, self.rows.pop((split, cap)))
+            for split, cap in sorted(self.rows, key=str)
         ]
         _check_same_images(split_indexes)
         return Index(
@@ -131,7 +131,9 @@ class IndexBuilder:
 
 
 # ---------------------------------------------------------------------------------------------- ordering
-def _stream(builder: IndexBuilder, split: str, cap: int | None, classes: tuple[str, ...], rows: Rows) -> SplitIndex:
+def _split_index(
+    builder: IndexBuilder, split: str, cap: int | None, classes: tuple[str, ...], rows: Rows
+) -> SplitIndex:
     numbers = {name: label for label, name in enumerate(classes)}
     label_of = np.array([numbers[name] for name in builder.class_ids], np.uint32)
     unsorted = label_of[np.array(rows.classes, np.int64)]
@@ -140,10 +142,10 @@ def _stream(builder: IndexBuilder, split: str, cap: int | None, classes: tuple[s
     places = np.empty(len(order), PLACE)
     for key, values in (("file", rows.files), ("offset", rows.offsets), ("length", rows.lengths)):
         places[key] = np.array(values, np.uint64)[order]
-    names = [rows.names[each] for each in order]
+    names = [rows.names[row] for row in order]
     ends = np.cumsum(np.fromiter(map(len, names), np.uint64, len(names)), dtype=np.uint64)
-    kinds = np.array([file.kind == "parquet" for file in builder.files])
-    storage_order = np.lexsort((places["offset"], places["file"])) if kinds[places["file"]].any() else None
+    is_parquet = np.array([file.kind == "parquet" for file in builder.files])
+    storage_order = np.lexsort((places["offset"], places["file"])) if is_parquet[places["file"]].any() else None
     return SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
 
 
@@ -164,7 +166,7 @@ def _check_duplicates(
 ) -> None:
     for one, two in itertools.pairwise(order):
         if rows.names[one] == rows.names[two] and label[one] == label[two]:
-            files = {builder.files[rows.files[each]].path for each in (one, two)}
+            files = {builder.files[rows.files[row]].path for row in (one, two)}
             image = f"{split}/{classes[label[one]]}/{os.fsdecode(rows.names[one])}"
             raise SourceError(f"{image} is there twice", where=" and ".join(sorted(files)))
 

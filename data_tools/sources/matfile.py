@@ -7,24 +7,15 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-# The parts of MATLAB's level 5 MAT-file format that meta.mat uses: an array of structs of text and numbers.
 _COMPRESSED, _MATRIX = 15, 14
-
-
 _STRUCT, _CHAR = 2, 4
-
-
 _NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
-
-
 _TEXTS = {1: "latin1", 2: "latin1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
-
-
-_SKIPPED_CLASSES = {1}  # cells, which no field that is needed here is
+_SKIPPED_CLASSES = {1}  # cells: no field that is needed here
 
 
 def read_synsets(content: bytes) -> list[dict[str, Any]]:
-    """The `synsets` array of a meta.mat: a dictionary of scalars and texts for each."""
+    """The `synsets` array of a meta.mat, each synset as a dictionary of numbers and texts."""
     if len(content) < 128 or content[126:128] != b"IM":
         raise ValueError("not a little-endian MAT-file of level 5")
     for kind, data in _elements(content[128:]):
@@ -58,8 +49,8 @@ def _matrix(data: bytes) -> tuple[str, Any]:
         return "", None
     kind = next(parts)[1][0]
     count = 1
-    for each in struct.unpack(f"<{len(sizes := next(parts)[1]) // 4}i", sizes):
-        count *= each
+    for size in struct.unpack(f"<{len(sizes := next(parts)[1]) // 4}i", sizes):
+        count *= size
     name = next(parts)[1].decode("latin1")
     if kind == _STRUCT:
         width = struct.unpack("<i", next(parts)[1])[0]

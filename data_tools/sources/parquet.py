@@ -1,7 +1,7 @@
-"""Hugging Face parquet shards: `image: {bytes, path}` and `label`, as the hub's image data sets have them.
+"""Hugging Face parquet shards: `image: {bytes, path}` and `label`, as in the hub's image data sets.
 
-Needs pyarrow (the extra `parquet`). The index pass reads paths and labels only. Bytes lie in compressed pages, so
-rows are read, and laid down, in the order in which they lie; the order of samples is the one of every source.
+Needs pyarrow (the extra `parquet`). Indexing reads paths and labels only. The bytes are in compressed pages, so rows
+are read and written in file order; the sample order is the same as for every source.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Row:
 
 
 def read(builder: IndexBuilder, shards: list[Path]) -> None:
-    """Index these shards. Raises SourceError for a shard that is none, or whose split or labels are unclear."""
+    """Index these shards. Raises SourceError for a damaged shard, or one whose split or labels are unclear."""
     rows: list[_Row] = []
     wnids: dict[int, str] = {}
     names: list[str] = []
@@ -49,7 +49,7 @@ def read(builder: IndexBuilder, shards: list[Path]) -> None:
         names = names or _class_names(source)
         file = builder.file("parquet", shard)
         for offset, path, label in _paths_and_labels(shard, source):
-            name, wnid = _cleaned(path or f"{shard.stem}_{offset:012d}")
+            name, wnid = _name_and_wnid(path or f"{shard.stem}_{offset:012d}")
             if wnid and wnids.setdefault(label, wnid) != wnid:
                 raise SourceError(
                     f"label {label} is {wnids[label]} and {wnid}", where=shard, remedy="are the shards of one set?"
@@ -58,8 +58,8 @@ def read(builder: IndexBuilder, shards: list[Path]) -> None:
     width = len(str(max((row.label for row in rows), default=0)))
     for row in rows:
         # A class is named as in ImageNet if the file names say how, else as the data set does, else by its number.
-        given = names[row.label] if row.label < len(names) else f"{row.label:0{width}d}"
-        name = wnids.get(row.label, given).replace("/", "_")
+        default = names[row.label] if row.label < len(names) else f"{row.label:0{width}d}"
+        name = wnids.get(row.label, default).replace("/", "_")
         builder.add(row.split, None, name, row.name, row.file, row.offset, 0)
 
 
@@ -75,7 +75,7 @@ def _open(shard: Path) -> Any:
 
 
 def _split_of(shard: Path) -> str | None:
-    """By the shard's name (train-00000-of-00294.parquet) or its folder's; None for a test set, which has no labels."""
+    """The split by the shard's name (train-00000-of-00294.parquet) or folder; None for a test set, without labels."""
     match = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
     if match is None:
         raise SourceError("of which split? name it train-*.parquet or validation-*.parquet", where=shard)
@@ -83,10 +83,10 @@ def _split_of(shard: Path) -> str | None:
 
 
 def _class_names(source: Any) -> list[str]:
-    """The names that the `datasets` library notes in the file's metadata; [] if there are none."""
+    """The names that the `datasets` library stores in the file's metadata; [] if there are none."""
     try:
-        noted = json.loads((source.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        return [str(name) for name in noted["info"]["features"]["label"]["names"]]
+        metadata = json.loads((source.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        return [str(name) for name in metadata["info"]["features"]["label"]["names"]]
     except (KeyError, TypeError, ValueError):
         return []
 
@@ -104,8 +104,8 @@ def _paths_and_labels(shard: Path, source: Any) -> Iterator[tuple[int, str | Non
             yield group << _ROW_BITS | row, path, int(label)
 
 
-def _cleaned(path: str) -> tuple[str, str]:
-    """The file's name as the official archives have it, and its wnid if the name tells."""
+def _name_and_wnid(path: str) -> tuple[str, str]:
+    """The file's name as in the official archives, and its wnid if the name contains one."""
     name = path.rsplit("/", 1)[-1]
     if match := _WITH_WNID.fullmatch(name):
         return match["stem"] + match["suffix"], match["wnid"]
@@ -118,7 +118,7 @@ def group_of(offset: int) -> int:
 
 
 class Rows:
-    """Images of one shard by offset; fast where they are asked for in order."""
+    """Images of one shard by offset; fast if read in order."""
 
     def __init__(self, path: str) -> None:
         self._source = _open(Path(path))

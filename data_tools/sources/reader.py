@@ -1,4 +1,4 @@
-"""The bytes of an image by its place, whatever kind of source it is in."""
+"""Reads the bytes of an image from any kind of source."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class Reader:
-    """Bytes of images by place, with the archives kept open."""
+    """Reads images by file, offset and length, keeping archives open."""
 
     def __init__(self, files: Sequence[Sequence[str]]) -> None:
         self.files = files
         self.open: dict[int, Any] = {}
 
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
-        """Raises OSError, also where a source ends before it should."""
+        """Raises OSError, also if a source is shorter than expected."""
         kind, path = self.files[file]
         if kind == "folder":
             path = f"{path}/{key}"

@@ -1,11 +1,11 @@
-"""What is in the sources, from headers alone: every image of every split, in one order, with its label and place.
+"""Index the sources from headers alone: every image of every split, in one order, with its label and location.
 
 Sources are recognised by content: sorted tars and folders (`.../{train,validation|val}/<class>/<file>`), tars and
 folders of resized images (`...-sz/{160,320,...}/{train,validation}/<class>/<file>`), the official ILSVRC archives
 and Hugging Face parquet. Nothing is extracted: an image is (file, offset, length).
 
-Classes are sorted by name and images by (class, file name), so the same pictures give the same order whatever
-they came in. What is no image of a split (a README, a hidden file) is counted and named, never guessed at.
+Classes are sorted by name and images by (class, file name), so the order does not depend on the kind of source.
+Other files (a README, a hidden file) are counted and reported as ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_tools.beton.manifest import Source
 from data_tools.common.errors import MissingFileError
-from data_tools.sources.image_folder import _read_folder, _read_tar
+from data_tools.sources.image_folder import read_folder, read_tar
 from data_tools.sources.index import Index, IndexBuilder
 from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar
 
@@ -26,7 +26,7 @@ def read_index(paths: Sequence[Path]) -> Index:
 
     builder = IndexBuilder()
     devkit = None
-    later = []
+    val_archives = []  # read last, since they need the devkit
     for path in paths:
         if not path.exists():
             raise MissingFileError("no such source", where=path, remedy="--data.source takes tars, folders and parquet")
@@ -34,12 +34,12 @@ def read_index(paths: Sequence[Path]) -> Index:
         if kind == "devkit":
             devkit = ilsvrc.read_devkit(path)
         elif kind == "ilsvrc val":
-            later.append(path)
+            val_archives.append(path)
         else:
             _READERS[kind](builder, path)
         if kind not in ("folder", "parquet"):
             builder.sources.append(Source(name=path.name, bytes=path.stat().st_size))
-    for path in later:
+    for path in val_archives:
         ilsvrc.read_val(builder, path, devkit)
     if not builder.rows:
         names = ", ".join(str(path) for path in paths)
@@ -52,7 +52,7 @@ def _example(builder: IndexBuilder) -> str:
 
 
 def recognise(path: Path) -> str:
-    """What a source is, by what is in it: its name is not looked at."""
+    """The kind of a source, by its content; its name does not matter."""
     from data_tools.sources import ilsvrc
 
     if path.is_dir():
@@ -72,12 +72,9 @@ def recognise(path: Path) -> str:
 
 
 def parquet_shards(folder: Path) -> Iterator[Path]:
-    """The shards right in a folder or in its `data` folder, as the Hugging Face hub lays them out."""
+    """The shards in a folder or in its `data` folder, where the Hugging Face hub has them."""
     for pattern in ("*.parquet", "data/*.parquet"):
         yield from sorted(folder.glob(pattern))
-
-
-# ---------------------------------------------------------------------------------------------- layouts
 
 
 def _read_ilsvrc_train(builder: IndexBuilder, path: Path) -> None:
@@ -94,8 +91,8 @@ def _read_parquet(builder: IndexBuilder, path: Path) -> None:
 
 
 _READERS = {
-    "tar": _read_tar,
-    "folder": _read_folder,
+    "tar": read_tar,
+    "folder": read_folder,
     "ilsvrc train": _read_ilsvrc_train,
     "parquet": _read_parquet,
 }

@@ -1,8 +1,8 @@
-"""Where the members of an uncompressed tar are, read from its headers alone and never extracted.
+"""Locates the members of an uncompressed tar from its headers, without extracting anything.
 
-Python's tarfile parses each header; the walk is our own, because tarfile keeps every member (1.5 GB for ImageNet)
-and stops without an error where an archive is cut at a member's boundary. Here an archive must end with its two
-zero blocks, a member must lie within it, and one that could reach outside of the archive is refused.
+Python's tarfile parses each header; the loop is our own, because tarfile keeps every member (1.5 GB for ImageNet)
+and does not notice an archive that is cut at a member's boundary. Here an archive must end with its two zero
+blocks, a member must lie within it, and one that could reach outside of the archive is refused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _MAX_EXTRA = 1 << 20  # bytes of a long name or a pax header
 
 
 class SourceError(UserError, ValueError):
-    """A source that is damaged, incomplete or not safe to read; the message names it, the member and the reason."""
+    """A source that is damaged, incomplete or not safe to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file: its bytes are `length` from `offset` of the file that holds the archive."""
+    """A regular file: `length` bytes at `offset` of the file that holds the archive."""
 
     name: str
     offset: int

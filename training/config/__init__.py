@@ -1,4 +1,4 @@
-"""What a run is told: options, schedule, and the data sets that it names."""
+"""The configuration of a run: options, schedule and data sets."""
 
 from training.config.run_config import RunConfig
 from training.config.schedule import LrRamp, Phase, Schedule

@@ -1,4 +1,4 @@
-"""The betons that a schedule reads, known by their manifests before anything is started."""
+"""The betons that a schedule reads, and their manifests."""
 
 from __future__ import annotations
 
@@ -31,12 +31,10 @@ class Datasets:
 def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
     """The manifests of these sets (``train_160``, ...).
 
-    MissingFileError or ManifestError for a beton that is missing, or not what its manifest says; OptionError where the
+    MissingFileError or ManifestError for a beton that is missing or not what its manifest says; OptionError if the
     sets hold different classes.
     """
-    manifests = {}
-    for name in sets:
-        manifests[name] = read_manifest(folder / f"{name}.beton")
+    manifests = {name: read_manifest(folder / f"{name}.beton") for name in sets}
     first, *others = manifests
     for name in others:
         if manifests[name].classes != manifests[first].classes:
@@ -49,14 +47,14 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
 
 
 def check_batches(images: Mapping[str, int], schedule: Schedule, gpus: int) -> None:
-    """OptionError where a phase's global batch over ``gpus`` processes is larger than its training set, whose
-    ``images`` are counted by set (``{"160": 1281167}``)."""
+    """OptionError if a phase's global batch on ``gpus`` GPUs is larger than its training set; ``images`` is by set
+    (``{"160": 1281167}``)."""
     for phase in schedule.phases:
         batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus, f"train_{phase.data}")
 
 
 def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
-    """Training images by set: ``data.train_images`` where given, else what the manifests say."""
+    """Training images by set: ``data.train_images`` if given, else from the manifests."""
     sets = {phase.data for phase in schedule.phases}
     if config.data.train_images is not None:
         return dict.fromkeys(sets, config.data.train_images)

@@ -79,7 +79,7 @@ def _phases(entries: list[Mapping[str, Any]], epochs: int) -> list[dict[str, Any
         if entry.get("keep_dl", False):
             if not phases:
                 raise OptionError(f"{entry!r} keeps the data of a phase before it, and there is none", where=KEY)
-            # Same images as before: only what the entry names changes.
+            # The data stay the same; only what the entry names changes.
             phase = {k: v for k, v in phases[-1].items() if k != "val_batch"}
             phase |= {new: entry[old] for old, new in (("sz", "px"), ("bs", "batch_per_gpu")) if old in entry}
         else:

@@ -1,4 +1,4 @@
-"""A recipe's ``phases`` list, as it stands in the YAML, read as a :class:`~training.config.schedule.Schedule`."""
+"""Reads a recipe's ``phases`` list as a :class:`~training.config.schedule.Schedule`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.config.schedule import LrRamp, Phase, Schedule, check_span
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseKeys(Phase):
-    """Every key of a phase: those of :class:`Phase`, and those that only the YAML has."""
+    """Every key of a phase in the YAML: those of :class:`Phase` and a few more."""
 
     epochs: list[int] = option(
         REQUIRED, "`[first, after the last]`, from 0; the phases follow each other without gap or overlap"
@@ -55,7 +55,7 @@ def from_phases(entries: object) -> Schedule:
 
 
 def to_phases(schedule: Schedule) -> list[object]:
-    """A schedule made in Python as the ``phases`` list of a recipe: what :func:`from_phases` makes the same of."""
+    """A schedule made in Python as the ``phases`` list of a recipe; the inverse of :func:`from_phases`."""
     return [
         {
             "epochs": [phase.start, phase.end],
@@ -71,7 +71,7 @@ def to_phases(schedule: Schedule) -> list[object]:
 
 
 def _phases(where: str, entry: Mapping[str, Any]) -> Iterator[Phase]:
-    """One phase, or with ``px_ramp`` one for each size on the way."""
+    """One phase, or with ``px_ramp`` one for each size."""
     hints = typing.get_type_hints(Phase)
     given = {key: _value(f"{where}.{key}", entry[key], hints[key]) for key in entry if key not in OWN}
     start, end = _span(f"{where}.epochs", entry["epochs"])

@@ -1,4 +1,4 @@
-"""The one configuration of a training run: frozen, typed, checked when made, the same from YAML, argv or code."""
+"""The configuration of a training run: frozen, typed, checked on construction; from YAML, argv or code."""
 
 from __future__ import annotations
 
@@ -217,14 +217,14 @@ class RunConfig:
     log: Log = Log()
 
     def evaluated(self) -> Phase:
-        """The phase by whose rules ``run.eval_only`` validates: the last, with what ``run.eval_...`` changes of it."""
+        """The phase that ``run.eval_only`` validates as: the last one, with the changes of ``run.eval_...``."""
         last, run = self.schedule.parsed.phases[-1], self.run
         px = last.val_px if run.eval_px is None else run.eval_px
         rectangular = last.rectangular_val if run.eval_rectangular is None else run.eval_rectangular
         return replace(last, val_px=px, rectangular_val=rectangular)
 
     def betons(self) -> tuple[str, ...]:
-        """Names of the betons that the run reads, each once: the schedule's, or the one that is evaluated on."""
+        """Names of the betons that the run reads, each once: the schedule's, or the one of ``run.eval_only``."""
         return (f"val_{self.evaluated().val_data}",) if self.run.eval_only else self.schedule.parsed.betons()
 
 
@@ -242,5 +242,5 @@ DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Reci
 
 
 def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:
-    """The configuration of a command line and its ``--config-file``. OptionError names a mistake."""
+    """The configuration of a command line and its ``--config-file``. OptionError for a mistake."""
     return parse(RunConfig, argv, prog=prog, description=DESCRIPTION)

@@ -1,9 +1,9 @@
 """The schedule: position in training -> px, batch, data set, learning rate. Pure functions of position.
 
-A :class:`Phase` is a stretch of epochs with one image size and one batch size; a :class:`Ramp` is a stretch of
+A :class:`Phase` is a range of epochs with one image size and one batch size; an :class:`LrRamp` is a range of
 epochs over which the learning rate goes linearly from one value to another. Both tile the training without gap or
-overlap, independently of each other, as in the published imagenet18 schedules. Nothing here holds state, so
-resuming anywhere is arithmetic.
+overlap, independently of each other, as in the published imagenet18 schedules. There is no state, so a run can
+resume anywhere.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LrRamp:
         Source: imagenet18's ``linear_lr``: ``lr0 + (lr1-lr0)·((e-e0)·B + b) / ((e1-e0)·B)``.
         """
         done, total = (epoch - self.start) * batches + batch, (self.end - self.start) * batches
-        # The last batch gets the end value itself, not its neighbour by rounding.
+        # The last batch gets exactly the end value, without rounding error.
         return self.lr_to if done == total else self.lr_from + (self.lr_to - self.lr_from) * done / total
 
 
@@ -119,7 +119,7 @@ class Schedule:
 
 
 def check_span(where: str, start: int, end: int) -> None:
-    """OptionError unless epochs ``[start, end)`` are some."""
+    """OptionError unless ``[start, end)`` is a range of at least one epoch."""
     if not 0 <= start < end:
         raise OptionError(
             f"[{start}, {end}] is empty or runs backwards",
@@ -155,8 +155,8 @@ def _covering(parts: Sequence[P], epoch: int) -> P:
 
 
 def batches_per_epoch(images: int, batch_per_gpu: int, gpus: int, name: object = "the training set") -> int:
-    """Full global batches in the ``images`` of ``name``; the ragged rest of an epoch is left out, it comes up in the
-    next. OptionError where not one batch is full."""
+    """Full global batches in the ``images`` of ``name``; an epoch leaves out the remainder, which differs from epoch to
+    epoch. OptionError if there is not one full batch."""
     global_batch = batch_per_gpu * gpus
     if global_batch > images:
         on = f"{gpus} GPU{'s' if gpus > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Processes: who starts them, who this one is, and sums over all of them. Nothing happens where there is one."""
+"""Processes: launching them, this one's rank, and sums over all of them. A single process needs none of it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from training.config.run_config import Dist
 
 C = TypeVar("C")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
-NOTICED_SECONDS = 2.0  # a launcher looks for failed processes several times within it
+FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
 _PR_SET_PDEATHSIG = 1
 
 
 class Preempted(Exception):
-    """Asked to stop; a checkpoint is written and the same command continues."""
+    """The run was asked to stop; a checkpoint is written and the same command continues."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class World:
 
 
 def use_cuda(options: Dist) -> bool:
-    """Whether ``dist.device`` means GPUs here. OptionError where it asks for one and there is none."""
+    """Whether ``dist.device`` means GPUs here. OptionError if it asks for one and there is none."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError(
             "cuda, but torch sees no GPU here", where="dist.device", remedy="dist.device=cpu trains on the CPU"
@@ -57,7 +57,7 @@ def use_cuda(options: Dist) -> bool:
 
 
 def processes_to_start(options: Dist) -> int:
-    """One per visible GPU unless told otherwise. OptionError for more processes than GPUs."""
+    """``dist.processes``, by default one per visible GPU. OptionError for more processes than GPUs."""
     gpus = torch.cuda.device_count() if use_cuda(options) else 0
     if gpus and options.processes and options.processes > gpus:
         raise OptionError(
@@ -69,12 +69,12 @@ def processes_to_start(options: Dist) -> int:
 
 
 def ranks_of_job(options: Dist) -> int:
-    """How many processes the job has in all: those that torchrun started, else those that :func:`launch` will."""
+    """How many processes the job has: those that torchrun started, or those that :func:`launch` will start."""
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
 
 
 def accumulation_steps(options: Dist, ranks: int) -> int:
-    """Batches that each of ``ranks`` processes accumulates to stand in for ``dist.emulate_gpus``."""
+    """Batches that each of ``ranks`` processes accumulates for ``dist.emulate_gpus``."""
     if options.emulate_gpus is None:
         return 1
     if options.emulate_gpus % ranks:
@@ -85,13 +85,13 @@ def accumulation_steps(options: Dist, ranks: int) -> int:
 
 
 def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
-    """Run ``main(config)`` in as many processes as ``options`` ask for; its exit status.
+    """Run ``main(config)`` in as many processes as ``options`` ask for; returns its exit status.
 
-    ``main`` must be importable by name. One process is this one; under torchrun (RANK is set) this is one of the
-    processes already; otherwise torch's elastic launcher starts them.
+    ``main`` must be importable by name. A single process is this one; under torchrun (RANK is set) this is already one
+    of the processes; otherwise torch's elastic launcher starts them.
     """
     if "RANK" in os.environ:
-        return _recorded(main, config)
+        return _run_recorded(main, config)
     count = processes_to_start(options)
     if count == 1:
         return main(config)
@@ -99,7 +99,7 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # The launcher hands SIGTERM on to its processes; SLURM's notice means the same here.
+    # The launcher forwards SIGTERM to its processes; SIGUSR1, SLURM's warning, must do the same.
     signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
     cores = len(os.sched_getaffinity(0))
@@ -116,13 +116,13 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
             max_restarts=0,
             monitor_interval=0.2,
         ),
-        _recorded,
+        _run_recorded,
     )
     try:
         statuses: dict[int, int] = launcher(main, config)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
-        if failure.exitcode == MISTAKE:  # the process has said what
+        if failure.exitcode == MISTAKE:  # the process has printed it
             return MISTAKE
         print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
         return 1
@@ -132,14 +132,14 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
 
 
 def _traceback(message: Any) -> str:
-    """The launcher's record of an error: a traceback within a mapping, or a line about a signal."""
+    """The traceback in the launcher's record of an error, or its line about a signal."""
     if isinstance(message, dict):
         return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message"))
     return str(message)
 
 
-def _recorded(main: Callable[[C], int], config: C) -> int:
-    """``main`` in a process of the launcher's, which is told the traceback if it raises."""
+def _run_recorded(main: Callable[[C], int], config: C) -> int:
+    """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     return record(main)(config) or 0
@@ -147,13 +147,13 @@ def _recorded(main: Callable[[C], int], config: C) -> int:
 
 @contextlib.contextmanager
 def world(options: Dist) -> Iterator[World]:
-    """This process's place, with the process group open inside the block where there is more than one process."""
+    """This process's world; if it has more than one process, their process group is open inside the block."""
     environment = {key: int(os.environ.get(key, default)) for key, default in _SINGLE_PROCESS.items()}
     _check_restarts()
     cuda = use_cuda(options)
     local_rank = environment["LOCAL_RANK"]
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    world = World(
+    this = World(
         rank=environment["RANK"],
         ranks=environment["WORLD_SIZE"],
         local_rank=local_rank,
@@ -162,10 +162,10 @@ def world(options: Dist) -> Iterator[World]:
     )
     if cuda:
         torch.cuda.set_device(device)
-    if world.ranks == 1:
-        yield world
+    if this.ranks == 1:
+        yield this
         return
-    # No process outlives its launcher, whatever ends that.
+    # The process must not outlive its launcher, however that ends.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
@@ -173,24 +173,24 @@ def world(options: Dist) -> Iterator[World]:
         device_id=device if cuda else None,
     )
     try:
-        yield world
-    except (OptionError, Preempted):  # which all of them raise
+        yield this
+    except (OptionError, Preempted):  # raised in all processes
         dist.destroy_process_group()
         raise
     except Exception as error:
-        # Not closed in order: that would break the others' connections before the launcher knows this one's error.
+        # Leave the group open: closing it would break other processes before the launcher knows of this error.
         if _is_consequence(error):
-            time.sleep(NOTICED_SECONDS)
+            time.sleep(FAILURE_GRACE_SECONDS)
         raise
     else:
         dist.destroy_process_group()
 
 
 def _check_restarts() -> None:
-    """OptionError where torchrun would restart processes on the store of the attempt before.
+    """OptionError if torchrun would restart processes with the store of the previous attempt.
 
-    Its c10d rendezvous keeps one store for all attempts and adds no prefix, so that a process that starts again may
-    read where another one listened before it was restarted, and wait for it until the timeout.
+    Its c10d rendezvous keeps one store for all attempts and adds no prefix, so a restarted process may read the old
+    address of another one and wait for it until the timeout.
     """
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
@@ -218,7 +218,7 @@ def sum_over_ranks(counts: torch.Tensor, world: World) -> torch.Tensor:
 def share_buffers(model: nn.Module, world: World) -> None:
     """Give every process the main one's buffers.
 
-    BatchNorm statistics are local while training, as published; before a validation all must mean the same model.
+    BatchNorm statistics are local while training, as published; for validation all processes need the same model.
     """
     if world.ranks > 1:
         for buffer in model.buffers():

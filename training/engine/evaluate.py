@@ -1,4 +1,4 @@
-"""Validation: exact top-1 and top-5, each image once."""
+"""Validation: exact top-1 and top-5, counting each image once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from training.runlog.epoch_table import Scores
 
 
 class EvaluationStopped(Exception):
-    """The run is to stop; there are no scores."""
+    """A signal stopped the validation; there are no scores."""
 
 
 @torch.inference_mode()
 def evaluate(predict: Predictor, loader: ValLoader, world: World, signals: StopSignals | None = None) -> Scores:
     """Scores of the model over the whole set of ``loader``, whatever the number of processes.
 
-    EvaluationStopped, in every process, as soon as one of ``wishes`` is to stop; without them it goes to the end.
+    EvaluationStopped, in every process, as soon as ``signals`` ask to stop.
     """
     model = predict.model
     share_buffers(model, world)
     was_training = model.training
     model.eval()
     sums = MetricSums(world.device)
-    # Each rectangle is a shape of its own: tuning cuDNN for it would take longer than using it once.
+    # Almost every rectangle is a new shape: tuning cuDNN for it would take longer than using it once.
     tuned = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = tuned and not loader.rectangular
     try:
         batches = iter(loader)
-        for _ in range(loader.rounds):  # some processes have a batch less, and all must ask equally often
+        for _ in range(loader.rounds):  # some processes have one batch less, but all must poll equally often
             for images, labels in itertools.islice(batches, 1):
                 logits = predict(images)
                 sums.add(logits, labels, nn.functional.cross_entropy(logits, labels))

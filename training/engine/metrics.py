@@ -1,4 +1,4 @@
-"""Loss and accuracy as counts on the device, reduced once."""
+"""Loss and accuracy as sums on the device."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ NO_SUMS = [0.0, 0.0, 0.0, 0.0]
 
 
 class MetricSums:
-    """Running sums (images, loss, top-1 hits, top-5 hits); reading them waits for the device, adding does not."""
+    """Running sums (images, loss, top-1 hits, top-5 hits). Adding does not wait for the device, reading does."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
         """Count a batch: ``logits`` (n, classes), ``labels`` (n,), mean ``loss`` ()."""
-        ranked = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        hit = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         count = len(labels)
-        hits = torch.stack([ranked[:, 0].sum(), ranked.sum()]).double()
+        hits = torch.stack([hit[:, 0].sum(), hit.sum()]).double()
         self.sums[0] += count
         self.sums[1] += loss.detach().double() * count
         self.sums[2:] += hits
 
     def load(self, sums: list[float]) -> None:
-        """Go on from sums that were saved."""
+        """Continue from saved sums."""
         self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
 
     def over_ranks(self, world: World) -> list[float]:
@@ -40,7 +40,7 @@ class MetricSums:
 
 
 def scores_of(sums: list[float]) -> Scores:
-    """Scores of a tally's sums."""
+    """The scores of sums like those of :class:`MetricSums`."""
     images, loss, top1, top5 = sums
     share = 1 / max(images, 1)
     return Scores(images=round(images), loss=loss * share, top1=100 * top1 * share, top5=100 * top5 * share)

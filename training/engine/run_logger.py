@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes: config, environment, epochs.csv, events; and what is on the console."""
+"""The log of a run: config, environment, epochs.csv, TensorBoard events, W&B and the console."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from training.runlog.wandb_logger import Tracker
 
 
 class RunLog:
-    """The log of the main process, begun at ``progress``. OptionError for a damaged table of a run that goes on."""
+    """The log of the main process, from ``progress`` on. OptionError for a damaged table of a continued run."""
 
     def __init__(self, config: RunConfig, progress: Progress, session: Session, work: WorkModel) -> None:
         self.dir: Path = config.run.dir
         self.dir.mkdir(parents=True, exist_ok=True)
         self.progress, self.eta = progress, EtaEstimator(work)
-        # A run continued after a crash may have logged more than its checkpoint holds; that part comes again.
+        # After a crash, the log may be ahead of the checkpoint; those epochs are trained again.
         earlier = read_epochs(self.dir) if progress.epoch else []
         self.rows = [row for row in earlier if row.epoch <= progress.epoch]
-        # It may be refused; nothing that was there is touched before.
+        # wandb may refuse, so it comes before anything in the run folder is changed.
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
         add_session(self.dir, session)
         write_epochs(self.dir, self.rows)
         write_atomically(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
-        # What was logged beyond the checkpoint does not count any more; for a run that starts anew, nothing does. An
-        # epoch's scores stand at the very step that the next epoch, and so a continued run, begins at: they stay.
+        # Discard events beyond the checkpoint, or all events of a run that starts anew. An epoch's scores have the
+        # same step as the start of the next epoch, and so of a continued run: keep them.
         purge_step = progress.images_seen + 1 if progress.images_seen else 0
         self.events = SummaryWriter(str(self.dir), purge_step=purge_step)
         if not progress.images_seen:
@@ -70,15 +70,15 @@ class RunLog:
             self.tracker.log(values, seen)
 
     def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
-        """The epoch of ``progress`` begins, or goes on."""
+        """The epoch of ``progress`` begins, or continues."""
         at = self.progress
         self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
-        self.eta.begins(at.epoch, at.batch, at.seconds)
+        self.eta.begin_epoch(at.epoch, at.batch, at.seconds)
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
         self._images_before = at.images_seen
 
     def batches_done(self, lr: float, scores: Scores, clock: StepClock) -> None:
-        """After some batches of an epoch; ``scores`` are of those since the last call."""
+        """Log the batches since the last call; ``scores`` are theirs."""
         steps = len(clock.marks) - 1
         values = {
             "losses/xent": scores.loss,
@@ -89,7 +89,7 @@ class RunLog:
             "times/data": 1000 * clock.waited / steps,
         }
         self._scalars(values)
-        if self.console.wants():
+        if self.console.is_due():
             self.console.progress(self._snapshot(lr, scores.loss, clock))
 
     def _snapshot(self, lr: float, loss: float, clock: StepClock) -> ProgressSnapshot:
@@ -119,7 +119,7 @@ class RunLog:
 
 
 def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
-    """The main process's log; every process calls it, and gets an OptionError where it cannot begin."""
+    """The main process's log; every process must call it, and gets an OptionError if the log cannot be started."""
     images = {name: manifest.images for name, manifest in state.datasets.manifests.items()}
     session = current_session(
         gpus=gpu_names(state.world.device, signals.every_rank),
@@ -130,10 +130,7 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
         classes=len(state.datasets.classes),
         images=images,
     )
-    log, problem = (
-        None,
-        OptionError("the main process could not begin its log", where="run.dir"),
-    )
+    log, problem = None, OptionError("the main process could not start its log", where="run.dir")
     if state.world.is_main:
         try:
             work = WorkModel(schedule=state.schedule, images=images, gpus=state.accumulation_steps * state.world.ranks)
@@ -141,14 +138,14 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
         except OptionError as error:
             problem = error
     if not signals.every_rank(torch.tensor([int(log is not None)])).any():
-        raise problem  # in all of them, or the others would wait for this one
+        raise problem  # in all processes, or the others would wait for this one
     return log
 
 
 def row_of(
     state: TrainState, phase: Phase, lr: float, trained: Scores, scores: Scores, averaged: Scores | None, speed: Speed
 ) -> EpochRow:
-    """The row of the epoch that ``job`` has just completed; ``averaged`` are the scores of averaged weights."""
+    """The row of the epoch just completed; ``averaged`` are the scores of averaged weights."""
     return EpochRow(
         epoch=state.progress.epoch,
         hours=state.progress.seconds / 3600,

@@ -1,4 +1,4 @@
-"""One process's share of a training run: the model, what updates it, how far it is, and all of that as a state."""
+"""The state of a training run in one process: model, optimizer and progress, saved to and restored from checkpoints."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from training.runlog.epoch_table import Scores
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: ``batch`` batches into epoch ``epoch``, whose counts so far are ``sums``; ``seconds`` on the
-    clock; ``scores``: of the last complete epoch, which they name. All that changes in a run besides the tensors."""
+    """How far a run is: ``batch`` batches into epoch ``epoch``, with metric sums ``sums``; ``seconds`` on the clock;
+    ``scores`` of the last complete epoch and its number. All that changes in a run besides the tensors."""
 
     epoch: int = 0
     batch: int = 0
@@ -44,7 +44,7 @@ class Progress:
 
 
 class TrainState:
-    """``step`` trains ``model``, ``predict`` asks it, ``averaged`` asks its moving average where there is one."""
+    """``step`` trains ``model``, ``predict`` evaluates it, ``averaged`` evaluates its moving average, if any."""
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World) -> None:
         self.config, self.datasets, self.world = config, datasets, world
@@ -86,15 +86,15 @@ class TrainState:
             return loss_module
         on_gpu = self.world.device.type == "cuda"
         with warnings.catch_warnings():
-            # From torch 2.15 on it has another name, which 2.11 does not know.
+            # The argument is renamed in torch 2.15; 2.11 does not have the new name.
             warnings.filterwarnings("ignore", message=".*broadcast_buffers")
             return DistributedDataParallel(
                 loss_module,
                 device_ids=[self.world.local_rank] if on_gpu else None,
-                # BatchNorm statistics stay local, as published; evaluate() shares them when they matter.
+                # BatchNorm statistics stay local, as published; evaluate() shares them.
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
-                # A compiled graph is cut at the buckets, and an accumulated one changes from part to part.
+                # Not with compilation, which cuts the graph at the buckets, nor accumulation, whose graph changes.
                 static_graph=self.accumulation_steps == 1
                 and compile_mode(self.config.train, self.world.device.type) is None,
             )
@@ -103,13 +103,12 @@ class TrainState:
         return phase.batch_per_gpu * self.accumulation_steps * self.world.ranks
 
     def is_sound(self) -> bool:
-        """Whether the model can be trained on from here: no bad step just now, every weight finite."""
+        """Whether training can continue from here: the last step was good and every weight is finite."""
         finite = torch.stack([torch.isfinite(weight).all() for weight in self.model.state_dict().values()])
         return not int(self.step.bad_steps) and bool(finite.all())
 
     def to_checkpoint(self, random: torch.Tensor) -> dict[str, Any]:
-        """All that a continued run or an export needs, as tensors and plain values; ``random``: every rank's generator
-        state."""
+        """All that a continued run or an export needs; ``random`` holds every rank's generator state."""
         return {
             "fingerprint": fingerprint(self),
             "classes": list(self.datasets.classes),
@@ -124,11 +123,11 @@ class TrainState:
         }
 
     def restore(self, saved: dict[str, Any], source: Path) -> None:
-        """Continue from ``state``. OptionError where it belongs to another config or other data."""
-        there, here = saved["fingerprint"], fingerprint(self)
-        differing = [key for key in here | there if there.get(key) != here.get(key)]
+        """Continue from ``saved``. OptionError if it belongs to another config or other data."""
+        before, now = saved["fingerprint"], fingerprint(self)
+        differing = [key for key in now | before if before.get(key) != now.get(key)]
         if differing:
-            shown = "; ".join(f"{key}: there {there.get(key)}, here {here.get(key)}" for key in differing)
+            shown = "; ".join(f"{key}: there {before.get(key)}, here {now.get(key)}" for key in differing)
             raise OptionError(
                 f"{source}: of another run ({shown})",
                 where="run.resume",
@@ -141,33 +140,33 @@ class TrainState:
         self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         if len(saved["random"]) == self.world.ranks:
-            # A copy: set_rng_state reads from the start of the storage, whatever row of it this is.
+            # A copy, since set_rng_state ignores that a row is an offset into its storage.
             torch.set_rng_state(saved["random"][self.world.rank].clone())
 
 
 def fingerprint(state: TrainState) -> dict[str, str]:
-    """What must be the same for a run to go on: every option that shapes the result, and the data.
+    """What must be the same for a run to continue: every option that affects the result, and the data.
 
-    Not among it: how many processes share the global batch, which changes nothing but rounding.
+    The number of processes that share the global batch is not part of it: it only affects rounding.
     """
     options = as_mapping(state.config)
-    shaping = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
-    shaping |= {"run.seed": options["run"]["seed"], "data.page_window": options["data"]["page_window"]}
-    shaping["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
-    marks = {key: json.dumps(value) for key, value in shaping.items()}
-    marks["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]
-    return marks | {name: manifest.digest for name, manifest in state.datasets.manifests.items()}
+    relevant = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
+    relevant |= {"run.seed": options["run"]["seed"], "data.page_window": options["data"]["page_window"]}
+    relevant["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
+    texts = {key: json.dumps(value) for key, value in relevant.items()}
+    texts["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]
+    return texts | {name: manifest.digest for name, manifest in state.datasets.manifests.items()}
 
 
 def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> None:
-    """``last.pt`` as of now, and an end to the run if it is to ``stop``; every process calls it.
+    """Save ``last.pt`` and, if ``stop``, end the run; every process must call it.
 
-    The job's progress holds the place in the epoch and the counts so far, summed over all processes.
+    ``state.progress`` holds the position in the epoch and the metric sums of all processes.
     """
     random = signals.every_rank(torch.get_rng_state())
     signals.saved()
     if state.world.is_main and state.is_sound():
-        # If it is to stop, a checkpoint that cannot be written is the end of the run; else the one before stays.
+        # A checkpoint that cannot be written is an error if the run stops, else only a warning.
         with contextlib.nullcontext() if stop else warn_on_write_error(checkpoint.LAST):
             checkpoint.save_last(state.config.run.dir, state.to_checkpoint(random))
     if stop:
@@ -175,7 +174,7 @@ def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> No
 
 
 def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, signals: StopSignals) -> None:
-    """``last.pt`` after every epoch, and ``best.pt`` where top-5 is the best so far; by the main process."""
+    """Save ``last.pt``, and ``best.pt`` if top-5 is the best so far; stop if asked to. Every process must call it."""
     state.progress.scores = {"epoch": state.progress.epoch, **asdict(scores)}
     if averaged is not None:
         state.progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
@@ -185,8 +184,8 @@ def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, sig
     signals.saved()
     if state.world.is_main and state.is_sound():
         saved = state.to_checkpoint(random)
-        over = state.progress.epoch == state.schedule.epochs
-        with contextlib.nullcontext() if over else warn_on_write_error(checkpoint.LAST):
+        is_last = state.progress.epoch == state.schedule.epochs
+        with contextlib.nullcontext() if is_last else warn_on_write_error(checkpoint.LAST):
             checkpoint.save_last(state.config.run.dir, saved)
             if best:
                 checkpoint.save(state.config.run.dir / checkpoint.BEST, saved)
@@ -197,5 +196,5 @@ def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, sig
 
 def _stop(state: TrainState, where: str) -> NoReturn:
     if state.world.ranks > 1:
-        dist.barrier()  # nobody leaves before the checkpoint is written
+        dist.barrier()  # no process exits before the checkpoint is written
     raise Preempted(f"stopped at {where}; the same command continues from {state.config.run.dir}")

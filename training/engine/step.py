@@ -1,4 +1,4 @@
-"""One training step and one prediction: uint8 images in, everything on the device, nothing waited for."""
+"""One training step and one prediction: uint8 images in, all work on the device, no waiting for it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Predictor(nn.Module):
 
 
 class LossModule(nn.Module):
-    """Images and labels to the loss and the logits: all of a step that is differentiated, and compiled."""
+    """Images and labels to the loss and the logits: the part of a step that is differentiated and compiled."""
 
     def __init__(self, predict: Predictor, label_smoothing: float) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class LossModule(nn.Module):
 
 
 class MixupCutmix:
-    """torchvision's MixUp and CutMix; what is drawn for a batch depends on its key alone."""
+    """torchvision's MixUp and CutMix; the random numbers of a batch depend on its key alone."""
 
     def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
         kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
@@ -90,7 +90,7 @@ class MixupCutmix:
 
 
 class TrainStep:
-    """Forward, backward and update of one batch, in ``parts`` accumulated where one process stands in for several."""
+    """Forward, backward and update of one batch, accumulated over ``accumulation_steps`` parts."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class TrainStep:
         self.rank, self.ranks = rank, ranks
         device = next(loss_module.parameters()).device
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.most_bad_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.longest_bad_run = torch.zeros((), dtype=torch.int64, device=device)
         self.compile_mode = compile_mode(options, loss_module.predict.device_type)
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
@@ -123,9 +123,9 @@ class TrainStep:
         )
 
     def prepare(self, px: int, batch: int, device: torch.device) -> None:
-        """Compile and tune for batches of this shape, leaving every weight and statistic as it was."""
+        """Compile and tune for batches of this shape, without changing weights or statistics."""
         if self.compile_mode is not None:
-            torch._dynamo.reset()  # the phase before has other shapes; its code is not needed again
+            torch._dynamo.reset()  # drop the compiled code of the previous phase
             self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
         before = [buffer.clone() for buffer in self.loss_module.buffers()]
         images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
@@ -137,61 +137,60 @@ class TrainStep:
             buffer.copy_(value)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, sums: MetricSums, key: int = 0) -> None:
-        """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; counts go to ``tally``.
+        """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; metrics go to ``sums``.
 
-        ``key`` is the global batch's own number. All that is random is drawn from it and the place within that batch,
+        ``key`` is the number of the global batch. All random numbers are drawn from it and the position in that batch,
         so it does not matter how many processes share the batch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         loss = self._accumulate(images, labels, key, sums)
         self.scaler.step(self.optimizer)
-        self._watch(loss)
-        # A given number keeps the published static scale; without one the scaler adapts.
+        self._count_bad_steps(loss)
+        # A number is the published static scale; None lets the scaler adapt.
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _watch(self, loss: torch.Tensor) -> None:
+    def _count_bad_steps(self, loss: torch.Tensor) -> None:
         """Count steps in a row without a finite loss or, under a gradient scale, without finite gradients.
 
-        Unscaled gradients that are not finite show as a loss that is not, one step later. On the device: no waiting.
+        Without a scale, non-finite gradients show as a non-finite loss one step later. Does not wait for the device.
         """
         bad = ~torch.isfinite(loss)
         if self.scaler.is_enabled():
             overflows = self.scaler._found_inf_per_device(self.optimizer).values()
             bad = bad | (sum(overflows, torch.zeros_like(loss)) > 0)
         self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, torch.zeros_like(self.bad_steps)))
-        torch.maximum(self.most_bad_steps, self.bad_steps, out=self.most_bad_steps)
+        torch.maximum(self.longest_bad_run, self.bad_steps, out=self.longest_bad_run)
 
     def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, sums: MetricSums) -> torch.Tensor:
-        """Gradients of all parts; the sum of their losses."""
+        """Accumulate the gradients of all parts; returns the sum of their losses."""
         total = torch.zeros((), device=images.device)
         for part in range(self.accumulation_steps):
-            # Every parts-th image: the very batch that one of the emulated processes would have had.
-            mixed, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
+            # Every n-th image, as in the batch of one of n emulated processes.
+            inputs, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
             targets = hard
             if self.mixing:
-                own_key = (
-                    key * self.accumulation_steps + part
-                ) * self.ranks + self.rank  # of the process that the part stands for
-                mixed, targets = self.mixing(self.loss_module.predict.normalise(mixed), hard, own_key)
+                # The key of the process that this part emulates.
+                own_key = (key * self.accumulation_steps + part) * self.ranks + self.rank
+                inputs, targets = self.mixing(self.loss_module.predict.normalise(inputs), hard, own_key)
             last = part == self.accumulation_steps - 1
             with contextlib.nullcontext() if last else self._no_sync():
-                loss, logits = self.forward(mixed, targets)
+                loss, logits = self.forward(inputs, targets)
                 self.scaler.scale(loss / self.accumulation_steps).backward()
             sums.add(logits, hard, loss)
             total += loss.detach()
         return total
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients of all but the last part need not be summed over the processes."""
+        """Skip the sum over processes, which only the last part needs."""
         if isinstance(self.parallel, DistributedDataParallel):
             return self.parallel.no_sync()
         return contextlib.nullcontext()
 
 
 def compile_mode(options: Train, device_type: str) -> str | None:
-    """The mode for torch.compile, or None where the step runs as it is."""
+    """The mode for torch.compile, or None for an eager step."""
     if options.compile == "auto":
         return "default" if device_type == "cuda" else None
     return None if options.compile == "off" else options.compile

@@ -1,4 +1,4 @@
-"""Stopping in good order: signals become a wish, and all processes agree on it at a step boundary."""
+"""Orderly stopping: a signal sets a flag, and all processes agree on it after a step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch.distributed as dist
 from training.engine.distributed import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-# A terminal's Ctrl-C reaches a process twice: directly, and handed on by the launcher.
+# A terminal's Ctrl-C reaches a process twice: directly, and forwarded by the launcher.
 ECHO_SECONDS = 1.0
 
 
 class StopSignals:
-    """What this process wants at the next step boundary; entering it takes the signals, leaving gives them back."""
+    """Whether to stop or save after the current step; handles SIGNALS inside the `with` block."""
 
     def __init__(self, world: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
         self.world = world
@@ -29,7 +29,7 @@ class StopSignals:
         self._interval_s = checkpoint_minutes * 60
         self._saved = time.monotonic()
         self._handlers: dict[int, object] = {}
-        # Agreement goes over gloo, so that no GPU has to wait for it; a process that hangs is noticed here first.
+        # Processes agree over gloo, so that no GPU waits for it; a process that hangs times out here first.
         self._group: dist.ProcessGroup | None = None
         if world.ranks > 1:
             timeout = timedelta(minutes=timeout_minutes)
@@ -37,14 +37,14 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         for number in SIGNALS:
-            self._handlers[number] = signal.signal(number, self._wanted)
+            self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _wanted(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.stop and time.monotonic() - self._first_signal > ECHO_SECONDS:
             os._exit(128 + signal.SIGINT)
         if not self.stop:
@@ -52,12 +52,12 @@ class StopSignals:
         self.stop = True
 
     def poll(self) -> tuple[bool, bool]:
-        """(stop, save) as all processes see it now; every process must ask after every step."""
+        """(stop, save), the same in all processes; every process must call it after every step."""
         due = self.world.is_main and time.monotonic() - self._saved >= self._interval_s
-        wanted = torch.tensor([int(self.stop), int(due)])
+        flags = torch.tensor([int(self.stop), int(due)])
         if self._group is not None:
-            dist.all_reduce(wanted, op=dist.ReduceOp.MAX, group=self._group)
-        stop, save = bool(wanted[0]), bool(wanted[1])
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
+        stop, save = bool(flags[0]), bool(flags[1])
         return stop, save or stop
 
     def saved(self) -> None:

@@ -1,4 +1,4 @@
-"""The engine alone: training steps on images that are on the device already."""
+"""Benchmark of training steps alone, on synthetic images that are on the device already."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.model import resnet
 
 
 class SyntheticRun:
-    """``step`` on one random batch of ``batch`` images of ``px`` x ``px``, again and again."""
+    """Repeats ``step`` on one random batch of ``batch`` images of ``px`` x ``px``."""
 
     def __init__(self, arch: str, classes: int, px: int, batch: int, device: torch.device, options: Train) -> None:
         net = resnet.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
@@ -38,8 +38,8 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def of_config(config: RunConfig, px: int, batch: int, steps: int) -> float:
-    """Images a second over ``steps`` steps of the run's network and options, after two that are not counted."""
+def measure(config: RunConfig, px: int, batch: int, steps: int) -> float:
+    """Images a second over ``steps`` steps of the run's network and options, after two to warm up."""
     device = torch.device("cuda" if distributed.use_cuda(config.dist) else "cpu")
     torch.backends.cudnn.benchmark = True
     run = SyntheticRun(config.model.arch, 1000, px, batch, device, config.train)

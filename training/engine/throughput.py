@@ -1,4 +1,4 @@
-"""Where an epoch's time went, and how much of the hardware it used."""
+"""Where an epoch's time went, and how well it used the hardware."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.model import resnet
 from training.runlog.epoch_table import Speed
 
-# Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by a part of the card's name.
+# Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by part of the card's name.
 PEAK_TFLOPS = {
     "TITAN RTX": 65,
     "T4": 65,
@@ -34,7 +34,7 @@ PEAK_TFLOPS = {
 
 
 class StepClock:
-    """Times the steps of an epoch without making the host wait for the device: on a GPU by events in its stream."""
+    """Times the steps of an epoch without waiting for the device: on a GPU, by events in its stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -47,7 +47,7 @@ class StepClock:
         self.lap()
 
     def lap(self) -> None:
-        """A step was issued."""
+        """A step was queued."""
         self.marks.append(time.perf_counter())
         if self.device.type == "cuda":
             self.done.append(_mark())
@@ -59,11 +59,11 @@ class StepClock:
             self.ready.append(_mark())
 
     def elapsed(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the clock was made."""
         return time.perf_counter() - self.marks[0]
 
     def starved(self) -> float:
-        """Seconds that the device stood waiting for images since it was made. Waits for the device."""
+        """Seconds that the device waited for images since the clock was made. Synchronises with the device."""
         if not self.done:
             return self.waited
         self.done[-1].synchronize()
@@ -71,7 +71,7 @@ class StepClock:
         return sum(waits) / 1000
 
     def speed(self, images: int, flops_per_image: float) -> Speed:
-        """Of the ``images`` this process trained on since it was made. Waits for the device."""
+        """The speed of this process over ``images`` since the clock was made. Synchronises with the device."""
         starved_s = self.starved()
         laps = [1000 * (b - a) for a, b in pairwise(self.marks)]
         if self.done:
@@ -93,7 +93,7 @@ class StepClock:
 
 
 def _percentile(values: list[float], percent: int) -> float:
-    """nan of none: an epoch that goes on at its very end has no steps left."""
+    """nan without values: an epoch that is continued at its very end has no steps left."""
     return sorted(values)[min(len(values) - 1, len(values) * percent // 100)] if values else float("nan")
 
 
@@ -105,14 +105,14 @@ def _mark() -> torch.cuda.Event:
 
 def peak_tflops(name: str) -> float | None:
     """The tabulated peak of a card; None where it is not in the table."""
-    fitting = [key for key in PEAK_TFLOPS if key in name]
-    return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
+    matches = [key for key in PEAK_TFLOPS if key in name]
+    return PEAK_TFLOPS[max(matches, key=len)] if matches else None
 
 
 def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> float:
     """Floating-point operations of one image's forward pass: two for each multiply-accumulate.
 
-    A training step is three forward passes' worth: forward, and the gradients of inputs and of weights.
+    A training step costs three times that: forward, and the gradients of inputs and of weights.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         resnet.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
@@ -121,8 +121,8 @@ def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> f
 
 @contextlib.contextmanager
 def profiled(trace: Path | None, batches: int) -> Iterator[Callable[[], None]]:
-    """Writes a trace of ten steady steps (fewer in a short epoch) to ``trace``; the block calls what it is given
-    after every step. Nothing happens for None."""
+    """Write a trace of ten steady steps (fewer in a short epoch) to ``trace``; None: no trace. The block must call the
+    function that it gets after every step."""
     if trace is None or batches < 2:
         yield lambda: None
         return
@@ -135,7 +135,7 @@ def profiled(trace: Path | None, batches: int) -> Iterator[Callable[[], None]]:
 
 
 def bottleneck(speed: Speed) -> str:
-    """What held a phase back, in plain words, with what to change."""
+    """What limited the speed of a phase, and what to change."""
     if speed.data_wait_percent >= 5 and speed.host_wait_percent < 5:
         return (
             f"copy-bound: the GPU waits {speed.data_wait_percent:.0f} % of the time for images that the loader has "

@@ -1,4 +1,4 @@
-"""Checkpoints: files that are whole or absent, holding nothing but tensors and plain values.
+"""Checkpoints: written atomically, holding nothing but tensors and plain values.
 
 A run folder keeps ``last.pt``, ``previous.pt`` (the one before) and ``best.pt``. The format is torch's zip file; its
 CRC-32 of every member is verified before anything is read from it.
@@ -21,7 +21,7 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` beside ``path``, then rename it there, so that ``path`` is the old file or the new one."""
+    """Write ``state`` to ``path`` atomically."""
     with partial_file(path) as partial:
         torch.save({"version": VERSION, **state}, partial)
 
@@ -38,42 +38,42 @@ def save_last(run_dir: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state saved at ``path``, on the CPU. OptionError names the file and the remedy."""
+    """The state saved at ``path``, on the CPU. OptionError if it cannot be read."""
     return check_version(path, read(path))
 
 
 def read(path: Path) -> Any:
-    """What torch saved at ``path``, on the CPU: tensors and plain values, whoever made it. OptionError as above."""
+    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read."""
     if not path.is_file():
         raise OptionError("no checkpoint here", where=path, remedy="give the last.pt or best.pt of a run folder")
     try:
-        if zipfile.is_zipfile(path):  # before torch 1.6 it was another format, without checksums
+        if zipfile.is_zipfile(path):  # the format before torch 1.6 has no checksums
             with zipfile.ZipFile(path) as file:
                 damaged = file.testzip()
             if damaged is not None:
                 raise ValueError(f"{damaged} does not match its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile and torch raise half a dozen types for a damaged or hostile file
-        reason = " ".join(str(error).split())[:200]  # torch's advice fills a screen
+    except Exception as error:  # zipfile and torch raise many types for a damaged or hostile file
+        reason = " ".join(str(error).split())[:200]  # torch's messages fill a screen
         raise OptionError(f"not a readable checkpoint ({type(error).__name__}: {reason})", where=path) from error
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
-    """``state`` if it is one that :func:`save` wrote; else OptionError."""
+    """``state`` if :func:`save` wrote it; else OptionError."""
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise OptionError("not a checkpoint of this program, or of another version", where=path, remedy="use another")
     return state
 
 
 def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest whole checkpoint of a run folder and its path; None where there is none at all.
+    """The newest readable checkpoint of a run folder and its path; None if there is no checkpoint.
 
-    A damaged ``last.pt`` is named on standard error and the one before is taken. OptionError if none is readable.
+    A damaged ``last.pt`` is reported on standard error and the one before is used. OptionError if none is readable.
     """
-    # fresh.pt: whole, if the machine stopped between its writing and its renaming.
-    there = [path for path in (run_dir / LAST, run_dir / "fresh.pt", run_dir / PREVIOUS) if path.exists()]
+    # fresh.pt exists if the machine stopped before it was renamed.
+    paths = [path for path in (run_dir / LAST, run_dir / "fresh.pt", run_dir / PREVIOUS) if path.exists()]
     error: OptionError | None = None
-    for path in there:
+    for path in paths:
         try:
             return load(path), path
         except OptionError as damaged:

@@ -1,5 +1,5 @@
-"""Weights of a network out of a file: a checkpoint of this program, a torch state dict as torchvision publishes it, or
-safetensors. Which of them it is, is seen from its content."""
+"""Weights of a network from a file: a checkpoint of this program, a torch state dict as torchvision publishes it, or
+safetensors. The format is recognised by content."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from training.config.run_config import Model
 from training.model import checkpoint, resnet
 
 ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
-# BatchNorm's count of batches is of no use outside training, and old files have none.
+# BatchNorm's count of batches is used only in training, and old files lack it.
 COUNTERS = ".num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """``tensors`` by the network's own names; ``classes`` in the order of the outputs, None where ``source`` does not
-    say."""
+    """``tensors`` by parameter name; ``classes`` in the order of the outputs, None if ``source`` does not have them."""
 
     source: Path
     tensors: Mapping[str, torch.Tensor]
@@ -33,7 +32,7 @@ class Weights:
 
 
 def read(path: Path) -> Weights:
-    """The weights at ``path``, on the CPU; nothing in the file is run. OptionError names the file and the remedy."""
+    """The weights at ``path``, on the CPU; no code in the file is run. OptionError if they cannot be read."""
     if path.is_file() and _is_safetensors(path):
         return _from_safetensors(path)
     content = checkpoint.read(path)
@@ -50,7 +49,7 @@ def read(path: Path) -> Weights:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of length and then JSON; torch's own formats begin otherwise."""
+    """Whether the file starts with eight bytes of length and then JSON, unlike torch's formats."""
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:] == b"{" and not head.startswith((b"PK", b"\x80"))
@@ -73,7 +72,7 @@ def _from_safetensors(path: Path) -> Weights:
 
 @contextlib.contextmanager
 def needs_extra(what: str) -> Iterator[None]:
-    """Around imports from the extra ``export``; OptionError with the remedy where a package is missing."""
+    """Turn an ImportError of a package of the extra ``export`` into an OptionError."""
     try:
         yield
     except ImportError as error:
@@ -85,7 +84,7 @@ def needs_extra(what: str) -> Iterator[None]:
 
 
 def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> None:
-    """Give ``network``, whose outputs are ``classes``, the weights. OptionError where they are another network's."""
+    """Load the weights into ``network``, whose outputs are ``classes``. OptionError if they do not fit."""
     if weights.classes is not None and weights.classes != classes:
         raise OptionError(
             f"for {len(weights.classes)} other classes than the {len(classes)} here",
@@ -113,7 +112,7 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
                     here = wanted["fc.bias"][0]
                     return f"{outputs} outputs, but the betons have {here} classes; give betons of the data it is for"
                 options = f"--resnet.arch={arch} --resnet.blurpool={str(blurpool).lower()}"
-                return f"the weights of another network than is asked for here; give {options}"
-    lacking, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    first = f"without {lacking[0]}" if lacking else f"with {foreign[0]}" if foreign else "of other shapes"
+                return f"the weights of another network; give {options}"
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    first = f"without {missing[0]}" if missing else f"with {extra[0]}" if extra else "of other shapes"
     return f"not the weights of a ResNet of torchvision ({first}); give a state dict of one of {', '.join(ARCHES)}"

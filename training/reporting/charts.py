@@ -1,4 +1,4 @@
-"""The curves of runs: what is drawn, and from which columns; as a picture, or as pieces of a page."""
+"""Charts of runs: which columns they show, drawn as one picture or as elements of a page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from training.runlog.epoch_table import EpochRow
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_RUNS = len(LIGHT.series)
-# Runs that take so many times longer or shorter than the published one share an axis with it only by logarithm.
+MAX_RUNS = len(LIGHT.series)
+# The hours axis is logarithmic if the longest run takes this many times as long as the shortest.
 FAR = 5
 
 
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """``lines`` of every run against epochs, or against hours; ``behind``: the published columns that belong to it."""
+    """``lines`` of every run against epochs or hours; ``behind``: columns of the published run drawn behind them."""
 
     title: str
     lines: tuple[Line, ...]
@@ -55,28 +55,28 @@ CHARTS = (
 )
 
 
-def elements(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str]]:
+def svg_elements(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str]]:
     """(title, ``<svg>`` in the page's colours) of each chart."""
     behind = published()
     for number, chart in enumerate(CHARTS):
-        made, (axes,) = figure(4.1, 2.75)
+        fig, (axes,) = figure(4.1, 2.75)
         draw(axes, chart, runs, behind, PAGE)
-        yield f"{chart.title}, against {_x_label(chart)}", use_css_colors(svg(made, f"chart{number}"))
+        yield f"{chart.title}, against {_x_label(chart)}", use_css_colors(svg(fig, f"chart{number}"))
 
 
 def png(runs: Sequence[RunFolder]) -> bytes:
     """All charts on one light picture, with a legend."""
-    made, every = figure(15, 11.2, rows=3, columns=3)
+    fig, grid = figure(15, 11.2, rows=3, columns=3)
     behind = published()
-    for axes, chart in zip(every, CHARTS, strict=True):
+    for axes, chart in zip(grid, CHARTS, strict=True):
         draw(axes, chart, runs, behind, LIGHT)
     from matplotlib.lines import Line2D
 
     keys = [Line2D([], [], color=colour, linewidth=2.4) for colour in (*LIGHT.series[: len(runs)], LIGHT.published)]
     names = [*(run.name for run in runs), PUBLISHED_NAME]
-    made.legend(keys, names, loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=LIGHT.ink)
+    fig.legend(keys, names, loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=LIGHT.ink)
     out = io.BytesIO()
-    made.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    fig.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     return out.getvalue()
 
 
@@ -89,26 +89,26 @@ def draw(axes: Axes, chart: Chart, runs: Sequence[RunFolder], behind: Published,
     if chart.behind:
         axes.axhline(TARGET_TOP5, color=palette.muted, linewidth=0.7, zorder=1.2)
         label = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom", "ha": "right"}
-        place = (1.0, TARGET_TOP5)
-        axes.annotate(f"{TARGET_TOP5:g}", place, (0, 1), fontsize=7.5, color=palette.muted, **label)  # type: ignore[arg-type]
+        corner = (1.0, TARGET_TOP5)
+        axes.annotate(f"{TARGET_TOP5:g}", corner, (0, 1), fontsize=7.5, color=palette.muted, **label)  # type: ignore[arg-type]
     for number, run in enumerate(runs):
-        # Where runs are the same, the earlier ones show as a rim.
+        # Earlier runs are wider, so that they show behind equal ones.
         width = 1.5 + 1.1 * (len(runs) - 1 - number)
-        for each in chart.lines:
-            _curve(axes, chart, each, run.rows, palette.series[number], width)
+        for line in chart.lines:
+            _curve(axes, chart, line, run.rows, palette.series[number], width)
     axes.set_ylim(0, 101 if chart.behind else 1.03 * axes.get_ylim()[1])
     _x_axis(axes, chart, runs, behind)
 
 
-def _curve(axes: Axes, chart: Chart, each: Line, rows: Sequence[EpochRow], colour: str, width: float) -> None:
+def _curve(axes: Axes, chart: Chart, line: Line, rows: Sequence[EpochRow], colour: str, width: float) -> None:
     x = [row.hours if chart.by_hours else row.epoch for row in rows]
-    style = (0, (3, 2)) if each.dashed else "-"
+    style = (0, (3, 2)) if line.dashed else "-"
     axes.plot(
         x,
-        [each.value(row) for row in rows],
+        [line.value(row) for row in rows],
         color=colour,
         linestyle=style,
-        linewidth=0.8 * width if each.dashed else width,
+        linewidth=0.8 * width if line.dashed else width,
         marker="o" if len(rows) == 1 else None,
         markersize=4,
         drawstyle="steps-mid" if chart.steps else "default",

@@ -1,4 +1,4 @@
-"""Rows of labelled crops drawn as one picture, every pixel as it is or enlarged by a whole number."""
+"""Draws rows of labelled crops as one picture, every pixel unchanged or enlarged by a whole number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INK, FAINT, RULE = "#1a1a1a", "#5f6368", "#d5d8dc"
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """``pixels`` (height, width, 3) uint8 and what they are said to show."""
+    """``pixels`` (height, width, 3) uint8 and their label."""
 
     pixels: NDArray[np.uint8]
     label: str
@@ -29,7 +29,7 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``title`` above ``crops``, which take more than one line where they must; ``heading`` above both."""
+    """``title`` above ``crops``, wrapped as needed; ``heading`` above both."""
 
     title: str
     crops: list[Crop]
@@ -37,7 +37,7 @@ class Row:
 
 
 def per_row(width: int) -> int:
-    """Crops of so many pixels that fit beside each other."""
+    """How many crops of ``width`` pixels fit beside each other."""
     return max(1, (ROOM + GAP) // (width + GAP))
 
 
@@ -47,7 +47,7 @@ def fit(crops: Sequence[Crop], zoom: int) -> bool:
 
 
 def save(rows: Sequence[Row], zoom: int, path: Path) -> None:
-    """Draw ``rows`` with every crop ``zoom`` times as large, and write the picture in the format of the name."""
+    """Draw ``rows`` with every crop enlarged ``zoom`` times; the suffix of ``path`` gives the format."""
     strips = [strip for row in rows for strip in _strips(row, zoom)]
     picture = Image.new("RGB", (WIDTH, MARGIN + sum(strip.height for strip in strips)), "white")
     top = MARGIN // 2
@@ -86,7 +86,7 @@ def _line(crops: Sequence[Crop], zoom: int) -> Image.Image:
     heights = [crop.pixels.shape[0] * zoom for crop in crops]
     strip = Image.new("RGB", (WIDTH, max(heights) + LABEL + 12), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(LABEL)
-    # A line that is nearly full is spread out to the margin.
+    # Justify a line that is nearly full.
     spare = ROOM - sum(crop.pixels.shape[1] * zoom for crop in crops)
     gap = spare / (len(crops) - 1) if len(crops) > 1 and spare < ROOM / 4 else GAP
     left = float(MARGIN)

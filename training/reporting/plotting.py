@@ -1,6 +1,6 @@
-"""What every plot has in common: colours for a light page, or named ones that a page fills in; plain axes; SVG text.
+"""Shared by all plots: colours for a light page, or CSS variables that a page fills in; plain axes; SVG text.
 
-matplotlib is imported where something is drawn, never with this module.
+matplotlib is imported only when something is drawn, never with this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Palette:
-    """Colours of text, of what matters less, of grid lines, of a published curve, and of the runs in their order."""
+    """Colours of text, secondary text, grid lines, the published curve, and the runs in order."""
 
     ink: str
     muted: str
@@ -26,7 +26,7 @@ class Palette:
     series: tuple[str, ...]
 
 
-# Six are as many as can be told apart on a small chart.
+# No more than six can be told apart on a small chart.
 LIGHT = Palette(
     ink="#1c2430",
     muted="#5b6675",
@@ -41,31 +41,31 @@ DARK = Palette(
     published="#77828f",
     series=("#6fb1ff", "#ff9d66", "#4cd0ab", "#d093f5", "#ff8296", "#d9c84a"),
 )
-# matplotlib wants real colours: these stand for the variables of a page, and occur nowhere else.
+# matplotlib needs real colours: these stand for the CSS variables of a page, and occur nowhere else.
 PAGE = Palette(
     ink="#010101", muted="#020202", grid="#030303", published="#040404", series=tuple(f"#0505{i:02x}" for i in range(6))
 )
 
 
 def variables(palette: Palette) -> str:
-    """The colours as CSS, for :data:`PAGE` to be read in them."""
+    """The colours as the CSS variables that :data:`PAGE` stands for."""
     named = {"ink": palette.ink, "muted": palette.muted, "grid": palette.grid, "published": palette.published}
     named |= {f"series-{i}": colour for i, colour in enumerate(palette.series)}
     return "; ".join(f"--{name}: {colour}" for name, colour in named.items())
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches, that needs no display, and its axes, row by row."""
+    """A figure of ``width`` x ``height`` inches that needs no display, and its axes, row by row."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
-    return made, list(made.subplots(rows, columns, squeeze=False).flat)
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, list(fig.subplots(rows, columns, squeeze=False).flat)
 
 
-def style_axes(axes: Axes, palette: Palette, title: str, below: str) -> None:
+def style_axes(axes: Axes, palette: Palette, title: str, x_label: str) -> None:
     """Title and x label, thin grid lines, no frame."""
     axes.set_title(title, loc="left", fontsize=9.5, color=palette.ink)
-    axes.set_xlabel(below, fontsize=8, color=palette.muted)
+    axes.set_xlabel(x_label, fontsize=8, color=palette.muted)
     axes.tick_params(which="both", labelsize=8, labelcolor=palette.muted, bottom=False, left=False)
     axes.grid(color=palette.grid, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -75,7 +75,7 @@ def style_axes(axes: Axes, palette: Palette, title: str, below: str) -> None:
     axes.patch.set_alpha(0)
 
 
-def svg(made: Figure, key: str) -> str:
+def svg(fig: Figure, key: str) -> str:
     """The figure as an ``<svg>`` element, the same bytes each time; ``key`` keeps its ids apart from other figures' on
     a page."""
     import matplotlib as mpl
@@ -83,15 +83,15 @@ def svg(made: Figure, key: str) -> str:
     out = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": key}
     with mpl.rc_context(settings):  # type: ignore[arg-type]
-        made.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        fig.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     element = out.getvalue()
     element = element[element.index("<svg") :].strip()
-    # The groups' ids are only names, and the same in every figure; indents are a tenth of the file.
+    # The ids of groups are unused, and the same in every figure; indentation is a tenth of the file.
     return re.sub(r"\n +", "\n", re.sub(r'<g id="[^"]*"', "<g", element))
 
 
 def use_css_colors(element: str) -> str:
-    """An ``<svg>`` drawn in :data:`PAGE`, its colours those of the page around it."""
+    """An ``<svg>`` drawn in :data:`PAGE`, with its colours replaced by CSS variables."""
     named = {PAGE.ink: "ink", PAGE.muted: "muted", PAGE.grid: "grid", PAGE.published: "published"}
     named |= {colour: f"series-{i}" for i, colour in enumerate(PAGE.series)}
     for colour, name in named.items():

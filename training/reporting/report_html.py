@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
 from training.reporting import plotting
-from training.reporting.charts import elements
+from training.reporting.charts import svg_elements
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
 from training.runlog.epoch_table import EpochRow
 
@@ -62,27 +62,27 @@ def _charts(runs: Sequence[RunFolder]) -> Iterator[str]:
         yield f"<li {_tone(number)}>{escape(run.name)}</li>"
     yield f'<li style="--tone: var(--published)">{escape(PUBLISHED_NAME)}</li></ul>'
     yield _warning_of_other_classes(runs) + '<div class="grid">'
-    for title, element in elements(runs):
+    for title, element in svg_elements(runs):
         labelled = element.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
         yield f'<figure class="card">{labelled}</figure>'
     yield "</div>"
 
 
 def _warning_of_other_classes(runs: Sequence[RunFolder]) -> str:
-    """Accuracies over other classes are not to be compared with ImageNet's, and nobody should have to notice."""
+    """A warning, since accuracies over other classes cannot be compared with ImageNet's."""
     counts = {run.name: run.sessions[-1].classes for run in runs if run.sessions}
     others = ", ".join(f"{name} has {count:,}" for name, count in counts.items() if count != IMAGENET_CLASSES)
     return f"<p>The published run is over {IMAGENET_CLASSES:,} classes; {escape(others)}.</p>\n" if others else ""
 
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
-    every = {run.name: run.options() for run in runs}
-    keys = dict.fromkeys(key for options in every.values() for key in options)
-    differing = [key for key in keys if len({options.get(key) for options in every.values()}) > 1]
+    by_run = {run.name: run.options() for run in runs}
+    keys = dict.fromkeys(key for options in by_run.values() for key in options)
+    differing = [key for key in keys if len({options.get(key) for options in by_run.values()}) > 1]
     if not differing:
         return
     yield '<h2>Options that differ</h2>\n<section class="card">'
-    shown = {key: "; ".join(f"{name}: {options.get(key)}" for name, options in every.items()) for key in differing}
+    shown = {key: "; ".join(f"{name}: {options.get(key)}" for name, options in by_run.items()) for key in differing}
     yield _pairs(list(shown.items()))
     yield "</section>"
 
@@ -104,8 +104,8 @@ COLUMNS = {
 def _tables(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Epochs</h2>"
     for number, run in enumerate(runs):
-        opened = " open" if len(runs) == 1 else ""
-        yield f'<details{opened}><summary>{escape(run.name)}</summary><div class="card wide" {_tone(number)}><table>'
+        is_open = " open" if len(runs) == 1 else ""
+        yield f'<details{is_open}><summary>{escape(run.name)}</summary><div class="card wide" {_tone(number)}><table>'
         yield "<tr>" + "".join(f"<th>{name}</th>" for name in COLUMNS) + "</tr>"
         for row in run.rows:
             yield _cells(row, reached=row is run.reached())

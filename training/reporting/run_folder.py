@@ -1,4 +1,4 @@
-"""A run as its folder records it, and what can be said of it without guessing."""
+"""A run as its folder records it, and a summary of it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
-    """A run folder; ``rows`` is not empty, ``stretches`` may be where none were noted, ``config`` is by section,
-    ``schedule`` what it says."""
+    """A run folder; ``rows`` is not empty, ``sessions`` may be if none were recorded, ``config`` is by section, and
+    ``schedule`` is parsed from it."""
 
     name: str
     dir: Path
@@ -53,7 +53,7 @@ class RunFolder:
         return max(self.rows, key=lambda row: float(getattr(row, column)))
 
     def gpu_hours(self, hours: float) -> float | None:
-        """GPU-hours of the first ``hours``, each stretch by its own GPUs; None where none are noted, or no GPU was."""
+        """GPU-hours of the first ``hours``, each session by its own GPUs; None if no session or no GPU was recorded."""
         if not any(session.gpus for session in self.sessions) or self.sessions[0].from_hours > 0:
             return None
         starts = [min(session.from_hours, hours) for session in self.sessions]
@@ -67,7 +67,7 @@ class RunFolder:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
-    """The records of run folders, each under a name of its own. OptionError for a folder that holds none."""
+    """The runs of ``folders``, each with a unique name. OptionError for a folder that is not a run's."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -110,7 +110,7 @@ def published() -> Published:
 
 
 def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
-    """What is to be known of a run, as (measure, value), the most wanted first."""
+    """A run as (measure, value) pairs, the most important first."""
     last, reached = run.rows[-1], run.reached()
     if reached is not None:
         yield f"{TARGET_TOP5:g} % top-5", f"{reached.hours:.4f} h, after epoch {reached.epoch}"
@@ -119,30 +119,30 @@ def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     for column, label in (("top5", "best top-5"), ("top1", "best top-1")):
         best = run.best(column)
         yield label, f"{getattr(best, column):.4f} %, epoch {best.epoch}"
-    if last.ema_top5 == last.ema_top5:  # nan where no averaged weights are kept
+    if last.ema_top5 == last.ema_top5:  # nan without averaged weights
         yield "averaged weights, last", f"{last.ema_top5:.4f} % top-5, {last.ema_top1:.4f} % top-1"
     yield "done", f"{last.epoch} of {run.schedule.epochs} epochs, {last.hours:.4f} h"
     yield from _cost(run, reached, price)
-    yield from _place(run)
+    yield from _environment(run)
 
 
 def _cost(run: RunFolder, reached: EpochRow | None, price: float | None) -> Iterator[tuple[str, str]]:
-    whole = run.gpu_hours(run.rows[-1].hours)
-    if whole is None:
+    total = run.gpu_hours(run.rows[-1].hours)
+    if total is None:
         if price is not None:
-            yield "cost", "no GPU is noted, so none"
+            yield "cost", "unknown: no GPU was recorded"
         return
-    yield "GPU-hours", f"{whole:.4f}"
+    yield "GPU-hours", f"{total:.4f}"
     if price is None:
         return
     until = run.gpu_hours(reached.hours) if reached is not None else None
     to_target = f"{until * price:,.2f} to {TARGET_TOP5:g} %, " if until is not None else ""
-    yield "cost", f"{to_target}{whole * price:,.2f} in all, at {price:g} per GPU-hour"
+    yield "cost", f"{to_target}{total * price:,.2f} in all, at {price:g} per GPU-hour"
 
 
-def _place(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
     if not run.sessions:
-        yield "hardware", "not noted"
+        yield "hardware", "not recorded"
         return
     lines = list(dict.fromkeys(hardware(session) for session in run.sessions))
     latest = run.sessions[-1]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def plot(schedule: Schedule, gpus: int) -> Figure:
     """``schedule`` on ``gpus`` GPUs; epochs count from 0, as in the recipes. Dotted: where the rate jumps."""
-    made, (px, batch, lr) = figure(9.6, 2.4, columns=3)
+    fig, (px, batch, lr) = figure(9.6, 2.4, columns=3)
     on = f"on {gpus} GPU{'s' if gpus > 1 else ''}"
     _steps(px, schedule, [phase.px for phase in schedule.phases], "px")
     _steps(batch, schedule, [phase.batch_per_gpu * gpus for phase in schedule.phases], f"global batch, {on}")
@@ -25,11 +25,11 @@ def plot(schedule: Schedule, gpus: int) -> Figure:
     for a, b in pairwise(schedule.ramps):
         lr.plot([a.end, b.start], [a.lr_to, b.lr_from], color=LIGHT.series[0], linewidth=0.7, linestyle=(0, (2, 2)))
     _finish(lr, schedule, "learning rate")
-    return made
+    return fig
 
 
 def _steps(axes: Axes, schedule: Schedule, values: list[int], title: str) -> None:
-    """A value a phase, written above each step that is long enough to hold it."""
+    """A value for each phase, written above each step that is long enough."""
     edges = [phase.start for phase in schedule.phases]
     axes.stairs(values, [*edges, schedule.epochs], color=LIGHT.series[0], linewidth=1.8, baseline=None)
     _finish(axes, schedule, title)

@@ -1,4 +1,4 @@
-"""A run as it is watched: a line an epoch on standard output, and what goes on between beside it."""
+"""The console output of a run: a line an epoch on standard output, and progress within an epoch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ REDRAW_SECONDS = 0.5  # of a bar
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressSnapshot:
-    """How a run stands within ``epoch`` (from 1) of ``epochs``, after ``batch`` of ``batches``: ``loss`` of the batches
+    """Progress within ``epoch`` (from 1) of ``epochs``, after ``batch`` of ``batches``: ``loss`` of the batches
     since it was last read, ``images_per_s`` of the whole job and ``data_wait_percent`` over what this process trained
-    of the epoch; the seconds left are nan while nothing is known."""
+    of the epoch; the seconds left are nan while unknown."""
 
     epoch: int
     epochs: int
@@ -62,7 +62,7 @@ def clock(seconds: float) -> str:
 
 
 def as_json(event: str, values: Mapping[str, Any]) -> str:
-    """One line; what is no number becomes null, for which JSON has no other word."""
+    """One line of JSON, with null for nan and infinities, which JSON does not have."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     return json.dumps({"event": event, **plain})
 
@@ -75,7 +75,7 @@ def print_complete(config: RunConfig, epochs: int) -> None:
 
 
 def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
-    """The answer to ``run.eval_only``."""
+    """Print the result of ``run.eval_only``."""
     if config.log.format == "json":
         about = {"checkpoint": str(config.run.checkpoint), "px": px, "set": val_set, "rectangular": rectangular}
         print(as_json("validation", asdict(scores) | about))
@@ -88,15 +88,15 @@ def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, recta
 
 
 class Console:
-    """Standard output has the epochs, as a table or as JSON objects; then it has the progress, too. Otherwise that
-    goes to standard error: a bar on a terminal, else a plain line every ``log.seconds``."""
+    """Prints epochs to standard output, as a table or as JSON objects. Progress goes there as JSON; otherwise to
+    standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
     def __init__(self, options: Log) -> None:
         self._json, self._seconds = options.format == "json", options.seconds
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
-        self._said = time.monotonic()
-        self._drawn = 0.0
+        self._last_line = time.monotonic()
+        self._last_redraw = 0.0
         if not self._json:
             print(HEADING, flush=True)
 
@@ -105,20 +105,22 @@ class Console:
             bar_format = "{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
             self._bar = terminal_bar(batches, batch, desc=f"epoch {epoch}", leave=False, bar_format=bar_format)
 
-    def wants(self) -> bool:
-        """Whether it is time to show how the run stands."""
+    def is_due(self) -> bool:
+        """Whether it is time to show progress."""
         now = time.monotonic()
-        return now - self._said >= self._seconds or (self._bar is not None and now - self._drawn >= REDRAW_SECONDS)
+        return now - self._last_line >= self._seconds or (
+            self._bar is not None and now - self._last_redraw >= REDRAW_SECONDS
+        )
 
     def progress(self, snapshot: ProgressSnapshot) -> None:
         now = time.monotonic()
         if self._bar is not None:
-            self._drawn = now
+            self._last_redraw = now
             self._bar.n = snapshot.batch
             self._bar.set_postfix_str(f"{left(snapshot)}, {figures(snapshot)}")
-        if now - self._said < self._seconds:
+        if now - self._last_line < self._seconds:
             return
-        self._said = now
+        self._last_line = now
         if self._json:
             print(as_json("progress", asdict(snapshot)), flush=True)
         elif self._bar is None:

@@ -1,4 +1,4 @@
-"""The table of a run's epochs: its rows, its file ``epochs.csv``, and how a row reads on the console."""
+"""The table of a run's epochs: its rows, its file ``epochs.csv``, and its lines on the console."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = {"epoch", "px", "global_batch"}  # the other columns are fractions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Over ``images`` images: mean ``loss``, ``top1`` and ``top5`` in percent."""
+    """Mean ``loss`` over ``images`` images, ``top1`` and ``top5`` in percent."""
 
     images: int
     loss: float
@@ -29,9 +29,9 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time that the device stood
-    waiting for images, ``host_wait_percent`` the share that the host waited for the loader (on a GPU it may, while the
-    device is still busy), ``tflops`` what the model needs, ``mfu_percent`` its share of the card's peak."""
+    """Of one process over an epoch's training: ``data_wait_percent`` is the share of time that the device waited for
+    images, ``host_wait_percent`` the share that the host waited for the loader (on a GPU possibly while the device is
+    busy), ``tflops`` what the model needs, ``mfu_percent`` its share of the card's peak."""
 
     images_per_s_per_gpu: float
     data_wait_percent: float
@@ -47,7 +47,7 @@ class Speed:
 class EpochRow:
     """``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is the clock of training and
     validation; ``lr`` is that of the epoch's last batch; ``images_per_s`` and ``global_batch`` are the whole job's; the
-    scores of averaged weights are nan where none are kept."""
+    scores of averaged weights are nan if there are none."""
 
     epoch: int
     hours: float
@@ -83,7 +83,7 @@ def line(row: EpochRow) -> str:
 
 
 def write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
-    """``rows`` as the run folder's ``epochs.csv``, in place of the one that is there."""
+    """Write ``rows`` as the run folder's ``epochs.csv``, replacing it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -96,8 +96,7 @@ def _plain(value: float) -> str:
 
 
 def read_epochs(run_dir: Path) -> list[EpochRow]:
-    """The rows of a run folder's ``epochs.csv``; none where there is no such file. OptionError names what is wrong
-    with a damaged one."""
+    """The rows of a run folder's ``epochs.csv``; none if there is no such file. OptionError if it is damaged."""
     path = run_dir / EPOCHS
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""How long what is left of a run will take: the schedule's work, and the rate at which it has gone so far."""
+"""Estimates the time left of a run from the schedule's work and the rate so far."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from itertools import accumulate
 
 from training.config.schedule import Schedule, batches_per_epoch
 
-# A validation image needs the forward pass of the three passes' worth that a training image needs.
+# A validation image needs only the forward pass; a training image costs three of those.
 VAL_COST = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkModel:
-    """Work of a run on ``gpus`` GPUs, in pixels that are trained on; ``images`` by set (``{"train_160": 1281167}``).
+    """Work of a run on ``gpus`` GPUs, in trained pixels; ``images`` by set (``{"train_160": 1281167}``).
 
-    Most of a ResNet's work is convolutions, which go by area; a rectangle counts as its square.
+    Most of a ResNet's work is convolutions, which scale with area; rectangles count as squares.
     """
 
     schedule: Schedule
@@ -42,8 +42,8 @@ class WorkModel:
 
 
 class EtaEstimator:
-    """Time left, by the rate since the phase began, or since this process did if that was later: how fast pixels go
-    differs between sizes."""
+    """Time left, by the rate since the phase or this process began, whichever is later: the rate depends on the size of
+    the images."""
 
     def __init__(self, work: WorkModel) -> None:
         self.work = work
@@ -51,20 +51,20 @@ class EtaEstimator:
         self._before = [0.0, *accumulate(work.of_epoch(epoch) for epoch in epochs)]
         self._since: tuple[float, float] | None = None
 
-    def begins(self, epoch: int, batch: int, seconds: float) -> None:
-        """An epoch begins, or goes on after ``batch`` batches, with ``seconds`` on the clock."""
+    def begin_epoch(self, epoch: int, batch: int, seconds: float) -> None:
+        """An epoch begins, or continues after ``batch`` batches, with ``seconds`` on the clock."""
         if self._since is None or epoch == self.work.schedule.phase(epoch).start:
             self._since = self._done(epoch, batch), seconds
 
     def left(self, epoch: int, batch: int, seconds: float) -> tuple[float, float]:
         """Seconds until ``epoch`` is trained and validated, and until the run is over, after ``batch`` batches of it
-        with ``seconds`` on the clock; nan while nothing is known."""
-        assert self._since is not None, "begins() comes first"
+        with ``seconds`` on the clock; nan while unknown."""
+        assert self._since is not None, "begin_epoch() comes first"
         done = self._done(epoch, batch)
-        work, taken = done - self._since[0], seconds - self._since[1]
-        if work <= 0 or taken <= 0:
+        work, elapsed = done - self._since[0], seconds - self._since[1]
+        if work <= 0 or elapsed <= 0:
             return float("nan"), float("nan")
-        return (self._before[epoch + 1] - done) * taken / work, (self._before[-1] - done) * taken / work
+        return (self._before[epoch + 1] - done) * elapsed / work, (self._before[-1] - done) * elapsed / work
 
     def _done(self, epoch: int, batch: int) -> float:
         return self._before[epoch] + batch * self.work.of_batch(epoch)

@@ -1,4 +1,4 @@
-"""Where a run took place, as it notes it down itself: ``environment.json``, a stretch for every time it was started."""
+"""Where a run was trained: ``environment.json`` has a session for every time it was started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "environment.json"
 PACKAGES = ("imagenet18-ffcv", "torch", "torchvision", "ffcv", "numba", "numpy", "pillow")
-NAME_BYTES = 96  # of a GPU's name: what all processes exchange has one size
+NAME_BYTES = 96  # of a GPU's name, padded so that all processes exchange the same size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class Session:
 
 
 def hardware(session: Session) -> str:
-    """What ``stretch`` ran on, in a line."""
+    """The hardware of ``session``, in a line."""
     host = f"{session.cpu}, {session.cores} cores, {session.memory_gib:.0f} GiB"
     if not session.gpus:
         return f"no GPU; {session.processes} process{'es' if session.processes > 1 else ''} on {host}"
@@ -58,13 +58,12 @@ def hardware(session: Session) -> str:
 
 
 def read_sessions(run_dir: Path) -> list[Session]:
-    """The stretches noted in ``run_dir``, in order; none where there is no such file. OptionError for a damaged one."""
+    """The sessions recorded in ``run_dir``, in order; none without the file. OptionError if it is damaged."""
     path = run_dir / ENVIRONMENT
     if not path.is_file():
         return []
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        return [_session(entry) for entry in noted]
+        return [_session(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(
             f"damaged, or of another version ({error})", where=path, remedy="restore it, or remove it"
@@ -82,11 +81,10 @@ def _session(entry: dict[str, Any]) -> Session:
 
 
 def add_session(run_dir: Path, session: Session) -> None:
-    """Add ``stretch`` to the run folder's; what a start noted that nothing is left of, goes."""
-    before = [each for each in read_sessions(run_dir) if each.from_hours < session.from_hours]
-    write_atomically(
-        run_dir / ENVIRONMENT, json.dumps([asdict(each) for each in (*before, session)], indent=2).encode() + b"\n"
-    )
+    """Add ``session`` to the run folder's, dropping sessions whose epochs are trained again."""
+    before = [earlier for earlier in read_sessions(run_dir) if earlier.from_hours < session.from_hours]
+    text = json.dumps([asdict(each) for each in (*before, session)], indent=2)
+    write_atomically(run_dir / ENVIRONMENT, text.encode() + b"\n")
 
 
 def current_session(
@@ -99,7 +97,7 @@ def current_session(
     classes: int,
     images: Mapping[str, int],
 ) -> Session:
-    """A stretch that begins on this machine, now."""
+    """A session that begins now, on this machine."""
     return Session(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         from_epoch=epoch,
@@ -119,8 +117,7 @@ def current_session(
 
 
 def gpu_names(device: torch.device, every_rank: Callable[[torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
-    """The card of every process, by rank; none on CPUs. Every process calls it; ``every_rank`` stacks one tensor of
-    each."""
+    """The card of every process, by rank; none on CPUs. Every process calls it; ``every_rank`` stacks their tensors."""
     import torch
 
     name = torch.cuda.get_device_name(device).encode()[:NAME_BYTES] if device.type == "cuda" else b""
@@ -132,25 +129,25 @@ def gpu_names(device: torch.device, every_rank: Callable[[torch.Tensor], torch.T
 def _versions() -> dict[str, str]:
     import torch
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # run from a source tree that is not installed
             continue
     if torch.version.cuda and torch.cuda.is_available():
-        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
-    return found
+        versions |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+    return versions
 
 
 def _driver() -> str | None:
-    """The NVIDIA driver's version; None where it does not say."""
-    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    """The NVIDIA driver's version; None if nvidia-smi fails."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.split("\n")[0].strip() or None
+    return output.split("\n")[0].strip() or None
 
 
 def _cpu() -> str:

@@ -1,4 +1,4 @@
-"""A run on Weights & Biases, beside the run folder, where ``log.wandb`` asks for it."""
+"""Logs a run to Weights & Biases if ``log.wandb`` is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ID = "wandb.id"
 
 
 def check(project: str | None) -> None:
-    """OptionError where ``project`` asks for a package that is not there. Imports nothing."""
+    """OptionError if ``project`` is given and wandb is not installed. Imports nothing."""
     if project is not None and importlib.util.find_spec("wandb") is None:
         raise OptionError(
             "wandb is not installed here", where="log.wandb", remedy="pip install 'wandb>=0.19', or leave log.wandb out"
@@ -23,31 +23,29 @@ def check(project: str | None) -> None:
 
 
 class Tracker:
-    """The scalars of a run in ``project``, over images seen; a run that is ``continued`` goes on under its own id.
+    """Logs scalars to ``project``, over images seen; a ``continued`` run keeps its id.
 
-    OptionError where wandb refuses, as it does without a login.
+    OptionError if wandb refuses, as it does without a login.
     """
 
     def __init__(self, project: str, run_dir: Path, config: Mapping[str, Any], continued: bool) -> None:
         import wandb
 
-        known = run_dir / ID
-        if not (continued and known.is_file()):
-            write_atomically(known, uuid.uuid4().hex[:8].encode() + b"\n")
+        id_file = run_dir / ID
+        if not (continued and id_file.is_file()):
+            write_atomically(id_file, uuid.uuid4().hex[:8].encode() + b"\n")
         try:
             self._run = wandb.init(
                 project=project,
                 dir=str(run_dir),
                 name=run_dir.name,
-                id=known.read_text().strip(),
+                id=id_file.read_text().strip(),
                 resume="allow",
                 config=dict(config),
             )
         except wandb.Error as error:
-            said = " ".join(str(error).split()).rstrip(".")
-            raise OptionError(
-                f"{said}", where="log.wandb", remedy=f"WANDB_MODE=offline keeps it in {run_dir}"
-            ) from None
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise OptionError(reason, where="log.wandb", remedy=f"WANDB_MODE=offline keeps it in {run_dir}") from None
         self._run.define_metric("*", step_metric="images_seen")
 
     def log(self, values: Mapping[str, float], images_seen: int) -> None:

@@ -4,39 +4,34 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from helpers.recipes import RECIPES, config, schedule
 
 from scripts import render_recipe_docs
-from training.config.schedule import Schedule
 
 ROOT = Path(__file__).parents[3]
-RECIPES = sorted(ROOT.glob("rn50_configs/*.yaml"))
 PAGE = ROOT / "docs/RECIPES.md"
 
 
-def schedule_of(name: str) -> tuple[Schedule, int]:
-    options = render_recipe_docs.load(ROOT / f"rn50_configs/{name}.yaml").schedule
-    return options.parsed, options.gpus
-
-
 def test_page_is_up_to_date() -> None:
-    assert "\n".join(render_recipe_docs.sections(RECIPES)).strip() in PAGE.read_text(), "make docs renews it"
+    sections = render_recipe_docs.sections(list(RECIPES.values()))
+    assert "\n".join(sections).strip() in PAGE.read_text(), "make docs renews it"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_every_recipe_has_an_up_to_date_plot(recipe: Path) -> None:
-    plot = ROOT / f"docs/recipes/{recipe.stem}.svg"
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_an_up_to_date_plot(recipe: str) -> None:
+    plot = ROOT / f"docs/recipes/{recipe}.svg"
     assert f"(recipes/{plot.name})" in PAGE.read_text()
-    root = ElementTree.fromstring(plot.read_text())
-    made_from = root.findtext("{http://www.w3.org/2000/svg}desc")
-    assert made_from == f"schedule {render_recipe_docs.mark(*schedule_of(recipe.stem))}", "make docs renews it"
+    made_from = ElementTree.fromstring(plot.read_text()).findtext("{http://www.w3.org/2000/svg}desc")
+    mark = render_recipe_docs.mark(schedule(recipe), config(recipe).schedule.gpus)
+    assert made_from == f"schedule {mark}", "make docs renews it"
 
 
 def test_every_plot_has_a_recipe() -> None:
-    assert {path.stem for path in (ROOT / "docs/recipes").iterdir()} == {recipe.stem for recipe in RECIPES}
+    assert {path.stem for path in (ROOT / "docs/recipes").iterdir()} == set(RECIPES)
 
 
 def test_table_of_titan8_by_hand() -> None:
-    lines = list(render_recipe_docs.table(*schedule_of("titan8")))
+    lines = list(render_recipe_docs.table(schedule("titan8"), gpus=8))
     assert lines[2:] == [
         "| 0–13 | 128 | 512 | 4,096 | 160 | 0.08 | squares of 128 px from 160 | 1 → 2, 2 → 0.25 |",
         "| 13–25 | 224 | 224 | 1,792 | 320 | 0.087 | squares of 224 px from 320 "
@@ -47,17 +42,17 @@ def test_table_of_titan8_by_hand() -> None:
 
 def test_learning_rates_of_a_ramp_over_two_phases() -> None:
     # rn50_16_epochs: from 1.7 after epoch 2 to 0 after epoch 16, linearly; the last phase begins at epoch 12 or later.
-    schedule, gpus = schedule_of("rn50_16_epochs")
-    ramp, last = schedule.ramps[-1], schedule.phases[-1]
+    epochs16 = schedule("rn50_16_epochs")
+    ramp, last = epochs16.ramps[-1], epochs16.phases[-1]
     at_start = ramp.lr_from + (ramp.lr_to - ramp.lr_from) * (last.start - ramp.start) / (ramp.end - ramp.start)
     assert ramp.start < last.start < ramp.end
-    assert list(render_recipe_docs.table(schedule, gpus))[-1].endswith(f"| {at_start:.4g} → {ramp.lr_to:.4g} |")
+    assert list(render_recipe_docs.table(epochs16, gpus=8))[-1].endswith(f"| {at_start:.4g} → {ramp.lr_to:.4g} |")
 
 
 def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text("no marks\n")
-    assert render_recipe_docs.main([str(page), str(RECIPES[0])]) == 2
+    assert render_recipe_docs.main([str(page), str(RECIPES["titan8"])]) == 2
     assert "lacks its marks" in capsys.readouterr().err
     page.write_text(f"{render_recipe_docs.BEGIN}{render_recipe_docs.END}")
     assert render_recipe_docs.main([str(page), "none.yaml"]) == 2

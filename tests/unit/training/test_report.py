@@ -29,10 +29,10 @@ def test_damaged_run_folder_is_refused_in_one_line(
     folder = run_folder(tmp_path / "run", [50, 60])
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
     assert report.main([str(folder)]) == 2
-    printed = capsys.readouterr()
-    assert len(printed.err.splitlines()) == 1
-    assert said in printed.err
-    assert str(folder) in printed.err
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert said in error
+    assert str(folder) in error
     assert not (folder / "report.html").exists()
 
 

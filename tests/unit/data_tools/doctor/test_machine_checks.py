@@ -27,18 +27,13 @@ def put_beton(folder: Path, name: str, **changes: object) -> Path:
     return path
 
 
-def test_betons_that_are_sound(tmp_path: Path) -> None:
+def test_sound_betons_and_training_set_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert levels(machine_checks.betons(tmp_path)) == ["FAIL"]
     put_beton(tmp_path, "train_160.beton")
     put_beton(tmp_path, "val_160.beton")
     findings = list(machine_checks.betons(tmp_path))
     assert levels(findings) == ["OK"] * 3
     assert str(findings[0]).endswith("train_160.beton: 3 images of 3 classes, 0.0 MB")
-
-
-def test_training_set_larger_than_the_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_beton(tmp_path, "train_160.beton")
-    put_beton(tmp_path, "val_160.beton")
     monkeypatch.setattr(machine_checks, "available_memory", lambda: 10)
     (warning,) = (str(finding) for finding in machine_checks.betons(tmp_path) if finding.level != "OK")
     assert warning.startswith("WARN train_160.beton has")

@@ -1,20 +1,16 @@
 """The command line of train_imagenet.py: what it accepts, and one line with exit status 2 for what it does not."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers import recipes
-from helpers.recipes import arguments
 
 import train_imagenet
 from data_tools.common.options import OptionError
-from training.config.run_config import RunConfig
 
-TITAN8 = arguments("titan8")
-
-
-def config(*argv: str) -> RunConfig:
-    return recipes.config("titan8", *argv)
+TITAN8 = recipes.arguments("titan8")
+config = partial(recipes.config, "titan8")
 
 
 def train(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device(
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 @pytest.mark.parametrize("number", stop_signals.SIGNALS)

@@ -21,13 +21,13 @@ def test_gpu_hours_of_a_run_continued_on_other_gpus(tmp_path: Path) -> None:
     assert "8 × NVIDIA TITAN RTX" in (said := dict(summary(run, None))["hardware"])
     assert "; then 2 × NVIDIA H100; AMD" in said
     late = replace(run, sessions=[moved])
-    assert late.gpu_hours(1.5) is None  # what came before was not noted
+    assert late.gpu_hours(1.5) is None  # what came before was not recorded
 
 
 def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:
     (run,) = read_runs([run_folder(tmp_path / "run", [50, 60], [])])
     said = dict(summary(run, 3.0))
-    assert said["hardware"] == "not noted"
+    assert said["hardware"] == "not recorded"
     assert said["93 % top-5"] == "not reached"
     assert said["cost"] == "no GPU is noted, so none"
     assert said["done"] == "2 of 28 epochs, 0.2000 h"

@@ -69,7 +69,7 @@ def test_clock_format(seconds: float, text: str) -> None:
 def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Log(seconds=0))
     shown.epoch_begins(3, 0, 312)
-    assert shown.wants()
+    assert shown.is_due()
     shown.progress(SNAPSHOT)
     shown.progress(replace(SNAPSHOT, batch=312, run_seconds_left=float("nan")))
     shown.epoch_done(rows([1, 2, 3])[2])
@@ -90,7 +90,7 @@ def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkey
     shown, wanted = Console(Log(seconds=30)), []
     for _ in range(100):
         now[0] += 1
-        wanted.append(shown.wants())
+        wanted.append(shown.is_due())
         if wanted[-1]:
             shown.progress(SNAPSHOT)
     assert [second for second, want in enumerate(wanted, start=1) if want] == [30, 60, 90]

@@ -26,21 +26,21 @@ def test_work_of_an_epoch_by_hand() -> None:
 
 def test_time_left_by_hand() -> None:
     eta = EtaEstimator(WORK)
-    eta.begins(0, 0, 0.0)
+    eta.begin_epoch(0, 0, 0.0)
     # 5 batches are 5,000 pixels in 10 s: 500 a second. Of the epoch 6,000 are left, of the run 67,600.
     assert eta.left(0, 5, 10.0) == pytest.approx((12.0, 135.2))
     # An epoch on, with validation, the rate is that since the phase began: 16,000 in 32 s.
-    eta.begins(1, 0, 22.0)
+    eta.begin_epoch(1, 0, 22.0)
     assert eta.left(1, 5, 32.0) == pytest.approx((12.0, 113.2))
     # In the next phase, that phase's own: 16,000 pixels in 8 s.
-    eta.begins(2, 0, 50.0)
+    eta.begin_epoch(2, 0, 50.0)
     assert eta.left(2, 10, 58.0) == pytest.approx((34_600 / 2000, 34_600 / 2000))
     assert eta.left(2, 26, 70.8) == pytest.approx((4.5, 4.5))
 
 
 def test_time_left_in_a_continued_run_uses_the_rate_of_this_process() -> None:
     eta = EtaEstimator(WORK)
-    eta.begins(1, 4, 1000.0)
+    eta.begin_epoch(1, 4, 1000.0)
     assert all(math.isnan(seconds) for seconds in eta.left(1, 4, 1000.0))
     # 2 batches, 2,000 pixels, in 1 s; 5,000 left of the epoch, and the last epoch's 50,600.
     assert eta.left(1, 6, 1001.0) == pytest.approx((2.5, 27.8))
