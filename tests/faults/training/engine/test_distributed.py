@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 from helpers.betons import overwrite, sample_place
+from helpers.processes import processes_of_session, wait_for_end_of_session, wait_until
 from helpers.training_runs import (
     TrainingProcess,
     batches_done,
-    processes_of_session,
     ranks_of,
     training_script,
-    wait_until,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,7 +39,7 @@ def test_error_of_a_process_is_shown_and_ends_the_job(recipe: Path, betons: Path
     assert first.rstrip().rpartition("\n")[2].startswith("process ")
     assert "Traceback" in rest
     assert "train_160.beton: sample 5 (label 0) cannot be loaded" in rest
-    wait_until(lambda: not processes_of_session(process.pid), 10)
+    wait_for_end_of_session(process.pid)
 
 
 @pytest.mark.slow
@@ -53,7 +52,7 @@ def test_hanging_process_ends_the_job(recipe: Path, tmp_path: Path) -> None:
     _, err = process.finish(1)
     assert "failed first" in err
     assert "imed out" in err
-    wait_until(lambda: not processes_of_session(process.pid), 10)
+    wait_for_end_of_session(process.pid)
 
 
 class Torchrun:
@@ -86,7 +85,7 @@ class Torchrun:
 
     def finish(self, seconds: float) -> tuple[int, str]:
         status = self.process.wait(seconds)
-        wait_until(lambda: not processes_of_session(self.process.pid), 10)
+        wait_for_end_of_session(self.process.pid)
         return status, self.log.read_text()
 
 
