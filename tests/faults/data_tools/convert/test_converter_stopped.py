@@ -209,7 +209,7 @@ def written_files(tmp_path_factory: pytest.TempPathFactory, source: Path) -> lis
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("name", ["train.journal", "train_320.beton.partial", ".xxh64.partial", ".json.partial"])
+@pytest.mark.parametrize("name", ["train.journal", "train_320.beton.partial", ".partial.xxh64", ".partial.json"])
 def test_disk_full_at_any_write_can_be_continued(
     tmp_path: Path,
     source: Path,
