@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,6 +248,20 @@ def convert_until(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, afte
             patch.setattr(converter, "BARRIER_BYTES", (barrier, barrier))
         with pytest.raises(Interrupted):
             convert(spec_for(source, out), report=report)
+
+
+@pytest.mark.parametrize("cap", ["160", "320", "full"])
+def test_beton_that_was_completed_meanwhile_is_left_alone(
+    tmp_path: Path, source: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch, cap: str
+) -> None:
+    """As one copied from another machine into the folder of an interrupted conversion."""
+    other, out = tmp_path / "other", tmp_path / "out"
+    convert(spec_for(source, other, caps=(cap,)))
+    convert_until(source, out, monkeypatch)
+    for file in other.glob(f"train_{cap}.beton*"):
+        shutil.copy(file, out)
+    convert(spec_for(source, out))
+    assert file_digests(out) == uninterrupted
 
 
 def test_continued_conversion_does_not_start_over(
