@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.errors import program
-from data_tools.common.options import option, parse
+from data_tools.common.options import OptionError, option, parse
 from training.config.datasets import Datasets, read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -28,6 +28,12 @@ class PreviewOptions(RunConfig):
     """One picture of a run's images; it takes the run's own options."""
 
     out: Path = option(Path("preview.png"), "the picture to write (.png, .jpg, .webp)")
+
+    def __post_init__(self) -> None:
+        from PIL import Image
+
+        if self.out.suffix.lower() not in Image.registered_extensions():
+            raise OptionError(f"unknown file extension {self.out.suffix!r}", where="--out", remedy="give a .png")
 
 
 @program("training.preview")

@@ -83,11 +83,11 @@ def _resume(state: TrainState) -> None:
     if wanted == "none":
         return
     if wanted == "auto":
-        found = checkpoint.load_newest(state.config.run.dir)
+        saved = checkpoint.load_newest(state.config.run.dir)
     else:
-        found = checkpoint.load(Path(wanted)), Path(wanted)
-    if found is not None:
-        state.restore(*found)
+        saved = checkpoint.load(Path(wanted)), Path(wanted)
+    if saved is not None:
+        state.restore(*saved)
 
 
 def validate(state: TrainState, path: Path) -> None:

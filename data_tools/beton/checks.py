@@ -51,7 +51,7 @@ def _table_faults(layout: Layout) -> list[str]:
     first = SAMPLES_START + len(layout.samples) * SAMPLE.itemsize
     ids, start, size = alloc["sample_id"], alloc["ptr"].astype(np.uint64), alloc["size"].astype(np.uint64)
     faults = _listed("is not exactly once in the alloc table", _not_once(ids, len(layout.samples)))
-    # A pointer near 2^64 would wrap around in start + size: bounds first, sums on what is left.
+    # A pointer near 2^64 would wrap around in start + size: check bounds first, then sums of the rest.
     outside = (start < first) | (start >= table) | (size == 0) | (size > table)
     faults += _listed("has its bytes outside of the data region", ids[outside])
     ids, start, size = ids[~outside], start[~outside], size[~outside]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,36 +120,39 @@ class PassRunner:
         started = time.monotonic()
         todo = self.todo
         journal = Journal(todo.journal, todo.identity, self.images, len(todo.paths))
-        outputs = [
-            None if done else BetonWriter(path, self.images, page_bytes)
-            for path, page_bytes, done in zip(todo.paths, todo.storage.page_bytes, todo.done, strict=True)
-        ]
+        outputs = {  # by column of the results; a beton may have been completed before
+            column: BetonWriter(path, self.images, page_bytes)
+            for column, (path, page_bytes) in enumerate(zip(todo.paths, todo.storage.page_bytes, strict=True))
+            if not todo.done[column]
+        }
         try:
             _resume(journal, outputs)
-            self._write_samples(journal, [output for output in outputs if output], report)
-            for at, output in enumerate(outputs):
-                if output:
-                    self._finish(journal, output, at)
+            self._write_samples(journal, outputs, report)
+            for column, output in outputs.items():
+                self._finish(journal, output, column)
         finally:
             journal.close()
-            for output in outputs:
-                if output:
-                    output.close()
+            for output in outputs.values():
+                output.close()
         todo.journal.unlink()
+        for path in todo.paths:  # of one that was completed otherwise
+            path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
         seconds = time.monotonic() - started
         return [_summary(path, 0.0 if done else seconds) for path, done in zip(todo.paths, todo.done, strict=True)]
 
     # ------------------------------------------------------------------------------------------ samples
-    def _write_samples(self, journal: Journal, outputs: list[BetonWriter], report: Callable[[int], None]) -> None:
+    def _write_samples(
+        self, journal: Journal, outputs: Mapping[int, BetonWriter], report: Callable[[int], None]
+    ) -> None:
         report(journal.progress.done)
         if journal.progress.done == self.images:
             return
         unsynced, limit = 0, BARRIER_BYTES[0]
         for chunk in self.pool.run(self.index.files, self.todo.storage, self._chunks(journal.progress.done)):
             self._check_bad(journal, chunk)
-            for at, output in enumerate(outputs):
-                output.append(chunk.first, chunk.records["size"][:, at].tolist(), chunk.blobs[at])
-                unsynced += len(chunk.blobs[at])
+            for column, output in outputs.items():
+                output.append(chunk.first, chunk.records["size"][:, column].tolist(), chunk.blobs[column])
+                unsynced += len(chunk.blobs[column])
             journal.add(chunk.first, chunk.records, chunk.bad)
             if unsynced >= limit:
                 seconds = _sync(journal, outputs)
@@ -241,22 +244,21 @@ class PassRunner:
         )
 
 
-def _resume(journal: Journal, outputs: list[BetonWriter | None]) -> None:
+def _resume(journal: Journal, outputs: Mapping[int, BetonWriter]) -> None:
     """Bring every output to where the journal ends, after checking the samples that were not synced."""
     progress = journal.progress
-    unfinished = [(at, output) for at, output in enumerate(outputs) if output]
-    for at, output in unfinished:
+    for at, output in outputs.items():
         for first in range(0, progress.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
             sizes = progress.records["size"][first : min(first + (1 << 16), progress.done), at]
             output.append(first, sizes.tolist(), None)
     done = progress.safe
     while done < progress.done and all(
         output.matches(int(output.pointers[done]), *map(int, progress.records[["size", "checksum"]][done, at]))
-        for at, output in unfinished
+        for at, output in outputs.items()
         if progress.records["size"][done, at]
     ):
         done += 1
-    for at, output in unfinished:
+    for at, output in outputs.items():
         end = output.start
         for last in range(done - 1, -1, -1):
             if size := int(progress.records["size"][last, at]):
@@ -273,9 +275,9 @@ def _resume(journal: Journal, outputs: list[BetonWriter | None]) -> None:
     journal.truncate(done)
 
 
-def _sync(journal: Journal, outputs: list[BetonWriter]) -> float:
+def _sync(journal: Journal, outputs: Mapping[int, BetonWriter]) -> float:
     started = time.monotonic()
-    for output in outputs:
+    for output in outputs.values():
         os.fdatasync(output.handle)
     journal.barrier()
     return time.monotonic() - started

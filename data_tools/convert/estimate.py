@@ -91,8 +91,8 @@ def _with_tables(mean_bytes: float, count: int, page_bytes: int) -> float:
 
 def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     """Raise ConversionError if the disk is too small for what is still to be written."""
-    written = sum(_allocated(each.path.with_name(each.path.name + ".partial")) for each in estimates)
-    needed = sum(each.bytes for each in estimates) - written
+    written = sum(_allocated(beton.path.with_name(beton.path.name + ".partial")) for beton in estimates)
+    needed = sum(beton.bytes for beton in estimates) - written
     free = free_bytes(folder)
     if needed * MARGIN > free:
         raise ConversionError(
@@ -114,9 +114,9 @@ def free_bytes(folder: Path) -> int:
 def table(estimates: Sequence[Estimate], folder: Path) -> str:
     """A line for each beton. Minutes are those of the pass, which its betons share."""
     lines = [f"{'estimate':<24}{'images':>12}{'GB':>10}{'all JPEG':>10}{'all raw':>10}{'minutes':>10}"]
-    for each in estimates:
-        gigabytes = "".join(f"{size / 1e9:>10,.3f}" for size in (each.bytes, each.bytes_jpg, each.bytes_raw))
-        lines.append(f"{each.path.name:<24}{each.images:>12,}{gigabytes}{each.minutes:>10,.1f}")
-    total = sum(each.bytes for each in estimates) / 1e9
+    for beton in estimates:
+        gigabytes = "".join(f"{size / 1e9:>10,.3f}" for size in (beton.bytes, beton.bytes_jpg, beton.bytes_raw))
+        lines.append(f"{beton.path.name:<24}{beton.images:>12,}{gigabytes}{beton.minutes:>10,.1f}")
+    total = sum(beton.bytes for beton in estimates) / 1e9
     lines.append(f"{'all':<24}{'':>12}{total:>10,.3f}   of {free_bytes(folder) / 1e9:,.2f} GB free")
     return "\n".join(lines)

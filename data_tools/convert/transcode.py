@@ -125,7 +125,7 @@ def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
 
 # ---------------------------------------------------------------------------------------------- pixels in
 def decode(data: bytes) -> Pixels:
-    """(height, width, 3) uint8 RGB. Raises BadImageError for what is no image, not whole, or too large."""
+    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large."""
     if not data:
         raise BadImageError("empty file")
     if not data.startswith(b"\xff\xd8"):

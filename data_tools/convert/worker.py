@@ -69,7 +69,7 @@ class Worker:
                 bad.append((at, str(error)))
                 stored = []
             done.append(stored)
-            held += sum(len(each.data) for each in stored)
+            held += sum(len(image.data) for image in stored)
             last = at + 1 == len(task["items"])
             if held >= SLOT_BYTES or last:
                 self._send(task["chunk"], done, bad, last)
@@ -79,8 +79,8 @@ class Worker:
         outputs = len(self.storage.caps)
         records = np.zeros((len(done), outputs), RECORD)
         for row, stored in zip(records, done, strict=True):
-            for at, each in enumerate(stored):
-                row[at] = (each.mode, each.kept, each.width, each.height, len(each.data), each.checksum)
+            for at, image in enumerate(stored):
+                row[at] = (image.mode, image.kept, image.width, image.height, len(image.data), image.checksum)
         while not self.free:
             self._receive()
         slot = self.free.popleft()

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 import train_imagenet
 from helpers import ROOT
+from helpers.processes import processes_of_session
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
 
@@ -92,13 +92,6 @@ def run_with_logs(arguments: list[str], logs: tuple[Path, Path]) -> None:
     os._exit(status)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def batches_done(run_dir: Path) -> int:
     """Batches that the newest checkpoint holds, over all epochs of the tiny recipe."""
     for name in (checkpoint.LAST, checkpoint.PREVIOUS):
@@ -123,19 +116,6 @@ def assert_same_result(run_dir: Path, expected: Path) -> None:
         for folder in (run_dir, expected)
     ]
     assert rows[0] == rows[1]
-
-
-def processes_of_session(session: int) -> list[int]:
-    """The processes of a session that still run; not those that only wait for their parent to take note."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.getsid(int(entry.name)) == session and (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 def ranks_of(launcher: TrainingProcess) -> list[int]:

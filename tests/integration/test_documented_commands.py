@@ -50,9 +50,7 @@ EXCEPTIONS: dict[str, RunBy | NotRun] = {
     "uv run --no-sync --with nvidia-dali": NotRun("network, photographs, and time", "photographs"),
     "uv pip install": NotRun("network", "(not run here; the next `make env`"),
     ".venv/bin/tensorboard": NotRun("a server", "`.venv/bin/tensorboard --logdir runs`"),
-    ".venv/bin/pre-commit run": RunBy(
-        "tests/unit/test_docs_tables.py::test_hooks_are_the_checks_of_make_and_fetch_nothing"
-    ),
+    ".venv/bin/pre-commit run": RunBy("tests/unit/test_docs_tables.py::test_pre_commit_hooks_are_the_checks_of_make"),
     ".venv/bin/pre-commit ": NotRun("it changes the reader's .git", "switches them on"),
     ".venv/bin/python -m pytest ": CI,
     ".venv/bin/python benchmarks/": NotRun("photographs, and time", "photographs"),

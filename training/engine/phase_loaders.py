@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from data_tools.common.errors import UserError
 from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from training.config.datasets import Datasets
@@ -75,8 +76,8 @@ def check_betons(state: TrainState) -> None:
     for name in state.datasets.manifests:
         try:
             BetonReader(state.datasets.beton(name), **_reader_options(state.config, state.datasets)).close()
-        except (OSError, ValueError) as error:
-            raise OptionError(str(error), where="data.dir") from None
+        except UserError as error:
+            raise OptionError(error.fault, where="data.dir", remedy=error.remedy) from None
 
 
 def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:

@@ -111,7 +111,7 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
                 if other.keys() == wanted.keys():
                     here = wanted["fc.bias"][0]
                     return f"{outputs} outputs, but the betons have {here} classes; give betons of the data it is for"
-                options = f"--resnet.arch={arch} --resnet.blurpool={str(blurpool).lower()}"
+                options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
                 return f"the weights of another network; give {options}"
     missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     first = f"without {missing[0]}" if missing else f"with {extra[0]}" if extra else "of other shapes"

@@ -53,7 +53,7 @@ def test_damaged_picture_is_named(copied: Path) -> None:
     overwrite(copied, at, bytes([copied.read_bytes()[at] ^ 1]))
     wnid = read_manifest(copied).classes[int(found.samples["f1"][7])]
     assert [fault.partition(": ")[2] for fault in faults(copied)] == [
-        f"sample 7 ({wnid}): its bytes have not the checksum that they were written with"
+        f"sample 7 ({wnid}): its bytes do not match their checksum"
     ]
     assert faults(copied, full=False) == []
 

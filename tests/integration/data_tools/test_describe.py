@@ -28,4 +28,4 @@ def test_describe_prints_counts_and_draws_a_sheet(
         assert words in text, words
     with Image.open(tmp_path / "s.png") as sheet:
         assert np.asarray(sheet).std() > 30
-    assert describe.main([str(betons / "none.beton")]) == 1
+    assert describe.main([str(betons / "none.beton")]) == 2

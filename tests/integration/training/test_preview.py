@@ -34,16 +34,21 @@ def picture(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarra
     more = [f"--data.dir={betons}", "--run.seed=3", "--out", str(out)]
     assert preview.main(["--config-file", str(folder / "recipe.yaml"), *more]) == 0
     assert [path.name for path in out.parent.iterdir()] == ["preview.png"]
-    return np.asarray(Image.open(out))
+    return as_numbers(np.asarray(Image.open(out)))
+
+
+def as_numbers(pixels: np.ndarray) -> np.ndarray:
+    """One number for each pixel."""
+    return pixels @ np.array([1 << 16, 1 << 8, 1])
 
 
 def found_in(picture: np.ndarray, images: torch.Tensor) -> list[bool]:
     """Whether each image stands somewhere in the picture."""
     found = []
-    for pixels in images.permute(0, 2, 3, 1).numpy():
-        height, width = pixels.shape[:2]
-        corner = (picture == pixels[0, 0]).all(2)
-        places = np.argwhere(corner[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1])
+    for pixels in as_numbers(images.permute(0, 2, 3, 1).numpy()):
+        height, width = pixels.shape
+        corners = picture[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1]
+        places = np.argwhere(corners == pixels[0, 0])
         found.append(any(np.array_equal(picture[y : y + height, x : x + width], pixels) for y, x in places))
     return found
 

@@ -209,7 +209,7 @@ def test_profile_and_other_step_options_train(betons: Path, tmp_path: Path) -> N
     run_dir, second = tmp_path / "more", TINY_PHASES[1] | {"epochs": [1, 2]}
     second["lr"] = [{"epochs": [1, 2], "from": 0.002, "to": 0.001}]
     recipe = write_recipe(tmp_path / "two.yaml", [*ONE_EPOCH, second], data={"dir": str(betons)})
-    options = ("--train.mixup=0.2", "--train.ema=0.9", "--model.blurpool=1", "--train.flip_tta=1", "--train.amp=bf16")
+    options = "--train.mixup=0.2", "--train.ema=0.9", "--model.blurpool=1", "--train.flip_tta=1"
     train(recipe, run_dir, "--run.profile=true", "--dist.emulate_gpus=2", *options)
     assert {p.name for p in run_dir.glob("trace*")} == {"trace_32px_epoch1.json.gz", "trace_48px_epoch2.json.gz"}
     with gzip.open(run_dir / "trace_32px_epoch1.json.gz") as file:
@@ -217,6 +217,11 @@ def test_profile_and_other_step_options_train(betons: Path, tmp_path: Path) -> N
     assert any("conv" in name for name in names)
     assert all(0 <= row.ema_top1 <= row.ema_top5 <= 100 for row in read_epochs(run_dir))
     assert checkpoint.load(run_dir / "last.pt")["ema"]["n_averaged"] > 0
+
+
+def test_bf16_trains(betons: Path, tmp_path: Path) -> None:
+    train(write_recipe(tmp_path / "one.yaml", ONE_EPOCH, data={"dir": str(betons)}), tmp_path, "--train.amp=bf16")
+    assert all(weight.isfinite().all() for weight in checkpoint.load(tmp_path / "last.pt")["model"].values())
 
 
 def test_cuda_without_a_gpu_is_refused(recipe: Path, tmp_path: Path) -> None:

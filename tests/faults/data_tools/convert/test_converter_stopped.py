@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ import pytest
 from helpers import ROOT
 from helpers.betons import file_digests
 from helpers.images import jpeg, photo, spec_for, write_tar
+from helpers.processes import processes_of_session, wait_for_end_of_session
 
 from data_tools.beton.checks import structure_faults
 from data_tools.beton.manifest import read_manifest
+from data_tools.common.errors import UserError
 from data_tools.convert import converter, estimate
 from data_tools.convert.converter import convert
 from data_tools.convert.journal import JournalError
@@ -62,27 +65,6 @@ def start(source: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def running_processes(session: int) -> list[int]:
-    """The processes of a session that still run."""
-    found = []
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                fields = (each / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session and fields[0] not in "ZX":
-                found.append(int(each.name))
-    return found
-
-
-def wait_for_end(session: int, seconds: float = 10) -> list[int]:
-    until = time.monotonic() + seconds
-    while (left := running_processes(session)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return left
-
-
 def wait_for_samples(process: subprocess.Popen[str], out: Path, frames_bytes: int = 2000) -> None:
     """Until the journal records samples."""
     notes = out / "train.journal"
@@ -119,7 +101,7 @@ def test_twenty_kills_at_random_moments_do_not_change_the_result(
             process.kill()  # the writer alone: its workers have to notice by themselves
             process.communicate()
             kills += 1
-            assert wait_for_end(process.pid) == []
+            wait_for_end_of_session(process.pid)
             if out.exists():
                 assert_betons_are_whole(out)
                 amid += any(file.stat().st_size for file in out.glob("*.partial"))
@@ -129,23 +111,21 @@ def test_twenty_kills_at_random_moments_do_not_change_the_result(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_stops_within_5_s_and_can_be_continued(
+def test_signal_stops_conversion_that_can_be_continued(
     tmp_path: Path, source: Path, uninterrupted: dict[str, str], number: signal.Signals
 ) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
     opened = [
-        str(each.readlink()) for pid in running_processes(process.pid) for each in Path(f"/proc/{pid}/fd").iterdir()
+        str(each.readlink()) for pid in processes_of_session(process.pid) for each in Path(f"/proc/{pid}/fd").iterdir()
     ]
     assert not [name for name in opened if name.startswith("/dev/shm")]  # memory without a name cannot be left over
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    sent = time.monotonic()
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert time.monotonic() - sent < 5
     assert f"{number.name}: stopped; the same command continues" in errors
     assert "Traceback" not in errors
-    assert wait_for_end(process.pid) == []
+    wait_for_end_of_session(process.pid)
     assert list(tmp_path.glob("*.beton")) == []
     again = start(source, tmp_path)
     assert again.communicate()[1]
@@ -156,15 +136,15 @@ def test_signal_stops_within_5_s_and_can_be_continued(
 def test_killed_worker_ends_the_conversion(tmp_path: Path, source: Path, uninterrupted: dict[str, str]) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
-    workers = [pid for pid in running_processes(process.pid) if pid != process.pid]
+    workers = [pid for pid in processes_of_session(process.pid) if pid != process.pid]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 2
     last = errors.strip().splitlines()[-1]
     assert last.startswith("write_datasets.py: error: a worker was ended by SIGKILL")
     assert "same command continues" in last
-    assert wait_for_end(process.pid) == []
+    wait_for_end_of_session(process.pid)
     assert list(tmp_path.glob("*.beton")) == []
     assert start(source, tmp_path).wait() == 0
     assert file_digests(tmp_path) == uninterrupted
@@ -230,7 +210,7 @@ def written_files(tmp_path_factory: pytest.TempPathFactory, source: Path) -> lis
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("name", ["train.journal", "train_320.beton.partial", ".xxh64.partial", ".json.partial"])
+@pytest.mark.parametrize("name", ["train.journal", "train_320.beton.partial", ".partial.xxh64", ".partial.json"])
 def test_disk_full_at_any_write_can_be_continued(
     tmp_path: Path,
     source: Path,
@@ -268,6 +248,20 @@ def convert_until(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, afte
             patch.setattr(converter, "BARRIER_BYTES", (barrier, barrier))
         with pytest.raises(Interrupted):
             convert(spec_for(source, out), report=report)
+
+
+@pytest.mark.parametrize("cap", ["160", "320", "full"])
+def test_beton_that_was_completed_meanwhile_is_left_alone(
+    tmp_path: Path, source: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch, cap: str
+) -> None:
+    """As one copied from another machine into the folder of an interrupted conversion."""
+    other, out = tmp_path / "other", tmp_path / "out"
+    convert(spec_for(source, other, caps=(cap,)))
+    convert_until(source, out, monkeypatch)
+    for file in other.glob(f"train_{cap}.beton*"):
+        shutil.copy(file, out)
+    convert(spec_for(source, out))
+    assert file_digests(out) == uninterrupted
 
 
 def test_continued_conversion_does_not_start_over(
@@ -335,7 +329,7 @@ def test_finished_betons_are_not_written_again(tmp_path: Path, source: Path, uni
 def test_second_conversion_into_a_folder_is_refused(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
-    with pytest.raises(ConversionError, match="another conversion is writing there"):
+    with pytest.raises(UserError, match="another conversion is writing there"):
         convert(spec_for(source, tmp_path))
     process.kill()
     process.communicate()

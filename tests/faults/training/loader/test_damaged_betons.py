@@ -255,5 +255,5 @@ def test_missing_or_other_checksums_are_refused(copy: Path) -> None:
 
 def test_too_few_file_descriptors_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (10, 10))
-    with pytest.raises(OSError, match="ulimit -n"):
+    with pytest.raises(LoadError, match="ulimit -n"):
         loader(copy)

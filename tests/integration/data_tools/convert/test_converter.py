@@ -69,8 +69,8 @@ def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_ta
         (["--data.source=x", "--data.caps=160,160"], 2, "data.caps"),
         (["--data.source=x", "--data.caps=0"], 2, "data.caps"),
         (["--data.source=x", "--write.quality=101"], 2, "write.quality: 101 is out of range"),
-        (["--data.source=/nowhere/x.tar"], 1, "/nowhere/x.tar: no such source"),
-        (["--data.source=" + __file__], 1, "neither a tar, a folder"),
+        (["--data.source=/nowhere/x.tar"], 2, "/nowhere/x.tar: no such source"),
+        (["--data.source=" + __file__], 2, "neither a tar, a folder"),
     ],
 )
 def test_wrong_options_are_one_line_errors(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:

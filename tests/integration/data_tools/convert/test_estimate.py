@@ -14,7 +14,7 @@ from data_tools.sources.scan import read_index
 
 
 def test_estimate_is_near_the_bytes_written(tmp_path: Path, sorted_tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "_sampled", lambda conversion, _: range(len(conversion.split_index)))
+    monkeypatch.setattr(estimate, "_sampled", lambda split_index: range(len(split_index)))
     lines: list[str] = []
     spec = spec_for(sorted_tar, tmp_path, mode="proportion")
     index = read_index(spec.data.source)

@@ -11,7 +11,7 @@ from training.reporting.run_folder import read_runs
 
 
 def test_every_colour_follows_the_theme(tmp_path: Path) -> None:
-    runs = read_runs([run_folder(tmp_path / str(i), [30 + i, 60]) for i in range(charts.MOST_RUNS)])
+    runs = read_runs([run_folder(tmp_path / str(i), [30 + i, 60]) for i in range(charts.MAX_RUNS)])
     html = report_html.page(runs, None)
     body = html.partition("</style>")[2]
     assert not re.findall(r"#[0-9a-f]{6}\b", body)

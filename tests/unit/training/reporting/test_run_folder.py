@@ -29,7 +29,7 @@ def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:
     said = dict(summary(run, 3.0))
     assert said["hardware"] == "not recorded"
     assert said["93 % top-5"] == "not reached"
-    assert said["cost"] == "no GPU is noted, so none"
+    assert said["cost"] == "unknown: no GPU was recorded"
     assert said["done"] == "2 of 28 epochs, 0.2000 h"
     assert "GPU-hours" not in said
 
