@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from data_tools.common.options import OptionError, check, option, parse
 from training.config import imagenet18
+from training.config.augmentations import Augmentation, read_augmentations
 from training.config.phases_yaml import from_phases
 from training.config.schedule import Phase, Schedule
 
@@ -33,12 +34,20 @@ class Data:
     page_window: int = option(
         0, "0: shuffle uniformly; n: n random pages (8 MB) at a time, for a set larger than memory", low=0
     )
+    augment: list[object] = option(
+        [],
+        "augmentations after crop and flip, a list; in the YAML: classes of `ffcv.transforms` on the host, then of "
+        "`torchvision.transforms.v2` on the device, each with its arguments",
+        none="crop and flip alone",
+    )
+    augmentations: tuple[Augmentation, ...] = dataclasses.field(init=False, repr=False, compare=False)
     train_images: int | None = option(
         None, "for `run.plan`: training images of each set", low=1, none="as the manifests say"
     )
 
     def __post_init__(self) -> None:
         check(self)
+        object.__setattr__(self, "augmentations", read_augmentations(self.augment))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

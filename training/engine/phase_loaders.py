@@ -14,6 +14,7 @@ from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.engine.state import TrainState
+from training.loader import augmentation
 from training.loader.beton_reader import BetonReader
 from training.loader.loaders import TrainLoader, ValLoader
 
@@ -32,6 +33,7 @@ class PhaseLoaders:
 
 def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, **options: Any) -> TrainLoader:
     """The training loader of ``phase``, ``batch`` images a process; ``options``: rank, workers and the like."""
+    operations, modules = augmentation.build(config.data.augmentations)
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),
         px=phase.px,
@@ -39,6 +41,8 @@ def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: 
         min_scale=phase.min_scale,
         seed=config.run.seed,
         page_window=config.data.page_window,
+        augment=operations,
+        on_device=modules,
         **_reader_options(config, datasets),
         **options,
     )

@@ -151,7 +151,8 @@ def fingerprint(state: TrainState) -> dict[str, str]:
     """
     options = as_mapping(state.config)
     relevant = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
-    relevant |= {"run.seed": options["run"]["seed"], "data.page_window": options["data"]["page_window"]}
+    relevant |= {"run.seed": options["run"]["seed"]}
+    relevant |= {f"data.{key}": options["data"][key] for key in ("page_window", "augment")}
     relevant["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
     texts = {key: json.dumps(value) for key, value in relevant.items()}
     texts["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]

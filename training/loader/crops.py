@@ -86,10 +86,15 @@ class RandomCrops:
     seed: int
     epoch: int = 0
 
+    def __post_init__(self) -> None:
+        self._rule()  # which checks
+
+    def _rule(self) -> CropRule:
+        return CropRule(seed=self.seed, epoch=self.epoch, min_scale=self.min_scale)
+
     def of(self, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> tuple[int, int, NDArray[np.void]]:
         """(height, width) of the batch and the crop of each sample; `widths` and `heights` are the samples' own."""
-        rule = CropRule(seed=self.seed, epoch=self.epoch, min_scale=self.min_scale)
-        return self.px, self.px, random_crops(rule, samples, widths, heights)
+        return self.px, self.px, random_crops(self._rule(), samples, widths, heights)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -66,15 +66,16 @@ class DecodePool:
         self.close = weakref.finalize(self, library().native_pool_delete, self._handle)
 
     def submit(self, pending: PendingBatch) -> None:
-        self._check_open()
+        self.check_open()
         library().native_pool_submit(self._handle, ctypes.byref(pending.native))
 
     def finished(self, pending: PendingBatch, milliseconds: int = 0) -> bool:
         """Whether a batch is made, waiting for it so long; there is no other way to wait."""
-        self._check_open()
+        self.check_open()
         return bool(library().native_pool_wait(self._handle, ctypes.byref(pending.native), milliseconds))
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """RuntimeError once it is closed."""
         if not self.close.alive:
             raise RuntimeError("the loader is closed")
 

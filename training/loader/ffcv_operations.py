@@ -135,6 +135,10 @@ class DecodeBatch(Operation):
         images: NDArray[np.uint8] = pending.images.numpy()
         return images
 
+    def check_open(self) -> None:
+        """RuntimeError once it is closed."""
+        self._pool.check_open()
+
     def cancel(self) -> None:
         """Forget what was submitted; on return no thread touches it."""
         while self._pending:
@@ -165,14 +169,12 @@ class KeyedAugmentation(Operation):
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery | None]:
         state, memory = self._operation.declare_state_and_memory(previous_state)
-        same = (state.shape, state.dtype, state.device) == (
-            previous_state.shape,
-            previous_state.dtype,
-            previous_state.device,
-        )
-        if not (same and state.jit_mode and (memory is None or isinstance(memory, AllocationQuery))):
-            name = type(self._operation).__name__
-            raise OptionError(f"{name} does not turn uint8 images into uint8 images of the same shape on the host")
+        kept = [(each.shape, each.dtype, each.device) for each in (previous_state, state)]
+        whole_batch = getattr(self._operation.generate_code(), "with_indices", False)
+        one_buffer = memory is None or isinstance(memory, AllocationQuery)
+        if kept[0] != kept[1] or not state.jit_mode or whole_batch or not one_buffer:
+            what = f"{type(self._operation).__name__} does not turn one uint8 image into another of the same shape"
+            raise OptionError(what, where="data.augment")
         self._has_memory = memory is not None
         return state, memory
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,6 @@ from numba.core import config as numba_config
 from numpy.typing import NDArray
 from torch import nn
 
-from data_tools.common.options import OptionError
 from data_tools.common.resources import check_memory, default_workers
 from training.config.schedule import batches_per_epoch
 from training.loader import sample_order
@@ -38,7 +38,7 @@ from training.loader.epoch_iterator import (
 from training.loader.ffcv_operations import DecodeBatch, KeyedAugmentation, Labels, SampleNumbers
 
 FETCH_AHEAD = 16  # batches, of a page-local order
-_compiling = Lock()  # FFCV's compiler has one switch for the process
+_compiling = RLock()  # FFCV's compiler has one switch for the process
 
 
 class GivenOrder(TraversalOrder):
@@ -80,13 +80,13 @@ class BetonLoader(Loader):
         self.copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
         self.batch = batch
         self._crops, self._augment, self._on_device = crops, list(augment), list(on_device)
-        self._under_way: BatchIterator | None = None
+        self._under_way: weakref.ref[BatchIterator] | None = None  # nobody but the caller keeps it alive
         threads = torch.get_num_threads()  # which FFCV sets, too
         with _compiler(enabled=False):
             super().__init__(
                 str(beton.path),
                 batch_size=batch,
-                num_workers=min(workers, numba_config.NUMBA_NUM_THREADS),
+                num_workers=min(workers, numba_config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
                 order=GivenOrder(self.samples),
                 pipelines={
                     "image": [SampleNumbers(), self.decode, *self._augment, ToTensor(), ToTorchImage()],
@@ -122,6 +122,7 @@ class BetonLoader(Loader):
 
     def _begin(self, batches: Sequence[NDArray[np.int64]], epoch: int = 0, start: int = 0) -> BatchIterator:
         self._stop()
+        self.decode.check_open()
         self.beton.check_unchanged()
         for operation in (self.decode, *self._augment):
             if isinstance(operation, DecodeBatch | KeyedAugmentation):
@@ -131,8 +132,9 @@ class BetonLoader(Loader):
             images, labels = self.copies.hand_over(copied)
             return (self._transformed(images, epoch, start + number) if self._on_device else images), labels
 
-        self._under_way = BatchIterator(BatchProducer(self, batches), finish)
-        return self._under_way
+        iterator = BatchIterator(BatchProducer(self, batches), finish)
+        self._under_way = weakref.ref(iterator)
+        return iterator
 
     def _transformed(self, images: torch.Tensor, epoch: int, number: int) -> torch.Tensor:
         """The modules on the device, with torch's generators keyed on (seed, epoch, batch)."""
@@ -144,8 +146,8 @@ class BetonLoader(Loader):
         return images.contiguous(memory_format=torch.channels_last)
 
     def _stop(self) -> None:
-        if self._under_way is not None:
-            self._under_way.close()
+        if self._under_way is not None and (iterator := self._under_way()) is not None:
+            iterator.close()
 
     def close(self) -> None:
         """End the threads and close the file. Idempotent; also what leaving a `with` block does."""
@@ -216,7 +218,7 @@ class TrainLoader(BetonLoader):
                 augment=[KeyedAugmentation(operation, seed) for operation in augment],
                 on_device=on_device,
             )
-        except (OptionError, MemoryError):
+        except BaseException:
             beton.close()
             raise
         self.seed = seed
@@ -297,7 +299,7 @@ class ValLoader(BetonLoader):
                 device=torch.device(device),
                 largest=max((height * width for height, width in shapes), default=0),
             )
-        except MemoryError:
+        except BaseException:
             beton.close()
             raise
 

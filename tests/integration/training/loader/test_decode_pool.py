@@ -1,4 +1,4 @@
-"""The native threads: any crop of any sample equals that part of the whole picture; batches keep their order."""
+"""The native threads: any crop of any sample equals that part of the whole picture."""
 
 import os
 from collections.abc import Sequence
@@ -12,8 +12,7 @@ from PIL import Image
 
 from data_tools.native import codec
 from data_tools.native.library import CROP, TASK
-from training.loader.decode_pool import Batches, DecodePool, PendingBatch, Request
-from training.loader.device_transfer import HostBuffers, NoCopies
+from training.loader.decode_pool import DecodePool, PendingBatch, Request
 
 
 def load(
@@ -29,10 +28,14 @@ def load(
     file, number = os.open(folder / "samples", os.O_RDONLY), np.arange(len(samples))
     pool = DecodePool(2)
     try:
-        requests = iter([Request(file, tasks, *out, number, number)])
-        explain = lambda sample, reason: ValueError(f"{sample}: {reason}")  # noqa: E731
-        (images, _), *_ = Batches(pool, HostBuffers(pinned=False), NoCopies(), requests, explain)
-        return images.permute(0, 2, 3, 1).numpy()
+        images = torch.empty(len(samples), *out, 3, dtype=torch.uint8)
+        pending = PendingBatch(Request(file, tasks, *out, number), images)
+        pool.submit(pending)
+        while not pool.finished(pending, 100):
+            pass
+        if pending.failure is not None:
+            raise ValueError("{}: {}".format(*pending.failure))
+        return images.numpy()
     finally:
         pool.close()
         os.close(file)
@@ -104,53 +107,3 @@ def test_damage_between_restart_markers_is_an_error(tmp_path: Path) -> None:
     for damaged in (without, misnumbered, emptied, data[: markers[40]]):
         with pytest.raises(ValueError, match=r"^0: \w"):
             load(tmp_path, [damaged], [(128, 160)], crop, (64, 64))
-
-
-class RecordingPool(DecodePool):
-    """Records the batches that it was given."""
-
-    def __init__(self, workers: int) -> None:
-        super().__init__(workers)
-        self.submitted: list[PendingBatch] = []
-
-    def submit(self, pending: PendingBatch) -> None:
-        self.submitted.append(pending)
-        super().submit(pending)
-
-
-class RecordingCopies:
-    """Stands in for the copies to a GPU, and records what was asked of it."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[str, int]] = []
-
-    def start(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.log.append(("start", int(labels[0])))
-        return images, labels
-
-    def hand_over(self, copied: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        self.log.append(("hand over", int(copied[1][0])))
-        return copied
-
-
-def test_each_batch_is_copied_once_in_order_and_ahead_of_its_turn(tmp_path: Path) -> None:
-    data = codec.encode(photo(7, 64, 64), quality=90)
-    (tmp_path / "samples").write_bytes(data.tobytes())
-    tasks = np.zeros(4, TASK)
-    tasks["size"], tasks["image_height"], tasks["image_width"] = len(data), 64, 64
-    tasks["crop"] = np.array([(0, 0, 64, 64, 0)], CROP)
-    file, pool, copies = os.open(tmp_path / "samples", os.O_RDONLY), RecordingPool(1), RecordingCopies()
-    requests = (Request(file, tasks, 64, 64, np.full(4, n), np.arange(4)) for n in range(8))
-    batches = Batches(pool, HostBuffers(pinned=False), copies, requests, lambda *_: ValueError())
-    next(batches)
-    while not all(pool.finished(pending, 100) for pending in pool.submitted):
-        pass
-    next(batches)  # starts the copies of all that are ready
-    started = [n for what, n in copies.log if what == "start"]
-    assert started[-1] >= 3
-    list(batches)
-    assert [n for what, n in copies.log if what == "start"] == list(range(8))
-    assert [n for what, n in copies.log if what == "hand over"] == list(range(8))
-    assert all(copies.log.index(("start", n)) < copies.log.index(("hand over", n)) for n in range(8))
-    pool.close()
-    os.close(file)

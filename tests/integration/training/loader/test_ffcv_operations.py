@@ -1,7 +1,7 @@
-"""The FFCV Operations in a stock ffcv Loader: the same pixels as our loaders, and errors instead of hanging."""
+"""The project's Operations in a stock ffcv Loader, FFCV's own in ours, and errors where FFCV would hang."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,26 @@ import torch
 from ffcv.fields.decoders import IntDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.operation import Operation
-from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
+from ffcv.transforms import Cutout, RandomHorizontalFlip, RandomTranslate, Squeeze, ToTensor, ToTorchImage
 from helpers.betons import batches_in_order, copy_beton, overwrite, sample_place
+from torchvision.transforms import v2
 
 from data_tools.beton.format import read_layout
-from training.loader.ffcv_operations import CentreCrop, KeyedRandomResizedCrop, RectangularCrop, checked
+from data_tools.common.options import OptionError
+from training.config.augmentations import read_augmentations
+from training.loader import augmentation
+from training.loader.ffcv_operations import DecodeBatch, SampleNumbers, checked
 from training.loader.loaders import LoadError, TrainLoader, ValLoader
 
 CPU = torch.device("cpu")
 PX = 64
 
 
-def stock_loader(path: Path, crop: Operation, workers: int = 2, batch: int = 8, **options: Any) -> Loader:
-    pipelines = {"image": [crop, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor(), Squeeze(1)]}
-    defaults = {"order": OrderOption.SEQUENTIAL, "drop_last": False}
-    return Loader(str(path), batch_size=batch, num_workers=workers, pipelines=pipelines, **defaults | options)
+def stock_loader(path: Path, decode: DecodeBatch, batch: int = 8) -> Loader:
+    image = [SampleNumbers(), decode, ToTensor(), ToTorchImage()]
+    pipelines = {"image": image, "label": [IntDecoder(), ToTensor(), Squeeze(1)]}
+    order = OrderOption.SEQUENTIAL
+    return Loader(str(path), batch_size=batch, num_workers=2, pipelines=pipelines, order=order, drop_last=False)
 
 
 def epoch_in_file_order(path: Path, epoch: int) -> Iterator[torch.Tensor]:
@@ -36,13 +41,13 @@ def epoch_in_file_order(path: Path, epoch: int) -> Iterator[torch.Tensor]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_random_crops_equal_those_of_the_train_loader(betons: Path, workers: int) -> None:
+def test_random_crops_in_a_stock_loader_equal_those_of_the_train_loader(betons: Path, workers: int) -> None:
     path = betons / "train_160.beton"
-    crop = KeyedRandomResizedCrop(PX, min_scale=0.08, seed=5)
-    loader = stock_loader(path, crop, workers)
+    decode = DecodeBatch.random_crops(path, px=PX, seed=5, workers=workers)
+    loader = stock_loader(path, decode)
     labels: list[int] = []
     for epoch in (2, 3):
-        crop.set_epoch(epoch)
+        decode.set_epoch(epoch)
         expected = epoch_in_file_order(path, epoch)
         for images, got in loader:
             labels += got.tolist()
@@ -51,25 +56,20 @@ def test_random_crops_equal_those_of_the_train_loader(betons: Path, workers: int
     assert labels == 2 * read_layout(path).samples["f1"].tolist()
 
 
-def test_centre_and_rectangular_crops_equal_those_of_the_val_loader(betons: Path) -> None:
+def test_centre_crops_in_a_stock_loader_equal_those_of_the_val_loader(betons: Path) -> None:
     path = betons / "val_160.beton"
-    sizes = read_layout(path).samples["f0"]
-    by_ratio = np.argsort(sizes["width"] / sizes["height"], kind="stable")
-    for crop, rectangular, indices in ((CentreCrop(PX), False, None), (RectangularCrop(PX), True, by_ratio)):
-        ours = ValLoader(path, px=PX, batch=5, rectangular=rectangular, workers=1, device=CPU)
-        with ours:
-            for (a, labels), (b, expected) in zip(
-                stock_loader(path, crop, batch=5, indices=indices), ours, strict=True
-            ):
-                assert torch.equal(a, b)
-                assert torch.equal(labels, expected)
+    with ValLoader(path, px=PX, batch=5, workers=1, device=CPU) as ours:
+        stock = stock_loader(path, DecodeBatch.centre_crops(path, px=PX), batch=5)
+        for (a, labels), (b, expected) in zip(checked(stock), ours, strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(labels, expected)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_damaged_sample_raises_and_does_not_hang(betons: Path, tmp_path: Path) -> None:
+def test_damaged_sample_in_a_stock_loader_raises_and_does_not_hang(betons: Path, tmp_path: Path) -> None:
     path = copy_beton(betons / "train_160.beton", tmp_path)
     overwrite(path, sample_place(path, 20)[0], bytes(100))
-    batches = checked(stock_loader(path, KeyedRandomResizedCrop(PX, min_scale=0.08, seed=5)))
+    batches = checked(stock_loader(path, DecodeBatch.random_crops(path, px=PX)))
     next(batches), next(batches)  # 16 of the samples before it
     began = time.monotonic()
     with pytest.raises(LoadError, match="damaged sample"):
@@ -77,6 +77,125 @@ def test_damaged_sample_raises_and_does_not_hang(betons: Path, tmp_path: Path) -
     assert time.monotonic() - began < 30  # and not never
 
 
-def test_checked_gives_every_batch(betons: Path) -> None:
-    loader = stock_loader(betons / "val_160.beton", CentreCrop(PX), batch=5)
-    assert [len(labels) for _, labels in checked(loader)] == [5, 5, 2]
+def test_loaders_are_ffcvs_and_leave_torchs_threads_alone(betons: Path) -> None:
+    threads = torch.get_num_threads()
+    with TrainLoader(betons / "train_160.beton", px=PX, batch=8, workers=7) as train:
+        assert isinstance(train, Loader)
+        assert [len(labels) for _, labels in train] == [8] * 5
+    with ValLoader(betons / "val_160.beton", px=PX, batch=8) as val:
+        assert isinstance(val, Loader)
+    assert torch.get_num_threads() == threads
+
+
+def epoch_by_sample(path: Path, epoch: int = 1, **options: Any) -> dict[int, bytes]:
+    """Pixels of every sample of an epoch, over all ranks."""
+    got = {}
+    ranks = options.get("ranks", 1)
+    for rank in range(ranks):
+        loader = TrainLoader(path, px=PX, seed=5, rank=rank, **{"workers": 2, "batch": 8} | options)
+        with loader, loader.epoch(epoch) as batches:
+            for samples, (images, _) in zip(batches_in_order(loader, epoch, rank, ranks), batches, strict=True):
+                got |= {int(sample): image.numpy().tobytes() for sample, image in zip(samples, images, strict=True)}
+    return got
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Cutout(16), lambda: RandomTranslate(8), lambda: RandomHorizontalFlip(0.5)],
+    ids=["Cutout", "RandomTranslate", "RandomHorizontalFlip"],
+)
+def test_ffcv_augmentation_depends_on_seed_epoch_and_sample_alone(betons: Path, make: Callable[[], Operation]) -> None:
+    path = betons / "train_160.beton"
+    expected = epoch_by_sample(path, augment=[make()], workers=1)
+    assert len(expected) == 40
+    assert epoch_by_sample(path, augment=[make()], workers=2, batch=10) == expected
+    assert epoch_by_sample(path, augment=[make()], batch=4, ranks=2) == expected
+    plain = epoch_by_sample(path)
+    changed = sum(pixels != expected[sample] for sample, pixels in plain.items())
+    assert 8 <= changed <= 40
+    assert epoch_by_sample(path, epoch=2, augment=[make()]) != expected
+
+
+def test_cutout_cuts_each_image_elsewhere(betons: Path) -> None:
+    path = betons / "train_160.beton"
+    plain, cut = epoch_by_sample(path), epoch_by_sample(path, augment=[Cutout(16, (1, 2, 3))])
+    places = set()
+    for sample, pixels in cut.items():
+        image = np.frombuffer(pixels, np.uint8).reshape(3, PX, PX)
+        before = np.frombuffer(plain[sample], np.uint8).reshape(3, PX, PX)
+        rows, columns = np.nonzero((image != before).any(axis=0))
+        place = int(rows.min()), int(columns.min())
+        filled = image[:, place[0] : place[0] + 16, place[1] : place[1] + 16]
+        assert (filled == np.array([1, 2, 3], np.uint8)[:, None, None]).mean() > 0.8
+        places.add(place)
+    assert len(places) > 20
+
+
+def test_torchvision_module_on_the_device_is_keyed_on_the_batch(betons: Path) -> None:
+    path = betons / "train_160.beton"
+    state = torch.random.get_rng_state()
+    twice = [epoch_by_sample(path, on_device=[v2.ColorJitter(brightness=0.9)]) for _ in range(2)]
+    assert twice[0] == twice[1] != epoch_by_sample(path)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_augmentations_are_made_by_name() -> None:
+    entries = [{"ffcv.transforms.Cutout": {"crop_size": 8}}, "torchvision.transforms.v2.RandomGrayscale"]
+    operations, modules = augmentation.build(read_augmentations(entries))
+    assert [type(each) for each in operations] == [Cutout]
+    assert [type(each) for each in modules] == [v2.RandomGrayscale]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"ffcv.transforms.Cutout": {"size": 8}}, "cannot be made with"),
+        ("ffcv.transforms.Cutuot", "ffcv.transforms has no Cutuot"),
+        ("ffcv.transforms.Compiler", "has no Compiler"),
+    ],
+)
+def test_augmentation_that_cannot_be_made_is_named(entry: object, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        augmentation.build(read_augmentations([entry]))
+
+
+@pytest.mark.parametrize(
+    "entry", ["ffcv.transforms.ToTensor", {"ffcv.transforms.ImageMixup": {"alpha": 0.5, "same_lambda": True}}]
+)
+def test_operation_that_does_more_than_change_pixels_is_refused(betons: Path, entry: object) -> None:
+    operations, _ = augmentation.build(read_augmentations([entry]))
+    with pytest.raises(OptionError, match="does not turn one uint8 image into another"):
+        TrainLoader(betons / "train_160.beton", px=PX, batch=8, augment=operations)
+
+
+class RecordingCopies:
+    """Stands in for the copies to a GPU, and records what was asked of it."""
+
+    stream = None
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int]] = []
+        self.started = 0
+
+    def start(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+        self.started += 1
+        self.log.append(("start", self.started))
+        return self.started, images, labels
+
+    def hand_over(self, copied: tuple[int, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        self.log.append(("hand over", copied[0]))
+        return copied[1:]
+
+
+def test_each_batch_is_copied_once_in_order_and_ahead_of_its_turn(betons: Path) -> None:
+    with TrainLoader(betons / "train_160.beton", px=PX, batch=5) as loader:
+        loader.copies = copies = RecordingCopies()
+        batches = loader.epoch(0)
+        next(batches)
+        deadline = time.monotonic() + 30
+        while copies.started < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert copies.started >= 3
+        assert len(list(batches)) == 7
+    for what in ("start", "hand over"):
+        assert [number for kind, number in copies.log if kind == what] == list(range(1, 9))
