@@ -120,11 +120,11 @@ def _operation(case: Case, work: Path, cores: int) -> Run:
     """Our Operation in a stock FFCV Loader."""
     from ffcv.transforms import ToTensor, ToTorchImage
 
-    from training.loader.ffcv_operations import DecodeBatch, SampleNumbers
+    from training.loader.ffcv_operations import DecodeBatch
 
     path = work / f"train_{case.cap}.beton"
     decode = DecodeBatch.random_crops(path, px=case.px, min_scale=case.min_scale, workers=cores)
-    return _ffcv(case, work, cores, [SampleNumbers(), decode, ToTensor(), ToTorchImage()])
+    return _ffcv(case, work, cores, [decode, ToTensor(), ToTorchImage()])
 
 
 def _ffcv(case: Case, work: Path, cores: int, image: list[Any]) -> Run:

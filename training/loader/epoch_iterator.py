@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import Queue
 from threading import Event, Thread
@@ -41,6 +42,10 @@ class BatchProducer(EpochIterator):
         self.storage_state = ()
         slots = SUBMITTED_AHEAD + READY_AHEAD + IN_USE
         self.memory_allocations = loader.graph.allocate_memory(loader.batch_size, slots)
+        # Not FFCV's memory, which would be used again while a batch is in use.
+        self.decoder_memory: list[NDArray[np.uint8] | None] = [None] * slots
+        node = loader.graph.operation_to_node[loader.decode][0].id
+        self.memory_allocations["operation"][node] = self.decoder_memory
         self.cuda_streams = [loader.copies.stream] * slots
         self.start()
 
@@ -53,16 +58,18 @@ class BatchProducer(EpochIterator):
         decode, batches, slots = self.loader.decode, self.batches, len(self.cuda_streams)
         last: Any = None
         try:
-            for samples in batches[:SUBMITTED_AHEAD]:
-                decode.submit(samples)
+            submitted = deque(decode.submit(samples) for samples in batches[:SUBMITTED_AHEAD])
             for number, samples in enumerate(batches):
+                self.decoder_memory[number % slots] = submitted.popleft()
                 images, labels = self.run_pipeline(number, samples, number % slots, None)
+                self.decoder_memory[number % slots] = None
                 if number + SUBMITTED_AHEAD < len(batches):
-                    decode.submit(batches[number + SUBMITTED_AHEAD])
+                    submitted.append(decode.submit(batches[number + SUBMITTED_AHEAD]))
                 if not self._put(self.loader.copies.start(images, labels)):
                     return
+                del images, labels
         except Exception as error:
-            last = error
+            last = decode.error or error
         finally:
             decode.cancel()
         self._put(last)

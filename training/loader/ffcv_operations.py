@@ -1,7 +1,7 @@
 """Operations for FFCV's Loader: the project's crops and decoding, and FFCV's own augmentations with keyed randomness.
 
     decode = DecodeBatch.random_crops("data/beton/train_160.beton", px=128, seed=0)
-    pipelines = {"image": [SampleNumbers(), decode, Cutout(8), ToTensor(), ToTorchImage()]}
+    pipelines = {"image": [decode, Cutout(8), ToTensor(), ToTorchImage()]}
     loader = Loader("data/beton/train_160.beton", pipelines=pipelines, ...)
     for epoch in range(epochs):
         decode.set_epoch(epoch)
@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import numba
 import numpy as np
+import torch
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
@@ -37,16 +38,7 @@ from training.loader.decode_pool import WAIT_MILLISECONDS, DecodePool, PendingBa
 from training.loader.device_transfer import HostBuffers
 
 Samples = NDArray[np.int64]
-
-
-class SampleNumbers(SimpleRGBImageDecoder):
-    """Passes the numbers of a batch's samples on to `DecodeBatch`: FFCV wants a decoder of its kind first."""
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
-        return replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("i8")), None
-
-    def generate_code(self) -> Callable[..., Any]:
-        return lambda batch_indices, destination, metadata, storage_state: batch_indices
+LOADED = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 
 
 class Labels(IntDecoder):
@@ -59,27 +51,24 @@ class Labels(IntDecoder):
         return lambda batch_indices, destination, metadata, storage_state: metadata[batch_indices]
 
 
-class DecodeBatch(Operation):
+class DecodeBatch(SimpleRGBImageDecoder):
     """Reads, decodes, crops, resizes and flips a whole batch by native threads; gives (n, height, width, 3) uint8.
 
-    The batch has memory of its own, which is used again when the last array or tensor on it is gone. A sample that
-    cannot be decoded, or whose bytes have another checksum, raises LoadError. `submit` begins a batch before FFCV
-    asks for it, so that the threads never wait for the end of the batch before.
+    A sample that cannot be decoded, or whose bytes have another checksum, is an error that names it. FFCV runs the
+    batches one after another; with `submit` the threads begin one before FFCV asks for it, so that they never wait.
     """
 
     def __init__(
-        self,
-        beton: BetonReader,
-        crops: RandomCrops | CentreCrops,
-        *,
-        workers: int | None = None,
-        pinned: bool = False,
+        self, beton: BetonReader, crops: RandomCrops | CentreCrops, *, workers: int | None = None, pinned: bool = False
     ) -> None:
         super().__init__()
         self._beton, self._crops = beton, crops
         self._pool = DecodePool(default_workers(1) if workers is None else workers)
         self._buffers = HostBuffers(pinned=pinned)
         self._pending: deque[PendingBatch] = deque()
+        self.error: Exception | None = None  # of the last batch
+        # FFCV compiles its decoders by numba, and what is compiled calls Python through this.
+        self._loaded = LOADED(self._load)
 
     @classmethod
     def random_crops(
@@ -98,42 +87,59 @@ class DecodeBatch(Operation):
         """Before each epoch; not while one is being loaded."""
         self._crops.epoch = epoch
 
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
-        shape = (self._crops.px, self._crops.px, 3)
-        return replace(previous_state, jit_mode=False, shape=shape, dtype=np.dtype("u1")), None
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        shape, dtype = (self._crops.px, self._crops.px, 3), np.dtype("u1")
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., Any]:
-        return lambda samples, destination: self.decode(np.asarray(samples, np.int64))
+        loaded = self._loaded
 
-    def submit(self, samples: Samples) -> None:
-        """Begin the batch of these samples; `decode` is to ask for the batches in the same order."""
-        beton = self._beton
-        height, width, crops = self._crops.of(samples, beton.widths[samples], beton.heights[samples])
-        request = Request(
-            file=beton.file,
-            tasks=beton.tasks(samples, crops),
-            height=height,
-            width=width,
-            samples=samples,
-            checksums=beton.checksums,
-        )
-        pending = PendingBatch(request, self._buffers.allocate(len(samples), height, width))
+        def decode(batch_indices, destination, metadata, storage_state):  # type: ignore[no-untyped-def]
+            samples = batch_indices.astype(np.int64)
+            images = destination[: len(samples)]
+            if not loaded(samples.ctypes.data, len(samples), images.ctypes.data):
+                raise ValueError("a sample of the beton cannot be decoded")
+            return images
+
+        return decode
+
+    def submit(self, samples: Samples) -> NDArray[np.uint8]:
+        """Begin the batch of these samples in memory of its own, which is returned; FFCV is to be given it as this
+        decoder's, and to ask for the batches in the same order."""
+        height, width, crops = self._crops_of(samples)
+        images = self._buffers.allocate(len(samples), height, width)
+        self._begin(samples, crops, images)
+        memory: NDArray[np.uint8] = images.numpy()
+        return memory
+
+    def _crops_of(self, samples: Samples) -> tuple[int, int, NDArray[np.void]]:
+        return self._crops.of(samples, self._beton.widths[samples], self._beton.heights[samples])
+
+    def _begin(self, samples: Samples, crops: NDArray[np.void], images: torch.Tensor) -> None:
+        _, height, width, _ = images.shape
+        tasks = self._beton.tasks(samples, crops)
+        request = Request(self._beton.file, tasks, height, width, samples, self._beton.checksums)
+        pending = PendingBatch(request, images)
         self._pool.submit(pending)
         self._pending.append(pending)
 
-    def decode(self, samples: Samples) -> NDArray[np.uint8]:
-        """The batch of these samples. LoadError names the first that failed."""
-        if not self._pending or not np.array_equal(self._pending[0].request.samples, samples):
-            self.cancel()
-            self.submit(samples)
-        pending = self._pending[0]
-        while not self._pool.finished(pending, WAIT_MILLISECONDS):
-            pass
-        self._pending.popleft()
-        if pending.failure is not None:
-            raise self._beton.load_error(*pending.failure)
-        images: NDArray[np.uint8] = pending.images.numpy()
-        return images
+    def _load(self, address: int, count: int, out: int) -> int:
+        """Called from compiled code, which no exception may reach: whether the batch is in memory at `out`."""
+        try:
+            if not self._pending or self._pending[0].images.data_ptr() != out:
+                self.cancel()
+                samples = np.array(_array_at(address, count, ctypes.c_int64))
+                height, width, crops = self._crops_of(samples)
+                images = torch.from_numpy(_array_at(out, count * height * width * 3, ctypes.c_uint8))
+                self._begin(samples, crops, images.view(count, height, width, 3))
+            pending = self._pending[0]
+            while not self._pool.finished(pending, WAIT_MILLISECONDS):
+                pass
+            self._pending.popleft()
+            self.error = None if pending.failure is None else self._beton.load_error(*pending.failure)
+        except Exception as error:
+            self.error = error
+        return int(self.error is None)
 
     def check_open(self) -> None:
         """RuntimeError once it is closed."""
@@ -149,6 +155,12 @@ class DecodeBatch(Operation):
         self.cancel()
         self._pool.close()
         self._beton.close()
+
+
+def _array_at(address: int, count: int, kind: Any) -> NDArray[Any]:
+    """Memory that somebody else keeps, as an array."""
+    array: NDArray[Any] = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (count,))
+    return array
 
 
 class KeyedAugmentation(Operation):

@@ -35,7 +35,7 @@ from training.loader.epoch_iterator import (
     BatchIterator,
     BatchProducer,
 )
-from training.loader.ffcv_operations import DecodeBatch, KeyedAugmentation, Labels, SampleNumbers
+from training.loader.ffcv_operations import DecodeBatch, KeyedAugmentation, Labels
 
 FETCH_AHEAD = 16  # batches, of a page-local order
 _compiling = RLock()  # FFCV's compiler has one switch for the process
@@ -89,7 +89,7 @@ class BetonLoader(Loader):
                 num_workers=min(workers, numba_config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
                 order=GivenOrder(self.samples),
                 pipelines={
-                    "image": [SampleNumbers(), self.decode, *self._augment, ToTensor(), ToTorchImage()],
+                    "image": [self.decode, *self._augment, ToTensor(), ToTorchImage()],
                     "label": [Labels(), ToTensor()],
                 },
                 drop_last=False,

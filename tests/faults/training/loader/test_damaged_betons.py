@@ -13,7 +13,8 @@ from helpers.betons import batches_in_order, copy_beton, overwrite, sample_place
 
 from data_tools.beton.format import SAMPLE, SAMPLES_START, beton_digest, read_layout
 from data_tools.beton.manifest import checksums_path, manifest_path, read_manifest, write_manifest
-from training.loader.loaders import LoadError, TrainLoader, ValLoader
+from training.loader.beton_reader import LoadError
+from training.loader.loaders import TrainLoader, ValLoader
 
 DAMAGED = 17
 

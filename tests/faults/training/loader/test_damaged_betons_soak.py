@@ -13,7 +13,8 @@ import torch
 from helpers.betons import copy_beton
 
 from data_tools.beton.format import SAMPLES_START, read_layout
-from training.loader.loaders import LoadError, TrainLoader
+from training.loader.beton_reader import LoadError
+from training.loader.loaders import TrainLoader
 
 pytestmark = pytest.mark.slow
 DAMAGES = 600

@@ -19,15 +19,16 @@ from data_tools.beton.format import read_layout
 from data_tools.common.options import OptionError
 from training.config.augmentations import read_augmentations
 from training.loader import augmentation
-from training.loader.ffcv_operations import DecodeBatch, SampleNumbers, checked
-from training.loader.loaders import LoadError, TrainLoader, ValLoader
+from training.loader.beton_reader import LoadError
+from training.loader.ffcv_operations import DecodeBatch, checked
+from training.loader.loaders import TrainLoader, ValLoader
 
 CPU = torch.device("cpu")
 PX = 64
 
 
 def stock_loader(path: Path, decode: DecodeBatch, batch: int = 8) -> Loader:
-    image = [SampleNumbers(), decode, ToTensor(), ToTorchImage()]
+    image = [decode, ToTensor(), ToTorchImage()]
     pipelines = {"image": image, "label": [IntDecoder(), ToTensor(), Squeeze(1)]}
     order = OrderOption.SEQUENTIAL
     return Loader(str(path), batch_size=batch, num_workers=2, pipelines=pipelines, order=order, drop_last=False)
