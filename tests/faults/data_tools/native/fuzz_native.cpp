@@ -37,6 +37,16 @@ static void mutate(Data& data) {
     }
 }
 
+static void load_any(const uint8_t* data, size_t size, int mode, int width, int height, const CropRule* rule, int64_t sample,
+                     uint8_t* out, int out_height, int out_width) {
+    Error error;
+    guarded(&error, [&] {
+        Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height)
+                         : centre_crop(width, height, out_height, out_width);
+        return load_crop(scratch(), data, size, {mode, width, height}, crop, {out_height, out_width, out}, &error);
+    });
+}
+
 static void run(const Data& sample, Data& out) {
     Data data(sample);  // exactly as long as it is, so that reading past the end shows
     data.shrink_to_fit();
@@ -53,8 +63,8 @@ static void run(const Data& sample, Data& out) {
     int width = small && below(4) ? info.width : 1 + int(below(600)), height = small && below(4) ? info.height : 1 + int(below(600));
     int out_height = 1 + int(below(64)), out_width = 1 + int(below(64));
     out.resize(size_t(3) * out_height * out_width);
-    native_load_crop(data.data(), data.size(), int(below(3)), width, height, below(3) ? &rule : nullptr, int64_t(rng()), out.data(), out_height, out_width);
-    native_load_crop(data.data(), data.size(), JPG, width, height, &rule, int64_t(rng()), out.data(), out_height, out_width);
+    load_any(data.data(), data.size(), int(below(3)), width, height, below(3) ? &rule : nullptr, int64_t(rng()), out.data(), out_height, out_width);
+    load_any(data.data(), data.size(), JPG, width, height, &rule, int64_t(rng()), out.data(), out_height, out_width);
     native_checksum(data.data(), data.size());
 }
 
