@@ -11,15 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from ffcv.loader.epoch_iterator import EpochIterator
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from training.loader.loaders import BetonLoader
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 SUBMITTED_AHEAD = 3  # batches that the native threads work at or have before them
@@ -29,9 +26,9 @@ CHECK_SECONDS = 0.1
 
 
 class BatchProducer(EpochIterator):
-    """The thread that runs the pipelines. It knows nothing of whom it works for, so that nobody keeps it alive."""
+    """The thread that runs the pipelines of a BetonLoader. It does not know its BatchIterator, which ends it."""
 
-    def __init__(self, loader: BetonLoader, batches: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(self, loader: Any, batches: Sequence[NDArray[np.int64]]) -> None:
         Thread.__init__(self, daemon=True, name="batches")
         self.loader, self.metadata = loader, loader.reader.metadata
         self.batches = batches

@@ -208,7 +208,8 @@ class KeyedAugmentation(Operation):
             return images
 
         chosen = augment if self._has_memory else augment_in_place
-        chosen.is_parallel = True  # type: ignore[attr-defined]  # FFCV's way to ask for prange
+        # FFCV's way to ask for prange. Two loaders at once abort the process where numba has its workqueue layer.
+        chosen.is_parallel = numba.threading_layer() != "workqueue"  # type: ignore[attr-defined]
         chosen.with_indices = True  # type: ignore[attr-defined]
         return chosen
 

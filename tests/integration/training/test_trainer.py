@@ -20,6 +20,7 @@ from unittest import mock
 
 import pytest
 import torch
+from ffcv.loader import Loader
 from helpers.betons import overwrite
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
 from helpers.training_runs import TrainingProcess, assert_same_result, attempt, train, training_script
@@ -45,6 +46,24 @@ def test_finished_run_has_epochs_config_and_checkpoints(finished_run: Path) -> N
     config = json.loads((finished_run / "config.json").read_text())
     assert config["train"]["momentum"] == 0.9
     assert {"last.pt", "best.pt", "epochs.csv"} <= {p.name for p in finished_run.iterdir()}
+
+
+def test_trainer_iterates_ffcvs_loader(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_epoch, evaluate, iterated = trainer.train_epoch, trainer.evaluate, []
+
+    def training(state: TrainState, loader: TrainLoader, *more: Any) -> Any:
+        iterated.append(loader)
+        return train_epoch(state, loader, *more)
+
+    def evaluating(predict: Any, loader: Any, *more: Any) -> Any:
+        iterated.append(loader)
+        return evaluate(predict, loader, *more)
+
+    monkeypatch.setattr(trainer, "train_epoch", training)
+    monkeypatch.setattr(trainer, "evaluate", evaluating)
+    train(recipe, tmp_path / "run")
+    assert len(iterated) >= 6
+    assert all(isinstance(loader, Loader) for loader in iterated)
 
 
 def test_next_phase_opens_in_the_background_while_the_last_epoch_trains(
