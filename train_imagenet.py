@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
 from data_tools.common.errors import program
+from data_tools.common.lock import locked
+from data_tools.common.output import expendable_output
 from training import plan
 from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import from_argv
+from training.distributed.ranks import join_job
 from training.runlog import wandb_logger
 
 
@@ -19,18 +24,23 @@ def main(argv: Sequence[str]) -> int:
         plan.show(config)
         return 0
     # All that can be known without a GPU is checked before any process starts.
+    join_job(os.environ)
     datasets = read_datasets(config.data.dir, config.betons())
     wandb_logger.check(config.log.wandb)
-    # torch takes seconds to load; a plan or a mistake above needs none of it.
-    from training import trainer
-    from training.engine import distributed
+    with contextlib.ExitStack() as held:
+        held.enter_context(expendable_output())
+        if not config.run.eval_only and os.environ.get("RANK", "0") == "0":
+            held.enter_context(locked(config.run.dir, "a training"))
+        # torch takes seconds to load; a plan or a mistake above needs none of it.
+        from training import trainer
+        from training.distributed import launcher, world
 
-    ranks = distributed.ranks_of_job(config.dist)
-    accumulation_steps = distributed.accumulation_steps(config.dist, ranks)
-    if not config.run.eval_only:
-        images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
-        check_batches(images, config.schedule.parsed, accumulation_steps * ranks)
-    return distributed.launch(trainer.run, config, config.dist)
+        ranks = world.ranks_of_job(config.dist)
+        accumulation_steps = world.accumulation_steps(config.dist, ranks)
+        if not config.run.eval_only:
+            images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
+            check_batches(images, config.schedule.parsed, accumulation_steps * ranks)
+        return launcher.launch(trainer.run, config, config.dist)
 
 
 if __name__ == "__main__":

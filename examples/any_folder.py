@@ -14,7 +14,7 @@ from training import trainer
 from training.config.phases_yaml import to_phases
 from training.config.run_config import Data, Model, Run, RunConfig, ScheduleOptions
 from training.config.schedule import LrRamp, Phase, Schedule
-from training.engine import distributed
+from training.distributed.launcher import launch
 from training.runlog.epoch_table import read_epochs
 
 SCHEDULE = Schedule(
@@ -34,7 +34,7 @@ def main(pictures: Path, out: Path) -> int:
         model=Model(arch="resnet18"),
         run=Run(dir=out / "run"),
     )
-    status = distributed.launch(trainer.run, run, run.dist)
+    status = launch(trainer.run, run, run.dist)
     if not status:
         print(f"top-1 {read_epochs(out / 'run')[-1].top1:.2f} %")
     return status

@@ -13,30 +13,28 @@ import torch
 
 from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
+from data_tools.common.output import expendable_output
 from training.config.datasets import read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
-from training.engine import distributed, run_logger
-from training.engine.distributed import EXIT_PREEMPTED, Preempted
+from training.distributed.stop_signals import StopSignals
+from training.distributed.world import Preempted, max_over_ranks, world
+from training.engine import checkpoints, run_logger
+from training.engine.checkpoints import Diverged, end_of_epoch, last_good, save_within_epoch
 from training.engine.evaluate import EvaluationStopped, evaluate
 from training.engine.metrics import NO_SUMS, MetricSums, scores_of
 from training.engine.phase_loaders import PhaseLoaders, PhasePrefetcher, check_betons, loader_options, val_loader
 from training.engine.run_logger import RunLog
-from training.engine.state import TrainState, end_of_epoch, save_within_epoch
-from training.engine.stop_signals import StopSignals
+from training.engine.state import TrainState
 from training.engine.throughput import StepClock, bottleneck, forward_flops, profiled
 from training.loader.loaders import TrainLoader
 from training.loader.sample_order import batch_key
-from training.model import checkpoint, weights
+from training.model import weights
 from training.runlog import console
 from training.runlog.epoch_table import Scores, Speed
 
 PROGRAM = "train_imagenet.py"
 LOG_EVERY_BATCHES = 20  # reading the metrics waits for the device
-
-
-class Diverged(UserError, RuntimeError):
-    """Too many steps in a row without a finite loss or gradient."""
 
 
 def run(config: RunConfig) -> int:
@@ -45,49 +43,40 @@ def run(config: RunConfig) -> int:
 
     An error that the user can fix is printed as one line; anything else is raised with its traceback.
     """
-    try:
-        _run(config)
-    except OptionError as error:  # raised in every process
-        return print_error(PROGRAM, error) if int(os.environ.get("RANK", "0")) == 0 else error.status
-    except UserError as error:
-        status = print_error(PROGRAM, error)
-        if "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
-            sys.exit(status)
-        return status
-    except Preempted as stopped:
-        print(f"{PROGRAM}: {stopped}", file=sys.stderr)
-        return EXIT_PREEMPTED
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with expendable_output():
+        try:
+            _run(config)
+        except (OptionError, Diverged) as error:  # raised in every process
+            return print_error(PROGRAM, error) if is_main else error.status
+        except UserError as error:
+            status = print_error(PROGRAM, error)
+            if "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
+                sys.exit(status)
+            return status
+        except Preempted as stopped:
+            if is_main:
+                print(f"{PROGRAM}: {stopped}", file=sys.stderr)
+            return stopped.status
     return 0
 
 
 def _run(config: RunConfig) -> None:
     datasets = read_datasets(config.data.dir, config.betons())
     with (
-        distributed.world(config.dist) as world,
-        StopSignals(world, config.run.checkpoint_minutes, config.dist.timeout_minutes) as signals,
+        world(config.dist) as this,
+        StopSignals(this, config.run.checkpoint_minutes, config.dist.timeout_minutes) as signals,
     ):
         torch.use_deterministic_algorithms(config.run.deterministic)
         torch.backends.cudnn.benchmark = not config.run.deterministic
         torch.set_float32_matmul_precision("high")  # TF32 for what remains fp32
-        state = TrainState(config, datasets, world)
+        state = TrainState(config, datasets, this)
         if config.run.checkpoint is not None:
             validate(state, config.run.checkpoint)
         else:
             check_betons(state)
-            _resume(state)
+            checkpoints.resume(state, signals)
             fit(state, signals)
-
-
-def _resume(state: TrainState) -> None:
-    wanted = state.config.run.resume
-    if wanted == "none":
-        return
-    if wanted == "auto":
-        saved = checkpoint.load_newest(state.config.run.dir)
-    else:
-        saved = checkpoint.load(Path(wanted)), Path(wanted)
-    if saved is not None:
-        state.restore(*saved)
 
 
 def validate(state: TrainState, path: Path) -> None:
@@ -217,11 +206,12 @@ def train_epoch(
 
 
 def check_finite(state: TrainState, epoch: int, batch: int, lr: float, px: int) -> None:
-    """Raise Diverged if there were ``train.max_bad_steps`` bad steps in a row."""
-    if int(state.step.longest_bad_run) >= state.config.train.max_bad_steps:
+    """Raise Diverged, in every process, if there were ``train.max_bad_steps`` bad steps in a row."""
+    bad = int(max_over_ranks(state.step.longest_bad_run, state.world))
+    if bad >= state.config.train.max_bad_steps:
         raise Diverged(
-            f"no finite loss or gradient for {int(state.step.longest_bad_run)} steps in a row, up to "
-            f"batch {batch} of epoch {epoch + 1} at {px} px, lr {lr:.6g}; the last good checkpoint is "
-            f"in {state.config.run.dir}",
-            remedy="lower the learning rate, or try train.loss_scale=dynamic or train.amp=bf16",
+            f"no finite loss or gradient for {bad} steps in a row, up to "
+            f"batch {batch} of epoch {epoch + 1} at {px} px, lr {lr:.6g}; {last_good(state.config.run.dir)}",
+            remedy="lower the learning rate (--run.accept_changes=schedule), or try --train.loss_scale=dynamic "
+            "--run.accept_changes=train.loss_scale or --train.amp=bf16 --run.accept_changes=precision",
         )

@@ -1,9 +1,8 @@
-"""Atomic writes, and a lock on a folder that one conversion at a time may write to."""
+"""Files that are whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -53,34 +52,6 @@ def warn_on_write_error(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         print(f"warning: {what} not written: {error}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Allow one conversion at a time in a folder; the kernel releases the lock however its holder ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    handle = _lock(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _lock(path: Path) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise UserError("another conversion is writing there", where=path.parent) from None
-        except OSError:
-            return handle  # a file system without locks
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-            return handle
-        os.close(handle)  # its last holder removed the file after it was opened here
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:

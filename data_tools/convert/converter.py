@@ -29,7 +29,8 @@ from data_tools.beton.manifest import (
     write_manifest,
 )
 from data_tools.beton.writer import BetonWriter
-from data_tools.common.files import locked, sync_folder, write_atomically
+from data_tools.common.files import sync_folder, write_atomically
+from data_tools.common.lock import locked
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
@@ -67,7 +68,7 @@ def convert(
     index = read_index(spec.data.source)
     print_line = print_line or (lambda line: None)
     print_line(_describe(index))
-    with locked(spec.data.out):
+    with locked(spec.data.out, "a conversion"):
         passes = plan(index, spec)
         summaries = [_summary(path) for p in passes if all(p.done) for path in p.paths]
         passes = [p for p in passes if not all(p.done)]

@@ -30,9 +30,11 @@ MAY_IMPORT = {
     "training.reporting": BETON_PACKAGES | {"training.config", "training.runlog"},
     "training.model": BETON_PACKAGES | {"training.config"},
     "training.loader": BETON_PACKAGES | {"training.config"},
-    "training.engine": BETON_PACKAGES | {"training.config", "training.runlog", "training.model", "training.loader"},
+    "training.distributed": BETON_PACKAGES | {"training.config"},
+    "training.engine": BETON_PACKAGES
+    | {f"training.{name}" for name in ("config", "runlog", "model", "loader", "distributed")},
     "training": BETON_PACKAGES
-    | {f"training.{name}" for name in ("config", "runlog", "reporting", "model", "loader", "engine")},
+    | {f"training.{name}" for name in ("config", "runlog", "reporting", "model", "loader", "distributed", "engine")},
 }
 MAY_IMPORT_FFCV = {"training.loader"}
 MOST_FILES = 10

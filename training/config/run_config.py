@@ -147,8 +147,13 @@ class Run:
     seed: int = option(0, "seed of weights, order, crops and flips", low=0)
     resume: str = option(
         "auto",
-        "`auto`: continue from the run folder's last checkpoint, if there is one; `none`: start anew; "
-        "or the path of a checkpoint",
+        "where to begin in a folder without a checkpoint of this run: `none`, or the path of a checkpoint; a folder "
+        "that has one goes on from there",
+        none="`auto`: as `none`",
+    )
+    accept_changes: tuple[str, ...] = option(
+        (),
+        "options whose other values a checkpoint may be continued with, comma-separated; as the refusal names them",
     )
     checkpoint_minutes: float = option(
         10.0, "minutes between checkpoints within an epoch; its end has one in any case", low=0

@@ -7,10 +7,10 @@ import itertools
 import torch
 from torch import nn
 
-from training.engine.distributed import World, share_buffers
+from training.distributed.stop_signals import StopSignals
+from training.distributed.world import World, share_buffers
 from training.engine.metrics import MetricSums
 from training.engine.step import Predictor
-from training.engine.stop_signals import StopSignals
 from training.loader.loaders import ValLoader
 from training.runlog.epoch_table import Scores
 

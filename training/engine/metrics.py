@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.engine.distributed import World, sum_over_ranks
+from training.distributed.world import World, sum_over_ranks
 from training.runlog.epoch_table import Scores
 
 NO_SUMS = [0.0, 0.0, 0.0, 0.0]

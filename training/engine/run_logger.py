@@ -14,8 +14,8 @@ from data_tools.common.files import warn_on_write_error, write_atomically
 from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
+from training.distributed.stop_signals import StopSignals
 from training.engine.state import Progress, TrainState
-from training.engine.stop_signals import StopSignals
 from training.engine.throughput import StepClock
 from training.model.resnet import amp_dtype
 from training.runlog.console import Console, ProgressSnapshot

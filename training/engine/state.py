@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import warnings
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data_tools.common.files import warn_on_write_error
-from data_tools.common.options import OptionError
+from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
-from training.engine.distributed import Preempted, World, accumulation_steps
+from training.distributed.world import World, accumulation_steps
 from training.engine.metrics import NO_SUMS
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, compile_mode
-from training.engine.stop_signals import StopSignals
-from training.model import checkpoint, resnet
-from training.runlog.epoch_table import Scores
+from training.model import resnet
 
 
 @dataclass(slots=True)
@@ -39,7 +31,7 @@ class Progress:
     sums: list[float] = field(default_factory=lambda: list(NO_SUMS))
     images_seen: int = 0
     seconds: float = 0.0
-    best_top5: float = -1.0
+    best: list[float] = field(default_factory=list)  # what decides, see `checkpoints.rank_of`; empty: no epoch yet
     scores: dict[str, float] = field(default_factory=dict)
 
 
@@ -63,6 +55,14 @@ class TrainState:
             fused=True,
         )
         dtype = resnet.amp_dtype(train.amp, world.device)
+        self.options = options_of_result(
+            config,
+            precision=str(dtype).removeprefix("torch."),
+            gpus=self.accumulation_steps * world.ranks,
+            digests={name: manifest.digest for name, manifest in datasets.manifests.items()},
+            classes=len(datasets.classes),
+        )
+        self.changes: list[dict[str, Any]] = []  # that were made when the run was continued
         loss_module = LossModule(Predictor(self.model, dtype, world.device), train.label_smoothing)
         self.step = TrainStep(
             loss_module,
@@ -103,14 +103,16 @@ class TrainState:
         return phase.batch_per_gpu * self.accumulation_steps * self.world.ranks
 
     def is_sound(self) -> bool:
-        """Whether training can continue from here: the last step was good and every weight is finite."""
-        finite = torch.stack([torch.isfinite(weight).all() for weight in self.model.state_dict().values()])
-        return not int(self.step.bad_steps) and bool(finite.all())
+        """Whether training can continue from here: every weight, statistic and momentum is finite."""
+        tensors = [*self.model.state_dict().values()]
+        tensors += [v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
+        return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
     def to_checkpoint(self, random: torch.Tensor) -> dict[str, Any]:
         """All that a continued run or an export needs; ``random`` holds every rank's generator state."""
         return {
-            "fingerprint": fingerprint(self),
+            "options": self.options,
+            "changes": self.changes,
             "classes": list(self.datasets.classes),
             "arch": self.config.model.arch,
             "config": as_mapping(self.config),
@@ -122,80 +124,23 @@ class TrainState:
             "random": random,
         }
 
-    def restore(self, saved: dict[str, Any], source: Path) -> None:
-        """Continue from ``saved``. OptionError if it belongs to another config or other data."""
-        before, now = saved["fingerprint"], fingerprint(self)
-        differing = [key for key in now | before if before.get(key) != now.get(key)]
-        if differing:
-            shown = "; ".join(f"{key}: there {before.get(key)}, here {now.get(key)}" for key in differing)
-            raise OptionError(
-                f"{source}: of another run ({shown})",
-                where="run.resume",
-                remedy="restore those, or --run.resume=none to start anew",
-            )
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from ``saved``, with this run's options."""
         self.model.load_state_dict(saved["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(saved["ema"])
+            if saved["ema"]:
+                self.ema.load_state_dict(saved["ema"])
+            else:  # the averages begin here
+                self.ema.module.load_state_dict(saved["model"])
+        options = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.step.scaler.load_state_dict(saved["scaler"])
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group |= own  # options may have been changed; they are not the checkpoint's
+        if saved["scaler"] and self.step.fixed_scale is None:
+            self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         if len(saved["random"]) == self.world.ranks:
             # A copy, since set_rng_state ignores that a row is an offset into its storage.
             torch.set_rng_state(saved["random"][self.world.rank].clone())
-
-
-def fingerprint(state: TrainState) -> dict[str, str]:
-    """What must be the same for a run to continue: every option that affects the result, and the data.
-
-    The number of processes that share the global batch is not part of it: it only affects rounding.
-    """
-    options = as_mapping(state.config)
-    relevant = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
-    relevant |= {"run.seed": options["run"]["seed"]}
-    relevant |= {f"data.{key}": options["data"][key] for key in ("page_window", "augment")}
-    relevant["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
-    texts = {key: json.dumps(value) for key, value in relevant.items()}
-    texts["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]
-    return texts | {name: manifest.digest for name, manifest in state.datasets.manifests.items()}
-
-
-def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> None:
-    """Save ``last.pt`` and, if ``stop``, end the run; every process must call it.
-
-    ``state.progress`` holds the position in the epoch and the metric sums of all processes.
-    """
-    random = signals.every_rank(torch.get_rng_state())
-    signals.saved()
-    if state.world.is_main and state.is_sound():
-        # A checkpoint that cannot be written is an error if the run stops, else only a warning.
-        with contextlib.nullcontext() if stop else warn_on_write_error(checkpoint.LAST):
-            checkpoint.save_last(state.config.run.dir, state.to_checkpoint(random))
-    if stop:
-        _stop(state, f"batch {state.progress.batch} of epoch {state.progress.epoch + 1}")
-
-
-def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, signals: StopSignals) -> None:
-    """Save ``last.pt``, and ``best.pt`` if top-5 is the best so far; stop if asked to. Every process must call it."""
-    state.progress.scores = {"epoch": state.progress.epoch, **asdict(scores)}
-    if averaged is not None:
-        state.progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
-    best = scores.top5 > state.progress.best_top5
-    state.progress.best_top5 = max(scores.top5, state.progress.best_top5)
-    random = signals.every_rank(torch.get_rng_state())
-    signals.saved()
-    if state.world.is_main and state.is_sound():
-        saved = state.to_checkpoint(random)
-        is_last = state.progress.epoch == state.schedule.epochs
-        with contextlib.nullcontext() if is_last else warn_on_write_error(checkpoint.LAST):
-            checkpoint.save_last(state.config.run.dir, saved)
-            if best:
-                checkpoint.save(state.config.run.dir / checkpoint.BEST, saved)
-    stop, _ = signals.poll()
-    if stop and state.progress.epoch < state.schedule.epochs:
-        _stop(state, f"the end of epoch {state.progress.epoch}")
-
-
-def _stop(state: TrainState, where: str) -> NoReturn:
-    if state.world.ranks > 1:
-        dist.barrier()  # no process exits before the checkpoint is written
-    raise Preempted(f"stopped at {where}; the same command continues from {state.config.run.dir}")

@@ -7,7 +7,7 @@ import time
 import torch
 
 from training.config.run_config import RunConfig, Train
-from training.engine import distributed
+from training.distributed import world
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, Predictor, TrainStep
 from training.model import resnet
@@ -40,7 +40,7 @@ def synchronise(device: torch.device) -> None:
 
 def measure(config: RunConfig, px: int, batch: int, steps: int) -> float:
     """Images a second over ``steps`` steps of the run's network and options, after two to warm up."""
-    device = torch.device("cuda" if distributed.use_cuda(config.dist) else "cpu")
+    device = torch.device("cuda" if world.use_cuda(config.dist) else "cpu")
     torch.backends.cudnn.benchmark = True
     run = SyntheticRun(config.model.arch, 1000, px, batch, device, config.train)
     for _ in range(2):

@@ -15,6 +15,12 @@ from data_tools.common.options import OptionError
 EPOCHS = "epochs.csv"
 CONFIG = "config.json"
 COUNTS = {"epoch", "px", "global_batch"}  # the other columns are fractions
+TOP5_CLASSES = 25  # up to here a guess has one chance in five or better
+
+
+def tells_top5(classes: int) -> bool:
+    """Whether top-5 tells good weights from bad ones with so many classes."""
+    return classes > TOP5_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from training.config.run_config import Train
-from training.engine.distributed import World
+from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep
 from training.model import resnet

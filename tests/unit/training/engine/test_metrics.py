@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.engine.distributed import World
+from training.distributed.world import World
 from training.engine.metrics import MetricSums
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.config.run_config import Train
-from training.engine.distributed import World
+from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep
 from training.model.resnet import parameter_groups

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import FrameType
 from typing import cast
@@ -12,11 +14,27 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
-from training.engine.distributed import World
+from training.distributed.world import World
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # A terminal's Ctrl-C reaches a process twice: directly, and forwarded by the launcher.
 ECHO_SECONDS = 1.0
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
+    """Handle these signals inside the block, but those that came ignored, as under ``nohup``."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number, earlier in before.items() if earlier is not signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 class StopSignals:
@@ -24,11 +42,12 @@ class StopSignals:
 
     def __init__(self, world: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
         self.world = world
-        self.stop = False
-        self._first_signal = 0.0
+        self.number = 0  # of the signal that asks to stop, in whichever process it arrived; 0: none has
+        self._received = 0  # the first in this process
+        self._received_at = 0.0
         self._interval_s = checkpoint_minutes * 60
         self._saved = time.monotonic()
-        self._handlers: dict[int, object] = {}
+        self._handling = contextlib.ExitStack()
         # Processes agree over gloo, so that no GPU waits for it; a process that hangs times out here first.
         self._group: dist.ProcessGroup | None = None
         if world.ranks > 1:
@@ -36,29 +55,26 @@ class StopSignals:
             self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
     def __enter__(self) -> StopSignals:
-        for number in SIGNALS:
-            self._handlers[number] = signal.signal(number, self._on_signal)
+        self._handling.enter_context(handling(SIGNALS, self._on_signal))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handling.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.stop and time.monotonic() - self._first_signal > ECHO_SECONDS:
+        if number == signal.SIGINT and self._received and time.monotonic() - self._received_at > ECHO_SECONDS:
             os._exit(128 + signal.SIGINT)
-        if not self.stop:
-            self._first_signal = time.monotonic()
-        self.stop = True
+        if not self._received:
+            self._received, self._received_at = number, time.monotonic()
 
     def poll(self) -> tuple[bool, bool]:
         """(stop, save), the same in all processes; every process must call it after every step."""
         due = self.world.is_main and time.monotonic() - self._saved >= self._interval_s
-        flags = torch.tensor([int(self.stop), int(due)])
+        flags = torch.tensor([self._received, int(due)])
         if self._group is not None:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        stop, save = bool(flags[0]), bool(flags[1])
-        return stop, save or stop
+        self.number = int(flags[0])
+        return self.number > 0, bool(flags[1]) or self.number > 0
 
     def saved(self) -> None:
         """A checkpoint was written: the next is due after another interval."""

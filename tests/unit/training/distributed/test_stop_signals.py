@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 
-from training.engine import stop_signals
-from training.engine.distributed import World
-from training.engine.stop_signals import StopSignals
+from training.distributed import stop_signals
+from training.distributed.stop_signals import StopSignals
+from training.distributed.world import World
 
 ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
 

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
-from training.engine.distributed import world
+from training.distributed.world import world
 from training.runlog.epoch_table import read_epochs
 
 DIST = Dist(device="cpu")

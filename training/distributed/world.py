@@ -1,4 +1,4 @@
-"""Processes: launching them, this one's rank, and sums over all of them. A single process needs none of it."""
+"""Processes: this one's rank, and sums over all of them. A single process needs none of it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import contextlib
 import ctypes
 import os
 import signal
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from data_tools.common.errors import MISTAKE
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
 
-C = TypeVar("C")
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command continues
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
 _PR_SET_PDEATHSIG = 1
 
 
 class Preempted(Exception):
-    """The run was asked to stop; a checkpoint is written and the same command continues."""
+    """The run was asked to stop, by signal ``number``; ``saved`` says whether a checkpoint was written."""
+
+    def __init__(self, message: str, number: int, saved: bool) -> None:
+        super().__init__(message)
+        self.status = EXIT_PREEMPTED if saved else 128 + number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +68,7 @@ def processes_to_start(options: Dist) -> int:
 
 
 def ranks_of_job(options: Dist) -> int:
-    """How many processes the job has: those that torchrun started, or those that :func:`launch` will start."""
+    """How many processes the job has: those of torchrun or SLURM, or those that this one will start."""
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
 
 
@@ -84,67 +83,6 @@ def accumulation_steps(options: Dist, ranks: int) -> int:
     return options.emulate_gpus // ranks
 
 
-def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
-    """Run ``main(config)`` in as many processes as ``options`` ask for; returns its exit status.
-
-    ``main`` must be importable by name. A single process is this one; under torchrun (RANK is set) this is already one
-    of the processes; otherwise torch's elastic launcher starts them.
-    """
-    if "RANK" in os.environ:
-        return _run_recorded(main, config)
-    count = processes_to_start(options)
-    if count == 1:
-        return main(config)
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    # The launcher forwards SIGTERM to its processes; SIGUSR1, SLURM's warning, must do the same.
-    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
-
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
-    launcher = elastic_launch(
-        LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=count,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-            monitor_interval=0.2,
-        ),
-        _run_recorded,
-    )
-    try:
-        statuses: dict[int, int] = launcher(main, config)
-    except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
-        if failure.exitcode == MISTAKE:  # the process has printed it
-            return MISTAKE
-        print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
-        return 1
-    except SignalException:
-        return EXIT_PREEMPTED
-    return max(statuses.values())
-
-
-def _traceback(message: Any) -> str:
-    """The traceback in the launcher's record of an error, or its line about a signal."""
-    if isinstance(message, dict):
-        return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message"))
-    return str(message)
-
-
-def _run_recorded(main: Callable[[C], int], config: C) -> int:
-    """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    return record(main)(config) or 0
-
-
 @contextlib.contextmanager
 def world(options: Dist) -> Iterator[World]:
     """This process's world; if it has more than one process, their process group is open inside the block."""
@@ -152,7 +90,8 @@ def world(options: Dist) -> Iterator[World]:
     _check_restarts()
     cuda = use_cuda(options)
     local_rank = environment["LOCAL_RANK"]
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    # SLURM may let each task see its own GPU alone.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
     this = World(
         rank=environment["RANK"],
         ranks=environment["WORLD_SIZE"],
@@ -213,6 +152,14 @@ def sum_over_ranks(counts: torch.Tensor, world: World) -> torch.Tensor:
     if world.ranks > 1:
         dist.all_reduce(counts)
     return counts
+
+
+def max_over_ranks(value: torch.Tensor, world: World) -> torch.Tensor:
+    """The largest ``value`` of all processes, elementwise; every process gets it."""
+    if world.ranks > 1:
+        value = value.clone()
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
 
 
 def share_buffers(model: nn.Module, world: World) -> None:

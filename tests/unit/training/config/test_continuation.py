@@ -1,0 +1,88 @@
+"""Which changes of options a run may be continued with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_tools.common.options import OptionError
+from training.config.continuation import check_changes, differences, options_of_result
+from training.config.run_config import Model, Run, RunConfig, ScheduleOptions, Train
+
+SOURCE = Path("runs/x/last.pt")
+PHASE: dict[str, Any] = {"epochs": [0, 4], "px": 128, "batch_per_gpu": 64, "data": 160}
+RATES = [{"epochs": [0, 2], "from": 0.1, "to": 0.5}, {"epochs": [2, 4], "from": 0.5, "to": 0.0}]
+MORE = {**PHASE, "epochs": [4, 6], "px": 160, "lr": [{"epochs": [4, 6], "from": 0.1, "to": 0.0}]}
+
+
+def options(*more: dict[str, Any], precision: str = "float16", gpus: int = 8, **changes: Any) -> dict[str, Any]:
+    sections: dict[str, Any] = {"train": Train(), "model": Model(), "run": Run()}
+    phase = {**PHASE, "lr": changes.pop("lr", RATES), **changes.pop("phase", {})}
+    sections |= changes
+    config = RunConfig(schedule=ScheduleOptions(phases=[phase, *more]), **sections)
+    return options_of_result(config, precision=precision, gpus=gpus, digests={"train_160": "ab"}, classes=10)
+
+
+def said(now: dict[str, Any], *accepted: str) -> str:
+    with pytest.raises(OptionError) as error:
+        check_changes(differences(options(), now), accepted, SOURCE)
+    return str(error.value)
+
+
+def test_same_options_have_no_differences() -> None:
+    assert differences(options(), options()) == []
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        options(train=Train(max_bad_steps=3)),
+        options(train=Train(compile="off")),
+        options(train=Train(flip_tta=True)),
+        options(phase={"val_batch": 7, "rectangular_val": True}),
+        options(train=Train(amp="fp16")),  # what auto was
+        options(MORE),
+    ],
+)
+def test_harmless_changes_are_taken(now: dict[str, Any]) -> None:
+    check_changes(differences(options(), now), (), SOURCE)
+
+
+def test_longer_schedule_is_named_with_both_lengths() -> None:
+    assert [str(each) for each in differences(options(), options(MORE)) if each.key == "schedule"] == [
+        "schedule is 6, was 4 epochs"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "key", "shown"),
+    [
+        (options(train=Train(loss_scale="dynamic")), "train.loss_scale", "is dynamic, was 1024.0"),
+        (options(precision="bfloat16"), "precision", "is bfloat16, was float16"),
+        (options(gpus=4), "gpus", "is 4, was 8"),
+        (options(run=Run(seed=1)), "run.seed", "is 1, was 0"),
+        (
+            options(lr=[{"epochs": [0, 2], "from": 0.1, "to": 0.5}, {"epochs": [2, 4], "from": 0.4, "to": 0.0}]),
+            "schedule",
+            "lr 0.4 to 0.2' in epoch 3, was '128 px of 160, batch 64, min_scale 0.08, lr 0.5 to 0.25' (and 1 more epoch)",
+        ),
+    ],
+)
+def test_change_of_the_result_is_refused_readably_until_accepted(now: dict[str, Any], key: str, shown: str) -> None:
+    message = said(now)
+    assert shown in message
+    assert f"--run.accept_changes={key}" in message
+    check_changes(differences(options(), now), (key,), SOURCE)
+
+
+def test_all_keys_to_accept_are_named_at_once() -> None:
+    now = options(gpus=4, precision="bfloat16")
+    assert "--run.accept_changes=run.seed,precision,gpus" in said(now, "run.seed")
+
+
+def test_another_network_cannot_be_accepted() -> None:
+    message = said(options(model=Model(arch="resnet18")), "model.arch")
+    assert "model.arch is resnet18, was resnet50" in message
+    assert "give another --run.dir" in message

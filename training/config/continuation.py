@@ -1,0 +1,119 @@
+"""Whether a run may go on with these options: what its result depends on, compared with what a checkpoint was made of.
+
+Source of the rule: a run that was stopped and continued must be the run that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.common.options import OptionError
+from training.config.run_config import RunConfig, as_mapping
+from training.config.schedule import Phase, Schedule
+
+SCHEDULE, VALIDATION = "schedule", "validation"
+# They change what is tried, shown or how fast it goes, but not what is learned.
+HARMLESS = {"train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
+# Weights of one network do not fit another.
+FIXED = {"model.arch", "model.blurpool", "classes"}
+MOST_SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """An option that a checkpoint was made with another value of."""
+
+    key: str
+    before: str
+    now: str
+    harmless: bool
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.now}, was {self.before}"
+
+
+def options_of_result(
+    config: RunConfig, *, precision: str, gpus: int, digests: Mapping[str, str], classes: int
+) -> dict[str, Any]:
+    """What the result of a run depends on, in plain values: options, the ``precision`` that ``train.amp`` means here,
+    the ``gpus`` that share the global batch, and the ``digests`` of the betons.
+
+    The number of processes is not among them: it only affects rounding.
+    """
+    sections = as_mapping(config)
+    options = {f"{name}.{key}": value for name in ("model", "train") for key, value in sections[name].items()}
+    del options["train.amp"]
+    options |= {"precision": precision, "gpus": gpus, "classes": classes, "run.seed": config.run.seed}
+    options |= {f"data.{key}": sections["data"][key] for key in ("page_window", "augment")}
+    schedule = config.schedule.parsed
+    options[SCHEDULE] = [_epoch(schedule, epoch) for epoch in range(schedule.epochs)]
+    options[VALIDATION] = [_validation(schedule.phase(epoch)) for epoch in range(schedule.epochs)]
+    return options | dict(digests)
+
+
+def _epoch(schedule: Schedule, epoch: int) -> str:
+    phase = schedule.phase(epoch)
+    first, last = schedule.lr(epoch, 0, 1), schedule.lr(epoch, 1, 1)
+    return (
+        f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}, "
+        f"lr {first:.9g} to {last:.9g}"
+    )
+
+
+def _validation(phase: Phase) -> str:
+    kind = "rectangles" if phase.rectangular_val else "squares"
+    return f"{kind} of {phase.val_px} px of {phase.val_data}, batch {phase.val_batch}"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """What differs between two results of `options_of_result`."""
+    found = []
+    for key in dict.fromkeys([*now, *before]):
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if key in (SCHEDULE, VALIDATION):
+            found.append(_schedules_differ(key, old or [], new or []))
+        else:
+            found.append(Difference(key=key, before=_shown(old), now=_shown(new), harmless=key in HARMLESS))
+    return found
+
+
+def _schedules_differ(key: str, old: Sequence[str], new: Sequence[str]) -> Difference:
+    """A schedule that only adds epochs leaves what is behind as it was."""
+    changed = [epoch for epoch, (a, b) in enumerate(zip(old, new, strict=False)) if a != b]
+    if not changed:
+        longer = len(new) > len(old)
+        return Difference(key=key, before=f"{len(old)} epochs", now=f"{len(new)}", harmless=longer or key in HARMLESS)
+    at, more = changed[0], len(changed) - 1
+    others = f" (and {more} more epoch{'s' if more > 1 else ''})" if more else ""
+    return Difference(
+        key=key, before=f"{old[at]!r}{others}", now=f"{new[at]!r} in epoch {at + 1}", harmless=key in HARMLESS
+    )
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_changes(found: Sequence[Difference], accepted: Sequence[str], source: Path) -> None:
+    """OptionError if ``found`` holds a difference that changes the result and is not ``accepted``."""
+    refused = [each for each in found if not each.harmless and (each.key not in accepted or each.key in FIXED)]
+    if not refused:
+        return
+    shown = "; ".join(map(str, refused[:MOST_SHOWN]))
+    if len(refused) > MOST_SHOWN:
+        shown += f"; and {len(refused) - MOST_SHOWN} more"
+    keys = ",".join([*accepted, *(each.key for each in refused if each.key not in accepted)])
+    remedy = (
+        "restore that, or give another --run.dir"
+        if any(each.key in FIXED for each in refused)
+        else f"restore that, or go on with it: --run.accept_changes={keys}"
+    )
+    raise OptionError(
+        f"the checkpoint {source} was made with other options: {shown}", where="run.resume", remedy=remedy
+    )

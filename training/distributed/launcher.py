@@ -1,0 +1,97 @@
+"""Runs a training in as many processes as it needs: in this one, or in one for each GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+from data_tools.common.errors import MISTAKE
+from training.config.run_config import Dist
+from training.distributed.stop_signals import SIGNALS, handling
+from training.distributed.world import processes_to_start
+
+C = TypeVar("C")
+
+
+def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
+    """Run ``main(config)`` in as many processes as ``options`` ask for; returns its exit status.
+
+    ``main`` must be importable by name. A single process is this one; in a job of torchrun or SLURM (RANK is set) this
+    is already one of the processes; otherwise torch's elastic launcher starts them.
+    """
+    if "RANK" in os.environ:
+        return _run_recorded(main, config)
+    count = processes_to_start(options)
+    if count == 1:
+        return main(config)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    launcher = elastic_launch(
+        LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+            # Its own handlers would stop watching the processes, and kill them after 30 s, saved or not.
+            signals_to_handle="SIGUSR2",
+        ),
+        _run_recorded,
+    )
+    with forwarded_signals() as received:
+        try:
+            statuses: dict[int, int] = launcher(main, config)
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            if failure.exitcode == MISTAKE:  # the process has printed it
+                return MISTAKE
+            if received and failure.exitcode in (-received[0], 128 + received[0]):
+                print(f"stopped by {signal.Signals(received[0]).name}; nothing was saved", file=sys.stderr)
+                return 128 + received[0]
+            print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
+            return 1
+    return max(statuses.values())
+
+
+@contextlib.contextmanager
+def forwarded_signals() -> Iterator[list[int]]:
+    """Pass SIGNALS on to the processes, which save and end by themselves. The numbers received so far are yielded."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
+
+    with handling(SIGNALS, forward):
+        yield received
+
+
+def _traceback(message: Any) -> str:
+    """The traceback in the launcher's record of an error, or its line about a signal."""
+    if isinstance(message, dict):
+        return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message"))
+    return str(message)
+
+
+def _run_recorded(main: Callable[[C], int], config: C) -> int:
+    """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(main)(config) or 0

@@ -1,0 +1,188 @@
+"""When a run saves, and from which checkpoint it goes on. Every process of the run calls these functions."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from data_tools.common.errors import UserError
+from data_tools.common.options import OptionError
+from training.config.continuation import check_changes, differences
+from training.distributed.stop_signals import StopSignals
+from training.distributed.world import Preempted
+from training.engine.state import TrainState
+from training.model import checkpoint
+from training.runlog.epoch_table import EPOCHS, Scores, tells_top5
+
+FILES = ("*.pt", "*.csv", "*.json", "*.json.gz", "events.out.tfevents.*", "report.html", "*.png")
+EARLIER = "earlier"
+
+
+class Diverged(UserError, RuntimeError):
+    """The weights, or too many losses or gradients in a row, are not finite."""
+
+
+# ---------------------------------------------------------------------------------------------- saving
+def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> None:
+    """Save ``last.pt`` and, if ``stop``, end the run.
+
+    ``state.progress`` holds the position in the epoch and the metric sums of all processes.
+    """
+    saved = _save(state, signals)
+    if stop:
+        _stop(state, signals, f"batch {state.progress.batch} of epoch {state.progress.epoch + 1}", saved)
+
+
+def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, signals: StopSignals) -> None:
+    """Save ``last.pt``, and ``best.pt`` if no epoch was better; stop if asked to.
+
+    Diverged or OptionError if this was the last epoch and it could not be saved.
+    """
+    progress = state.progress
+    progress.scores = {"epoch": progress.epoch, **asdict(scores)}
+    if averaged is not None:
+        progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
+    rank = rank_of(scores, len(state.datasets.classes))
+    best = rank > progress.best or not progress.best
+    if best:
+        progress.best = rank
+    saved = _save(state, signals, best)
+    if progress.epoch < state.schedule.epochs:
+        if signals.poll()[0]:
+            _stop(state, signals, f"the end of epoch {progress.epoch}", saved)
+    elif not saved:
+        raise Diverged(
+            f"the run is at its end, but its last weights are not saved (see above); {last_good(state.config.run.dir)}",
+            remedy="the same command continues from the last checkpoint, or anew if there is none",
+        )
+
+
+def rank_of(scores: Scores, classes: int) -> list[float]:
+    """What decides which epoch is the best: top-5 where it tells epochs apart, then top-1, then the loss."""
+    return [scores.top5 if tells_top5(classes) else 0.0, scores.top1, -scores.loss]
+
+
+def _save(state: TrainState, signals: StopSignals, best: bool = False) -> bool:
+    """Whether the main process has saved; the others wait for its word."""
+    random = signals.every_rank(torch.get_rng_state())
+    signals.saved()
+    saved = state.world.is_main and _save_main(state, random, best)
+    return bool(signals.every_rank(torch.tensor([int(saved)]))[0])
+
+
+def _save_main(state: TrainState, random: torch.Tensor, best: bool) -> bool:
+    run_dir = state.config.run.dir
+    if not state.is_sound():
+        print(f"warning: {checkpoint.LAST} not written: the weights are not finite", file=sys.stderr)
+        return False
+    content = state.to_checkpoint(random)
+    try:
+        checkpoint.save_last(run_dir, content)
+        if best:
+            checkpoint.save(run_dir / checkpoint.BEST, content)
+    except OSError as error:
+        print(f"warning: {checkpoint.LAST} not written: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _stop(state: TrainState, signals: StopSignals, where: str, saved: bool) -> NoReturn:
+    run_dir = state.config.run.dir
+    end = f"the same command continues from {run_dir}" if saved else f"nothing was saved; {last_good(run_dir)}"
+    raise Preempted(f"stopped at {where}; {end}", signals.number, saved)
+
+
+def last_good(run_dir: Path) -> str:
+    """Which checkpoint there is to go back to, in words."""
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        if (run_dir / name).exists():
+            return f"the last good checkpoint is {run_dir / name}"
+    return f"there is no checkpoint in {run_dir}"
+
+
+# ---------------------------------------------------------------------------------------------- going on
+def resume(state: TrainState, signals: StopSignals) -> None:
+    """Go on from the run folder's own checkpoint, from the one of ``run.resume``, or begin.
+
+    OptionError if it is of other options, or if ``run.resume`` names another while the folder has one of this run.
+    """
+    run_dir, wanted = state.config.run.dir, state.config.run.resume
+    own = checkpoint.load_newest(run_dir)
+    if own is not None and _is_own(state, *own):
+        state.restore(own[0])
+        _note_changes(state, *own)
+    else:
+        start = (checkpoint.load(Path(wanted)), Path(wanted)) if wanted not in ("auto", "none") else None
+        if start is not None:
+            _check(state, *start)
+            state.restore(start[0])
+            _note_changes(state, *start)
+        _agree(state, signals)
+        if state.world.is_main:
+            set_aside(run_dir)
+    _agree(state, signals)
+
+
+def _is_own(state: TrainState, saved: dict[str, Any], path: Path) -> bool:
+    """Whether ``saved`` is to be continued; False where ``run.resume`` begins anew beside another run's files."""
+    wanted = state.config.run.resume
+    if wanted == "auto":
+        _check(state, saved, path)
+        return True
+    try:
+        _check(state, saved, path)
+    except OptionError:
+        return False
+    if saved["config"]["run"]["resume"] != wanted:
+        raise OptionError(
+            f"{path} is a checkpoint of this run, which goes on from there",
+            where="run.resume",
+            remedy="leave out --run.resume, or give another --run.dir",
+        )
+    return True
+
+
+def _check(state: TrainState, saved: dict[str, Any], path: Path) -> None:
+    if "options" not in saved:
+        raise OptionError("of an earlier version of this program", where=path, remedy="continue it with that version")
+    check_changes(differences(saved["options"], state.options), state.config.run.accept_changes, path)
+
+
+def _note_changes(state: TrainState, saved: dict[str, Any], path: Path) -> None:
+    """Say and record what is other than it was, which `_check` has let pass."""
+    found = differences(saved["options"], state.options)
+    at = {"epoch": state.progress.epoch, "batch": state.progress.batch}
+    state.changes = [*saved.get("changes", []), *({**at, **asdict(each)} for each in found)]
+    if state.world.is_main:
+        for each in found:
+            print(f"note: {path} goes on with a change: {each}", file=sys.stderr)
+
+
+def _agree(state: TrainState, signals: StopSignals) -> None:
+    """OptionError in every process unless all go on from the same batch."""
+    at = signals.every_rank(torch.tensor([state.progress.epoch, state.progress.batch]))
+    if (at != at[0]).any():
+        raise OptionError(
+            "the processes find different checkpoints there",
+            where="run.dir",
+            remedy="put it on a disk that all machines share",
+        )
+
+
+def set_aside(run_dir: Path) -> None:
+    """Move the files of an earlier run into a folder ``earlier-1``, ``earlier-2``, ... of the run folder."""
+    rows = run_dir / EPOCHS
+    has_run = next(run_dir.glob("*.pt"), None) or (rows.exists() and len(rows.read_bytes().splitlines()) > 1)
+    if not has_run:
+        return
+    number = 1
+    while (folder := run_dir / f"{EARLIER}-{number}").exists():
+        number += 1
+    folder.mkdir()
+    for path in sorted({path for pattern in FILES for path in run_dir.glob(pattern)}):
+        path.rename(folder / path.name)
+    print(f"note: the files of an earlier run in {run_dir} are in {folder} now", file=sys.stderr)
