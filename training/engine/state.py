@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data_tools.common.files import warn_on_write_error
 from data_tools.common.options import OptionError
@@ -23,9 +22,10 @@ from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
 from training.engine.distributed import Preempted, World, accumulation_steps
 from training.engine.metrics import NO_SUMS
-from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, compile_mode
+from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
 from training.engine.stop_signals import StopSignals
 from training.model import checkpoint, resnet
+from training.model.moving_average import MovingAverage
 from training.runlog.epoch_table import Scores
 
 
@@ -75,10 +75,10 @@ class TrainState:
             ranks=world.ranks,
         )
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
-        self.ema: AveragedModel | None = None
+        self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
         if train.ema:
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
+            self.ema = MovingAverage(self.model, train.ema)
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
 
     def _parallel(self, loss_module: LossModule) -> nn.Module:
@@ -96,7 +96,7 @@ class TrainState:
                 gradient_as_bucket_view=True,
                 # Not with compilation, which cuts the graph at the buckets, nor accumulation, whose graph changes.
                 static_graph=self.accumulation_steps == 1
-                and compile_mode(self.config.train, self.world.device.type) is None,
+                and compile_mode(self.config.train, self.world.device.type, self.accumulation_steps) is None,
             )
 
     def global_batch(self, phase: Phase) -> int:
@@ -124,19 +124,22 @@ class TrainState:
 
     def restore(self, saved: dict[str, Any], source: Path) -> None:
         """Continue from ``saved``. OptionError if it belongs to another config or other data."""
-        before, now = saved["fingerprint"], fingerprint(self)
+        now = fingerprint(self)
+        before = saved["fingerprint"] | {"train.amp": _precision_of(saved, now["train.amp"])}
         differing = [key for key in now | before if before.get(key) != now.get(key)]
         if differing:
             shown = "; ".join(f"{key}: there {before.get(key)}, here {now.get(key)}" for key in differing)
+            precision = f" (--train.amp={json.loads(before['train.amp'])})" if "train.amp" in differing else ""
             raise OptionError(
                 f"{source}: of another run ({shown})",
                 where="run.resume",
-                remedy="restore those, or --run.resume=none to start anew",
+                remedy=f"restore those{precision}, or --run.resume=none to start anew",
             )
         self.model.load_state_dict(saved["model"])
         if self.ema is not None:
             self.ema.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        begin_momentum(self.optimizer)
         self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         if len(saved["random"]) == self.world.ranks:
@@ -147,16 +150,30 @@ class TrainState:
 def fingerprint(state: TrainState) -> dict[str, str]:
     """What must be the same for a run to continue: every option that affects the result, and the data.
 
-    The number of processes that share the global batch is not part of it: it only affects rounding.
+    ``train.amp`` is there as the precision that it means on this device. The number of processes that share the global
+    batch is not part of it: it only affects rounding.
     """
     options = as_mapping(state.config)
     relevant = {f"{section}.{key}": value for section in ("model", "train") for key, value in options[section].items()}
-    relevant |= {"run.seed": options["run"]["seed"]}
+    relevant |= {"run.seed": options["run"]["seed"], "train.amp": resnet.amp_name(state.predict.dtype)}
     relevant |= {f"data.{key}": options["data"][key] for key in ("page_window", "augment")}
     relevant["GPUs in the global batch"] = state.accumulation_steps * state.world.ranks
     texts = {key: json.dumps(value) for key, value in relevant.items()}
     texts["schedule"] = hashlib.sha256(repr(state.schedule).encode()).hexdigest()[:16]
     return texts | {name: manifest.digest for name, manifest in state.datasets.manifests.items()}
+
+
+def _precision_of(saved: dict[str, Any], here: str) -> str:
+    """``train.amp`` of a checkpoint's fingerprint. Earlier versions wrote ``auto`` without saying what that meant.
+
+    It was fp16 if there is a gradient scale. If not, bf16 or fp32, and the one ``here`` is taken to be it.
+    """
+    written: str = saved["fingerprint"].get("train.amp", '"auto"')
+    if written != '"auto"':
+        return written
+    if saved["scaler"]:
+        return '"fp16"'
+    return '"bf16"' if here == '"fp16"' else here
 
 
 def save_within_epoch(state: TrainState, signals: StopSignals, stop: bool) -> None:
