@@ -31,6 +31,8 @@ MADE_FOR = "2.15"
 # (cuDNN with dilation, depthwise, bfloat16 and bfloat16 RNN) decide which convolution a batch takes.
 HAS_PRIMARY_CONTEXT, CUDNN_SUPPORTS, ENTRIES = 4, (30, 31, 32, 33), 48
 READS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal", "is_nonzero"}
+INDEXING = {"index", "index_put", "index_put_"}
+CONVOLUTIONS = {"convolution", "conv2d", "convolution_backward"}  # conv2d: in inference mode
 
 
 def skip_or_fail_with_another_torch() -> None:
@@ -60,7 +62,9 @@ class DeviceLog(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         inputs = _tensors((args, kwargs))
-        if name in READS and any(t.device.type == "cuda" for t in inputs):
+        # Indexing by a mask asks how many elements are chosen.
+        masked = name in INDEXING and any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1]))
+        if (name in READS or masked) and any(t.device.type == "cuda" for t in inputs):
             self._wait(name)
         out = func(*args, **kwargs)
         outputs = _tensors(out)
@@ -73,7 +77,7 @@ class DeviceLog(TorchDispatchMode):
             t.device.type == "cuda" for t in inputs + outputs
         ):
             self.launches[name] += 1
-        if name.startswith("convolution"):
+        if name in CONVOLUTIONS:
             for tensor in inputs + outputs:
                 if tensor.dim() == 4 and not tensor.is_contiguous(memory_format=torch.channels_last):
                     self.not_channels_last[f"{name} {tuple(tensor.shape)}"] += 1
@@ -171,8 +175,9 @@ def _real(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _drawn_on_the_host(randint: Callable[..., Any]) -> Callable[..., Any]:
+    @_real
     def draw(*args: Any, **kwargs: Any) -> Any:
-        drawn = _real(randint)(*args, **kwargs)
+        drawn = randint(*args, **kwargs)
         return drawn if drawn.dim() else drawn.item()
 
     return draw

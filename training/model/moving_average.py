@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 
-class MovingAverage(nn.Module):
+class MovingAverage:
     """``module`` is the average of a model over its updates; the first one copies the model.
 
-    The state dict and the bits of torch's AveragedModel with ``get_ema_multi_avg_fn`` and ``use_buffers``, which waits
+    The bits and the state dict of torch's AveragedModel with ``get_ema_multi_avg_fn`` and ``use_buffers``, which waits
     for the device twice a step, and launches four kernels for each of BatchNorm's counts of batches to average them.
     Here they are copied.
     """
 
-    n_averaged: torch.Tensor
-
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__()
         self.decay = decay
         self.module = copy.deepcopy(model)
-        self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))  # on the host, so reading it is free
+        self.updates = 0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -31,13 +29,21 @@ class MovingAverage(nn.Module):
         ours, theirs = (itertools.chain(net.parameters(), net.buffers()) for net in (self.module, model))
         pairs = list(zip(ours, theirs, strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        counts = [pair for pair in pairs if not pair[0].is_floating_point()]
-        if self.n_averaged == 0:
-            _copy(floats)
-        else:
+        if self.updates:
             torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - self.decay)
-        _copy(counts)
-        self.n_averaged += 1
+        else:
+            _copy(floats)
+        _copy([pair for pair in pairs if not pair[0].is_floating_point()])
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        return {"n_averaged": torch.tensor(self.updates), **tensors}
+
+    def load_state_dict(self, saved: Mapping[str, torch.Tensor]) -> None:
+        tensors = dict(saved)
+        self.updates = int(tensors.pop("n_averaged"))
+        self.module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
 
 
 def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
