@@ -87,7 +87,9 @@ def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
 
 
 def _blurs(state: dict[str, Any]) -> bool:
-    return bool(state["fingerprint"]["model.blurpool"] == "true")
+    if "options" in state:
+        return bool(state["options"]["model.blurpool"])
+    return bool(state["fingerprint"]["model.blurpool"] == "true")  # of checkpoints before there were readable options
 
 
 def input_note() -> str:
@@ -118,7 +120,7 @@ def metadata(state: dict[str, Any], ema: bool) -> dict[str, str]:
         "scores": progress.get("scores", {}),
         "progress": {key: progress[key] for key in ("epoch", "batch", "images_seen", "seconds")},
         "config": state.get("config", {}),  # not in the first checkpoints of version 1
-        "fingerprint": state["fingerprint"],
+        "options": state.get("options", {}),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }
     return {name: json.dumps(value) for name, value in about.items()}

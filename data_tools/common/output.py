@@ -54,7 +54,7 @@ class Expendable:
 def expendable_output() -> Iterator[None]:
     """Inside the block, output that cannot be written is dropped; a run is worth more than what it prints."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Expendable(before[0]), Expendable(before[1])  # type: ignore[assignment]
+    sys.stdout, sys.stderr = Expendable(before[0]), Expendable(before[1])
     try:
         yield
     finally:

@@ -36,17 +36,16 @@ class Difference:
 
 
 def options_of_result(
-    config: RunConfig, *, precision: str, gpus: int, digests: Mapping[str, str], classes: int
+    config: RunConfig, *, amp: str, gpus: int, digests: Mapping[str, str], classes: int
 ) -> dict[str, Any]:
-    """What the result of a run depends on, in plain values: options, the ``precision`` that ``train.amp`` means here,
+    """What the result of a run depends on, in plain values: options, ``train.amp`` as what it means here (fp16),
     the ``gpus`` that share the global batch, and the ``digests`` of the betons.
 
     The number of processes is not among them: it only affects rounding.
     """
     sections = as_mapping(config)
     options = {f"{name}.{key}": value for name in ("model", "train") for key, value in sections[name].items()}
-    del options["train.amp"]
-    options |= {"precision": precision, "gpus": gpus, "classes": classes, "run.seed": config.run.seed}
+    options |= {"train.amp": amp, "gpus": gpus, "classes": classes, "run.seed": config.run.seed}
     options |= {f"data.{key}": sections["data"][key] for key in ("page_window", "augment")}
     schedule = config.schedule.parsed
     options[SCHEDULE] = [_epoch(schedule, epoch) for epoch in range(schedule.epochs)]

@@ -112,7 +112,8 @@ class Train:
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option(
         "auto",
         "torch.compile of the step: `off`, or its mode `default`, `reduce-overhead` or `max-autotune`; "
-        "`auto`: `default` on a GPU, `off` on a CPU",
+        "`auto`: `default` on a GPU, `off` on a CPU. The last two use CUDA graphs, but not where `dist.emulate_gpus` "
+        "accumulates gradients. Validation is not compiled",
     )
     flip_tta: bool = option(False, "validate on the mean of each image and its mirror image")
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
@@ -17,8 +16,9 @@ from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
 from training.distributed.world import World, accumulation_steps
 from training.engine.metrics import NO_SUMS
-from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, compile_mode
+from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
 from training.model import resnet
+from training.model.moving_average import MovingAverage
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class TrainState:
         dtype = resnet.amp_dtype(train.amp, world.device)
         self.options = options_of_result(
             config,
-            precision=str(dtype).removeprefix("torch."),
+            amp=resnet.amp_name(dtype),
             gpus=self.accumulation_steps * world.ranks,
             digests={name: manifest.digest for name, manifest in datasets.manifests.items()},
             classes=len(datasets.classes),
@@ -75,10 +75,10 @@ class TrainState:
             ranks=world.ranks,
         )
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
-        self.ema: AveragedModel | None = None
+        self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
         if train.ema:
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(train.ema), use_buffers=True)
+            self.ema = MovingAverage(self.model, train.ema)
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
 
     def _parallel(self, loss_module: LossModule) -> nn.Module:
@@ -96,7 +96,7 @@ class TrainState:
                 gradient_as_bucket_view=True,
                 # Not with compilation, which cuts the graph at the buckets, nor accumulation, whose graph changes.
                 static_graph=self.accumulation_steps == 1
-                and compile_mode(self.config.train, self.world.device.type) is None,
+                and compile_mode(self.config.train, self.world.device.type, self.accumulation_steps) is None,
             )
 
     def global_batch(self, phase: Phase) -> int:
@@ -137,8 +137,9 @@ class TrainState:
         ]
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
-            group |= own  # options may have been changed; they are not the checkpoint's
-        if saved["scaler"] and self.step.fixed_scale is None:
+            group |= own  # an accepted change holds, not what the checkpoint had
+        begin_momentum(self.optimizer)
+        if saved["scaler"] and self.step.scaler.is_enabled() and self.step.fixed_scale is None:
             self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         if len(saved["random"]) == self.world.ranks:

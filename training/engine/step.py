@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 
 import torch
@@ -81,12 +82,13 @@ class MixupCutmix:
         return bool(self.kinds)
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixed normalised ``images`` (n, 3, h, w) and class shares (n, classes) of ``labels`` (n,)."""
+        """Mixed normalised ``images`` (n, 3, h, w), channels-last, and class shares (n, classes) of ``labels`` (n,)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
             kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
-            mixed: tuple[torch.Tensor, torch.Tensor] = kind(images, labels)
-        return mixed
+            mixed, shares = kind(images, labels)
+        # MixUp gives NCHW: slower in cuDNN, and a recompilation after a batch of CutMix, which keeps the layout.
+        return mixed.contiguous(memory_format=torch.channels_last), shares
 
 
 class TrainStep:
@@ -108,13 +110,20 @@ class TrainStep:
         self.parallel: nn.Module = parallel or loss_module
         self.forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.parallel
         self.optimizer = optimizer
+        begin_momentum(optimizer)
         self.accumulation_steps = accumulation_steps
         self.mixing = mixing
         self.rank, self.ranks = rank, ranks
         device = next(loss_module.parameters()).device
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.longest_bad_run = torch.zeros((), dtype=torch.int64, device=device)
-        self.compile_mode = compile_mode(options, loss_module.predict.device_type)
+        self.compile_mode = compile_mode(options, loss_module.predict.device_type, accumulation_steps)
+        if rank == 0 and options.compile in WITHOUT_CUDA_GRAPHS and self.compile_mode != options.compile:
+            print(
+                f"note: train.compile={options.compile} uses CUDA graphs, which cannot accumulate gradients for "
+                f"dist.emulate_gpus; the step is compiled as {self.compile_mode}",
+                file=sys.stderr,
+            )
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
             loss_module.predict.device_type,
@@ -130,9 +139,12 @@ class TrainStep:
         before = [buffer.clone() for buffer in self.loss_module.buffers()]
         images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
         self.parallel.train()
-        self._accumulate(images.contiguous(memory_format=torch.channels_last), labels, 0, MetricSums(device))
-        self.optimizer.zero_grad(set_to_none=True)
+        # The first run with CUDA graphs only warms up, the second records them.
+        for _ in range(2 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
+            self._accumulate(images, labels, 0, MetricSums(device))
+            self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.loss_module.buffers(), before, strict=True):
             buffer.copy_(value)
 
@@ -189,8 +201,27 @@ class TrainStep:
         return contextlib.nullcontext()
 
 
-def compile_mode(options: Train, device_type: str) -> str | None:
-    """The mode for torch.compile, or None for an eager step."""
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter that has no momentum yet one of zeros; the first step is the same with them.
+
+    Fused SGD makes the momentum with ``empty_like``, and its kernel writes nothing if a gradient overflowed. After such
+    a first step, the second would add uninitialised memory to the weights.
+    """
+    for group in optimizer.param_groups:
+        if group.get("momentum"):
+            for parameter in group["params"]:
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
+# Modes of torch.compile that use CUDA graphs, and the same without. A graph's gradients lie in memory that its next run
+# writes again, so they cannot be accumulated over several runs.
+WITHOUT_CUDA_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+
+
+def compile_mode(options: Train, device_type: str, accumulation_steps: int) -> str | None:
+    """The mode for torch.compile, or None for an eager step. With accumulation it has no CUDA graphs."""
     if options.compile == "auto":
         return "default" if device_type == "cuda" else None
-    return None if options.compile == "off" else options.compile
+    if options.compile == "off":
+        return None
+    return options.compile if accumulation_steps == 1 else WITHOUT_CUDA_GRAPHS.get(options.compile, options.compile)

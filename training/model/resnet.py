@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
+AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -80,7 +81,12 @@ def parameter_groups(
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype:
     """The compute type that ``train.amp`` means on ``device``; ``auto`` picks what the hardware is fastest at."""
     if amp != "auto":
-        return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[amp]
+        return AMP_DTYPES[amp]
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def amp_name(dtype: torch.dtype) -> str:
+    """The value of ``train.amp`` that means ``dtype`` on every device."""
+    return next(name for name, each in AMP_DTYPES.items() if each == dtype)

@@ -187,6 +187,22 @@ def test_finished_run_is_not_trained_again(finished_run: Path, recipe: Path) -> 
     assert (finished_run / "last.pt").stat().st_mtime_ns == before
 
 
+def test_deterministic_run_reads_no_memory_before_it_is_written(
+    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_epoch, settings, filled = trainer.train_epoch, torch.utils.deterministic, []
+
+    def training(*args: Any) -> Any:
+        filled.append(settings.fill_uninitialized_memory)
+        monkeypatch.setattr(settings, "fill_uninitialized_memory", True)  # from now on it is NaN
+        return train_epoch(*args)
+
+    monkeypatch.setattr(trainer, "train_epoch", training)
+    train(recipe, tmp_path)
+    assert filled[0] is False
+    assert_same_result(tmp_path, finished_run)
+
+
 def test_run_is_not_continued_with_another_recipe(finished_run: Path, recipe: Path) -> None:
     status, _, err = attempt(recipe, finished_run, "--train.weight_decay=0.01")
     assert status == 2

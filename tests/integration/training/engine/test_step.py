@@ -14,7 +14,6 @@ from helpers.training_runs import SERVER
 from torch import nn
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from training.config.run_config import Train
@@ -22,6 +21,7 @@ from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep
 from training.model import resnet
+from training.model.moving_average import MovingAverage
 
 CPU = torch.device("cpu")
 SINGLE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
@@ -80,13 +80,13 @@ def losses(changes: dict[str, Any], dtype: torch.dtype = torch.float64, steps: i
         accumulation_steps=accumulation_steps,
         mixing=mixing,
     )
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
+    average = MovingAverage(net, options.ema)
     found = []
     for number, (images, labels) in enumerate(batches()[:steps]):
         sums = MetricSums(CPU)
         step(images, labels, 0.002, sums, key=number)
         if options.ema:
-            average.update_parameters(net)
+            average.update(net)
             with torch.no_grad():
                 logits = Predictor(average.module.eval(), dtype, CPU)(images)
             found.append(nn.functional.cross_entropy(logits, labels).item())

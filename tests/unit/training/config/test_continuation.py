@@ -17,12 +17,12 @@ RATES = [{"epochs": [0, 2], "from": 0.1, "to": 0.5}, {"epochs": [2, 4], "from": 
 MORE = {**PHASE, "epochs": [4, 6], "px": 160, "lr": [{"epochs": [4, 6], "from": 0.1, "to": 0.0}]}
 
 
-def options(*more: dict[str, Any], precision: str = "float16", gpus: int = 8, **changes: Any) -> dict[str, Any]:
+def options(*more: dict[str, Any], amp: str = "fp16", gpus: int = 8, **changes: Any) -> dict[str, Any]:
     sections: dict[str, Any] = {"train": Train(), "model": Model(), "run": Run()}
     phase = {**PHASE, "lr": changes.pop("lr", RATES), **changes.pop("phase", {})}
     sections |= changes
     config = RunConfig(schedule=ScheduleOptions(phases=[phase, *more]), **sections)
-    return options_of_result(config, precision=precision, gpus=gpus, digests={"train_160": "ab"}, classes=10)
+    return options_of_result(config, amp=amp, gpus=gpus, digests={"train_160": "ab"}, classes=10)
 
 
 def said(now: dict[str, Any], *accepted: str) -> str:
@@ -60,13 +60,13 @@ def test_longer_schedule_is_named_with_both_lengths() -> None:
     ("now", "key", "shown"),
     [
         (options(train=Train(loss_scale="dynamic")), "train.loss_scale", "is dynamic, was 1024.0"),
-        (options(precision="bfloat16"), "precision", "is bfloat16, was float16"),
+        (options(amp="bf16"), "train.amp", "is bf16, was fp16"),
         (options(gpus=4), "gpus", "is 4, was 8"),
         (options(run=Run(seed=1)), "run.seed", "is 1, was 0"),
         (
             options(lr=[{"epochs": [0, 2], "from": 0.1, "to": 0.5}, {"epochs": [2, 4], "from": 0.4, "to": 0.0}]),
             "schedule",
-            "lr 0.4 to 0.2' in epoch 3, was '128 px of 160, batch 64, min_scale 0.08, lr 0.5 to 0.25' (and 1 more epoch)",
+            "lr 0.4 to 0.2' in epoch 3, was '128 px of 160, batch 64, min_scale 0.08, lr 0.5 to 0.25' (and 1 more",
         ),
     ],
 )
@@ -78,8 +78,8 @@ def test_change_of_the_result_is_refused_readably_until_accepted(now: dict[str, 
 
 
 def test_all_keys_to_accept_are_named_at_once() -> None:
-    now = options(gpus=4, precision="bfloat16")
-    assert "--run.accept_changes=run.seed,precision,gpus" in said(now, "run.seed")
+    now = options(gpus=4, amp="bf16")
+    assert "--run.accept_changes=run.seed,train.amp,gpus" in said(now, "run.seed")
 
 
 def test_another_network_cannot_be_accepted() -> None:

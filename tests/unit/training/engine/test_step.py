@@ -1,6 +1,8 @@
 """One step, against torch's own pieces."""
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from training.config.run_config import Train
 from training.distributed.world import World
 from training.engine.metrics import MetricSums
-from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep
+from training.engine.step import MEAN, STD, LossModule, MixupCutmix, Normalise, Predictor, TrainStep, compile_mode
 from training.model.resnet import parameter_groups
 
 CPU = torch.device("cpu")
@@ -90,3 +92,92 @@ def test_static_loss_scale_stays_and_a_step_with_inf_is_skipped() -> None:
     step(images, labels, 0.1, MetricSums(CPU))
     assert step.scaler.get_scale() == 1024.0
     assert all(torch.equal(moved[key], value) for key, value in net.state_dict().items())
+
+
+@pytest.fixture
+def nan_in_new_memory() -> Iterator[None]:
+    """torch.empty gives NaN, not whatever was there."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_overflow_in_the_first_step_is_as_if_that_step_had_not_been(nan_in_new_memory: None, nesterov: bool) -> None:
+    torch.manual_seed(1)
+    nets = [tiny()]
+    nets.append(copy.deepcopy(nets[0]))
+    images, labels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), torch.arange(4)
+    for net, overflows in zip(nets, (True, False), strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, nesterov=nesterov, fused=True)
+        step = TrainStep(LossModule(Predictor(net, torch.float16, CPU), 0.0), optimizer, Train())
+        forward = step.forward
+        if overflows:
+            step.forward = lambda images, labels, net=net: (net(images.float()).sum() * float("inf"), torch.zeros(4, 6))
+            net.eval()  # keep its statistics
+            step(images, labels, 0.1, MetricSums(CPU))
+            net.train()
+            step.forward = forward
+        for _ in range(3):
+            step(images, labels, 0.1, MetricSums(CPU))
+    for skipped, plain in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(skipped, plain)
+        assert torch.isfinite(plain).all()
+
+
+@pytest.mark.parametrize("kinds", [{"mixup": 0.4, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_images_have_the_layout_and_type_of_unmixed_ones(kinds: dict[str, float], dtype: torch.dtype) -> None:
+    images = torch.rand(4, 3, 8, 12).to(dtype, memory_format=torch.channels_last)
+    mixed, shares = MixupCutmix(**kinds, classes=6)(images, torch.arange(4), key=1)
+    assert (mixed.stride(), mixed.dtype) == (images.stride(), dtype)
+    assert (shares.shape, shares.dtype) == ((4, 6), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("option", "device", "accumulation_steps", "mode"),
+    [
+        ("auto", "cpu", 1, None),
+        ("auto", "cuda", 2, "default"),
+        ("off", "cuda", 2, None),
+        ("reduce-overhead", "cuda", 1, "reduce-overhead"),
+        ("reduce-overhead", "cuda", 2, "default"),
+        ("max-autotune", "cuda", 1, "max-autotune"),
+        ("max-autotune", "cuda", 8, "max-autotune-no-cudagraphs"),
+    ],
+)
+def test_accumulation_is_compiled_without_cuda_graphs(
+    option: Any, device: str, accumulation_steps: int, mode: str | None
+) -> None:
+    assert compile_mode(Train(compile=option), device, accumulation_steps) == mode
+
+
+@pytest.mark.parametrize(("rank", "accumulation_steps", "notes"), [(0, 1, 0), (0, 2, 1), (1, 2, 0)])
+def test_one_process_says_once_that_accumulation_has_no_cuda_graphs(
+    rank: int, accumulation_steps: int, notes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, options = tiny(), Train(compile="max-autotune")
+    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9, fused=True)
+    loss_module = LossModule(Predictor(net, torch.float32, CPU), 0.0)
+    TrainStep(loss_module, optimizer, options, rank=rank, accumulation_steps=accumulation_steps)
+    said = "the step is compiled as max-autotune-no-cudagraphs"
+    assert capsys.readouterr().err.count(said) == notes
+
+
+@pytest.mark.parametrize(("option", "runs"), [("default", 1), ("reduce-overhead", 2), ("max-autotune", 2)])
+def test_prepare_runs_often_enough_to_record_cuda_graphs(
+    option: Any, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, ran = tiny(), []
+
+    def compiled(module: nn.Module, **_: Any) -> Any:
+        return lambda *batch: (ran.append(1), module(*batch))[1]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9, fused=True)
+    step = TrainStep(LossModule(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train(compile=option))
+    step.prepare(8, 4, CPU)
+    assert len(ran) == runs

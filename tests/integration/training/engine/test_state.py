@@ -1,0 +1,70 @@
+"""Which checkpoints a run continues from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.training_runs import attempt
+
+from training.model import checkpoint, resnet
+
+COMPLETE = "complete after 3 epochs"
+SCALE = {"scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.dtype]:
+    """Whose "auto" is the precision that `train.amp=auto` means."""
+    means, amp_dtype = {"auto": torch.float32}, resnet.amp_dtype
+    monkeypatch.setattr(resnet, "amp_dtype", lambda amp, device: means.get(amp) or amp_dtype(amp, device))
+    return means
+
+
+def run_with(finished_run: Path, to: Path, **changes: Any) -> Path:
+    """A copy of a run, whose checkpoint has ``changes``; those of its options are added to them."""
+    shutil.copytree(finished_run, to)
+    saved = checkpoint.load(to / checkpoint.LAST)
+    saved["options"] |= changes.pop("options", {})
+    checkpoint.save(to / checkpoint.LAST, saved | changes)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("ran_as", "here", "continues"),
+    [
+        ("fp32", "fp32", True),
+        ("fp32", "fp16", False),
+        ("fp16", "bf16", False),
+        ("bf16", "fp16", False),
+        ("bf16", "fp32", False),
+    ],
+)
+def test_auto_precision_continues_only_where_it_means_the_same(
+    ran_as: str, here: str, continues: bool, finished_run: Path, recipe: Path, tmp_path: Path, card: dict[str, Any]
+) -> None:
+    scale = SCALE if ran_as == "fp16" else {}
+    run_dir = run_with(finished_run, tmp_path / "run", options={"train.amp": ran_as}, scaler=scale)
+    card["auto"] = resnet.AMP_DTYPES[here]
+    status, out, err = attempt(recipe, run_dir, "--train.amp=auto")
+    if continues:
+        assert (status, COMPLETE in out) == (0, True), err
+        return
+    assert status == 2
+    assert err.count("\n") <= 2
+    assert f"train.amp is {here}, was {ran_as}" in err
+    status, out, err = attempt(recipe, run_dir, f"--train.amp={ran_as}")
+    assert (status, COMPLETE in out) == (0, True), err
+    status, out, err = attempt(recipe, run_dir, "--train.amp=auto", "--run.accept_changes=train.amp")
+    assert (status, COMPLETE in out) == (0, True), err
+    assert f"goes on with a change: train.amp is {here}, was {ran_as}" in err
+
+
+def test_checkpoint_without_momentum_is_continued(finished_run: Path, recipe: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(finished_run / checkpoint.LAST)["optimizer"]
+    run_dir = run_with(finished_run, tmp_path / "run", optimizer=saved | {"state": {}})
+    status, out, err = attempt(recipe, run_dir)
+    assert (status, COMPLETE in out) == (0, True), err

@@ -1,0 +1,51 @@
+"""Averaged weights: an exponential moving average of a model's parameters and BatchNorm statistics."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """``module`` is the average of a model over its updates; the first one copies the model.
+
+    The bits and the state dict of torch's AveragedModel with ``get_ema_multi_avg_fn`` and ``use_buffers``, which waits
+    for the device twice a step, and launches four kernels for each of BatchNorm's counts of batches to average them.
+    Here they are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(model)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in ``model`` as it is after a step. Does not wait for the device."""
+        ours, theirs = (itertools.chain(net.parameters(), net.buffers()) for net in (self.module, model))
+        pairs = list(zip(ours, theirs, strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        if self.updates:
+            torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - self.decay)
+        else:
+            _copy(floats)
+        _copy([pair for pair in pairs if not pair[0].is_floating_point()])
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        return {"n_averaged": torch.tensor(self.updates), **tensors}
+
+    def load_state_dict(self, saved: Mapping[str, torch.Tensor]) -> None:
+        tensors = dict(saved)
+        self.updates = int(tensors.pop("n_averaged"))
+        self.module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
+
+
+def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    if pairs:
+        torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
