@@ -125,14 +125,18 @@ class TrainStep:
     def prepare(self, px: int, batch: int, device: torch.device) -> None:
         """Compile and tune for batches of this shape, without changing weights or statistics."""
         if self.compile_mode is not None:
-            torch._dynamo.reset()  # drop the compiled code of the previous phase
+            torch._dynamo.reset()  # drop the compiled code of the previous phase, and the memory of its CUDA graphs
             self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
+        free_cached_memory(device)
         before = [buffer.clone() for buffer in self.loss_module.buffers()]
         images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
         self.parallel.train()
-        self._accumulate(images.contiguous(memory_format=torch.channels_last), labels, 0, MetricSums(device))
-        self.optimizer.zero_grad(set_to_none=True)
+        # With CUDA graphs the first run only warms up and the second records; the third is the first that replays.
+        for _ in range(3 if self.compile_mode in CUDA_GRAPH_MODES else 1):
+            self._accumulate(images, labels, 0, MetricSums(device))
+            self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.loss_module.buffers(), before, strict=True):
             buffer.copy_(value)
 
@@ -187,6 +191,21 @@ class TrainStep:
         if isinstance(self.parallel, DistributedDataParallel):
             return self.parallel.no_sync()
         return contextlib.nullcontext()
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back the memory that torch keeps of the previous phase's sizes, on the GPU and pinned on the host.
+
+    Torch does so itself before it runs out, but not for what NCCL, kernels and CUDA graphs allocate beside it. Hardly
+    more than weights and momentum is in use between phases, so nearly all segments are free as a whole, and expandable
+    segments, which help where they are not, would gain little.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch._C._host_emptyCache()
+
+
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 def compile_mode(options: Train, device_type: str) -> str | None:
