@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from training.config.run_config import Train
+from training.engine import step as step_module
 from training.engine.distributed import World
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep
@@ -90,3 +91,52 @@ def test_static_loss_scale_stays_and_a_step_with_inf_is_skipped() -> None:
     step(images, labels, 0.1, MetricSums(CPU))
     assert step.scaler.get_scale() == 1024.0
     assert all(torch.equal(moved[key], value) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("off", 1), ("default", 1), ("reduce-overhead", 3), ("max-autotune", 3)])
+def test_prepare_runs_until_cuda_graphs_replay_and_changes_nothing(
+    mode: str, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def compile_nothing(module: nn.Module, dynamic: bool, mode: str) -> object:
+        compiled.append(mode)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    net, found = tiny(), []
+    net.register_forward_pre_hook(lambda module, inputs: found.append(tuple(inputs[0].shape)))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    step = TrainStep(LossModule(Predictor(net, torch.float16, CPU), 0.0), optimizer, Train(compile=mode))
+    images, labels = torch.randint(0, 256, (4, 3, 12, 12), dtype=torch.uint8), torch.arange(4)
+    for _ in range(2):  # so that there are momentum and statistics
+        step(images, labels, 0.1, MetricSums(CPU))
+    step.bad_steps.fill_(3)
+    before = copy.deepcopy([net.state_dict(), optimizer.state_dict(), step.scaler.state_dict()])
+    found.clear()
+    step.prepare(12, 4, CPU)
+    assert found == [(4, 3, 12, 12)] * runs
+    assert compiled == ([] if mode == "off" else [mode])
+    after = [net.state_dict(), optimizer.state_dict(), step.scaler.state_dict()]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert (int(step.bad_steps), int(step.longest_bad_run)) == (3, 0)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_memory_of_the_previous_phase_is_freed_once_its_code_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: done.append("code"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("GPU"))
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: done.append("pinned"))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    net = tiny()
+    net.register_forward_pre_hook(lambda module, inputs: done.append("run"))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    train = TrainStep(LossModule(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train(compile="default"))
+    train.prepare(12, 4, CPU)
+    assert done == ["code", "run"]
+    done.clear()
+    on_gpu = step_module.free_cached_memory
+    monkeypatch.setattr(step_module, "free_cached_memory", lambda device: on_gpu(torch.device("cuda")))
+    train.prepare(12, 4, CPU)
+    assert done == ["code", "GPU", "pinned", "run"]
