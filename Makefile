@@ -12,8 +12,6 @@ MAKEFLAGS += --no-builtin-rules
 # An activated environment of another project must not leak into this one.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 export UV_PROJECT_ENVIRONMENT := .venv
-# Waiting threads sleep instead of spinning: where other work shares the cores, torch is several times faster for it.
-export OMP_WAIT_POLICY := passive
 
 PYTHON := .venv/bin/python
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .tools/bin/uv)
@@ -54,6 +52,7 @@ test: $(ENV)  ## run the tests, but for those marked slow
 soak: $(ENV)  ## run the slow tests
 	$(PYTEST) -m slow -s
 
+bench: export OMP_WAIT_POLICY := passive  # as the programs set it for themselves
 bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	mkdir -p $(BENCH)
 	$(PYTHON) benchmarks/load.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/load.txt

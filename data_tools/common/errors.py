@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from data_tools.common.environment import let_waiting_threads_sleep
+
 MISTAKE = 2
 LONG = 80  # characters; a longer remedy has a line of its own
 
@@ -50,12 +52,14 @@ def printable(text: str) -> str:
 
 def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
     """Makes ``main(argv) -> status`` a program: a :class:`UserError` is a line on standard error and its status, and
-    a reader who has seen enough of the output ends it quietly. Anything else keeps its traceback."""
+    a reader who has seen enough of the output ends it quietly. Anything else keeps its traceback. ``main`` must import
+    torch, and what else has threads of OpenMP, itself: OpenMP reads the environment once, when it is loaded."""
 
     def wrap(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
         @functools.wraps(main)
         def guarded(argv: Sequence[str]) -> int:
             open_standard_streams()
+            let_waiting_threads_sleep(os.environ)
             try:
                 status = main(argv)
                 sys.stdout.flush()

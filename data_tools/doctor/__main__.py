@@ -25,6 +25,7 @@ def examine(folder: Path | None) -> Iterator[Finding]:
     yield from software_checks.gpu(cards, error, software_checks.driver_cuda(), torch)
     yield from software_checks.libraries()
     yield machine_checks.cores(len(cards))
+    yield machine_checks.waiting_threads()
     yield machine_checks.memory()
     yield machine_checks.disk(folder or Path())
     yield machine_checks.descriptors()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_tools.beton.manifest import read_manifest
+from data_tools.common.environment import WAITING
 from data_tools.common.errors import UserError
 from data_tools.common.resources import available_memory, usable_cores
 
@@ -43,6 +44,18 @@ def cores(gpus: int) -> Finding:
         "WARN",
         f"{what}, for {gpus or 'no'} GPU{'s' if gpus != 1 else ''}",
         f"the loader wants {CORES_PER_GPU} a GPU; ask for more (docker --cpus, SLURM --cpus-per-task)",
+    )
+
+
+def waiting_threads() -> Finding:
+    """Whether OpenMP's threads leave their cores to others while they wait, which is the default of all programs."""
+    chosen = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
+    if chosen == ["OMP_WAIT_POLICY=passive"]:
+        return Finding("OK", "waiting threads sleep (OMP_WAIT_POLICY=passive, the programs' default)")
+    return Finding(
+        "WARN",
+        f"{' '.join(chosen)}: how long waiting threads spin is your choice",
+        "unset it where other work shares the cores; training may then be several times faster",
     )
 
 

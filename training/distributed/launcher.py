@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from data_tools.common.errors import MISTAKE
+from data_tools.common.resources import default_workers
 from training.config.run_config import Dist
 from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
@@ -34,8 +35,7 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(default_workers(count)))
     launcher = elastic_launch(
         LaunchConfig(
             min_nodes=1,

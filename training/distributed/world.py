@@ -14,12 +14,15 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from data_tools.common.options import OptionError
+from data_tools.common.resources import default_workers
 from training.config.run_config import Dist
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
+MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
 _PR_SET_PDEATHSIG = 1
 
 
@@ -101,6 +104,7 @@ def world(options: Dist) -> Iterator[World]:
     )
     if cuda:
         torch.cuda.set_device(device)
+    limit_compile_workers(this.local_ranks)
     if this.ranks == 1:
         yield this
         return
@@ -123,6 +127,15 @@ def world(options: Dist) -> Iterator[World]:
         raise
     else:
         dist.destroy_process_group()
+
+
+def limit_compile_workers(local_ranks: int) -> None:
+    """Share the cores for torch.compile among ``local_ranks`` processes, unless TORCHINDUCTOR_COMPILE_THREADS is set.
+
+    Each would start up to 32 processes for it, one for every core of the machine.
+    """
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        inductor_config.compile_threads = min(MOST_COMPILE_WORKERS, default_workers(local_ranks))
 
 
 def _check_restarts() -> None:
@@ -163,10 +176,15 @@ def max_over_ranks(value: torch.Tensor, world: World) -> torch.Tensor:
 
 
 def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every process the main one's buffers.
+    """Give every process the main one's buffers, in one message for each dtype.
 
     BatchNorm statistics are local while training, as published; for validation all processes need the same model.
     """
-    if world.ranks > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+    if world.ranks == 1:
+        return
+    for dtype in dict.fromkeys(buffer.dtype for buffer in model.buffers()):
+        buffers = [buffer for buffer in model.buffers() if buffer.dtype == dtype]
+        message = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        dist.broadcast(message, src=0)
+        values = message.split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [value.view_as(buffer) for value, buffer in zip(values, buffers, strict=True)])

@@ -30,13 +30,14 @@ def evaluate(predict: Predictor, loader: ValLoader, world: World, signals: StopS
     was_training = model.training
     model.eval()
     sums = MetricSums(world.device)
-    # Almost every rectangle is a new shape: tuning cuDNN for it would take longer than using it once.
     tuned = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = tuned and not loader.rectangular
     try:
         batches = iter(loader)
         for _ in range(loader.rounds):  # some processes have one batch less, but all must poll equally often
             for images, labels in itertools.islice(batches, 1):
+                # Almost every rectangle is a new shape, and so is the last batch where it is smaller: tuning cuDNN for
+                # it would take longer than using it once.
+                torch.backends.cudnn.benchmark = tuned and not loader.rectangular and len(images) == loader.batch
                 logits = predict(images)
                 sums.add(logits, labels, nn.functional.cross_entropy(logits, labels))
             if signals is not None and signals.poll()[0]:

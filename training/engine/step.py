@@ -91,6 +91,29 @@ class MixupCutmix:
         return mixed.contiguous(memory_format=torch.channels_last), shares
 
 
+class Statistics:
+    """The buffers of a module's BatchNorms, which a forward pass changes even if its step is skipped."""
+
+    def __init__(self, module: nn.Module) -> None:
+        buffers = [
+            b
+            for part in module.modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            for b in part.buffers(recurse=False)
+        ]
+        self.by_dtype = [[b for b in buffers if b.dtype == dtype] for dtype in dict.fromkeys(b.dtype for b in buffers)]
+
+    def copy(self) -> list[torch.Tensor]:
+        """All of them, in one tensor a dtype."""
+        return [torch.cat([buffer.reshape(-1) for buffer in group]) for group in self.by_dtype]
+
+    def put_back(self, before: list[torch.Tensor], where: torch.Tensor) -> None:
+        """Restore a copy if ``where``, a boolean on the device, is true. Does not wait for it."""
+        for group, old, new in zip(self.by_dtype, before, self.copy(), strict=True):
+            values = torch.where(where, old, new).split([buffer.numel() for buffer in group])
+            torch._foreach_copy_(group, [value.view_as(b) for value, b in zip(values, group, strict=True)])
+
+
 class TrainStep:
     """Forward, backward and update of one batch, accumulated over ``accumulation_steps`` parts."""
 
@@ -111,6 +134,7 @@ class TrainStep:
         self.forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.parallel
         self.optimizer = optimizer
         begin_momentum(optimizer)
+        self.statistics = Statistics(loss_module)
         self.accumulation_steps = accumulation_steps
         self.mixing = mixing
         self.rank, self.ranks = rank, ranks
@@ -134,19 +158,19 @@ class TrainStep:
     def prepare(self, px: int, batch: int, device: torch.device) -> None:
         """Compile and tune for batches of this shape, without changing weights or statistics."""
         if self.compile_mode is not None:
-            torch._dynamo.reset()  # drop the compiled code of the previous phase
+            torch._dynamo.reset()  # drop the compiled code of the previous phase, and the memory of its CUDA graphs
             self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
-        before = [buffer.clone() for buffer in self.loss_module.buffers()]
+        free_cached_memory(device)
+        before = self.statistics.copy()
         images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         self.parallel.train()
-        # The first run with CUDA graphs only warms up, the second records them.
-        for _ in range(2 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
+        # With CUDA graphs the first run only warms up and the second records; the third is the first that replays.
+        for _ in range(3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
             self._accumulate(images, labels, 0, MetricSums(device))
             self.optimizer.zero_grad(set_to_none=True)
-        for buffer, value in zip(self.loss_module.buffers(), before, strict=True):
-            buffer.copy_(value)
+        self.statistics.put_back(before, torch.ones((), dtype=torch.bool, device=device))
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, sums: MetricSums, key: int = 0) -> None:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; metrics go to ``sums``.
@@ -156,22 +180,25 @@ class TrainStep:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        before = self.statistics.copy() if self.scaler.is_enabled() else None
         loss = self._accumulate(images, labels, key, sums)
         self.scaler.step(self.optimizer)
-        self._count_bad_steps(loss)
+        bad = ~torch.isfinite(loss)
+        if before is not None:
+            overflows = self.scaler._found_inf_per_device(self.optimizer).values()
+            skipped = sum(overflows, torch.zeros_like(loss)) > 0
+            self.statistics.put_back(before, skipped)
+            bad |= skipped
+        self._count(bad)
         # A number is the published static scale; None lets the scaler adapt.
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _count_bad_steps(self, loss: torch.Tensor) -> None:
+    def _count(self, bad: torch.Tensor) -> None:
         """Count steps in a row without a finite loss or, under a gradient scale, without finite gradients.
 
         Without a scale, non-finite gradients show as a non-finite loss one step later. Does not wait for the device.
         """
-        bad = ~torch.isfinite(loss)
-        if self.scaler.is_enabled():
-            overflows = self.scaler._found_inf_per_device(self.optimizer).values()
-            bad = bad | (sum(overflows, torch.zeros_like(loss)) > 0)
         self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, torch.zeros_like(self.bad_steps)))
         torch.maximum(self.longest_bad_run, self.bad_steps, out=self.longest_bad_run)
 
@@ -211,6 +238,18 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
         if group.get("momentum"):
             for parameter in group["params"]:
                 optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back the memory that torch keeps of the previous phase's sizes, on the GPU and pinned on the host.
+
+    Torch does so itself before it runs out, but not for what NCCL, kernels and CUDA graphs allocate beside it. Hardly
+    more than weights and momentum is in use between phases, so nearly all segments are free as a whole, and expandable
+    segments, which help where they are not, would gain little.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch._C._host_emptyCache()
 
 
 # Modes of torch.compile that use CUDA graphs, and the same without. A graph's gradients lie in memory that its next run

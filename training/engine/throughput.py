@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -40,23 +41,26 @@ class StepClock:
         self.device = device
         self.waited = 0.0
         self.marks: list[float] = []
-        self.done: list[torch.cuda.Event] = []  # a step's last kernel
-        self.ready: list[torch.cuda.Event] = []  # the next batch is on the device
+        self._laps_ms: list[float] = []  # on a GPU: from a step's last kernel to that of the next
+        self._starved_ms = 0.0
+        self._unread: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()  # batch is there, step is done
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        self.lap()
-
-    def lap(self) -> None:
-        """A step was queued."""
+            self._read, self._ready = _mark(), _mark()  # the end of the last step that was read; the newest batch
         self.marks.append(time.perf_counter())
-        if self.device.type == "cuda":
-            self.done.append(_mark())
 
     def wait(self, since: float) -> None:
         """The host waited for a batch since ``since``, and has it now."""
         self.waited += time.perf_counter() - since
         if self.device.type == "cuda":
-            self.ready.append(_mark())
+            self._ready = _mark()
+
+    def lap(self) -> None:
+        """The step on the batch that was waited for is queued."""
+        self.marks.append(time.perf_counter())
+        if self.device.type == "cuda":
+            self._unread.append((self._ready, _mark()))
+            self._read_finished()
 
     def elapsed(self) -> float:
         """Seconds since the clock was made."""
@@ -64,20 +68,27 @@ class StepClock:
 
     def starved(self) -> float:
         """Seconds that the device waited for images since the clock was made. Synchronises with the device."""
-        if not self.done:
+        if self.device.type != "cuda":
             return self.waited
-        self.done[-1].synchronize()
-        waits: list[float] = [a.elapsed_time(b) for a, b in zip(self.done, self.ready, strict=False)]
-        return sum(waits) / 1000
+        if self._unread:
+            self._unread[-1][1].synchronize()
+        self._read_finished()
+        return self._starved_ms / 1000
+
+    def _read_finished(self) -> None:
+        """Read the events of the steps that the device has done, each once, and let go of them."""
+        while self._unread and self._unread[0][1].query():
+            ready, done = self._unread.popleft()
+            self._starved_ms += self._read.elapsed_time(ready)
+            self._laps_ms.append(self._read.elapsed_time(done))
+            self._read = done
 
     def speed(self, images: int, flops_per_image: float) -> Speed:
         """The speed of this process over ``images`` since the clock was made. Synchronises with the device."""
         starved_s = self.starved()
-        laps = [1000 * (b - a) for a, b in pairwise(self.marks)]
-        if self.done:
-            laps = [a.elapsed_time(b) for a, b in pairwise(self.done)]
-        seconds = self.elapsed()
         on_gpu = self.device.type == "cuda"
+        laps = self._laps_ms if on_gpu else [1000 * (b - a) for a, b in pairwise(self.marks)]
+        seconds = self.elapsed()
         tflops = 3 * flops_per_image * images / seconds / 1e12
         peak = peak_tflops(torch.cuda.get_device_name(self.device)) if on_gpu else None
         return Speed(

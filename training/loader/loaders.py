@@ -26,7 +26,7 @@ from training.config.schedule import batches_per_epoch
 from training.loader import sample_order
 from training.loader.beton_reader import BetonReader
 from training.loader.crops import CentreCrops, RandomCrops, rectangle
-from training.loader.device_transfer import CudaCopies, NoCopies
+from training.loader.device_transfer import CudaCopies, NoCopies, buffer_bytes
 from training.loader.epoch_iterator import (
     IN_USE,
     READY_AHEAD,
@@ -74,10 +74,11 @@ class BetonLoader(Loader):
         on_device: Sequence[nn.Module] = (),
     ) -> None:
         workers = default_workers(1) if workers is None else workers
-        check_memory(beton.path, (SUBMITTED_AHEAD + READY_AHEAD + IN_USE) * batch * largest * 3)
+        pinned = device.type == "cuda"
+        check_memory(beton.path, (SUBMITTED_AHEAD + READY_AHEAD + IN_USE) * buffer_bytes(batch, largest, pinned))
         self.beton, self.images, self.classes = beton, beton.images, beton.manifest.classes
-        self.decode = DecodeBatch(beton, crops, workers=workers, pinned=device.type == "cuda")
-        self.copies = CudaCopies(device) if device.type == "cuda" else NoCopies()
+        self.decode = DecodeBatch(beton, crops, workers=workers, pinned=pinned)
+        self.copies = CudaCopies(device) if pinned else NoCopies()
         self.batch = batch
         self._crops, self._augment, self._on_device = crops, list(augment), list(on_device)
         self._under_way: weakref.ref[BatchIterator] | None = None  # nobody but the caller keeps it alive

@@ -14,10 +14,10 @@ import torchvision
 from helpers.fake_cuda import DeviceLog, fake_cuda, skip_or_fail_with_another_torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
-from training.engine.distributed import World
 
 from training.config.datasets import Datasets
 from training.config.run_config import Arch, Dist, Model, RunConfig, ScheduleOptions, Train
+from training.distributed.world import World
 from training.engine.evaluate import evaluate
 from training.engine.metrics import MetricSums
 from training.engine.state import TrainState

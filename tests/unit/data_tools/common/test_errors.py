@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.common.environment import WAITING
 from data_tools.common.errors import HelpRequested, MissingFileError, UserError, program
 
 
@@ -44,6 +45,22 @@ def test_missing_file_is_a_file_not_found_error() -> None:
 
 def test_line_ends_in_names_do_not_make_more_lines() -> None:
     assert str(UserError("bad\nname", where="a\x1b[1m")) == "a\\x1b[1m: bad\\nname"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "policy"),
+    [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "9"}, None)],
+)
+def test_waiting_threads_sleep_in_every_program_unless_the_user_has_chosen(
+    chosen: dict[str, str], policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    found = []
+    assert run(lambda: found.append(os.environ.get("OMP_WAIT_POLICY")) or 0) == 0
+    assert found == [policy]
 
 
 def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from helpers.manifests import MANIFEST
 
 from data_tools.beton.manifest import manifest_path, write_manifest
+from data_tools.common.environment import WAITING
 from data_tools.doctor import machine_checks
 from data_tools.doctor.machine_checks import Finding
 
@@ -75,3 +76,15 @@ def test_machine_with_too_little_of_everything_gets_warnings(monkeypatch: pytest
     assert levels(findings()) == ["WARN"] * 4
     assert "ulimit -n 512" in str(machine_checks.descriptors())
     assert machine_checks.shared_memory(1).level == "OK"
+
+
+def test_waiting_threads_that_spin_get_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert machine_checks.waiting_threads().level == "OK"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert str(machine_checks.waiting_threads()).startswith("WARN OMP_WAIT_POLICY=active")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("KMP_BLOCKTIME", "200")
+    assert str(machine_checks.waiting_threads()).startswith("WARN KMP_BLOCKTIME=200")

@@ -10,6 +10,7 @@ from torch import nn
 
 from training.config.run_config import Train
 from training.distributed.world import World
+from training.engine import step as step_module
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD, LossModule, MixupCutmix, Normalise, Predictor, TrainStep, compile_mode
 from training.model.resnet import parameter_groups
@@ -167,17 +168,50 @@ def test_one_process_says_once_that_accumulation_has_no_cuda_graphs(
     assert capsys.readouterr().err.count(said) == notes
 
 
-@pytest.mark.parametrize(("option", "runs"), [("default", 1), ("reduce-overhead", 2), ("max-autotune", 2)])
-def test_prepare_runs_often_enough_to_record_cuda_graphs(
-    option: Any, runs: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("mode", "runs"), [("off", 1), ("default", 1), ("reduce-overhead", 3), ("max-autotune", 3)])
+def test_prepare_runs_until_cuda_graphs_replay_and_changes_nothing(
+    mode: str, runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net, ran = tiny(), []
+    compiled = []
 
-    def compiled(module: nn.Module, **_: Any) -> Any:
-        return lambda *batch: (ran.append(1), module(*batch))[1]
+    def compile_nothing(module: nn.Module, dynamic: bool, mode: str) -> object:
+        compiled.append(mode)
+        return module
 
-    monkeypatch.setattr(torch, "compile", compiled)
-    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9, fused=True)
-    step = TrainStep(LossModule(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train(compile=option))
-    step.prepare(8, 4, CPU)
-    assert len(ran) == runs
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    net, found = tiny(), []
+    net.register_forward_pre_hook(lambda module, inputs: found.append(tuple(inputs[0].shape)))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    step = TrainStep(LossModule(Predictor(net, torch.float16, CPU), 0.0), optimizer, Train(compile=mode))
+    images, labels = torch.randint(0, 256, (4, 3, 12, 12), dtype=torch.uint8), torch.arange(4)
+    for _ in range(2):  # so that there are momentum and statistics
+        step(images, labels, 0.1, MetricSums(CPU))
+    step.bad_steps.fill_(3)
+    before = copy.deepcopy([net.state_dict(), optimizer.state_dict(), step.scaler.state_dict()])
+    found.clear()
+    step.prepare(12, 4, CPU)
+    assert found == [(4, 3, 12, 12)] * runs
+    assert compiled == ([] if mode == "off" else [mode])
+    after = [net.state_dict(), optimizer.state_dict(), step.scaler.state_dict()]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert (int(step.bad_steps), int(step.longest_bad_run)) == (3, 0)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_memory_of_the_previous_phase_is_freed_once_its_code_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: done.append("code"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("GPU"))
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: done.append("pinned"))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    net = tiny()
+    net.register_forward_pre_hook(lambda module, inputs: done.append("run"))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
+    train = TrainStep(LossModule(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train(compile="default"))
+    train.prepare(12, 4, CPU)
+    assert done == ["code", "run"]
+    done.clear()
+    on_gpu = step_module.free_cached_memory
+    monkeypatch.setattr(step_module, "free_cached_memory", lambda device: on_gpu(torch.device("cuda")))
+    train.prepare(12, 4, CPU)
+    assert done == ["code", "GPU", "pinned", "run"]

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import time
+import weakref
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -66,3 +68,49 @@ def test_step_clock_measures_waiting_and_steps() -> None:
     assert speed.step_p99_ms >= speed.step_p50_ms
     assert speed.tflops == pytest.approx(3 * speed.images_per_s_per_gpu / 1000)
     assert math.isnan(speed.mfu_percent)
+
+
+class FakeEvent:
+    """An event that the GPU reaches at the time that was ``now`` when it was recorded; it has come to ``device_ms``."""
+
+    now, device_ms, reads = 0.0, 0.0, 0
+    alive: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.alive.add(self)
+
+    def record(self) -> None:
+        self.at = FakeEvent.now
+
+    def query(self) -> bool:
+        return self.at <= FakeEvent.device_ms
+
+    def synchronize(self) -> None:
+        FakeEvent.device_ms = max(FakeEvent.device_ms, self.at)
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        assert self.query()
+        assert end.query()
+        FakeEvent.reads += 1
+        return end.at - self.at
+
+
+def test_step_clock_reads_each_event_of_a_gpu_once_and_lets_go_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("reset_peak_memory_stats", "max_memory_allocated", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: "T4" if "name" in name else 2**30)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    clock = StepClock(torch.device("cuda"))
+    steps, behind_ms, most = 1000, 40, 0
+    for step in range(1, steps + 1):
+        FakeEvent.now += 3  # the batch is late
+        clock.wait(time.perf_counter())
+        FakeEvent.now += 7 + 90 * (step == 500)
+        clock.lap()
+        FakeEvent.device_ms = FakeEvent.now - behind_ms
+        if step % 20 == 0:
+            assert clock.starved() == pytest.approx(3 * step / 1000)
+        most = max(most, len(FakeEvent.alive))
+    speed = clock.speed(images=8, flops_per_image=1e9)
+    assert (speed.step_p50_ms, speed.step_p99_ms) == (10, 10)
+    assert FakeEvent.reads == 2 * steps
+    assert most < 30  # 4 steps and a few

@@ -1,0 +1,50 @@
+"""Buffers sent to other processes in few messages, and compile workers shared among the processes of a machine."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._inductor import config as inductor_config
+
+from data_tools.common import resources
+from training.config.run_config import Dist
+from training.distributed.world import World, share_buffers, world
+from training.model import resnet
+
+
+def test_buffers_of_the_main_process_are_sent_in_one_message_a_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = resnet.build("resnet50", 10, init_bn0=False, blurpool=True).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(main)
+    for value, buffer in enumerate(main.buffers()):
+        buffer.copy_(torch.arange(value, value + buffer.numel()).view_as(buffer))
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(dist, "broadcast", lambda tensor, src: sent.append(tensor.clone()))
+    places = [World(rank=rank, ranks=2, local_rank=0, local_ranks=2, device=torch.device("cpu")) for rank in (0, 1)]
+    before = copy.deepcopy(main)
+    share_buffers(main, places[0])
+    assert len(sent) == 2  # floats, and BatchNorm's count of batches
+    received = iter(sent)
+    monkeypatch.setattr(dist, "broadcast", lambda tensor, src: tensor.copy_(next(received)))
+    share_buffers(other, places[1])
+    for was, ours, theirs in zip(before.buffers(), main.buffers(), other.buffers(), strict=True):
+        assert torch.equal(was, ours)
+        assert torch.equal(ours, theirs)
+        assert ours.stride() == theirs.stride()
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "chosen", "workers"),
+    [(192, 8, None, 24), (16, 8, None, 2), (4, 8, None, 1), (192, 1, None, 32), (192, 8, "5", 7)],
+)
+def test_compile_workers_share_the_cores(
+    cores: int, ranks: int, chosen: str | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", chosen)
+    # 7: what torch took from the environment.
+    with inductor_config.patch(compile_threads=7), world(Dist(device="cpu")):
+        assert inductor_config.compile_threads == workers
