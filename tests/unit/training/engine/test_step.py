@@ -129,6 +129,24 @@ def test_overflow_in_the_first_step_is_as_if_that_step_had_not_been(nan_in_new_m
         assert torch.isfinite(plain).all()
 
 
+def test_overflow_in_the_forward_pass_leaves_every_buffer_as_it_was() -> None:
+    net = tiny()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
+    step = TrainStep(LossModule(Predictor(net, torch.float16, CPU), 0.0), optimizer, Train())
+    images, labels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), torch.arange(4)
+    step(images, labels, 0.1, MetricSums(CPU))
+    before = copy.deepcopy(net.state_dict())
+    predict, forward = step.loss_module.predict, step.forward
+    step.forward = lambda images, labels: forward(images * float("inf"), labels)
+    step(predict.normalise(images), labels, 0.1, MetricSums(CPU))
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert int(step.bad_steps) == 1
+    step.forward = forward
+    step(images, labels, 0.1, MetricSums(CPU))
+    assert not all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
 @pytest.mark.parametrize("kinds", [{"mixup": 0.4, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mixed_images_have_the_layout_and_type_of_unmixed_ones(kinds: dict[str, float], dtype: torch.dtype) -> None:
