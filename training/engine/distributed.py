@@ -104,6 +104,8 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
 
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+    # The processes begin as `python -c`, which looks for every module in the current folder first.
+    os.environ["PYTHONSAFEPATH"] = "1"
     launcher = elastic_launch(
         LaunchConfig(
             min_nodes=1,
