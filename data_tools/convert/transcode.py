@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW
+from data_tools.common.names import name_bytes
 from data_tools.native import codec
 
 Pixels = NDArray[np.uint8]
@@ -219,5 +220,5 @@ def wants_raw(key: str, storage: StorageOptions) -> bool:
     """Whether this sample is stored as pixels: drawn from the seed and the sample's key alone."""
     if storage.raw_share in (0.0, 1.0):
         return storage.raw_share == 1.0
-    drawn = hashlib.blake2b(f"{storage.seed}/{key}".encode(), digest_size=8).digest()
+    drawn = hashlib.blake2b(name_bytes(f"{storage.seed}/{key}"), digest_size=8).digest()
     return int.from_bytes(drawn, "little") < storage.raw_share * 2.0**64

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from data_tools.common.errors import MISTAKE
+from data_tools.common.errors import MISTAKE, open_standard_streams
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
 
@@ -144,6 +144,7 @@ def _run_recorded(main: Callable[[C], int], config: C) -> int:
     """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    open_standard_streams()
     return record(main)(config) or 0
 
 
