@@ -111,8 +111,9 @@ def test_what_gnu_tar_writes_is_read_as_tarfile_reads_it(tmp_path: Path, form: s
     names = [b"a", b"caf\xe9", "größe".encode(), b"e\nf", b"y" * (60 if short else 200)]
     for at, (one, two) in enumerate(itertools.product(names, names)):
         if not short or len(one) + len(two) < 80:
-            os.makedirs(os.fsencode(folder) + b"/train/" + one, exist_ok=True)
-            Path(os.fsdecode(os.fsencode(folder) + b"/train/" + one + b"/" + two)).write_bytes(b"%d" % at * 97 * at)
+            image = folder / "train" / os.fsdecode(one) / os.fsdecode(two)
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(b"%d" % at * 97 * at)
     (folder / "train/b").mkdir()
     os.link(folder / "train/a/a", folder / "train/b/link")
     os.link(folder / "train/b/link", folder / "train/b/link2")
@@ -173,7 +174,16 @@ def test_times_in_place_of_the_prefix_are_no_part_of_the_name(tmp_path: Path) ->
 @pytest.mark.parametrize("form", ["gnu", "pax"])
 def test_later_volume_is_refused(tmp_path: Path, form: str) -> None:
     (tmp_path / "image").write_bytes(b"x" * 30000)
-    command = ["tar", f"--format={form}", "-cML", "20", "-f", "1.tar", "--new-volume-script=echo 2.tar >&$TAR_FD", "image"]
+    command = [
+        "tar",
+        f"--format={form}",
+        "-cML",
+        "20",
+        "-f",
+        "1.tar",
+        "--new-volume-script=echo 2.tar >&$TAR_FD",
+        "image",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     with pytest.raises(SourceError, match=r"2\.tar: begins within image: .*tar -xM"):
         list(members(tmp_path / "2.tar"))
