@@ -170,22 +170,16 @@ class _Archive:
         content = os.pread(self._handle, size, data)
         if kind in _LONG:
             return {_LONG[kind]: name_of(content.partition(b"\0")[0])}
-        records: dict[str, str] = {}
-        while content.strip(b"\0"):
-            length, _, rest = content.partition(b" ")
-            if not length.isdigit() or not 0 < int(length) <= len(content):
-                raise SourceError(f"a damaged pax header at byte {data}", where=self._where)
-            keyword, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
-            if keyword in (b"path", b"linkpath", b"size"):
-                records[keyword.decode()] = name_of(value)
-            if keyword.startswith(b"GNU.sparse"):
-                raise SourceError(f"a sparse file at byte {data}, which is refused", where=self._where)
-            if keyword == b"GNU.volume.filename":
-                raise self._continued(name_of(value))
-            content = content[int(length) :]
-        if not records.get("size", "0").isdigit():
-            raise SourceError(f"a damaged pax header at byte {data}", where=self._where)
-        return records
+        try:
+            records = dict(_pax_records(content))
+            int(records.get(b"size", b"0"))
+        except ValueError:
+            raise SourceError(f"a damaged pax header at byte {data}", where=self._where) from None
+        if any(keyword.startswith(b"GNU.sparse") for keyword in records):
+            raise SourceError(f"a sparse file at byte {data}, which is refused", where=self._where)
+        if b"GNU.volume.filename" in records:
+            raise self._continued(name_of(records[b"GNU.volume.filename"]))
+        return {key.decode(): name_of(records[key]) for key in (b"path", b"linkpath", b"size") if key in records}
 
     def _continued(self, name: str) -> SourceError:
         what = f"begins within {name}: it is a later volume of an archive of several"
@@ -241,6 +235,19 @@ class _Archive:
                 if _parts(entry.name) == _parts(name):
                     return entry
         return None
+
+
+def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keyword and value of each record, which is `LENGTH KEYWORD=VALUE` and a line end. ValueError if one is not."""
+    at, content = 0, content.rstrip(b"\0")
+    while at < len(content):
+        space = content.index(b" ", at)
+        end = at + int(content[at:space])
+        if not space < end - 1 < len(content):
+            raise ValueError("a record that is not within the header")
+        keyword, _, value = content[space + 1 : end - 1].partition(b"=")
+        yield keyword, value
+        at = end
 
 
 def _name(block: bytes) -> str:

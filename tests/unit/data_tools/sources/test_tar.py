@@ -162,6 +162,16 @@ def test_pax_headers_hold_for_one_member_or_for_all(tmp_path: Path) -> None:
     assert contents(tmp_path / "a.tar") == by_tarfile(tmp_path / "a.tar") != {}
 
 
+@pytest.mark.parametrize(
+    "records",
+    [b"9" * 5000 + b" a=b\n", b"-5 path=x\n", b"99 path=x\n", b"path", "12 size=²\n".encode(), b"11 size=x\n"],
+)
+def test_damaged_pax_header_is_refused(tmp_path: Path, records: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(entry("pax", records, type=tarfile.XHDTYPE) + FILE + END)
+    with pytest.raises(SourceError, match="a damaged pax header at byte 512"):
+        list(members(tmp_path / "a.tar"))
+
+
 def test_times_in_place_of_the_prefix_are_no_part_of_the_name(tmp_path: Path) -> None:
     """As in incremental archives of GNU tar."""
     header = bytearray(entry("x/train/c/a"))
