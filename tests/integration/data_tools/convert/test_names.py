@@ -59,7 +59,7 @@ def converted(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
         out = tmp_path_factory.mktemp("out")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LC_")} | variables
         command = [sys.executable, "-c", SCRIPT, out, *sources]
-        done = subprocess.run(command, capture_output=True, timeout=120, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr
         found[locale] = out, (done.stdout + done.stderr).decode("ascii" if locale == "C" else "utf-8")
     return found

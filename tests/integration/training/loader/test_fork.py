@@ -38,7 +38,7 @@ list(DataLoader(Batches(Path(sys.argv[1])), batch_size=None, num_workers=1, mult
 
 def run(script: str, betons: Path, *actions: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, str(betons / "train_160.beton"), *actions]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
 def test_forked_process_ends_and_leaves_the_loader_to_its_parent(betons: Path) -> None:
