@@ -82,8 +82,8 @@ class Stored:
 
 def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
     """What is stored of one image, by output. Raises BadImageError."""
-    plain = is_plain_jpeg(data)
-    pixels = decode(data)
+    pixels, superfluous = _decoded(data)
+    plain = is_plain_jpeg(data) and not superfluous  # a loader takes the superfluous for damage
     raw = wants_raw(key, storage)
     sized = dict(zip(storage.caps, sizes(pixels, storage.caps, storage.side), strict=True))
     encoded: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
@@ -124,20 +124,42 @@ def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
 
 
 # ---------------------------------------------------------------------------------------------- pixels in
-def decode(data: bytes) -> Pixels:
-    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large."""
+def decode(data: bytes, *, strict: bool = False) -> Pixels:
+    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large.
+
+    `strict` also refuses superfluous bytes within a JPEG, as a loader does.
+    """
+    pixels, superfluous = _decoded(data)
+    if strict and superfluous:
+        raise BadImageError(f"JPEG: {superfluous}")
+    return pixels
+
+
+def _decoded(data: bytes) -> tuple[Pixels, str]:
+    """The pixels, and what libjpeg says of superfluous bytes; empty without any."""
     if not data:
         raise BadImageError("empty file")
     if not data.startswith(b"\xff\xd8"):
-        return _decode_pil(data)
+        return _decode_pil(data), ""
     try:
-        info = codec.probe(data)
-        _check_size(info.width, info.height)
+        return _decode_jpeg(data), ""
+    except codec.BytesSkippedError as error:
+        complaint = str(error)
+    except codec.NativeError as error:
+        raise BadImageError(f"JPEG: {error}") from None
+    try:
+        return _decode_jpeg(codec.without_superfluous_bytes(data, MAX_PIXELS)), complaint
+    except codec.NativeError as error:
+        raise BadImageError(f"JPEG: {error}") from None
+
+
+def _decode_jpeg(data: bytes) -> Pixels:
+    info = codec.probe(data)
+    _check_size(info.width, info.height)
+    try:
         return codec.decode(data)
     except codec.NotRGBError:
         return _decode_pil(data)
-    except codec.NativeError as error:
-        raise BadImageError(f"JPEG: {error}") from None
 
 
 def _decode_pil(data: bytes) -> Pixels:

@@ -27,6 +27,10 @@ API int32_t native_decode(const uint8_t* data, size_t size, uint8_t* out, int32_
     });
 }
 
+API int32_t native_survey(const uint8_t* data, size_t size, uint64_t most_pixels, Survey* out, Error* error) {
+    return guarded(error, [&] { return survey(scratch().reader, data, size, most_pixels, out, error); });
+}
+
 API int32_t native_encode(const uint8_t* rgb, int32_t width, int32_t height, const EncodeOptions* options, uint8_t* out,
                           size_t capacity, size_t* size, Error* error) {
     return guarded(error, [&] { return encode(rgb, width, height, *options, out, capacity, size, error); });

@@ -1,4 +1,4 @@
-// JPEG by libjpeg-turbo: encode, and decode whole pictures.
+// JPEG by libjpeg-turbo: encode, decode whole pictures, and find bytes that belong to no picture.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <jerror.h>
 
 #include "base.h"
+#include "xxh64.h"
 
 #ifndef JCS_EXTENSIONS
 #error \
@@ -23,29 +24,54 @@
 
 namespace {
 
+struct Survey {  // library.py: JpegSurvey
+    uint64_t coefficients;  // a checksum of all of them
+    uint64_t marker, skipped;
+    int32_t found, in_header;
+};
+
 struct Errors {
     jpeg_error_mgr base;
     jmp_buf back;
+    Code code;
     char text[JMSG_LENGTH_MAX];
+    Survey* survey = nullptr;  // takes note of skipped bytes, which are an error without it
+    const uint8_t* start = nullptr;
 };
 
-[[noreturn]] void on_error(j_common_ptr cinfo) {
+[[noreturn]] void give_up(j_common_ptr cinfo, Code code) {
     auto errors = reinterpret_cast<Errors*>(cinfo->err);
+    errors->code = code;
     errors->base.format_message(cinfo, errors->text);
     std::longjmp(errors->back, 1);
 }
 
+[[noreturn]] void on_error(j_common_ptr cinfo) { give_up(cinfo, DAMAGED); }
+
 // A warning (level -1) means lost or invented pixels (premature end, corrupt data), and training on them is worse than
-// stopping. These four are about the header or what follows the picture.
+// stopping. The first four are about the header or what follows the picture. Bytes that were skipped before a marker
+// may be junk, or coded data that a corrupt stream left over: an error, except to survey(), whose caller finds out.
 void on_message(j_common_ptr cinfo, int level) {
     if (level >= 0) return;
-    switch (cinfo->err->msg_code) {
+    auto errors = reinterpret_cast<Errors*>(cinfo->err);
+    const int* parameters = errors->base.msg_parm.i;
+    switch (errors->base.msg_code) {
         case JWRN_JFIF_MAJOR:
         case JWRN_ADOBE_XFORM:
         case JWRN_BOGUS_ICC:
         case JWRN_TOO_MUCH_DATA: return;
+        case JWRN_EXTRANEOUS_DATA: break;
+        case JWRN_MUST_RESYNC:
+            if (parameters[0] < 0xC0) break;  // no marker that exists: junk, and what follows it is read on
+            [[fallthrough]];
         default: on_error(cinfo);
     }
+    if (!errors->survey) give_up(cinfo, BYTES_SKIPPED);
+    auto& input = *reinterpret_cast<j_decompress_ptr>(cinfo);
+    errors->survey->marker = uint64_t(input.src->next_input_byte - errors->start);
+    errors->survey->skipped = errors->base.msg_code == JWRN_EXTRANEOUS_DATA ? uint64_t(parameters[0]) : 0;
+    errors->survey->in_header = input.input_scan_number == 0;
+    errors->survey->found++;
 }
 
 void attach(Errors& errors) {
@@ -94,7 +120,7 @@ Code decode_whole(Reader& reader, std::vector<uint8_t>& row, const uint8_t* data
     row.resize(std::max(row.size(), size_t(MAX_COMPONENTS) * width));
     if (setjmp(reader.errors.back)) {
         jpeg_abort_decompress(&cinfo);
-        return fail(error, DAMAGED, reader.errors.text);
+        return fail(error, reader.errors.code, reader.errors.text);
     }
     Code code = read_header(reader, data, size);
     if (int(cinfo.image_width) != width || int(cinfo.image_height) != height) {
@@ -142,7 +168,7 @@ Code probe(Reader& reader, const uint8_t* data, size_t size, Info* info, Error* 
     jpeg_decompress_struct& cinfo = reader.cinfo;
     if (setjmp(reader.errors.back)) {
         jpeg_abort_decompress(&cinfo);
-        return fail(error, DAMAGED, reader.errors.text);
+        return fail(error, reader.errors.code, reader.errors.text);
     }
     read_header(reader, data, size);
     const jpeg_component_info& luma = cinfo.comp_info[0];
@@ -157,6 +183,41 @@ Code probe(Reader& reader, const uint8_t* data, size_t size, Info* info, Error* 
              cinfo.arith_code,
              int(cinfo.restart_interval),
              estimate_quality(cinfo)};
+    jpeg_abort_decompress(&cinfo);
+    return OK;
+}
+
+// Reads all coefficients, passing over bytes that belong to no marker and no coded data. Of the places where there are
+// such, `out` holds the last one.
+Code survey(Reader& reader, const uint8_t* data, size_t size, uint64_t most_pixels, Survey* out, Error* error) {
+    jpeg_decompress_struct& cinfo = reader.cinfo;
+    *out = {};
+    if (setjmp(reader.errors.back)) {
+        reader.errors.survey = nullptr;
+        jpeg_abort_decompress(&cinfo);
+        return fail(error, DAMAGED, reader.errors.text);
+    }
+    reader.errors.survey = out, reader.errors.start = data;
+    read_header(reader, data, size);
+    if (uint64_t(cinfo.image_width) * cinfo.image_height > most_pixels) {
+        reader.errors.survey = nullptr;
+        jpeg_abort_decompress(&cinfo);
+        return fail(error, BAD_ARGUMENT, "the image has too many pixels");
+    }
+    jvirt_barray_ptr* planes = jpeg_read_coefficients(&cinfo);
+    for (int i = 0; i < cinfo.num_components; i++) {
+        const jpeg_component_info& plane = cinfo.comp_info[i];
+        JDIMENSION across = plane.h_samp_factor, down = plane.v_samp_factor;  // with the blocks that only fill up an MCU
+        across = (plane.width_in_blocks + across - 1) / across * across;
+        down = (plane.height_in_blocks + down - 1) / down * down;
+        for (JDIMENSION y = 0; y < down; y++) {
+            auto common = reinterpret_cast<j_common_ptr>(&cinfo);
+            JBLOCKROW row = cinfo.mem->access_virt_barray(common, planes[i], y, 1, FALSE)[0];
+            auto bytes = reinterpret_cast<const uint8_t*>(row);
+            out->coefficients = out->coefficients * 31 + xxh64(bytes, across * sizeof(JBLOCK));
+        }
+    }
+    reader.errors.survey = nullptr;
     jpeg_abort_decompress(&cinfo);
     return OK;
 }
