@@ -8,7 +8,6 @@ that is cut short or corrupt is a `BadImageError`, never half a picture.
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW
+from data_tools.convert import pil_images
 from data_tools.native import codec
 
 Pixels = NDArray[np.uint8]
@@ -26,8 +26,6 @@ MAX_PIXELS = 100_000_000  # more is a decompression bomb
 MAX_SIDE = 65_535  # the metadata holds sides as uint16
 HALVED_BELOW = 160  # caps up to this are made from the 320 px image; measured safe, 56 dB against the original
 HALVED_FROM = 320
-# No PostScript and no PDF: decoding them starts other programs.
-PIL_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KEPT_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman coded
 
@@ -168,9 +166,7 @@ def _decode_pil(data: bytes) -> Pixels:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd EXIF, and a lower limit on size than ours
         try:
-            with Image.open(io.BytesIO(data), formats=PIL_FORMATS) as image:
-                _check_size(*image.size)
-                return np.asarray(image.convert("RGB"))
+            return pil_images.decode(data, _check_size)
         except BadImageError:
             raise
         except UnidentifiedImageError:

@@ -124,32 +124,48 @@ def _survey(data: bytes, most_pixels: int) -> JpegSurvey:
 
 def _without_last_gap(data: bytes, found: JpegSurvey, most_pixels: int) -> bytes:
     marker = found.marker
-    if found.in_header:
+    if found.in_header or not _follows_coded_data(data, marker - found.skipped):
         return data[: marker - found.skipped] + data[marker:]
 
-    def changes_nothing(kept: bytes) -> bool:
+    def unchanged(end: int, tail: bytes = b"") -> bool:
+        """Whether the picture is the same if `tail` replaces all from `end` to the marker."""
         try:
-            return bool(_survey(kept + data[marker:], most_pixels).coefficients == found.coefficients)
+            return bool(_survey(data[:end] + tail + data[marker:], most_pixels).coefficients == found.coefficients)
         except NativeError:
             return False
 
+    # libjpeg reports the few bytes that it had read ahead at a later restart marker than the one that they precede.
+    for _ in range(MOST_GAPS):
+        if unchanged(marker - 1):
+            break
+        marker = max(data.rfind(bytes([0xFF, restart]), 0, marker) for restart in range(0xD0, 0xD8))
+        if marker < 0:
+            raise NativeError("Corrupt JPEG data: superfluous bytes in an unknown place")
     # How far the coded data reach is what cannot be cut off without loss. A bisection finds it.
     needed, end = marker - 2 * found.skipped - READ_AHEAD_BYTES, marker
-    while needed > 0 and changes_nothing(data[:needed]):
+    while needed > 0 and unchanged(needed):
         needed, end = needed - 2 * (marker - needed), needed
     needed = max(needed, 0)
     while end - needed > 1:
         middle = (needed + end) // 2
-        needed, end = (needed, middle) if changes_nothing(data[:middle]) else (middle, end)
+        needed, end = (needed, middle) if unchanged(middle) else (middle, end)
     # Coded data end with one bits up to a whole byte. A zero bit that can be set without changing anything shows that
     # the decoder stopped elsewhere: these bytes are what a corrupt stream left over.
     last = data[end - 1]
     stuffed = data[end - 2 : end] == b"\xff\x00"
-    lowest_zero_bit = ~last & (last + 1)
-    padded = bytes([last | lowest_zero_bit]).replace(b"\xff", b"\xff\x00")
-    if not stuffed and changes_nothing(data[: end - 1] + padded):
+    padded = bytes([last | (last + 1)]).replace(b"\xff", b"\xff\x00") if last < 0xFF else b""
+    if end == marker or (not stuffed and unchanged(end - 1, padded)):
         raise NativeError(f"Corrupt JPEG data: {marker - end} coded bytes left over at byte {end}")
     return data[:end] + data[marker:]
+
+
+def _follows_coded_data(data: bytes, end: int) -> bool:
+    """Whether the last marker before `end` begins coded data: SOS or a restart marker."""
+    at = end
+    while (at := data.rfind(0xFF, 0, at)) >= 0:
+        if 0xC0 <= data[at + 1] < 0xFF:
+            return data[at + 1] == 0xDA or 0xD0 <= data[at + 1] <= 0xD7
+    return False
 
 
 def encode(rgb: Bytes, *, quality: int, subsampling: str = "420", seekable: bool = False) -> Bytes:
