@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # No PostScript and no PDF: decoding them starts other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 # Two colours to begin a picture with, by band. Few photographs have a pixel of the first.
-_CANVASES = ((253, 2, 254, 1), (2, 253, 1, 254))
+_CANVASES = ((253, 2, 254, 1), (0, 253, 1, 254))
 # Tags of TIFF, each first for strips and then for tiles.
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PLANES, _JPEG_TABLES = 256, 257, 258, 259, 284, 347
 _OFFSETS, _BYTES, _ROWS, _TILE_WIDTH = (273, 324), (279, 325), (278, 323), 322
@@ -45,29 +45,29 @@ def decode(data: bytes, check_size: Callable[[int, int], None]) -> NDArray[np.ui
             _check_tiff(data, dict(image.tag_v2))  # type: ignore[attr-defined]
         if image.format == "PNG":
             _check_png(data)
-        canvas, part = _CANVASES[0], _part_to_fill(image)
-        stored = _decoded_onto(image, canvas)
-        if _may_show(canvas, stored[part]):
+        box = _box_to_fill(image)
+        decoded = _decoded_onto(image, _CANVASES[0], box)
+        if _may_show(_CANVASES[0], decoded):
             with Image.open(io.BytesIO(data), formats=FORMATS) as again:
-                if not np.array_equal(stored[part], _decoded_onto(again, _CANVASES[1])[part]):
+                if not np.array_equal(decoded, _decoded_onto(again, _CANVASES[1], box)):
                     raise ValueError("not enough image data")
         return np.asarray(image.convert("RGB"))
 
 
-def _part_to_fill(image: ImageFile.ImageFile) -> tuple[slice, slice]:
-    """All of the picture, or of a GIF what its first frame covers."""
-    left, top, right, bottom = image.tile[0].extents if image.format == "GIF" and image.tile else (0, 0, *image.size)
-    return slice(top, bottom), slice(left, right)
+def _box_to_fill(image: ImageFile.ImageFile) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom: all of the picture, or of a GIF what its first frame covers."""
+    first_frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
+    return first_frame or (0, 0, *image.size)
 
 
-def _decoded_onto(image: ImageFile.ImageFile, canvas: tuple[int, ...]) -> NDArray[Any]:
-    """The pixels in the file's own mode, decoded over a picture of one colour."""
+def _decoded_onto(image: ImageFile.ImageFile, canvas: tuple[int, ...], box: tuple[int, int, int, int]) -> NDArray[Any]:
+    """The pixels in the file's own mode, decoded over a box of one colour."""
     prepare = image.load_prepare
 
     def fill() -> None:
         prepare()
         bands = len(image.getbands())
-        image.im.paste(canvas[:bands] if bands > 1 else canvas[0], (0, 0, *image.im.size))
+        image.im.paste(canvas[:bands] if bands > 1 else canvas[0], box)
 
     image.load_prepare = fill  # type: ignore[method-assign]
     image.load()
