@@ -151,7 +151,7 @@ def _sample_fault(layout: Layout, sample: int, data: bytes, checksum: int | None
     if image["mode"] == RAW:
         return ""
     try:
-        height, width = transcode.decode(data).shape[:2]
+        height, width = transcode.decode(data, strict=True).shape[:2]
     except transcode.BadImageError as error:
         return str(error)
     if (width, height) != (int(image["width"]), int(image["height"])):
