@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
-from data_tools.common.errors import MissingFileError, UserError, program
+from data_tools.common.errors import MissingFileError, UserError, printable, program
 from data_tools.common.options import REQUIRED, check, option, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
@@ -43,10 +43,11 @@ def main(argv: Sequence[str]) -> int:
         raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
     layout = read_layout(options.file)
     manifest = _manifest(options.file)
-    print("\n".join(describe(layout, manifest)))
+    for line in describe(layout, manifest):
+        print(printable(line))
     if options.sheet:
         contact_sheet(layout, manifest).save(options.sheet)
-        print(f"\ncontact sheet: {options.sheet}")
+        print(f"\ncontact sheet: {printable(str(options.sheet))}")
     return 0
 
 
@@ -161,7 +162,7 @@ def contact_sheet(layout: Layout, manifest: Manifest | None) -> Any:
         image = layout.samples["f0"][sample]
         left, top = at % columns * CELL_PX, at // columns * (CELL_PX + line)
         label = int(layout.samples["f1"][sample])
-        name = manifest.classes[label] if manifest and label < len(manifest.classes) else str(label)
+        name = printable(manifest.classes[label]) if manifest and label < len(manifest.classes) else str(label)
         draw.text((left + 2, top + 1), f"{sample}: {name}"[:26], fill="black")
         try:
             picture = Image.fromarray(_pixels(data, image))

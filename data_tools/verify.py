@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data_tools.beton.checks import read_checksums, structure_faults
 from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
-from data_tools.common.errors import UserError, program
+from data_tools.common.errors import UserError, printable, program
 from data_tools.common.options import REQUIRED, check, option, parse
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
@@ -46,10 +46,11 @@ def main(argv: Sequence[str]) -> int:
     for path in options.files:
         whole = True
         for fault in verify(path, full=options.full, workers=options.workers or usable_cores()):
-            print(fault)
+            print(printable(fault))
             whole = False
         if whole:
-            print(f"{path}: sound{'' if options.full else ' in structure (--full checks every image)'}")
+            how = "" if options.full else " in structure (--full checks every image)"
+            print(printable(f"{path}: sound{how}"))
         sound &= whole
     return 0 if sound else 1
 
@@ -150,7 +151,7 @@ def _sample_fault(layout: Layout, sample: int, data: bytes, checksum: int | None
     if image["mode"] == RAW:
         return ""
     try:
-        height, width = transcode.decode(data).shape[:2]
+        height, width = transcode.decode(data, strict=True).shape[:2]
     except transcode.BadImageError as error:
         return str(error)
     if (width, height) != (int(image["width"]), int(image["height"])):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, IMAGENET_IMAGES
+from data_tools.common.names import name_bytes
 
 _WNID = re.compile(r"n\d{8}")
 
@@ -22,8 +23,8 @@ def are_wnids(classes: Sequence[str]) -> bool:
 
 
 def classes_digest(classes: Sequence[str]) -> str:
-    """SHA-256 over the names, each ended by a newline."""
-    return hashlib.sha256("".join(f"{name}\n" for name in classes).encode()).hexdigest()
+    """SHA-256 over the bytes of the names, each ended by a newline."""
+    return hashlib.sha256(b"".join(name_bytes(name) + b"\n" for name in classes)).hexdigest()
 
 
 def expected_dataset(classes: Sequence[str]) -> str:

@@ -116,6 +116,6 @@ def _from_dict(content: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest atomically."""
+    """Write a manifest atomically. Of a name, a byte that is no UTF-8 is written as JSON writes a lone surrogate."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))

@@ -104,7 +104,11 @@ def print_error(name: str, error: UserError) -> int:
 
 
 def open_standard_streams() -> None:
-    """Point standard streams that came closed (``2>&-``) to nowhere, before a file that is opened takes their place."""
+    """Make standard streams take anything that is printed.
+
+    Those that came closed (``2>&-``) lead to nowhere, before a file that is opened takes their place. What their
+    encoding lacks is shown as Python writes it, since names may hold anything and a locale may be C.
+    """
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         try:
             os.fstat(number)
@@ -112,3 +116,5 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+        if number and hasattr(stream := getattr(sys, name), "reconfigure"):  # not so in a notebook
+            stream.reconfigure(errors="backslashreplace")

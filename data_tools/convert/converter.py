@@ -29,6 +29,7 @@ from data_tools.beton.manifest import (
     write_manifest,
 )
 from data_tools.beton.writer import BetonWriter
+from data_tools.common.errors import printable
 from data_tools.common.files import sync_folder, write_atomically
 from data_tools.common.lock import locked
 from data_tools.convert import estimate
@@ -100,7 +101,7 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    return f"{counts} images of {len(index.classes):,} classes{ignored}"
+    return printable(f"{counts} images of {len(index.classes):,} classes{ignored}")
 
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:

@@ -170,14 +170,20 @@ class WorkerPool:
 def _start() -> _Member:
     ours, theirs = socket.socketpair()
     slots = [os.memfd_create("results") for _ in range(SLOTS)]
-    command = [sys.executable, "-m", "data_tools.convert.worker", str(theirs.fileno()), *map(str, slots)]
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
+    # -P: without it, -m looks for every module in the current folder first, be it a data set with a random.py.
+    command = [sys.executable, "-P", "-m", "data_tools.convert.worker", str(theirs.fileno()), *map(str, slots)]
+    environment = os.environ | {"PYTHONPATH": _module_path()}
     with theirs:
         process = subprocess.Popen(
             command, pass_fds=(theirs.fileno(), *slots), stdin=subprocess.DEVNULL, env=environment
         )
     return _Member(process, Connection(ours.detach()), slots)
+
+
+def _module_path() -> str:
+    """This project and what PYTHONPATH names, without its empty entries, which stand for the current folder."""
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, own)])
 
 
 def _death(member: _Member) -> WorkerError:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
+from data_tools.common.names import from_path
 from data_tools.sources.index import IndexBuilder
 from data_tools.sources.tar import SourceError, members
 
@@ -38,7 +39,7 @@ def read_folder(builder: IndexBuilder, root: Path) -> None:
     above = "/".join(root.resolve().parts[-2:])  # the folder given may be x-sz/160
     for entry in _files_below(root):
         name = f"{above}/{os.path.relpath(entry.path, root)}"
-        location = locate(name)
+        location = locate(from_path(name))
         if location is None:
             builder.ignore(entry.path)
             continue
@@ -48,7 +49,7 @@ def read_folder(builder: IndexBuilder, root: Path) -> None:
         length = entry.stat(follow_symlinks=False).st_size
         builder.add(*location, files[split_folder], 0, length)
         total += length
-    builder.sources.append(Source(name=root.resolve().name, bytes=total))
+    builder.sources.append(Source(name=from_path(root.resolve().name), bytes=total))
 
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
+from data_tools.common.names import name_bytes, name_of
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
@@ -50,7 +50,7 @@ class SplitIndex:
 
     def name(self, sample: int) -> str:
         start = int(self.name_ends[sample - 1]) if sample else 0
-        return os.fsdecode(self.names[start : int(self.name_ends[sample])])
+        return name_of(self.names[start : int(self.name_ends[sample])])
 
     def key(self, sample: int) -> str:
         """class/file, which names an image in errors and seeds what is random about it."""
@@ -112,7 +112,7 @@ class IndexBuilder:
         rows.files.append(file)
         rows.offsets.append(offset)
         rows.lengths.append(length)
-        rows.names.append(os.fsencode(file_name))
+        rows.names.append(name_bytes(file_name))
 
     def ignore(self, name: str) -> None:
         self.ignored += 1
@@ -167,7 +167,7 @@ def _check_duplicates(
     for one, two in itertools.pairwise(order):
         if rows.names[one] == rows.names[two] and label[one] == label[two]:
             files = {builder.files[rows.files[row]].path for row in (one, two)}
-            image = f"{split}/{classes[label[one]]}/{os.fsdecode(rows.names[one])}"
+            image = f"{split}/{classes[label[one]]}/{name_of(rows.names[one])}"
             raise SourceError(f"{image} is there twice", where=" and ".join(sorted(files)))
 
 

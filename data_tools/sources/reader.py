@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from data_tools.common.names import to_path
+
 
 class Reader:
     """Reads images by file, offset and length, keeping archives open."""
@@ -18,7 +20,7 @@ class Reader:
         """Raises OSError, also if a source is shorter than expected."""
         kind, path = self.files[file]
         if kind == "folder":
-            path = f"{path}/{key}"
+            path = f"{path}/{to_path(key)}"
             handle = os.open(path, os.O_RDONLY)
             try:
                 data = _read_at(handle, 0, length)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_tools.beton.manifest import Source
 from data_tools.common.errors import MissingFileError
+from data_tools.common.names import from_path
 from data_tools.sources.image_folder import read_folder, read_tar
 from data_tools.sources.index import Index, IndexBuilder
 from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar
@@ -38,7 +39,7 @@ def read_index(paths: Sequence[Path]) -> Index:
         else:
             _READERS[kind](builder, path)
         if kind not in ("folder", "parquet"):
-            builder.sources.append(Source(name=path.name, bytes=path.stat().st_size))
+            builder.sources.append(Source(name=from_path(path.name), bytes=path.stat().st_size))
     for path in val_archives:
         ilsvrc.read_val(builder, path, devkit)
     if not builder.rows:

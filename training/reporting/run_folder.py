@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import OptionError
 from training.config.run_config import ScheduleOptions
@@ -85,7 +86,7 @@ def _run(folder: Path, name: str) -> RunFolder:
         raise OptionError(f"{what}", where=folder)
     config, schedule = _config(folder)
     sessions = read_sessions(folder)
-    return RunFolder(name=name, dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
+    return RunFolder(name=printable(name), dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
 
 
 def _config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:

@@ -36,9 +36,19 @@ from data_tools.native import codec
 DATA = "*.beton", "*.xxh64"  # without manifests, which name their sources
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path = Path("/"), **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "write_datasets.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, cwd=cwd)
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path, sorted_tar: Path) -> None:
+    for name in ("random.py", "json.py", "numpy/__init__.py", "data_tools/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"raise SystemExit('{name} was imported')")
+    path = os.pathsep.join(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each)
+    options = f"--data.source={sorted_tar}", f"--data.out={tmp_path / 'out'}", "--data.caps=160"
+    done = run(*options, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
 
 
 def assert_no_faults(out: Path) -> None:

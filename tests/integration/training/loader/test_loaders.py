@@ -4,7 +4,9 @@ import gc
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 
 from data_tools.beton.format import read_layout
 from data_tools.convert.converter import convert
-from training.loader.beton_reader import BetonReader
+from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CropRule, random_crops
 from training.loader.loaders import TrainLoader, ValLoader
 
@@ -203,6 +205,19 @@ def test_two_loaders_at_once_do_not_mix(betons: Path) -> None:
     for i, ((images, _), (validated, _)) in enumerate(both):
         assert {image.numpy().tobytes() for image in images} <= {pixels for pixels, _ in alone[0].values()}
         assert torch.equal(validated, alone[1][i])
+
+
+@pytest.mark.parametrize("make", [train, val])
+def test_two_iterations_of_one_loader_at_once_are_an_error(betons: Path, make: Callable[[Path], Any]) -> None:
+    with make(betons) as loader:
+        with pytest.raises(LoadError, match=r"_160\.beton: another iteration of this loader has begun"):
+            list(zip(loader, loader, strict=False))
+        outer = iter(loader)
+        next(outer)
+        inner = list(loader)
+        assert len(inner) == len(loader) == len(list(loader))
+        with pytest.raises(LoadError, match="use a loader for each"):
+            next(outer)
 
 
 def test_pages_are_fetched_once_and_before_their_samples(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:

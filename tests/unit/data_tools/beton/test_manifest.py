@@ -27,6 +27,15 @@ def test_manifest_is_read_as_it_was_written(beton: Path) -> None:
     assert read_manifest(beton).cap is None
 
 
+def test_names_of_any_bytes_are_kept_in_valid_utf8(beton: Path) -> None:
+    odd = replace(MANIFEST, classes=("a\n", "caf\udce8", "caf\udce9", "größe", "\ud800"))
+    write_manifest(odd, manifest_path(beton))
+    assert read_manifest(beton) == odd
+    assert '"caf\\udce9",\n  "größe"' in manifest_path(beton).read_bytes().decode("utf-8")
+    assert replace(odd, classes=("caf\udce9",)).classes_digest == hashlib.sha256(b"caf\xe9\n").hexdigest()
+    assert odd.classes_digest != MANIFEST.classes_digest
+
+
 def test_classes_digest_is_sha256_of_the_names() -> None:
     assert MANIFEST.classes_digest == hashlib.sha256("n01\nn02\ngröße\n".encode()).hexdigest()
 
