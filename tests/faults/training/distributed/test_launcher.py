@@ -44,7 +44,7 @@ def test_error_of_a_process_is_shown_and_ends_the_job(recipe: Path, betons: Path
 SCRIPT = """
 import sys
 from training.config.run_config import Dist
-from training.engine.distributed import launch
+from training.distributed.launcher import launch
 
 def main(config):
     return 0
