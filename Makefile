@@ -52,7 +52,8 @@ test: $(ENV)  ## run the tests, but for those marked slow
 soak: $(ENV)  ## run the slow tests
 	$(PYTEST) -m slow -s
 
-bench: export OMP_WAIT_POLICY := passive  # as the programs set it for themselves
+# As the programs set it for themselves.
+bench: export OMP_WAIT_POLICY := passive
 bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	mkdir -p $(BENCH)
 	$(PYTHON) benchmarks/load.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/load.txt

@@ -300,6 +300,15 @@ def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.Mon
             make(betons)
 
 
+def test_memory_check_counts_pinned_batches_as_torch_rounds_them(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = 3 * 8 * PX * PX  # bytes: 96 KiB, for which torch pins 128
+    assert batch == 96 << 10
+    monkeypatch.setattr("data_tools.common.resources.available_memory", lambda: 7 * (128 << 10) - 1)
+    train(betons).close()
+    with pytest.raises(MemoryError, match="give a smaller batch"):
+        train(betons, device=torch.device("cuda"))
+
+
 def test_missing_beton_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"train_160\.beton: no beton here; run write_datasets\.py"):
         train(tmp_path)
