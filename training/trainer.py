@@ -68,7 +68,7 @@ def _run(config: RunConfig) -> None:
     ):
         torch.use_deterministic_algorithms(config.run.deterministic)
         # Filling every torch.empty takes 95 ms for a host batch of 100 MB, and no memory is read before it is written.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = not config.run.deterministic
         torch.set_float32_matmul_precision("high")  # TF32 for what remains fp32
         state = TrainState(config, datasets, world)
