@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "label_smoothing": {"label_smoothing": 0.1},
-    "accumulation": {"emulate_gpus": 2, "mixup": 0.2, "cutmix": 1.0},
+    "accumulation": {"emulate_gpus": 2, "mixup": 0.2},
     "flip_tta": {"flip_tta": True},
     "blurpool": {"blurpool": True},
     "deterministic": {},
