@@ -99,7 +99,7 @@ class WorkerPool:
         """Results in the order of the chunks, which are (first position, items). Iterate to the end."""
         self._outputs = len(storage.caps)
         for member in self._members:
-            self._send(member, {"files": [[file.kind, file.path] for file in files], "storage": asdict(storage)})
+            self._send(member, {"files": [asdict(file) for file in files], "storage": asdict(storage)})
         waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
         firsts: dict[int, int] = {}
         assigned = turn = 0

@@ -35,11 +35,12 @@ class SourceError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file: `length` bytes at `offset` of the file that holds the archive."""
+    """A regular file: `length` bytes at `offset` of the file that holds the archive, `modified` in seconds."""
 
     name: str
     offset: int
     length: int
+    modified: int
 
 
 def looks_like_tar(start: bytes) -> bool:
@@ -92,7 +93,7 @@ def _walk(handle: int, where: str, at: int, end: int) -> Iterator[Member]:
         last = name
         _check_name(where, name, info.type)
         if info.type in _FILES:
-            yield Member(name, data, size)
+            yield Member(name, data, size, int(info.mtime))
         elif info.type != tarfile.DIRTYPE:
             raise SourceError(f"{name} is of an unknown kind ({info.type!r})", where=where)
 
