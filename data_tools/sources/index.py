@@ -156,7 +156,7 @@ class IndexBuilder:
     @property
     def left_out(self) -> tuple[str, ...]:
         return tuple(
-            f"{count:,} {reason} left out, e.g. in {example}" for reason, (count, example) in self._left_out.items()
+            f"{reason} left out: {count:,}, e.g. in {example}" for reason, (count, example) in self._left_out.items()
         )
 
     def order_classes(self, names: Iterable[str]) -> None:

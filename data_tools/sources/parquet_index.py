@@ -91,11 +91,11 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
     else:
         found = [shard for shard in shards_in(source) if _may_hold_images(shard)]
         for other in sorted(set(shards_in(source)) - set(found)):
-            builder.leave_out("tables without images", other)
+            builder.ignore(f"{other}, which holds no images")
     shards = [(_split_of(shard), shard) for shard in found]
     for split, shard in shards:
         if split == "test":
-            builder.leave_out("shards of a test split", shard)
+            builder.ignore(f"{shard}, of a test split")
     shards = [(split, shard) for split, shard in shards if split != "test"]
     if len(configurations := sorted({_configuration(source, shard) for _, shard in shards})) > 1:
         raise SourceError(
