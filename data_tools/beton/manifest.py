@@ -91,7 +91,7 @@ def read_manifest(beton: Path) -> Manifest:
     try:
         manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
-        what = f"not a manifest of version {MANIFEST_VERSION} ({error})"
+        what = f"not a manifest of version {' or '.join(map(str, _READABLE_VERSIONS))} ({error})"
         raise ManifestError(what, where=path, remedy="run write_datasets.py again") from None
     if (size := beton.stat().st_size) != manifest.bytes:
         raise ManifestError(

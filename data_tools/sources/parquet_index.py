@@ -44,7 +44,7 @@ def shards_in(folder: Path) -> Iterator[Path]:
     for child in _folders(folder):
         yield from sorted(child.glob("*.parquet"))
         for below in _folders(child):
-            if _split_in(below.name):
+            if _split_of_folder(below.name):
                 yield from sorted(below.glob("*.parquet"))
 
 
@@ -71,7 +71,7 @@ def _may_hold_images(shard: Path) -> bool:
 
 def _split_of(shard: Path) -> str:
     """The split by the shard's name (train-00000-of-00294.parquet), else by that of its folder."""
-    split = _split_in(shard.name) or _split_in(shard.absolute().parent.name)
+    split = _split_in(shard.name) or _split_of_folder(shard.absolute().parent.name)
     if not split:
         raise SourceError("of which split? name it train-*.parquet or validation-*.parquet", where=shard)
     return split
@@ -82,6 +82,11 @@ def _split_in(name: str) -> str:
     words = re.findall(r"[a-z]+", name.lower())
     splits = [_SPLITS[word] for word in words if word in _SPLITS]
     return splits[0] if splits and (words[0] in _SPLITS or len(set(splits)) == 1) else ""
+
+
+def _split_of_folder(name: str) -> str:
+    """The split that a folder holds: `train`, or `partial-train` where the hub converted a part."""
+    return _SPLITS.get(name.lower().removeprefix("partial-"), "")
 
 
 def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]:
@@ -111,7 +116,7 @@ def _configuration(source: Path, shard: Path) -> str:
     if shard == source:
         return ""
     folders = shard.relative_to(source).parent.parts
-    return "/".join(name for name in folders if name != "data" and not _split_in(name))
+    return "/".join(name for name in folders if name != "data" and not _split_of_folder(name))
 
 
 # ---------------------------------------------------------------------------------------------- reading
