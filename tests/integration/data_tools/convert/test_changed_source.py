@@ -49,8 +49,9 @@ def as_folder(folder: Path, seed: int) -> Path:
 def as_parquet(folder: Path, seed: int) -> Path:
     rows = [{"bytes": data, "path": name} for name, data in pictures(seed).items()]
     table = pyarrow.table({"image": rows, "label": [at % 2 for at in range(IMAGES)]})
-    parquet.write_table(table, folder / "train.parquet", row_group_size=5, write_statistics=False)
-    return folder / "train.parquet"
+    path = folder / "train.parquet"
+    parquet.write_table(table, path, 5, compression="none", use_dictionary=False, write_statistics=False)
+    return path
 
 
 KINDS = pytest.mark.parametrize(

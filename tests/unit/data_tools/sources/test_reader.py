@@ -1,6 +1,5 @@
 """The reader of images keeps few files open, and says so when even these are too many."""
 
-import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ def sources(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture
