@@ -23,8 +23,7 @@ import numpy as np
 from data_tools.common.errors import UserError
 from data_tools.convert import transcode
 from data_tools.convert.transcode import RECORD
-from data_tools.sources.index import File
-from data_tools.sources.reader import Reader
+from data_tools.sources.reader import File, Reader
 
 SLOTS = 3
 SLOT_BYTES = 8 << 20  # results are sent when they are this large

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from data_tools.common.errors import UserError
 from data_tools.convert.transcode import RECORD, StorageOptions
 from data_tools.convert.worker import SLOT_BYTES, SLOTS
-from data_tools.sources.index import File
+from data_tools.sources.reader import File
 
 Item = tuple[int, int, int, str]  # file, offset, length, class/name
 _AHEAD = 2  # tasks given to a worker at once, so that it never waits for the next

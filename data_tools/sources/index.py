@@ -16,24 +16,11 @@ from numpy.typing import NDArray
 
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
-from data_tools.sources.reader import Reader
+from data_tools.sources.reader import File, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
 _PROBED = 256  # images of a split whose bytes are read for its state
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row.
-
-    column: of a shard, the one that holds the images. digest: of a shard's contents.
-    """
-
-    kind: Literal["archive", "folder", "parquet"]
-    path: str
-    column: str = ""
-    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,7 +213,8 @@ def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64
             continue
         total.update(modified[samples].astype("<u8").tobytes())
         for sample in samples[np.linspace(0, len(samples) - 1, min(len(samples), _PROBED)).astype(int)]:
-            total.update(reader.read(*found.places[sample].tolist(), found.key(int(sample))))
+            file, offset, length = found.places[sample].tolist()
+            total.update(reader.read(file, offset, length, found.key(int(sample))))
     reader.close()
     return {kind: total.hexdigest() for kind, total in sorted(digests.items())}
 

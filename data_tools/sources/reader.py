@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from data_tools.common.files import too_many_open_files
 
 if TYPE_CHECKING:
-    from data_tools.sources.index import File
     from data_tools.sources.parquet import Rows
 
 _OPEN_ARCHIVES = 16  # of shards one, which holds decompressed pages: they are read one after another
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row.
+
+    column: of a shard, the one that holds the images. digest: of a shard's contents.
+    """
+
+    kind: Literal["archive", "folder", "parquet"]
+    path: str
+    column: str = ""
+    digest: str = ""
 
 
 class Reader:
