@@ -200,7 +200,8 @@ def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64
     """By kind of file, SHA-256 over what tells other contents under the same names and lengths.
 
     Of archives and folders, the time at which each image was modified, and the bytes of up to 256 of them; of parquet,
-    the digests of the shards. By kind, since a tar has whole seconds and a copy to another kind is still the same.
+    the digests of the shards and which column is taken. By kind, since a tar has whole seconds and a copy to another
+    kind is still the same.
     """
     reader = Reader(files)
     digests = {files[file].kind: hashlib.sha256() for file in np.unique(found.places["file"])}
@@ -208,8 +209,8 @@ def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64
     for kind, total in digests.items():
         samples = np.flatnonzero(kinds == kind)
         if kind == "parquet":
-            for file in np.unique(found.places["file"][samples]):
-                total.update(bytes.fromhex(files[file].digest))
+            shards = [files[file] for file in np.unique(found.places["file"][samples])]
+            total.update("".join(sorted(f"{shard.digest} {shard.column}\n" for shard in shards)).encode())
             continue
         total.update(modified[samples].astype("<u8").tobytes())
         for sample in samples[np.linspace(0, len(samples) - 1, min(len(samples), _PROBED)).astype(int)]:

@@ -6,6 +6,7 @@ does, else by its number; names are settled when the labels of all shards are kn
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from array import array
@@ -40,17 +41,22 @@ class _Shard:
 # ---------------------------------------------------------------------------------------------- which shards
 def shards_in(folder: Path) -> Iterator[Path]:
     """The shards in a folder, and where the hub has them: `data/`, `<configuration>/`, and `<split>/` in these."""
-    yield from sorted(folder.glob("*.parquet"))
+    yield from _tables(folder)
     for child in _folders(folder):
-        yield from sorted(child.glob("*.parquet"))
+        yield from _tables(child)
         for below in _folders(child):
             if _split_of_folder(below.name):
-                yield from sorted(below.glob("*.parquet"))
+                yield from _tables(below)
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if path.is_file() and not path.name.startswith("."))
 
 
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # as a disk's lost+found
         return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return []
 
 
 def holds_shards(folder: Path) -> bool:
@@ -85,8 +91,8 @@ def _split_in(name: str) -> str:
 
 
 def _split_of_folder(name: str) -> str:
-    """The split that a folder holds: `train`, or `partial-train` where the hub converted a part."""
-    return _SPLITS.get(name.lower().removeprefix("partial-"), "")
+    """The split of `train`, of `partial-train` where the hub converted a part, and of Spark's `train.parquet`."""
+    return _SPLITS.get(name.lower().removeprefix("partial-").removesuffix(".parquet"), "")
 
 
 def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]:
@@ -146,6 +152,7 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
     for shard in shards:
         for offset, label, name in zip(shard.offsets, shard.labels, shard.names, strict=True):
             builder.add(shard.split, None, names[label], name, shard.file, offset, 0)
+        shard.names.clear()  # the builder has them
     if classes.by_number:
         builder.order_classes(names[label] for label in sorted(names))
 

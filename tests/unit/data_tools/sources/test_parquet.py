@@ -219,10 +219,11 @@ def test_shard_that_is_given_twice_is_refused(tmp_path: Path) -> None:
         ("plain_text/partial-train/0000.parquet", "plain_text/partial-validation/0000.parquet"),
         ("train/0.parquet", "valid/0.parquet"),
         ("flowers-train.parquet", "flowers-val.parquet"),
+        ("train.parquet/part-00000.parquet", "val.parquet/part-00000.parquet"),
     ],
 )
 def test_shards_are_found_where_hubs_have_them(tmp_path: Path, train: str, val: str) -> None:
-    for name in (train, val, Path(train.replace("train", "test")), ".cache/train/0.parquet"):
+    for name in (train, val, Path(train.replace("train", "test")), ".cache/train/0.parquet", "._train.parquet"):
         table(tmp_path / name, {"image": [str(name).encode()], "label": [0]})
     table(tmp_path / Path(train).parent / "metadata.parquet", {"file_name": ["1.png"], "label": [0]})
     index = read_index([tmp_path])
