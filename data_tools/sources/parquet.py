@@ -123,6 +123,9 @@ class Table:
                     where = f"{self.path}: row {row} of group {group}"
                     raise SourceError(str(error), where=where) from None
 
+    def has_paths(self, columns: Columns) -> bool:
+        return bool(self._leaf(columns.image, "path"))
+
     def images(self, group: int, column: str) -> Iterator[Any]:
         """Batches of the image column of a row group."""
         leaf = self._leaf(column, "bytes") or column

@@ -132,14 +132,16 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
     Raises SourceError for a damaged shard, or one whose split, columns or labels are unclear.
     """
     classes, shards = _Classes(), []
-    digests: dict[tuple[str, str], Path] = {}
+    seen: dict[tuple[str, str], Path] = {}
     for source in sources:
         for split, path in _image_shards(builder, source):
             with Table(path) as table:
                 content = digest(path)
-                if (other := digests.setdefault((split, content), path)) is not path:
-                    raise SourceError("the same shard is there twice", where=f"{other} and {path}")
                 columns = table.columns(image_column, label_column)
+                # A copy under another name is one, too, unless its images have no names by which to tell.
+                same = content if table.has_paths(columns) else str(path.resolve())
+                if (other := seen.setdefault((split, same), path)) is not path:
+                    raise SourceError("the same shard is there twice", where=f"{other} and {path}")
                 shard = _Shard(split, builder.file("parquet", path, column=columns.image, digest=content))
                 classes.add_names(path, table.class_names(columns.label))
                 _read_rows(builder, table, columns, shard, classes)

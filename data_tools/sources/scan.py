@@ -4,7 +4,8 @@ Sources are recognised by content: sorted tars and folders (`.../{train,validati
 folders of resized images (`...-sz/{160,320,...}/{train,validation}/<class>/<file>`), the official ILSVRC archives
 and Hugging Face parquet. Nothing is extracted: an image is (file, offset, length).
 
-Classes are sorted by name and images by (class, file name), so the order does not depend on the kind of source.
+Classes are sorted by name (of parquet without wnids by label) and images by (class, file name), so the order does not
+depend on the kind of source.
 Other files (a README, a hidden file) are counted and reported as ignored.
 """
 

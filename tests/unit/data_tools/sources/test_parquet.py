@@ -205,6 +205,14 @@ def test_shard_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     path = shard(tmp_path / "train.parquet", [("1.png", 0, b"x")])
     with pytest.raises(SourceError, match="the same shard is there twice"):
         read_index([path, tmp_path])
+    with pytest.raises(SourceError, match="the same shard is there twice"):
+        read_index([path, shard(tmp_path / "train-copy.parquet", [("1.png", 0, b"x")])])
+    (tmp_path / "train-copy.parquet").unlink()
+    path = table(path, {"image": [b"x"], "label": [0]})
+    with pytest.raises(SourceError, match="the same shard is there twice"):
+        read_index([path, tmp_path])
+    alike = table(tmp_path / "train-2.parquet", {"image": [b"x"], "label": [0]})
+    assert read_index([path, alike]).images() == {"train": 2}
     wnid = [("n00000001_1.JPEG", 0, b"x")]
     one, two = shard(tmp_path / "train-1.parquet", wnid), shard(tmp_path / "train-2.parquet", [*wnid, *wnid])
     with pytest.raises(SourceError, match=r"n00000001_1\.JPEG is there twice"):
