@@ -1,10 +1,12 @@
-"""Atomic writes, and a lock on a folder that one conversion at a time may write to."""
+"""Atomic writes, a lock on a folder that one conversion at a time may write to, and the limit on open files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +83,17 @@ def _lock(path: Path) -> int:
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
         os.close(handle)  # its last holder removed the file after it was opened here
+
+
+def too_many_open_files(error: BaseException, where: object = "") -> UserError | None:
+    """The error with its remedy, if it is one of the limit on open files of this process or of the machine."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    if error.errno == errno.ENFILE:
+        return UserError("the machine has too many open files", where=where, remedy="end what holds them")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    remedy = "raise the limit with `ulimit -n 4096`, or give fewer --write.workers"
+    return UserError(f"too many open files: the limit is {limit}", where=where, remedy=remedy)
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:
