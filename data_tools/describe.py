@@ -23,6 +23,7 @@ from data_tools.native import codec
 PROBED = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
+SOURCES = 5  # that are named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,12 @@ def _manifest(path: Path) -> Manifest | None:
         return None
 
 
+def _sources(manifest: Manifest) -> str:
+    """The first few, since ImageNet's parquet has hundreds."""
+    named = [f"{source.name} ({source.bytes:,} bytes)" for source in manifest.sources]
+    return ", ".join(named[:SOURCES] + [f"and {len(named) - SOURCES:,} more"] * (len(named) > SOURCES))
+
+
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     """The description, line by line."""
     count = len(layout.samples)
@@ -68,7 +75,7 @@ def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
         jpegs = f"quality {manifest.quality}{', seekable' if manifest.seekable else ''}"
         own = f", {manifest.modes['original']:,} as the source's own JPEG" if manifest.modes["original"] else ""
         yield f"{manifest.split}, {cap}, {manifest.mode}, {jpegs}{own}, {len(manifest.skipped)} left out"
-        yield f"from {', '.join(f'{source.name} ({source.bytes:,} bytes)' for source in manifest.sources)}"
+        yield f"from {_sources(manifest)}"
         yield f"digest {manifest.digest}"
     else:
         yield "no manifest beside it"

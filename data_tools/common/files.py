@@ -1,9 +1,11 @@
-"""Files that are whole or not there."""
+"""Atomic writes, and the limit on open files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +54,17 @@ def warn_on_write_error(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         print(f"warning: {what} not written: {error}", file=sys.stderr)
+
+
+def too_many_open_files(error: BaseException, where: object = "") -> UserError | None:
+    """The error with its remedy, if it is one of the limit on open files of this process or of the machine."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    if error.errno == errno.ENFILE:
+        return UserError("the machine has too many open files", where=where, remedy="end what holds them")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    remedy = "raise the limit with `ulimit -n 4096`, or give fewer --write.workers"
+    return UserError(f"too many open files: the limit is {limit}", where=where, remedy=remedy)
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:

@@ -11,6 +11,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from data_tools.common.errors import UserError
+from data_tools.common.files import too_many_open_files
 from data_tools.common.progress_bar import terminal_bar
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
@@ -65,6 +66,8 @@ def _explained(error: OSError) -> ConversionError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = f"the disk of --data.out is full ({error.strerror})"
         return ConversionError(what, remedy="make room, then the same command continues")
+    if limit := too_many_open_files(error):
+        return ConversionError(limit.what, remedy=f"{limit.remedy}; then the same command continues")
     return ConversionError(str(error), remedy="the same command continues")
 
 

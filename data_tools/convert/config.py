@@ -26,6 +26,13 @@ class Data:
         None, "what the source must hold", none="`imagenet1k` if its classes are 1000 wnids, else `any`"
     )
 
+    image_column: str | None = option(
+        None, "of parquet: the column of images", none="`image`, or the only one that is usual"
+    )
+    label_column: str | None = option(
+        None, "of parquet: the column of labels", none="`label`, or the only one that is usual"
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if not self.source:

@@ -66,7 +66,8 @@ def convert(
     spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
 ) -> list[Summary]:
     """Write the betons. Raises ConversionError, SourceError, WorkerError, JournalError or OSError."""
-    index = read_index(spec.data.source)
+    data = spec.data
+    index = read_index(data.source, image_column=data.image_column, label_column=data.label_column)
     print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
@@ -101,7 +102,8 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    return printable(f"{counts} images of {len(index.classes):,} classes{ignored}")
+    lines = [f"{counts} images of {len(index.classes):,} classes{ignored}", *index.left_out]
+    return "\n".join(map(printable, lines))
 
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:

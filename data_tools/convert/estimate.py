@@ -39,7 +39,7 @@ def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]
     """Store a sample of a pass's images in memory. Bad images are skipped: the conversion reports them."""
     split_index, storage = todo.split_index, todo.storage
     as_jpg = dataclasses.replace(storage, raw_share=0.0)
-    reader = Reader([[file.kind, file.path] for file in index.files])
+    reader = Reader(index.files)
     sizes: list[list[tuple[int, int, int]]] = []
     seconds = 0.0
     for sample in _sampled(split_index):
@@ -57,6 +57,7 @@ def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]
         sizes.append(
             [(len(one.data), len(two.data), one.width * one.height * 3) for one, two in zip(stored, jpg, strict=True)]
         )
+    reader.close()
     if not sizes:
         return []
     mean = np.mean(np.array(sizes, np.float64), axis=0)

@@ -22,6 +22,12 @@ from data_tools.native import codec
 from data_tools.sources.index import Index, SplitIndex
 
 DEFAULT_CAPS = (160, 320, None)
+# What a change of `source_state` means, by kind of source.
+_CHANGES = {
+    "archive": "its images have other contents or times of modification",
+    "folder": "its files have other contents or times of modification",
+    "parquet": "its shards have other contents",
+}
 _MAX_PAGE_BYTES = 64 << 20  # nobody trains on larger image files
 
 
@@ -123,6 +129,7 @@ def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict
         "originals": originals,
         "page_bytes": _page_bytes(split_index, cap),
         "source_digest": split_index.digest(),
+        "source_state": split_index.state,
     }
 
 
@@ -143,8 +150,15 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
     except UserError as error:
         raise ConversionError(error.fault, remedy=f"remove {beton}, and this command writes it again") from None
     for key, value in settings.items():
-        if (found := getattr(manifest, key)) != value:
-            what = "from another source" if key == "source_digest" else f"with {key} {found}, not {value}"
+        found = getattr(manifest, key)
+        if key == "source_state":
+            changed = [kind for kind in found.keys() & value.keys() if found[kind] != value[kind]]
+            what = f"before the source changed ({_CHANGES[changed[0]]})" if changed else ""
+        elif key == "source_digest":
+            what = "from another source" if found != value else ""
+        else:
+            what = f"with {key} {found}, not {value}" if found != value else ""
+        if what:
             raise ConversionError(
                 f"is there already, made {what}", where=beton, remedy="remove it or give another --data.out"
             )

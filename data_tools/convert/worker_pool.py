@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from data_tools.common.errors import UserError
 from data_tools.convert.transcode import RECORD, StorageOptions
 from data_tools.convert.worker import SLOT_BYTES, SLOTS
-from data_tools.sources.index import File
+from data_tools.sources.reader import File
 
 Item = tuple[int, int, int, str]  # file, offset, length, class/name
 _AHEAD = 2  # tasks given to a worker at once, so that it never waits for the next
@@ -99,7 +99,7 @@ class WorkerPool:
         """Results in the order of the chunks, which are (first position, items). Iterate to the end."""
         self._outputs = len(storage.caps)
         for member in self._members:
-            self._send(member, {"files": [[file.kind, file.path] for file in files], "storage": asdict(storage)})
+            self._send(member, {"files": [asdict(file) for file in files], "storage": asdict(storage)})
         waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
         firsts: dict[int, int] = {}
         assigned = turn = 0

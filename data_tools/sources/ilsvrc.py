@@ -51,7 +51,7 @@ def read_train(builder: IndexBuilder, path: Path) -> None:
         for member in members(path, inner.offset, inner.offset + inner.length, label):
             name = member.name.rsplit("/", 1)[-1]
             wnid = label.removesuffix(".tar")
-            builder.add("train", None, wnid, name, file, member.offset, member.length)
+            builder.add("train", None, wnid, name, file, member.offset, member.length, member.modified)
 
 
 def read_val(builder: IndexBuilder, path: Path, devkit: Devkit | None) -> None:
@@ -69,7 +69,8 @@ def read_val(builder: IndexBuilder, path: Path, devkit: Devkit | None) -> None:
             continue
         if not 1 <= int(match[1]) <= len(devkit):
             raise SourceError(f"{member.name}: the devkit has labels for images 1 to {len(devkit)}", where=path)
-        builder.add("val", None, devkit[int(match[1]) - 1], name, file, member.offset, member.length)
+        wnid = devkit[int(match[1]) - 1]
+        builder.add("val", None, wnid, name, file, member.offset, member.length, member.modified)
 
 
 # ---------------------------------------------------------------------------------------------- the devkit

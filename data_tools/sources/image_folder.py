@@ -30,7 +30,7 @@ def read_tar(builder: IndexBuilder, path: Path) -> None:
         if location is None:
             builder.ignore(f"{path}: {member.name}")
         else:
-            builder.add(*location, file, member.offset, member.length)
+            builder.add(*location, file, member.offset, member.length, member.modified)
 
 
 def read_folder(builder: IndexBuilder, root: Path) -> None:
@@ -46,9 +46,9 @@ def read_folder(builder: IndexBuilder, root: Path) -> None:
         split_folder = Path(entry.path).parent.parent
         if split_folder not in files:
             files[split_folder] = builder.file("folder", split_folder)
-        length = entry.stat(follow_symlinks=False).st_size
-        builder.add(*location, files[split_folder], 0, length)
-        total += length
+        status = entry.stat(follow_symlinks=False)
+        builder.add(*location, files[split_folder], 0, status.st_size, status.st_mtime_ns)
+        total += status.st_size
     builder.sources.append(Source(name=from_path(root.resolve().name), bytes=total))
 
 

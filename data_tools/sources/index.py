@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +16,11 @@ from numpy.typing import NDArray
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
+from data_tools.sources.reader import File, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row."""
-
-    kind: Literal["archive", "folder", "parquet"]
-    path: str
+_PROBED = 256  # images of a split whose bytes are read for its state
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +28,7 @@ class SplitIndex:
     """The images of one split, in sample order. `cap`: the size that they were resized to; None: originals.
 
     order: the order in which to read and write them if that is not sample order (parquet is read sequentially).
+    state: by kind of file, a digest that another state of the same images does not have; see `_state`.
     """
 
     split: str
@@ -44,6 +39,7 @@ class SplitIndex:
     names: bytes
     name_ends: NDArray[np.uint64]
     order: NDArray[np.int64] | None = None
+    state: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,7 +63,10 @@ class SplitIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Everything in the sources. `ignored` counts files that are not images of a split; `ignored_example` is one."""
+    """Everything in the sources. `ignored` counts files that are not images of a split; `ignored_example` is one.
+
+    left_out: what else was not taken, a line for each reason.
+    """
 
     classes: tuple[str, ...]
     split_indexes: tuple[SplitIndex, ...]
@@ -75,6 +74,7 @@ class Index:
     sources: tuple[Source, ...]
     ignored: int
     ignored_example: str
+    left_out: tuple[str, ...] = ()
 
     def images(self) -> dict[str, int]:
         return {split_index.split: len(split_index) for split_index in self.split_indexes}
@@ -88,6 +88,7 @@ class Rows:
     files: array[int] = field(default_factory=lambda: array("L"))
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("Q"))
+    modified: array[int] = field(default_factory=lambda: array("Q"))
     names: list[bytes] = field(default_factory=list)
 
 
@@ -101,32 +102,77 @@ class IndexBuilder:
         self.sources: list[Source] = []
         self.ignored = 0
         self.ignored_example = ""
+        self._left_out: dict[str, tuple[int, str]] = {}
+        self._class_order: dict[str, int] = {}
 
-    def file(self, kind: Literal["archive", "folder", "parquet"], path: Path) -> int:
-        self.files.append(File(kind, str(path)))
+    def file(
+        self, kind: Literal["archive", "folder", "parquet"], path: Path, *, column: str = "", digest: str = ""
+    ) -> int:
+        self.files.append(File(kind, str(path), column, digest))
         return len(self.files) - 1
 
-    def add(self, split: str, cap: int | None, name: str, file_name: str, file: int, offset: int, length: int) -> None:
+    def add(
+        self,
+        split: str,
+        cap: int | None,
+        name: str,
+        file_name: str,
+        file: int,
+        offset: int,
+        length: int,
+        modified: int = 0,
+    ) -> None:
+        """Add an image. `modified`: its time of modification, in the units that its kind of file has."""
         rows = self.rows.setdefault((split, cap), Rows())
         rows.classes.append(self.class_ids.setdefault(name, len(self.class_ids)))
         rows.files.append(file)
         rows.offsets.append(offset)
         rows.lengths.append(length)
+        rows.modified.append(modified & ((1 << 64) - 1))  # times before 1970 are negative
         rows.names.append(name_bytes(file_name))
 
     def ignore(self, name: str) -> None:
         self.ignored += 1
         self.ignored_example = self.ignored_example or name
 
+    def leave_out(self, reason: str, example: object) -> None:
+        """Count what is not taken, by reason, and keep the first example of each."""
+        count, first = self._left_out.get(reason, (0, str(example)))
+        self._left_out[reason] = count + 1, first
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return tuple(
+            f"{reason} left out: {count:,}, e.g. in {example}" for reason, (count, example) in self._left_out.items()
+        )
+
+    def order_classes(self, names: Iterable[str]) -> None:
+        """Number the classes in this order, and not by name."""
+        self._class_order = {name: at for at, name in enumerate(names)}
+
+    def _classes(self) -> tuple[str, ...]:
+        if not self._class_order:
+            return number_classes(self.class_ids)
+        if others := sorted(self.class_ids.keys() - self._class_order.keys()):
+            what = f"class {others[0]} is none of the parquet's: {', '.join(list(self._class_order)[:5])}, ..."
+            raise SourceError(what, remedy="give sources of the same classes")
+        return tuple(sorted(self.class_ids, key=self._class_order.__getitem__))
+
     def index(self) -> Index:
-        classes = number_classes(self.class_ids)
+        classes = self._classes()
         split_indexes = [
             _split_index(self, split, cap, classes, self.rows.pop((split, cap)))
             for split, cap in sorted(self.rows, key=str)
         ]
         _check_same_images(split_indexes)
         return Index(
-            classes, tuple(split_indexes), tuple(self.files), tuple(self.sources), self.ignored, self.ignored_example
+            classes,
+            tuple(split_indexes),
+            tuple(self.files),
+            tuple(self.sources),
+            self.ignored,
+            self.ignored_example,
+            self.left_out,
         )
 
 
@@ -146,7 +192,32 @@ def _split_index(
     ends = np.cumsum(np.fromiter(map(len, names), np.uint64, len(names)), dtype=np.uint64)
     is_parquet = np.array([file.kind == "parquet" for file in builder.files])
     storage_order = np.lexsort((places["offset"], places["file"])) if is_parquet[places["file"]].any() else None
-    return SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
+    found = SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
+    return replace(found, state=_state(found, builder.files, np.array(rows.modified, np.uint64)[order]))
+
+
+def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64]) -> dict[str, str]:
+    """By kind of file, SHA-256 over what tells other contents under the same names and lengths.
+
+    Of archives and folders, the time at which each image was modified, and the bytes of up to 256 of them; of parquet,
+    the digests of the shards and which column is taken. By kind, since a tar has whole seconds and a copy to another
+    kind is still the same.
+    """
+    reader = Reader(files)
+    digests = {files[file].kind: hashlib.sha256() for file in np.unique(found.places["file"])}
+    kinds = np.array([file.kind for file in files])[found.places["file"]]
+    for kind, total in digests.items():
+        samples = np.flatnonzero(kinds == kind)
+        if kind == "parquet":
+            shards = [files[file] for file in np.unique(found.places["file"][samples])]
+            total.update("".join(sorted(f"{shard.digest} {shard.column}\n" for shard in shards)).encode())
+            continue
+        total.update(modified[samples].astype("<u8").tobytes())
+        for sample in samples[np.linspace(0, len(samples) - 1, min(len(samples), _PROBED)).astype(int)]:
+            file, offset, length = found.places[sample].tolist()
+            total.update(reader.read(file, offset, length, found.key(int(sample))))
+    reader.close()
+    return {kind: total.hexdigest() for kind, total in sorted(digests.items())}
 
 
 def _sorted(label: NDArray[np.uint32], names: list[bytes]) -> NDArray[np.int64]:

@@ -4,13 +4,14 @@ Sources are recognised by content: sorted tars and folders (`.../{train,validati
 folders of resized images (`...-sz/{160,320,...}/{train,validation}/<class>/<file>`), the official ILSVRC archives
 and Hugging Face parquet. Nothing is extracted: an image is (file, offset, length).
 
-Classes are sorted by name and images by (class, file name), so the order does not depend on the kind of source.
+Classes are sorted by name (of parquet without wnids by label) and images by (class, file name), so the order does not
+depend on the kind of source.
 Other files (a README, a hidden file) are counted and reported as ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
@@ -21,13 +22,17 @@ from data_tools.sources.index import Index, IndexBuilder
 from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar
 
 
-def read_index(paths: Sequence[Path]) -> Index:
-    """The index of all sources together. Raises MissingFileError or SourceError, naming source and member."""
+def read_index(paths: Sequence[Path], *, image_column: str | None = None, label_column: str | None = None) -> Index:
+    """The index of all sources together. Raises MissingFileError or SourceError, naming source and member.
+
+    image_column, label_column: of parquet; None: the unmistakable ones.
+    """
     from data_tools.sources import ilsvrc
 
     builder = IndexBuilder()
     devkit = None
     val_archives = []  # read last, since they need the devkit
+    parquet_sources = []  # read together, since a label is one class in all of them
     for path in paths:
         if not path.exists():
             raise MissingFileError("no such source", where=path, remedy="--data.source takes tars, folders and parquet")
@@ -36,20 +41,26 @@ def read_index(paths: Sequence[Path]) -> Index:
             devkit = ilsvrc.read_devkit(path)
         elif kind == "ilsvrc val":
             val_archives.append(path)
+        elif kind == "parquet":
+            parquet_sources.append(path)
         else:
             _READERS[kind](builder, path)
         if kind not in ("folder", "parquet"):
             builder.sources.append(Source(name=from_path(path.name), bytes=path.stat().st_size))
     for path in val_archives:
         ilsvrc.read_val(builder, path, devkit)
+    _read_parquet(builder, parquet_sources, image_column, label_column)
     if not builder.rows:
+        _check_columns(paths, image_column, label_column)
         names = ", ".join(str(path) for path in paths)
         raise SourceError(f"no images at .../{{train,val}}/<class>/<file>{_example(builder)}", where=names)
     return builder.index()
 
 
 def _example(builder: IndexBuilder) -> str:
-    return f"; found {builder.ignored_example}" if builder.ignored else ""
+    return (
+        f"; found {builder.ignored_example}" if builder.ignored else "".join(f"; {line}" for line in builder.left_out)
+    )
 
 
 def recognise(path: Path) -> str:
@@ -57,8 +68,9 @@ def recognise(path: Path) -> str:
     from data_tools.sources import ilsvrc
 
     if path.is_dir():
-        shards = next(parquet_shards(path), None)
-        return "parquet" if shards else "folder"
+        from data_tools.sources import parquet_index
+
+        return "parquet" if parquet_index.holds_shards(path) else "folder"
     with path.open("rb") as file:
         start = file.read(BLOCK)
     if start.startswith(b"\x1f\x8b"):
@@ -72,28 +84,33 @@ def recognise(path: Path) -> str:
     return ilsvrc.recognise(path) or "tar"
 
 
-def parquet_shards(folder: Path) -> Iterator[Path]:
-    """The shards in a folder or in its `data` folder, where the Hugging Face hub has them."""
-    for pattern in ("*.parquet", "data/*.parquet"):
-        yield from sorted(folder.glob(pattern))
-
-
 def _read_ilsvrc_train(builder: IndexBuilder, path: Path) -> None:
     from data_tools.sources import ilsvrc
 
     ilsvrc.read_train(builder, path)
 
 
-def _read_parquet(builder: IndexBuilder, path: Path) -> None:
-    from data_tools.sources import parquet
+def _read_parquet(builder: IndexBuilder, paths: Sequence[Path], image: str | None, label: str | None) -> None:
+    from data_tools.sources import parquet_index
 
-    shards = list(parquet_shards(path)) if path.is_dir() else [path]
-    parquet.read(builder, shards)
+    if paths:
+        parquet_index.read(builder, paths, image, label)
+    elif column := image or label:
+        option = "image" if image else "label"
+        raise SourceError(f"{column}, but no source is parquet", where=f"--data.{option}_column", remedy="leave it out")
+
+
+def _check_columns(paths: Sequence[Path], image: str | None, label: str | None) -> None:
+    """Raise SourceError if the sources hold tables, but none with images."""
+    from data_tools.sources import parquet_index
+
+    for path in paths:
+        for shard in parquet_index.shards_in(path) if path.is_dir() else ():
+            parquet_index.check_columns(shard, image, label)
 
 
 _READERS = {
     "tar": read_tar,
     "folder": read_folder,
     "ilsvrc train": _read_ilsvrc_train,
-    "parquet": _read_parquet,
 }

@@ -48,11 +48,12 @@ class SourceError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file: `length` bytes at `offset` of the file that holds the archive."""
+    """A regular file: `length` bytes at `offset` of the file that holds the archive, `modified` in seconds."""
 
     name: str
     offset: int
     length: int
+    modified: int
 
 
 def looks_like_tar(start: bytes) -> bool:
@@ -88,6 +89,7 @@ class _Entry:
     target: str  # of a link
     data: int
     size: int
+    modified: int
 
 
 class _Archive:
@@ -101,10 +103,10 @@ class _Archive:
         for entry in self._entries(self._start):
             self._check(entry)
             if entry.kind in _FILES:
-                yield Member(entry.name, entry.data, entry.size)
+                yield Member(entry.name, entry.data, entry.size, entry.modified)
             elif entry.kind == tarfile.LNKTYPE:
                 target = self._target(entry)
-                yield Member(entry.name, target.data, target.size)
+                yield Member(entry.name, target.data, target.size, target.modified)
 
     def _entries(self, at: int) -> Iterator[_Entry]:
         defaults: dict[str, str] = {}
@@ -133,7 +135,7 @@ class _Archive:
                 continue
             last = said.get("path", _name(block))
             kind = tarfile.DIRTYPE if info.type in _FILES and last.endswith("/") else info.type  # so in the V7 format
-            yield _Entry(first, kind, last, said.get("linkpath", info.linkname), data, size)
+            yield _Entry(first, kind, last, said.get("linkpath", info.linkname), data, size, int(info.mtime))
             first, extra = at, {}
 
     def _read(self, at: int, size: int, last: str) -> bytes:

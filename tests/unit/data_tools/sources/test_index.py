@@ -1,10 +1,13 @@
 """The index of a source: its digest, its classes, and which sets of images are refused."""
 
+import os
 from pathlib import Path
 
+import pyarrow
 import pytest
-from helpers.images import write_tar
+from helpers.images import write_folder, write_tar
 from helpers.indexes import FILES, WANTED, indexed_images
+from pyarrow import parquet
 
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
@@ -40,6 +43,22 @@ def test_other_files_are_counted_and_one_is_named(tmp_path: Path) -> None:
     assert indexed_images(index) == WANTED
     assert index.ignored == 2
     assert "README" in index.ignored_example
+
+
+def state(source: Path, **columns: str) -> dict[str, str]:
+    return read_index([source], **columns).split_indexes[0].state
+
+
+def test_state_changes_with_times_and_columns_alone(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {"train/a/1.png": b"x", "train/a/2.png": b"y"})
+    before = state(folder)
+    os.utime(folder / "train/a/2.png", ns=(0, 1))
+    assert before.keys() == state(folder).keys() == {"folder"}
+    assert before != state(folder)
+    table = pyarrow.table({"image": [b"x"], "thumb": [b"y"], "label": [0]})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    assert state(tmp_path / "train.parquet") == state(tmp_path / "train.parquet", image_column="image")
+    assert state(tmp_path / "train.parquet") != state(tmp_path / "train.parquet", image_column="thumb")
 
 
 def test_duplicate_images_are_refused(tmp_path: Path) -> None:
