@@ -71,7 +71,7 @@ def print_complete(config: RunConfig, epochs: int) -> None:
     if config.log.format == "json":
         print(as_json("complete", {"dir": str(config.run.dir), "epochs": epochs}))
     else:
-        print(f"{config.run.dir}: complete after {epochs} epochs; --run.resume=none starts anew")
+        print(f"{config.run.dir}: complete after {epochs} epochs; to train again, give another --run.dir")
 
 
 def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
