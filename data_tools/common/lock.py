@@ -29,6 +29,7 @@ WATCH_SECONDS = 3 * BEAT_SECONDS
 @contextlib.contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of ``folder`` for ``what`` ("a training"). UserError if another program holds it."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     handle, is_exclusive = _open(path)
@@ -51,6 +52,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         thread.join()
         path.unlink(missing_ok=True)
         os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # unless it holds something by now
+                folder.rmdir()
 
 
 def _open(path: Path) -> tuple[int, bool]:

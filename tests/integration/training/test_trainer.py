@@ -155,7 +155,7 @@ def test_page_window_reaches_the_loader_and_cannot_change_in_a_run(
     shutil.copytree(finished_run, tmp_path / "other")
     status, _, err = attempt(recipe, tmp_path / "other", "--data.page_window=3")
     assert status == 2
-    assert "data.page_window: there 0, here 3" in err
+    assert "data.page_window is 3, was 0" in err
 
 
 def test_tensorboard_events_have_the_published_tags(finished_run: Path) -> None:
