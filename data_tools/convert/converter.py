@@ -33,7 +33,7 @@ from data_tools.common.files import locked, sync_folder, write_atomically
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import ConversionError, ConversionPass, plan, versions
+from data_tools.convert.plan import SPLITS, ConversionError, ConversionPass, plan, versions
 from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import Index
 from data_tools.sources.parquet import group_of
@@ -64,7 +64,7 @@ def convert(
     spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
 ) -> list[Summary]:
     """Write the betons. Raises ConversionError, SourceError, WorkerError, JournalError or OSError."""
-    index = read_index(spec.data.source)
+    index = read_index(spec.data.source, splits=spec.data.splits or SPLITS, follow_links=spec.data.follow_links)
     print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out):
@@ -99,7 +99,7 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    return f"{counts} images of {len(index.classes):,} classes{ignored}"
+    return "\n".join((f"{counts} images of {len(index.classes):,} classes{ignored}", *index.notes))
 
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:

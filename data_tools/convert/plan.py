@@ -22,6 +22,7 @@ from data_tools.native import codec
 from data_tools.sources.index import Index, SplitIndex
 
 DEFAULT_CAPS = (160, 320, None)
+SPLITS = ("train", "val")
 _MAX_PAGE_BYTES = 64 << 20  # nobody trains on larger image files
 
 
@@ -57,8 +58,12 @@ class ConversionPass:
 
 
 def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
-    """Every pass, complete ones included. Raises ConversionError if other betons are in the way."""
-    _check_expected(index, spec)
+    """Every pass, complete ones included. Raises ConversionError if a split is missing, or other betons are there."""
+    if spec.data.expect is not None:
+        _check_expected(index, spec)
+    _check_splits(index, spec.data.splits)
+    if spec.data.expect is None:
+        _check_expected(index, spec)
     wanted = _wanted_caps(index, spec)
     passes = []
     for split_index in index.split_indexes:
@@ -166,8 +171,41 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
 
 def _check_expected(index: Index, spec: WriteSpec) -> None:
     expected = spec.data.expect or expected_dataset(index.classes)
-    if expected == "imagenet1k" and (faults := shortfalls(index.classes, index.images())):
+    faults = shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)
+    if expected == "imagenet1k" and faults:
         raise ConversionError(f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is meant, --data.expect=any")
+
+
+def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
+    """Each split has images at each size; unless the splits are named, the classes of both are the same."""
+    caps = {part.cap for part in index.split_indexes}
+    for split in wanted or SPLITS:
+        found = {part.cap for part in index.split_indexes if part.split == split}
+        if missing := caps - found if None not in found else set():
+            size = "" if not found or None in missing else f" at {min(missing)} px"
+            other = (
+                "--data.splits takes one of train and val" if wanted else f"--data.splits={_other(split)} does without"
+            )
+            raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=other)
+    classes = {part.split: set(np.unique(part.labels).tolist()) for part in index.split_indexes}
+    if wanted is None and classes["train"] != classes["val"]:
+        only = [
+            f"{len(labels)} only in {split}, e.g. {index.classes[min(labels)]}"
+            for split in SPLITS
+            if (labels := classes[split] - classes[_other(split)])
+        ]
+        raise ConversionError(
+            f"the classes of train and val differ: {'; '.join(only)}",
+            remedy="--data.splits=train converts train alone, --data.splits=train,val both as they are",
+        )
+
+
+def _other(split: str) -> str:
+    return "val" if split == "train" else "train"
+
+
+def _ignored(index: Index) -> str:
+    return f"; ignored was {index.ignored_example}" if index.ignored else ""
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ import itertools
 import os
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +18,18 @@ from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
 from data_tools.sources.tar import SourceError
 
+FileKind = Literal["archive", "folder", "flat", "parquet"]
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row."""
+    """Where bytes are read from.
 
-    kind: Literal["archive", "folder", "parquet"]
+    An archive at offsets; the folder of a split, by class/file; a flat folder, by file; a parquet shard, by row.
+    """
+
+    kind: FileKind
     path: str
 
 
@@ -67,7 +71,10 @@ class SplitIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Everything in the sources. `ignored` counts files that are not images of a split; `ignored_example` is one."""
+    """Everything in the sources.
+
+    `ignored` counts files that are not images of a split, `ignored_example` is one; `notes` are for the reader.
+    """
 
     classes: tuple[str, ...]
     split_indexes: tuple[SplitIndex, ...]
@@ -75,6 +82,7 @@ class Index:
     sources: tuple[Source, ...]
     ignored: int
     ignored_example: str
+    notes: tuple[str, ...] = ()
 
     def images(self) -> dict[str, int]:
         return {split_index.split: len(split_index) for split_index in self.split_indexes}
@@ -92,21 +100,25 @@ class Rows:
 
 
 class IndexBuilder:
-    """Collects what the readers of all kinds of source find."""
+    """Collects what the readers of all kinds of source find; images of splits that are not wanted are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, splits: Sequence[str] = ("train", "val")) -> None:
+        self.splits = splits
         self.files: list[File] = []
         self.class_ids: dict[str, int] = {}
         self.rows: dict[tuple[str, int | None], Rows] = {}
         self.sources: list[Source] = []
         self.ignored = 0
         self.ignored_example = ""
+        self.notes: list[str] = []
 
-    def file(self, kind: Literal["archive", "folder", "parquet"], path: Path) -> int:
+    def file(self, kind: FileKind, path: Path) -> int:
         self.files.append(File(kind, str(path)))
         return len(self.files) - 1
 
     def add(self, split: str, cap: int | None, name: str, file_name: str, file: int, offset: int, length: int) -> None:
+        if split not in self.splits:
+            return
         rows = self.rows.setdefault((split, cap), Rows())
         rows.classes.append(self.class_ids.setdefault(name, len(self.class_ids)))
         rows.files.append(file)
@@ -114,8 +126,21 @@ class IndexBuilder:
         rows.lengths.append(length)
         rows.names.append(os.fsencode(file_name))
 
-    def ignore(self, name: str) -> None:
-        self.ignored += 1
+    def merge(self, other: IndexBuilder) -> None:
+        """Take over the images of another, which may not be used any more."""
+        ids = [self.class_ids.setdefault(name, len(self.class_ids)) for name in other.class_ids]
+        for key, rows in other.rows.items():
+            rows.classes = array("L", map(ids.__getitem__, rows.classes))
+            mine = self.rows.setdefault(key, rows)
+            if mine is not rows:
+                for column in fields(Rows):
+                    getattr(mine, column.name).extend(getattr(rows, column.name))
+
+    def count(self) -> int:
+        return sum(len(rows.names) for rows in self.rows.values())
+
+    def ignore(self, name: str, count: int = 1) -> None:
+        self.ignored += count
         self.ignored_example = self.ignored_example or name
 
     def index(self) -> Index:
@@ -126,7 +151,13 @@ class IndexBuilder:
         ]
         _check_same_images(split_indexes)
         return Index(
-            classes, tuple(split_indexes), tuple(self.files), tuple(self.sources), self.ignored, self.ignored_example
+            classes=classes,
+            split_indexes=tuple(split_indexes),
+            files=tuple(self.files),
+            sources=tuple(self.sources),
+            ignored=self.ignored,
+            ignored_example=self.ignored_example,
+            notes=tuple(self.notes),
         )
 
 

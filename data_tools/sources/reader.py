@@ -17,8 +17,8 @@ class Reader:
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
         """Raises OSError, also if a source is shorter than expected."""
         kind, path = self.files[file]
-        if kind == "folder":
-            path = f"{path}/{key}"
+        if kind in ("folder", "flat"):
+            path = f"{path}/{key if kind == 'folder' else key.rpartition('/')[2]}"
             handle = os.open(path, os.O_RDONLY)
             try:
                 data = _read_at(handle, 0, length)

@@ -339,7 +339,7 @@ def test_source_cut_while_it_is_read_is_an_error(tmp_path: Path, source: Path, m
     copy = tmp_path / "copy.tar"
     copy.write_bytes(source.read_bytes())
     index = read_index([copy])
-    monkeypatch.setattr(converter, "read_index", lambda _: index)
+    monkeypatch.setattr(converter, "read_index", lambda *_, **__: index)
     monkeypatch.setattr(estimate, "estimate", lambda *_: [])
     copy.write_bytes(source.read_bytes()[:200_000])
     with pytest.raises(WorkerError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: \d+ of \d+ bytes; has the source changed"):

@@ -135,8 +135,8 @@ def test_official_archives_give_the_betons_of_the_sorted_tar(tmp_path: Path) -> 
         f"{wnid}.tar": inner_tar({name.rpartition("/")[2]: files[name] for name in files if f"/{wnid}/" in name})
         for wnid in sorted({name.split("/")[2] for name in files})
     }
-    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official"))
-    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
+    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official", splits=("train",)))
+    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted", splits=("train",)))
     assert file_digests(tmp_path / "official", *DATA) == file_digests(tmp_path / "sorted", *DATA)
 
 
@@ -269,7 +269,7 @@ def test_raw_share_is_stored_as_pixels(
 
 def test_longer_side_is_capped(tmp_path: Path) -> None:
     source = make_sorted_tar(tmp_path / "a.tar", classes=2, per_class=3, val_per_class=0)
-    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer"))
+    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer", splits=("train",)))
     images = read_layout(tmp_path / "out/train_160.beton").samples["f0"]
     assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
 
