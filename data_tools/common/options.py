@@ -384,7 +384,8 @@ def _check_given_once(words: Sequence[str], known: Mapping[str, Entry]) -> None:
     """Of a list, the last would silently win where both are meant."""
     names = [word.partition("=")[0] for word in words]
     for key, entry in known.items():
-        if names.count(f"--{key}") > 1 and tuple in map(typing.get_origin, (entry.kind, *typing.get_args(entry.kind))):
+        kinds = (entry.kind, *typing.get_args(entry.kind))  # it may be optional
+        if names.count(f"--{key}") > 1 and any(typing.get_origin(kind) is tuple for kind in kinds):
             raise OptionError("given twice", where=f"--{key}", remedy="give all values at once, comma-separated")
 
 

@@ -181,12 +181,13 @@ def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
     caps = {part.cap for part in index.split_indexes}
     for split in wanted or SPLITS:
         found = {part.cap for part in index.split_indexes if part.split == split}
-        if missing := caps - found if None not in found else set():
-            size = "" if not found or None in missing else f" at {min(missing)} px"
-            other = (
-                "--data.splits takes one of train and val" if wanted else f"--data.splits={_other(split)} does without"
-            )
-            raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=other)
+        missing = set() if None in found else caps - found
+        if missing:
+            px = min(cap or 0 for cap in missing)
+            size = f" at {px} px" if found and px else ""
+            several = len(wanted or SPLITS) > 1
+            remedy = f"--data.splits={_other(split)} does without" if several else "give a source that has them"
+            raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=remedy)
     classes = {part.split: set(np.unique(part.labels).tolist()) for part in index.split_indexes}
     if wanted is None and classes["train"] != classes["val"]:
         only = [

@@ -39,10 +39,10 @@ def is_train_archive(path: Path) -> bool:
     with path.open("rb") as file:
         for member in members(path):
             read = start_of(file.fileno(), member)
-            name = parts(member.name)[-1:]
-            if not is_hidden(name) and looks_like_tar(read(BLOCK)):
+            name = parts(member.name)[-1]
+            if not is_hidden([name]) and looks_like_tar(read(BLOCK)):
                 return True
-            if is_image(*name, read):
+            if is_image(name, read):
                 return False
     return False
 

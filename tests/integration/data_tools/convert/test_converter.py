@@ -190,7 +190,7 @@ def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     large = jpeg(pixels, quality=100, subsampling=0)
     assert len(large) > PAGE_BYTES
     source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})
-    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original", splits=("train",)))
     assert read_layout(tmp_path / "out/train_full.beton").page_bytes == 2 * PAGE_BYTES
     assert read_layout(tmp_path / "out/train_160.beton").page_bytes == PAGE_BYTES
     assert_no_faults(tmp_path / "out")
@@ -238,7 +238,7 @@ def test_beton_does_not_depend_on_other_sizes(tmp_path: Path, betons: Path, sort
 def test_plain_jpegs_are_kept_byte_for_byte(tmp_path: Path) -> None:
     odd = oddities()
     source = write_tar(tmp_path / "a.tar", {f"x/train/c/{name}.JPEG": data for name, data in odd.items()})
-    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original", splits=("train",)))
     samples = dict(
         zip(sorted(odd), [data for _, data in stored_samples(tmp_path / "out/train_full.beton")], strict=True)
     )

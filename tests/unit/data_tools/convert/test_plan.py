@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from helpers.images import spec_for, write_tar
 
-from data_tools.common.errors import UserError
 from data_tools.common.options import OptionError
 from data_tools.convert.plan import ConversionError, plan
 from data_tools.sources.scan import read_index
+from data_tools.sources.tar import SourceError
 
 TRAIN = {f"train/{name}/1.JPEG": b"x" for name in ("cat", "dog")}
 VAL = {f"val/{name}/1.JPEG": b"x" for name in ("cat", "dog")}
@@ -49,7 +49,7 @@ def test_named_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     assert planned(tmp_path, other, ("train",)) == ["train_160.beton"]
     assert planned(tmp_path, other, ("val",)) == ["val_160.beton"]
     assert planned(tmp_path, other, ("train", "val")) == ["train_160.beton", "val_160.beton"]
-    with pytest.raises(UserError, match="no images|no val images"):
+    with pytest.raises(SourceError, match=r"no images .*that --data\.splits=val takes"):
         planned(tmp_path, TRAIN, ("val",))
     with pytest.raises(ConversionError, match="no val images"):
         planned(tmp_path, TRAIN, ("train", "val"))
