@@ -65,7 +65,7 @@ class Staged:
         return SPLITS[self.split_folder]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1 << 12)  # folders of a data set, in whatever order a tar has them
 def locate(folders: Folders, above: Above = ((),)) -> Location | None:
     """The location of images in this folder; None if none can be there."""
     count = len(folders)
@@ -99,7 +99,7 @@ class Tree:
         self.groups: dict[Group, Staged] = {}
         self.label_files: dict[str, bytes] = {}
         self.annotations: dict[int, dict[str, str]] = {}  # of tiny-imagenet, by depth of the split folder
-        self.unlabelled: dict[str, UserError] = {}  # by split, why nothing was found in it
+        self.unlabelled: dict[str, UserError] = {}  # by split folder, why nothing is taken from it
         self.ignored = 0
         self.ignored_example = ""
 
@@ -157,7 +157,7 @@ class Tree:
             if taken.get((group.resized, group.split_folder)) is not group:
                 self.ignore(staged.example, staged.images.count())
             elif group.layout == "flat":
-                self.unlabelled.setdefault(staged.split, staged.fault or _without_label(staged))
+                self.unlabelled.setdefault(staged.split_folder, staged.fault or _without_label(staged))
                 self.ignore(staged.example, staged.images.count())
             elif group.layout == "ilsvrc":
                 yield _labelled(staged, labels, self.path)

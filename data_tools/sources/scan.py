@@ -19,7 +19,7 @@ from data_tools.common.file_kinds import START_BYTES, archive_kind, picture_kind
 from data_tools.sources import ilsvrc
 from data_tools.sources.image_folder import read_folder, read_tar
 from data_tools.sources.index import Index, IndexBuilder
-from data_tools.sources.layouts import Tree
+from data_tools.sources.layouts import SPLITS, Tree
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 
@@ -63,9 +63,8 @@ def read_index(paths: Sequence[Path], *, splits: Sequence[str] = ("train", "val"
 def _add_trees(builder: IndexBuilder, trees: Sequence[Tree], labels: dict[str, str]) -> None:
     """Add what the tars and folders hold. `test` stands for `val` where there is no other."""
     staged = [(tree, each) for tree in trees for each in tree.split_folders(labels)]
-    has_val = any(split == "val" for split, _ in builder.rows) or any(
-        each.split == "val" and each.split_folder != "test" for _, each in staged
-    )
+    folders = {each.split_folder for _, each in staged}.union(*(tree.unlabelled for tree in trees))
+    has_val = any(split == "val" for split, _ in builder.rows) or not folders <= {"train", "test"}
     for tree, each in staged:
         if each.split_folder == "test" and has_val:
             tree.ignore(each.example, each.images.count())
@@ -78,7 +77,8 @@ def _add_trees(builder: IndexBuilder, trees: Sequence[Tree], labels: dict[str, s
     for tree in trees:
         if tree.groups or not tree.label_files:  # of a devkit, nothing else is wanted
             builder.ignore(tree.ignored_example, tree.ignored)
-        for split, fault in tree.unlabelled.items():
+        for folder, fault in tree.unlabelled.items():
+            split = SPLITS[folder]
             if split in builder.splits and not any(split == found for found, _ in builder.rows):
                 raise fault
 

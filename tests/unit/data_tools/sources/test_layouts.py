@@ -19,6 +19,8 @@ TRAIN = {f"{wnid}/{wnid}_{at}.JPEG": f"{wnid}{at}".encode() for wnid in WNIDS[:3
 VAL = {f"{WNIDS[at]}/ILSVRC2012_val_{at + 1:08d}.JPEG": f"val{at}".encode() for at in range(3)}
 SORTED = {f"train/{name}": data for name, data in TRAIN.items()} | {f"val/{name}": data for name, data in VAL.items()}
 
+SORTED_TEST = {name.replace("val/", "test/"): data for name, data in SORTED.items()}
+
 
 def flat(files: Files) -> Files:
     return {name.rpartition("/")[2]: data for name, data in files.items()}
@@ -127,14 +129,16 @@ def test_nothing_of_the_path_to_the_root_counts(tmp_path: Path) -> None:
     ("files", "words"),
     [
         (below("train", TRAIN) | below("val", {"1.JPEG": b"x"}), r"val/1\.JPEG: in no class folder.*--data\.splits"),
+        (SORTED_TEST | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
         (below("val", VAL) | below("train", {"1.JPEG": b"x"}), r"train/1\.JPEG: in no class folder.*--data\.splits"),
         (SORTED | below("valid", VAL), "val and valid are both there"),
-        ({name: data for name, data in tiny().items() if "n02" not in name or "train" in name}, "no label for"),
+        (
+            tiny() | {"tiny-imagenet-200/val/val_annotations.txt": b"other.JPEG\tn1\t0\n"},
+            r"no label for ILSVRC2012_val",
+        ),
     ],
 )
 def test_a_split_that_cannot_be_told_is_refused(tmp_path: Path, files: Files, words: str) -> None:
-    if "no label" in words:
-        files = {name: data if "annot" not in name else b"other.JPEG\tn1\t0\n" for name, data in tiny().items()}
     for source in (write_tar(tmp_path / "a.tar", files), write_folder(tmp_path / "folder", files)):
         with pytest.raises(SourceError, match=words):
             read_index([source])
