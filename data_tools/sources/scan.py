@@ -56,7 +56,8 @@ def read_index(paths: Sequence[Path], *, splits: Sequence[str] = ("train", "val"
     _add_trees(builder, trees, ilsvrc.val_labels(label_files, names))
     if not builder.rows:
         limit = f" that --data.splits={','.join(splits)} takes" if len(splits) == 1 else ""
-        raise SourceError(f"no images at .../{{train,val}}/<class>/<file>{limit}{_example(builder)}", where=names)
+        what = f"no images at .../{{train,val}}/<class>/<file>{limit}{_example(builder)}"
+        raise SourceError(what, where=names, remedy="docs/CONVERSION.md lists the layouts that are read")
     return builder.index()
 
 
