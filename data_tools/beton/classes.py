@@ -32,12 +32,14 @@ def expected_dataset(classes: Sequence[str]) -> str:
     return "imagenet1k" if len(classes) == IMAGENET_CLASSES and are_wnids(classes) else "any"
 
 
-def shortfalls(classes: Sequence[str], images: dict[str, int]) -> list[str]:
-    """How a source differs from ImageNet-1k; empty if it does not."""
+def shortfalls(
+    classes: Sequence[str], images: dict[str, int], splits: Sequence[str] = tuple(IMAGENET_IMAGES)
+) -> list[str]:
+    """How these splits of a source differ from ImageNet-1k; empty if they do not."""
     faults = []
     if len(classes) != IMAGENET_CLASSES or not are_wnids(classes):
         faults.append(f"{len(classes)} classes where ImageNet has {IMAGENET_CLASSES} wnids")
     for split, count in IMAGENET_IMAGES.items():
-        if images.get(split, 0) != count:
+        if split in splits and images.get(split, 0) != count:
             faults.append(f"{split}: {images.get(split, 0):,} images where ImageNet has {count:,}")
     return faults

@@ -35,7 +35,7 @@ from data_tools.common.lock import locked
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import ConversionError, ConversionPass, plan, versions
+from data_tools.convert.plan import SPLITS, ConversionError, ConversionPass, plan, versions
 from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import Index
 from data_tools.sources.parquet import group_of
@@ -67,7 +67,13 @@ def convert(
 ) -> list[Summary]:
     """Write the betons. Raises ConversionError, SourceError, WorkerError, JournalError or OSError."""
     data = spec.data
-    index = read_index(data.source, image_column=data.image_column, label_column=data.label_column)
+    index = read_index(
+        data.source,
+        splits=data.splits or SPLITS,
+        follow_links=data.follow_links,
+        image_column=data.image_column,
+        label_column=data.label_column,
+    )
     print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
@@ -102,7 +108,7 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    lines = [f"{counts} images of {len(index.classes):,} classes{ignored}", *index.left_out]
+    lines = [f"{counts} images of {len(index.classes):,} classes{ignored}", *index.notes]
     return "\n".join(map(printable, lines))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW
+from data_tools.common.file_kinds import unread_picture_kind
 from data_tools.common.names import name_bytes
 from data_tools.convert import pil_images
 from data_tools.native import codec
@@ -171,7 +172,9 @@ def _decode_pil(data: bytes) -> Pixels:
         except BadImageError:
             raise
         except UnidentifiedImageError:
-            raise BadImageError("not an image") from None
+            kind = unread_picture_kind(data)
+            reason = f"{kind}, which is not read: convert it to JPEG or PNG" if kind else "not an image"
+            raise BadImageError(reason) from None
         except Image.DecompressionBombError:
             raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
         # PIL's decoders raise all kinds of exceptions for damaged files.

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
-from data_tools.sources.reader import File, Reader
+from data_tools.sources.reader import File, FileKind, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
@@ -63,9 +63,9 @@ class SplitIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Everything in the sources. `ignored` counts files that are not images of a split; `ignored_example` is one.
+    """Everything in the sources.
 
-    left_out: what else was not taken, a line for each reason.
+    `ignored` counts files that are not images of a split, `ignored_example` is one; `notes` are for the reader.
     """
 
     classes: tuple[str, ...]
@@ -74,7 +74,7 @@ class Index:
     sources: tuple[Source, ...]
     ignored: int
     ignored_example: str
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def images(self) -> dict[str, int]:
         return {split_index.split: len(split_index) for split_index in self.split_indexes}
@@ -93,21 +93,21 @@ class Rows:
 
 
 class IndexBuilder:
-    """Collects what the readers of all kinds of source find."""
+    """Collects what the readers of all kinds of source find; images of splits that are not wanted are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, splits: Sequence[str] = ("train", "val")) -> None:
+        self.splits = splits
         self.files: list[File] = []
         self.class_ids: dict[str, int] = {}
         self.rows: dict[tuple[str, int | None], Rows] = {}
         self.sources: list[Source] = []
         self.ignored = 0
         self.ignored_example = ""
+        self.notes: list[str] = []
         self._left_out: dict[str, tuple[int, str]] = {}
         self._class_order: dict[str, int] = {}
 
-    def file(
-        self, kind: Literal["archive", "folder", "parquet"], path: Path, *, column: str = "", digest: str = ""
-    ) -> int:
+    def file(self, kind: FileKind, path: Path, *, column: str = "", digest: str = "") -> int:
         self.files.append(File(kind, str(path), column, digest))
         return len(self.files) - 1
 
@@ -123,6 +123,8 @@ class IndexBuilder:
         modified: int = 0,
     ) -> None:
         """Add an image. `modified`: its time of modification, in the units that its kind of file has."""
+        if split not in self.splits:
+            return
         rows = self.rows.setdefault((split, cap), Rows())
         rows.classes.append(self.class_ids.setdefault(name, len(self.class_ids)))
         rows.files.append(file)
@@ -131,8 +133,21 @@ class IndexBuilder:
         rows.modified.append(modified & ((1 << 64) - 1))  # times before 1970 are negative
         rows.names.append(name_bytes(file_name))
 
-    def ignore(self, name: str) -> None:
-        self.ignored += 1
+    def merge(self, other: IndexBuilder) -> None:
+        """Take over the images of another, which may not be used any more."""
+        ids = [self.class_ids.setdefault(name, len(self.class_ids)) for name in other.class_ids]
+        for key, rows in other.rows.items():
+            rows.classes = array("L", map(ids.__getitem__, rows.classes))
+            mine = self.rows.setdefault(key, rows)
+            if mine is not rows:
+                for column in fields(Rows):
+                    getattr(mine, column.name).extend(getattr(rows, column.name))
+
+    def count(self) -> int:
+        return sum(len(rows.names) for rows in self.rows.values())
+
+    def ignore(self, name: str, count: int = 1) -> None:
+        self.ignored += count
         self.ignored_example = self.ignored_example or name
 
     def leave_out(self, reason: str, example: object) -> None:
@@ -166,13 +181,13 @@ class IndexBuilder:
         ]
         _check_same_images(split_indexes)
         return Index(
-            classes,
-            tuple(split_indexes),
-            tuple(self.files),
-            tuple(self.sources),
-            self.ignored,
-            self.ignored_example,
-            self.left_out,
+            classes=classes,
+            split_indexes=tuple(split_indexes),
+            files=tuple(self.files),
+            sources=tuple(self.sources),
+            ignored=self.ignored,
+            ignored_example=self.ignored_example,
+            notes=(*self.notes, *self.left_out),
         )
 
 
@@ -204,8 +219,8 @@ def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64
     kind is still the same.
     """
     reader = Reader(files)
-    digests = {files[file].kind: hashlib.sha256() for file in np.unique(found.places["file"])}
-    kinds = np.array([file.kind for file in files])[found.places["file"]]
+    kinds = np.array(["folder" if file.kind == "flat" else file.kind for file in files])[found.places["file"]]
+    digests = {str(kind): hashlib.sha256() for kind in np.unique(kinds)}
     for kind, total in digests.items():
         samples = np.flatnonzero(kinds == kind)
         if kind == "parquet":

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 _OPEN_ARCHIVES = 16  # of shards one, which holds decompressed pages: they are read one after another
 
 
+FileKind = Literal["archive", "folder", "flat", "parquet"]
+
+
 @dataclass(frozen=True, slots=True)
 class File:
-    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row.
+    """Where bytes are read from.
 
+    An archive at offsets; the folder of a split, by class/file; a flat folder, by file; a parquet shard, by row.
     column: of a shard, the one that holds the images. digest: of a shard's contents.
     """
 
-    kind: Literal["archive", "folder", "parquet"]
+    kind: FileKind
     path: str
     column: str = ""
     digest: str = ""
@@ -44,8 +48,8 @@ class Reader:
         try:
             if self.files[file].kind == "parquet":
                 return self._rows(file).image(offset)
-            if self.files[file].kind == "folder":
-                path = f"{path}/{to_path(key)}"
+            if self.files[file].kind in ("folder", "flat"):
+                path = f"{path}/{to_path(key if self.files[file].kind == 'folder' else key.rpartition('/')[2])}"
                 data = _read_file(path, length)
             else:
                 data = _read_at(self._archive(file), offset, length)

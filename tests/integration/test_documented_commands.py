@@ -165,6 +165,16 @@ def test_documented_command_succeeds(project: Path, command: Snippet) -> None:
     run_command(command.text, project)
 
 
+WHICH_COMMAND = re.findall(r"\| `(--data\.source=\S+.*?)` \|$", (ROOT / "docs/CONVERSION.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("options", WHICH_COMMAND)
+def test_every_source_in_the_table_converts(project: Path, tmp_path: Path, options: str) -> None:
+    run_command(f".venv/bin/python write_datasets.py {options} --data.out={tmp_path} --data.caps=160", project)
+    splits = ["train"] if "splits=train" in options else ["train", "val"]
+    assert sorted(path.name for path in tmp_path.glob("*.beton")) == [f"{split}_160.beton" for split in splits]
+
+
 @pytest.mark.parametrize("code", CODE, ids=lambda each: f"{Path(each.document).stem}-{len(each.text)}")
 def test_documented_code_runs(project: Path, code: Snippet) -> None:
     (project / "shown.py").write_text(code.text)

@@ -145,8 +145,8 @@ def test_official_archives_give_the_betons_of_the_sorted_tar(tmp_path: Path) -> 
         f"{wnid}.tar": inner_tar({name.rpartition("/")[2]: files[name] for name in files if f"/{wnid}/" in name})
         for wnid in sorted({name.split("/")[2] for name in files})
     }
-    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official"))
-    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
+    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official", splits=("train",)))
+    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted", splits=("train",)))
     assert file_digests(tmp_path / "official", *DATA) == file_digests(tmp_path / "sorted", *DATA)
 
 
@@ -200,7 +200,7 @@ def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     large = jpeg(pixels, quality=100, subsampling=0)
     assert len(large) > PAGE_BYTES
     source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})
-    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original", splits=("train",)))
     assert read_layout(tmp_path / "out/train_full.beton").page_bytes == 2 * PAGE_BYTES
     assert read_layout(tmp_path / "out/train_160.beton").page_bytes == PAGE_BYTES
     assert_no_faults(tmp_path / "out")
@@ -248,7 +248,7 @@ def test_beton_does_not_depend_on_other_sizes(tmp_path: Path, betons: Path, sort
 def test_plain_jpegs_are_kept_byte_for_byte(tmp_path: Path) -> None:
     odd = oddities()
     source = write_tar(tmp_path / "a.tar", {f"x/train/c/{name}.JPEG": data for name, data in odd.items()})
-    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original", splits=("train",)))
     samples = dict(
         zip(sorted(odd), [data for _, data in stored_samples(tmp_path / "out/train_full.beton")], strict=True)
     )
@@ -279,7 +279,7 @@ def test_raw_share_is_stored_as_pixels(
 
 def test_longer_side_is_capped(tmp_path: Path) -> None:
     source = make_sorted_tar(tmp_path / "a.tar", classes=2, per_class=3, val_per_class=0)
-    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer"))
+    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer", splits=("train",)))
     images = read_layout(tmp_path / "out/train_160.beton").samples["f0"]
     assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
 

@@ -15,25 +15,25 @@ from data_tools.sources.tar import SourceError
 
 def test_digest_changes_with_name_size_and_class(tmp_path: Path) -> None:
     sources = [
-        {"train/a/x": b"1", "train/b/y": b"22"},
-        {"train/a/x": b"1", "train/b/z": b"22"},
-        {"train/a/x": b"1", "train/b/y": b"2"},
-        {"train/a/x": b"1", "train/c/y": b"22"},
-        {"train/a/x": b"1", "train/a/y": b"22"},
+        {"train/a/x.JPEG": b"1", "train/b/y.JPEG": b"22"},
+        {"train/a/x.JPEG": b"1", "train/b/z.JPEG": b"22"},
+        {"train/a/x.JPEG": b"1", "train/b/y.JPEG": b"2"},
+        {"train/a/x.JPEG": b"1", "train/c/y.JPEG": b"22"},
+        {"train/a/x.JPEG": b"1", "train/a/y.JPEG": b"22"},
     ]
     digests = {read_index([write_tar(tmp_path / "a.tar", each)]).split_indexes[0].digest() for each in sources}
     assert len(digests) == 5
 
 
 def test_classes_are_the_union_of_both_splits(tmp_path: Path) -> None:
-    files = {"train/b/1": b"x", "val/a/2": b"x", "val/b/3": b"x", "train/c/4": b"x"}
+    files = {"train/b/1.JPEG": b"x", "val/a/2.JPEG": b"x", "val/b/3.JPEG": b"x", "train/c/4.JPEG": b"x"}
     index = read_index([write_tar(tmp_path / "a.tar", files)])
     assert index.classes == ("a", "b", "c")
     assert [label for label, *_ in indexed_images(index)["val", None]] == [0, 1]
 
 
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
-    files = {"x-sz/160/train/c/a": b"1", "y/train/c/a": b"2", "y/train/c/b": b"2"}
+    files = {"x-sz/160/train/c/a.JPEG": b"1", "y/train/c/a.JPEG": b"2", "y/train/c/b.JPEG": b"2"}
     with pytest.raises(SourceError, match="same images"):
         read_index([write_tar(tmp_path / "a.tar", files)])
 
