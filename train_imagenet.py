@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from data_tools.common.errors import program
 from data_tools.common.lock import locked
-from data_tools.common.output import expendable_output
+from data_tools.common.runtime import expendable_output
 from training import plan
 from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import from_argv

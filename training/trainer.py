@@ -13,7 +13,7 @@ import torch
 
 from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
-from data_tools.common.output import expendable_output
+from data_tools.common.runtime import expendable_output
 from training.config.datasets import read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-from data_tools.common.errors import MISTAKE, open_standard_streams
+from data_tools.common.errors import MISTAKE
 from data_tools.common.resources import default_workers
+from data_tools.common.runtime import open_standard_streams
 from training.config.run_config import Dist
 from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start

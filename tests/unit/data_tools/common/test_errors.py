@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common.environment import WAITING
 from data_tools.common.errors import HelpRequested, MissingFileError, UserError, program
+from data_tools.common.runtime import WAITING
 
 
 def run(action: Callable[[], int]) -> int:

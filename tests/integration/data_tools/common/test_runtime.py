@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import sys
 from data_tools.common.errors import program
-from data_tools.common.output import expendable_output
+from data_tools.common.runtime import expendable_output
 
 @program("test")
 def main(argv):
