@@ -9,7 +9,7 @@ from data_tools.common.errors import program
 from training import plan
 from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import from_argv
-from training.runlog import wandb_logger
+from training.runlog import console, wandb_logger
 
 
 @program("train_imagenet.py")
@@ -22,6 +22,8 @@ def main(argv: Sequence[str]) -> int:
     datasets = read_datasets(config.data.dir, config.betons())
     wandb_logger.check(config.log.wandb)
     # torch takes seconds to load; a plan or a mistake above needs none of it.
+    if "torch" not in sys.modules:
+        console.print_start(config)
     from training import trainer
     from training.engine import distributed
 

@@ -13,6 +13,7 @@ import torch
 
 from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
+from data_tools.common.text import plural
 from training.config.datasets import read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -74,20 +75,22 @@ def _run(config: RunConfig) -> None:
             validate(state, config.run.checkpoint)
         else:
             check_betons(state)
-            _resume(state)
-            fit(state, signals)
+            fit(state, signals, continued_from=_resume(state))
 
 
-def _resume(state: TrainState) -> None:
+def _resume(state: TrainState) -> Path | None:
+    """The checkpoint that was restored, if any."""
     wanted = state.config.run.resume
     if wanted == "none":
-        return
+        return None
     if wanted == "auto":
         saved = checkpoint.load_newest(state.config.run.dir)
     else:
         saved = checkpoint.load(Path(wanted)), Path(wanted)
-    if saved is not None:
-        state.restore(*saved)
+    if saved is None:
+        return None
+    state.restore(*saved)
+    return saved[1]
 
 
 def validate(state: TrainState, path: Path) -> None:
@@ -104,14 +107,16 @@ def validate(state: TrainState, path: Path) -> None:
         console.print_scores(state.config, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular_val)
 
 
-def fit(state: TrainState, signals: StopSignals) -> None:
-    """Train and validate the remaining epochs."""
+def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = None) -> None:
+    """Train and validate the remaining epochs; ``continued_from`` is the checkpoint that was restored."""
     if state.progress.epoch == state.schedule.epochs:
         if state.world.is_main:
             console.print_complete(state.config, state.schedule.epochs)
         return
     _warn_of_another_batch(state)
     log = run_logger.begin(state, signals)
+    if log is not None and continued_from is not None:
+        console.print_continued(continued_from, state.progress.epoch + 1, state.progress.batch)
     try:
         with PhasePrefetcher(state) as prefetcher:
             for phase in state.schedule.phases:
@@ -127,7 +132,7 @@ def _warn_of_another_batch(state: TrainState) -> None:
     wanted, have = state.config.schedule.gpus, state.accumulation_steps * state.world.ranks
     if wanted != have and state.world.is_main:
         print(
-            f"note: the learning rates are meant for {wanted} GPUs, and the global batch is that of {have}; "
+            f"note: the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}; "
             f"--dist.emulate_gpus={wanted} keeps the recipe's batch, or give rates for this one",
             file=sys.stderr,
         )
@@ -152,6 +157,8 @@ def fit_phase(
         if log is not None:
             log.epoch_begins(phase, training.batches, state.global_batch(phase))
         trained, speed = train_epoch(state, training, epoch, flops, signals, log)
+        if log is not None:
+            log.validation_begins()
         began = time.perf_counter()
         try:
             scores = evaluate(state.predict, validation, state.world, signals)
@@ -206,6 +213,8 @@ def train_epoch(
                 progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:
                     log.batches_done(lr, scores, clock)
+            elif log is not None:
+                log.batch_done()
             if save:
                 progress.sums = total.over_ranks(state.world)
                 save_within_epoch(state, signals, stop)
