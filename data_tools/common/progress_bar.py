@@ -24,8 +24,8 @@ class TerminalBar:
         self._figures: list[str] = []
         self._columns, lines = terminal_size()
         self._redrawn = time.monotonic()
-        self._bar = tqdm(total=total, initial=done, leave=leave, ncols=self._columns, nrows=lines, bar_format="")
-        self._draw()
+        text = line(self._columns, name, done, total, [])
+        self._bar = tqdm(total=total, initial=done, leave=leave, ncols=self._columns, nrows=lines, bar_format=text)
 
     @property
     def is_due(self) -> bool:
