@@ -125,12 +125,12 @@ def _rate(done: int, total: int, seconds: float, images: int) -> tuple[str, str]
 
 def table(summaries: list[Summary], seconds: float) -> str:
     """A line for each file."""
-    lines = [f"{'file':<24}{'images':>12}{'MB':>12}{'seconds':>10}"]
+    lines = [f"{'file':<18}{'images':>11}{'MB':>12}{'seconds':>10}"]
     for file in summaries:
         time_taken = f"{file.seconds:.1f}" if file.seconds else "there"
-        lines.append(f"{file.path.name:<24}{file.images:>12,}{file.bytes / 1e6:>12,.1f}{time_taken:>10}")
+        lines.append(f"{file.path.name:<18}{file.images:>11,}{file.bytes / 1e6:>12,.1f}{time_taken:>10}")
     total = sum(file.bytes for file in summaries)
-    lines.append(f"{'all':<24}{'':>12}{total / 1e6:>12,.1f}{seconds:>10.1f}")
+    lines.append(f"{'all':<18}{'':>11}{total / 1e6:>12,.1f}{seconds:>10.1f}")
     return "\n".join(lines)
 
 

@@ -114,10 +114,10 @@ def free_bytes(folder: Path) -> int:
 
 def table(estimates: Sequence[Estimate], folder: Path) -> str:
     """A line for each beton. Minutes are those of the pass, which its betons share."""
-    lines = [f"{'estimate':<24}{'images':>12}{'MB':>12}{'all JPEG':>12}{'all raw':>12}{'minutes':>10}"]
+    lines = [f"{'estimate':<18}{'images':>11}{'MB':>12}{'all JPEG':>12}{'all raw':>13}{'minutes':>10}"]
     for beton in estimates:
-        megabytes = "".join(f"{size / 1e6:>12,.1f}" for size in (beton.bytes, beton.bytes_jpg, beton.bytes_raw))
-        lines.append(f"{beton.path.name:<24}{beton.images:>12,}{megabytes}{beton.minutes:>10,.1f}")
+        megabytes = f"{beton.bytes / 1e6:>12,.1f}{beton.bytes_jpg / 1e6:>12,.1f}{beton.bytes_raw / 1e6:>13,.1f}"
+        lines.append(f"{beton.path.name:<18}{beton.images:>11,}{megabytes}{beton.minutes:>10,.1f}")
     total = sum(beton.bytes for beton in estimates) / 1e6
-    lines.append(f"{'all':<24}{'':>12}{total:>12,.1f}   of {free_bytes(folder) / 1e6:,.1f} MB free")
+    lines.append(f"{'all':<18}{'':>11}{total:>12,.1f}   of {free_bytes(folder) / 1e6:,.1f} MB free")
     return "\n".join(lines)

@@ -72,8 +72,8 @@ def print_start(config: RunConfig) -> None:
     if config.run.checkpoint is not None:
         what = f"validating {config.run.checkpoint}"
     else:
-        what = f"{config.run.dir}: {plural(config.schedule.parsed.epochs, 'epoch')} of {config.model.arch}"
-    print(f"{what} with the images in {config.data.dir}; loading PyTorch", file=sys.stderr, flush=True)
+        what = f"training {config.model.arch} for {plural(config.schedule.parsed.epochs, 'epoch')} in {config.run.dir}"
+    print(f"{what}; loading PyTorch", file=sys.stderr, flush=True)
 
 
 def print_continued(source: Path, epoch: int, batch: int) -> None:
