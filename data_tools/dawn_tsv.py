@@ -19,7 +19,9 @@ from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import REQUIRED, check, option, parse
 
 FIRST, TOP1, TOP5, EVAL = "times/first", "losses/test_1", "losses/test_5", "times/eval_sec"
-PUBLISHED_NAMES = {"first": FIRST}  # of tags that have other names here: in TensorBoard, "first" comes before the scores
+PUBLISHED_NAMES = {
+    "first": FIRST
+}  # of tags that have other names here: in TensorBoard, "first" comes before the scores
 
 
 class EventsError(UserError):

@@ -103,8 +103,8 @@ def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, recta
 
 
 class Console:
-    """Prints epochs to standard output, as ``table`` has them or as JSON objects. Progress goes there as JSON; otherwise
-    to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
+    """Prints epochs to standard output, as ``table`` has them or as JSON objects. Progress goes there as JSON;
+    otherwise to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
     def __init__(self, options: Log, table: EpochTable | None = None) -> None:
         self._json, self._seconds = options.format == "json", options.seconds

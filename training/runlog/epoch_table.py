@@ -75,6 +75,7 @@ class EpochRow:
 COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]
 ADDED = {"val_loss"}  # columns that tables of earlier versions lack
 
+
 def figure(value: float, form: str) -> str:
     """``value`` in the format ``form``, or ``n/a`` where it was not recorded."""
     return format(value, form) if math.isfinite(value) else "n/a"
