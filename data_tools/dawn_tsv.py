@@ -19,9 +19,7 @@ from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import REQUIRED, check, option, parse
 
 FIRST, TOP1, TOP5, EVAL = "times/first", "losses/test_1", "losses/test_5", "times/eval_sec"
-PUBLISHED_NAMES = {
-    "first": FIRST
-}  # of tags that have other names here: in TensorBoard, "first" comes before the scores
+PUBLISHED_NAMES = {"first": FIRST}  # renamed here, since TensorBoard shows "first" before the scores
 
 
 class EventsError(UserError):
@@ -124,7 +122,7 @@ def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]
 class DawnOptions:
     """One table."""
 
-    events_path: Path = option(REQUIRED, "an event file or a run folder")
+    run: Path = option(REQUIRED, "a run folder, or an event file", argument="RUN_DIR", was=("events_path",))
     ignore_eval: bool = option(False, "take the seconds of evaluation out of the hours")
 
     def __post_init__(self) -> None:
@@ -134,9 +132,9 @@ class DawnOptions:
 @program("data_tools.dawn_tsv")
 def main(argv: Sequence[str]) -> int:
     options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
-    table = list(rows(read(options.events_path), options.ignore_eval))
+    table = list(rows(read(options.run), options.ignore_eval))
     if not table:
-        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.events_path)
+        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.run)
     print("epoch\thours\ttop1\ttop5")
     for row in table:
         print(f"{row.epoch}\t{row.hours:.4f}\t{row.top1:.4f}\t{row.top5:.4f}")

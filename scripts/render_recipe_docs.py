@@ -41,7 +41,7 @@ STYLE = (
 
 def picture(name: str, schedule: Schedule, gpus: int) -> str:
     """The plot as an SVG file, on white or, for readers who prefer that, dark."""
-    element = plotting.use_css_colors(plotting.svg(plot(schedule, gpus), name))
+    element = plotting.use_css_colors(plotting.svg(plot(schedule, gpus, plotting.PAGE), name))
     start = element.index(">") + 1
     about = f"<title>{name}</title><desc>schedule {mark(schedule, gpus)}</desc><style>{STYLE}</style>"
     return f'{element[:start]}{about}<rect width="100%" height="100%" style="fill: var(--paper)"/>{element[start:]}\n'

@@ -177,7 +177,8 @@ def fit_phase(
         end_of_epoch(state, scores, averaged, signals)
     if state.world.is_main and not math.isnan(speed.step_p50_ms):
         # Standard output is for the table alone.
-        print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
+        epochs = f"epochs {phase.start + 1}-{phase.end}" if phase.end > phase.start + 1 else f"epoch {phase.end}"
+        print(f"{epochs}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
 
 
 def train_epoch(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from data_tools.common.errors import UserError
 from data_tools.common.progress_bar import TerminalBar
+from data_tools.common.text import plural
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError
@@ -103,7 +104,7 @@ class Bar:
         if not self.terminal:
             if now - self.last_line >= LOG_SECONDS:
                 self.last_line = now
-                _print_line(f"{done:,} of {total:,} images, {', '.join(_rate(done, total, seconds, images))}")
+                _print_line(f"{done:,} of {plural(total, 'image')}, {', '.join(_rate(done, total, seconds, images))}")
             return
         if self.bar is None:
             self.bar = TerminalBar(total, done, "images", leave=True)

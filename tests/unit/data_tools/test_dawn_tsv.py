@@ -44,7 +44,7 @@ class Run:
 
 
 def table(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> list[str]:
-    assert dawn_tsv.main(["--events_path", str(path), *more]) == 0
+    assert dawn_tsv.main([str(path), *more]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     header, *lines = printed.out.splitlines()
@@ -122,7 +122,7 @@ def test_only_the_last_run_of_a_folder_counts(tmp_path: Path, capsys: pytest.Cap
 
 def test_unusable_events_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def error(path: Path, *more: str) -> str:
-        assert dawn_tsv.main(["--events_path", str(path), *more]) == 2
+        assert dawn_tsv.main([str(path), *more]) == 2
         printed = capsys.readouterr()
         assert (printed.out, len(printed.err.splitlines())) == ("", 1)
         return printed.err
