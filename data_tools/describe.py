@@ -61,7 +61,9 @@ def _manifest(path: Path) -> Manifest | None:
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     """The description, line by line."""
     count = len(layout.samples)
-    yield f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
+    yield (
+        f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
+    )
     yield "fields: image (RGBImageField), label (IntField)"
     if manifest:
         cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
@@ -112,8 +114,8 @@ def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     low, high = int(counts.argmin()), int(counts.argmax())
     yield ""
     yield (
-        f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: fewest {counts[low]:,} ({name(low)}), "
-        f"median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
+        f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: "
+        f"fewest {counts[low]:,} ({name(low)}), median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
     )
 
 
