@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -64,6 +65,15 @@ def parse_strict_json(line: str) -> dict[str, Any]:
 )
 def test_clock_format(seconds: float, text: str) -> None:
     assert console.clock(seconds) == text
+
+
+def test_continuation_names_batch_epoch_and_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_continued(Path("runs/x/last.pt"), 3, 12)
+    console.print_continued(Path("runs/x/last.pt"), 3, 0)
+    assert capsys.readouterr() == (
+        "",
+        "continued at batch 12 of epoch 3 from runs/x/last.pt\ncontinued at the start of epoch 3 from runs/x/last.pt\n",
+    )
 
 
 def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
