@@ -97,7 +97,7 @@ def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     free = free_bytes(folder)
     if needed * MARGIN > free:
         raise ConversionError(
-            f"about {needed / 1e9:,.1f} GB will be written where {free / 1e9:,.1f} GB are free",
+            f"about {needed / 1e6:,.1f} MB will be written where {free / 1e6:,.1f} MB are free",
             where=folder,
             remedy="make room, or give fewer --data.caps or another --data.out",
         )
