@@ -17,6 +17,7 @@ from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.errors import MissingFileError, UserError, printable, program
 from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.text import plural
 from data_tools.convert import transcode
 from data_tools.native import codec
 
@@ -68,7 +69,9 @@ def _sources(manifest: Manifest) -> str:
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     """The description, line by line."""
     count = len(layout.samples)
-    yield f"{layout.path}: {count:,} images, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
+    yield (
+        f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
+    )
     yield "fields: image (RGBImageField), label (IntField)"
     if manifest:
         cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
@@ -119,8 +122,8 @@ def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     low, high = int(counts.argmin()), int(counts.argmax())
     yield ""
     yield (
-        f"{len(counts):,} classes, {int((counts > 0).sum()):,} with images: fewest {counts[low]:,} ({name(low)}), "
-        f"median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
+        f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: "
+        f"fewest {counts[low]:,} ({name(low)}), median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
     )
 
 

@@ -30,8 +30,7 @@ from data_tools.beton.manifest import (
 )
 from data_tools.beton.writer import BetonWriter
 from data_tools.common.errors import printable
-from data_tools.common.files import sync_folder, write_atomically
-from data_tools.common.lock import locked
+from data_tools.common.files import locked, sync_folder, write_atomically
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal

@@ -24,7 +24,7 @@ from helpers.training_runs import (
     ranks_of,
 )
 
-from data_tools.common.lock import locked
+from data_tools.common.files import locked
 from training import trainer
 from training.model import checkpoint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,11 @@ def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_ta
     assert "estimate" in done.stderr
     for name in ("train_160", "train_full", "val_160", "val_full"):
         assert f"{name}.beton" in done.stdout
+    assert f"{out} is complete" in done.stdout
+    # The estimate's sum is within a page of each file of what was written.
+    (said,) = re.findall(r"^all +([\d,.]+) ", done.stderr, re.MULTILINE)
+    written = sum(path.stat().st_size for path in out.glob("*.beton"))
+    assert float(said.replace(",", "")) * 1e6 == pytest.approx(written, rel=0.01)
     assert read_manifest(out / "train_160.beton").quality == 90
     assert_no_faults(out)
     again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
