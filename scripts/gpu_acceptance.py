@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "acceptance.log"
     log.write_text("")
-    results = []
+    results: list[Result] = []
     with tempfile.TemporaryDirectory() as work:
         for part in parts(Path(work), options.stand_in):
             if any(each.name == "betons" and each.status != "done" for each in results):
