@@ -21,7 +21,7 @@ from helpers.training_runs import (
 
 from training.config.datasets import read_datasets
 from training.config.run_config import from_argv
-from training.engine.distributed import World
+from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.state import TrainState
 
