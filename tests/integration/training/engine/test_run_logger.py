@@ -123,13 +123,13 @@ def test_continued_run_continues_every_log(
     assert report.main([str(tmp_path)]) == 0
 
 
-def test_run_without_resume_replaces_the_old_logs(
+def test_another_run_in_the_folder_has_logs_of_its_own(
     recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "epochs.csv").write_text("not a table")
     assert attempt(recipe, tmp_path)[0] == 75
     stop_after_an_epoch.undo()
-    status, _, err = attempt(recipe, tmp_path, "--run.resume=none")
+    status, _, err = attempt(recipe, tmp_path, "--run.resume=none", "--run.seed=1")
     assert status == 0, err
     assert [session.from_epoch for session in read_sessions(tmp_path)] == [0]
     found = dawn_tsv.read(tmp_path)
@@ -180,7 +180,7 @@ def test_wandb_gets_the_scalars_of_tensorboard(
     (_,), (again,) = recorded_calls(fake_wandb, "init")
     assert again["id"] == first["id"]
     assert len(recorded_calls(fake_wandb, "finish")) == 2
-    assert attempt(recipe, run_dir, "--log.wandb=project", "--run.resume=none")[0] == 75
+    assert attempt(recipe, run_dir, "--log.wandb=project", "--run.resume=none", "--run.seed=1")[0] == 75
     assert recorded_calls(fake_wandb, "init")[2][0]["id"] != first["id"]
 
 
