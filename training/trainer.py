@@ -114,6 +114,8 @@ def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = N
     finally:
         if log is not None:
             log.close()
+    if state.world.is_main:
+        console.print_end(state.config, state.schedule.epochs)
 
 
 def _warn_of_another_batch(state: TrainState) -> None:
