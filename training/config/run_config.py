@@ -11,9 +11,12 @@ from typing import Any, Literal
 from data_tools.common.options import OptionError, check, option, parse
 from training.config import imagenet18
 from training.config.augmentations import Augmentation, read_augmentations
+from training.config.other_names import ELSEWHERE
 from training.config.phases_yaml import from_phases
 from training.config.schedule import Phase, Schedule
 
+# More than the cores of any machine; many more threads than cores only wait, and fail to start once memory is taken.
+MOST_WORKERS = 1024
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
@@ -23,7 +26,11 @@ class Data:
 
     dir: Path = option(Path("data/beton"), "the folder that `write_datasets.py` wrote")
     workers: int | None = option(
-        None, "loader threads per process", low=1, none="the usable cores, divided by the processes of this machine"
+        None,
+        "loader threads per process",
+        low=1,
+        high=MOST_WORKERS,
+        none="the usable cores, divided by the processes of this machine",
     )
     checksums: bool = option(
         True,
@@ -119,6 +126,8 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.nesterov and not self.momentum:
+            raise OptionError("needs a momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,13 +135,19 @@ class Dist:
     """processes and devices"""
 
     processes: int | None = option(
-        None, "processes to start; under `torchrun`, torchrun decides", low=1, none="one per visible GPU, else 1"
+        None,
+        "processes to start; under `torchrun`, torchrun decides",
+        low=1,
+        high=MOST_WORKERS,
+        none="one per visible GPU, else 1",
     )
     device: Literal["auto", "cuda", "cpu"] = option("auto", "`cuda` or `cpu`; `auto`: GPUs if there are any")
     emulate_gpus: int | None = option(
         None, "keep the global batch of this many GPUs on fewer, by accumulation", low=1, none="no accumulation"
     )
-    timeout_minutes: float = option(10.0, "give up when a process makes no progress for this long", low=0.05)
+    timeout_minutes: float = option(
+        10.0, "give up when a process makes no progress for this long", low=0.05, high=43_200
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -145,8 +160,8 @@ class Run:
     dir: Path = option(
         Path("runs/imagenet"), "run folder: `config.json`, `environment.json`, `epochs.csv`, events, checkpoints"
     )
-    seed: int = option(0, "seed of weights, order, crops and flips", low=0)
-    resume: str = option(
+    seed: int = option(0, "seed of weights, order, crops and flips", low=0, high=(1 << 63) - 1)
+    resume: Literal["auto", "none"] | Path = option(
         "auto",
         "where to begin in a folder without a checkpoint of this run: `none`, or the path of a checkpoint; a folder "
         "that has one goes on from there",
@@ -211,7 +226,7 @@ class Log:
     )
     wandb: str | None = option(
         None,
-        "project on Weights & Biases (`pip install wandb`; `WANDB_MODE=offline` works)",
+        "project on Weights & Biases (`make env EXTRAS=wandb`; `WANDB_MODE=offline` works)",
         none="nothing is sent",
     )
 
@@ -258,4 +273,4 @@ DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Reci
 
 def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:
     """The configuration of a command line and its ``--config-file``. OptionError for a mistake."""
-    return parse(RunConfig, argv, prog=prog, description=DESCRIPTION)
+    return parse(RunConfig, argv, prog=prog, description=DESCRIPTION, elsewhere=ELSEWHERE)
