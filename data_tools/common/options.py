@@ -288,20 +288,13 @@ def entries(schema: type) -> list[Entry]:
     return found
 
 
-def parse(
-    schema: type[T],
-    argv: Sequence[str],
-    *,
-    prog: str,
-    description: str = "",
-    elsewhere: Mapping[str, str] = types.MappingProxyType({}),
-) -> T:
+def parse(schema: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
     """The options in `argv`, over those of the YAML files that its `--config-file` names, as a `schema`.
 
-    `elsewhere` has names of other programs' options, without dashes, and what to give here instead.
+    `schema.ELSEWHERE`, if any, has names of other programs' options, without dashes, and what to give here instead.
     OptionError names the option at fault; HelpRequested holds the text that `--help` asks for.
     """
-    known = {entry.key: entry for entry in entries(schema)}
+    known, elsewhere = {entry.key: entry for entry in entries(schema)}, getattr(schema, "ELSEWHERE", {})
     given, files = _command_line(argv, known, lambda: help_text(schema, prog, description), elsewhere)
     store = _store(known)
     for file in files:

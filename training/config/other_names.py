@@ -1,7 +1,8 @@
 """What other training programs call their options, and what to give here instead.
 
 The names are those of imagenet18, ffcv-imagenet, torchvision's reference script, timm and Lightning;
-docs/COMING_FROM.md says what differs. A bare name that an option here has within its section, such as `--momentum`, needs no entry.
+docs/COMING_FROM.md says what differs. A bare name that an option here has within its section, such as
+`--momentum`, needs no entry.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _NAMES = {
     "give --model.blurpool": "use_blurpool training.use_blurpool",
     _WEIGHTS: "pretrained model.pretrained weights initial_checkpoint",
     "give --train.momentum": "training.momentum",
+    "the engine's rate without a loader is measured by python -m training.estimate --measure": "synthetic_data",
     "give --train.weight_decay": "wd training.weight_decay",
     "give --train.decay_norm": "norm_weight_decay no_bn_wd bn_wd training.bn_wd",
     "give --train.decay_bias": "bias_weight_decay",
@@ -63,6 +65,7 @@ _NAMES = {
     _EVALUATE: "e eval evaluate test_only validate training.eval_only",
     "the run folder's checkpoint knows the epoch": "start_epoch",
     "give --run.resume": "ckpt_path load_path",
+    "a run is named by its folder, --run.dir": "name run_name exp_name",
     "give --run.deterministic": "use_deterministic_algorithms",
     "give --log.seconds": "p print_freq log_interval logging.log_level",
     "give --log.wandb=PROJECT": "log_wandb wandb_project",

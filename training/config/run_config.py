@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_tools.common.options import OptionError, check, option, parse
 from training.config import imagenet18
@@ -238,6 +238,8 @@ class Log:
 class RunConfig:
     """Everything a run depends on. Sections as on the command line: ``--section.key=value``."""
 
+    ELSEWHERE: ClassVar[Mapping[str, str]] = ELSEWHERE
+
     data: Data = Data()
     schedule: ScheduleOptions
     model: Model = Model()
@@ -273,4 +275,4 @@ DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Reci
 
 def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:
     """The configuration of a command line and its ``--config-file``. OptionError for a mistake."""
-    return parse(RunConfig, argv, prog=prog, description=DESCRIPTION, elsewhere=ELSEWHERE)
+    return parse(RunConfig, argv, prog=prog, description=DESCRIPTION)

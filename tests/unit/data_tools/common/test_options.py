@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -32,6 +32,8 @@ class Write:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
+    ELSEWHERE: ClassVar = dict.fromkeys(["q", "jpeg.q"], "give --write.quality")
+
     write: Write
 
 
@@ -202,7 +204,7 @@ def test_names_of_other_programs_are_answered(tmp_path: Path) -> None:
     file.write_text("jpeg: {q: 3}\n")
     for argv in (["--q=3"], ["--q", "3"], ["-C", str(file)]):
         with pytest.raises(OptionError, match=r"unknown (option --q|key jpeg\.q); here, give --write\.quality"):
-            parse(Spec, argv, prog="p.py", elsewhere=dict.fromkeys(["q", "jpeg.q"], "give --write.quality"))
+            parse(Spec, argv, prog="p.py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
