@@ -43,7 +43,7 @@ _NAMES = {
     "give --model.blurpool": "use_blurpool training.use_blurpool",
     _WEIGHTS: "pretrained model.pretrained weights initial_checkpoint",
     "give --train.momentum": "training.momentum",
-    "the engine's rate without a loader is measured by python -m training.estimate --measure": "synthetic_data",
+    "python -m training.estimate measures the rate without a loader": "synthetic_data",
     "give --train.weight_decay": "wd training.weight_decay",
     "give --train.decay_norm": "norm_weight_decay no_bn_wd bn_wd training.bn_wd",
     "give --train.decay_bias": "bias_weight_decay",
