@@ -445,12 +445,6 @@ def _loader(file: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        # A date is no value of any option, but a name of folders.
-        yaml_implicit_resolvers: typing.ClassVar = {
-            start: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
-            for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
             for key in keys:
@@ -467,6 +461,11 @@ def _loader(file: str) -> Any:
             raise OptionError(what, where=file, remedy="leave out the leading 0, or put text in quotes")
         return value
 
+    # A date is no value of any option, but a name of folders.
+    Loader.yaml_implicit_resolvers = {
+        start: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     for kind in ("int", "float"):
         Loader.add_constructor(f"tag:yaml.org,2002:{kind}", number)
     return Loader

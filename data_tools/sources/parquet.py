@@ -67,7 +67,8 @@ def _open(shard: Path) -> Any:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise SourceError("parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'", where=shard) from None
+        remedy = "make env EXTRAS=parquet, or elsewhere pip install 'pyarrow>=17'"
+        raise SourceError("parquet needs pyarrow", where=shard, remedy=remedy) from None
     try:
         return parquet.ParquetFile(shard, pre_buffer=False, buffer_size=1 << 20)
     except (ArrowException, OSError, ValueError) as error:
