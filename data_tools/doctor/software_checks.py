@@ -197,7 +197,9 @@ def numba() -> Finding:
         )
     what = f"numba {module.__version__}, threading layer {layer}"
     if layer == "workqueue":
-        return Finding("WARN", what, f"two FFCV loaders at once would abort; install libgomp1 (omp), or {pip()} install tbb")
+        return Finding(
+            "WARN", what, f"two FFCV loaders at once would abort; install libgomp1 (omp), or {pip()} install tbb"
+        )
     return Finding("OK", what)
 
 
