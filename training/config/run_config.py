@@ -183,7 +183,8 @@ class Run:
     eval_only: bool = option(False, "validate `run.checkpoint` as the last phase does, and stop")
     checkpoint: Path | None = option(
         None,
-        "weights for `run.eval_only`: a checkpoint of this program or of torchvision, timm, Lightning and others, or safetensors",
+        "weights for `run.eval_only`: a checkpoint of this program or of torchvision, timm, Lightning and others, or "
+        "safetensors",
         none="`run.eval_only` needs one",
     )
     eval_px: int | None = option(
