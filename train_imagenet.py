@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from data_tools.common.errors import program
-from data_tools.common.lock import locked
-from data_tools.common.output import expendable_output
+from data_tools.common.files import locked
+from data_tools.common.runtime import expendable_output
 from training import plan
 from training.config import preflight
 from training.config.datasets import Datasets, check_batches, read_datasets
 from training.config.run_config import RunConfig, from_argv
 from training.distributed.ranks import join_job
-from training.runlog import wandb_logger
+from training.runlog import console, wandb_logger
 
 
 @program("train_imagenet.py")
@@ -35,9 +35,13 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as held:
         held.enter_context(expendable_output())
         if not config.run.eval_only and os.environ.get("RANK", "0") == "0":
-            preflight.make_run_folder(config.run.dir)
-            held.enter_context(locked(config.run.dir, "a training"))
+            try:
+                held.enter_context(locked(config.run.dir, "a training"))
+            except OSError as error:
+                raise preflight.unusable_folder(config.run.dir, error) from None
         # torch takes seconds to load; a plan or a mistake above needs none of it.
+        if "torch" not in sys.modules:
+            console.print_start(config)
         from training import trainer
         from training.distributed import launcher, world
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from data_tools.common.environment import check_python
+from data_tools.common.runtime import check_python
 
 check_python(sys.argv, getattr(sys, "orig_argv", ()))

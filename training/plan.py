@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.common.files import partial_file
+from data_tools.common.text import plural
 from training.config.datasets import check_batches, images_of
 from training.config.preflight import accumulation_steps, known_ranks
 from training.config.run_config import RunConfig
@@ -18,7 +19,7 @@ from training.config.schedule import Phase, Schedule, batches_per_epoch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One training batch of the plan; ``batch`` counts from 1."""
+    """One training batch of the plan; ``epoch`` and ``batch`` count from 1."""
 
     epoch: int
     batch: int
@@ -33,7 +34,8 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[B
         phase = schedule.phase(epoch)
         batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
-            yield Batch(epoch=epoch, batch=batch, batches=batches, phase=phase, lr=schedule.lr(epoch, batch, batches))
+            lr = schedule.lr(epoch, batch, batches)
+            yield Batch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr)
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
@@ -91,6 +93,6 @@ def show(config: RunConfig) -> None:
     print(f"note: {shares(config, ranks, steps, gpus)}", file=sys.stderr)
     if config.run.plan_csv:
         rows = write_csv(config.run.plan_csv, schedule, images, gpus)
-        print(f"{config.run.plan_csv}: {rows} batches of {schedule.epochs} epochs on {gpus} GPUs")
+        print(f"{config.run.plan_csv}: {rows:,} batches of {plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}")
     if config.run.plan:
         print("\n".join(table(schedule, images, gpus)))

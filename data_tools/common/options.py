@@ -408,7 +408,8 @@ def _refuse(key: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str], 
     for entry in known.values():
         if key in entry.field.metadata["was"]:
             values = " (true or false)" if entry.kind is bool else ""
-            raise OptionError(f"{kind} {shown} is now {'' if where else '--'}{entry.key}{values}", where=where)
+            now = entry.argument or f"{'' if where else '--'}{entry.key}{values}"
+            raise OptionError(f"{kind} {shown} is now {now}{', without a name' if entry.argument else ''}", where=where)
     valid = [*known, CONFIG_FILE]
     named_so = [each for each in valid if each.rpartition(".")[2] == key]
     near = nearest(named_so[0] if len(named_so) == 1 else key, valid)
@@ -503,7 +504,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
     words = [entry for entry in known if entry.argument]
     named = ["--section.key=value"] if set(kinds) - {""} else []
     usage = [
-        *(f"{entry.argument}{'...' if typing.get_origin(entry.kind) is tuple else ''}" for entry in words),
+        *(_usage_of_word(entry) for entry in words),
         *(f"[--{CONFIG_FILE} FILE.yaml] [{each} ...]" for each in named),
         *(_usage(entry) for entry in known if not entry.section and not entry.argument),
     ]
@@ -523,6 +524,11 @@ def _title(kind: type) -> str:
 
 def _usage(entry: Entry) -> str:
     text = f"--{entry.key}" if entry.kind is bool else f"--{entry.key}={entry.field.name.upper()}"
+    return text if entry.required else f"[{text}]"
+
+
+def _usage_of_word(entry: Entry) -> str:
+    text = f"{entry.argument}{'...' if typing.get_origin(entry.kind) is tuple else ''}"
     return text if entry.required else f"[{text}]"
 
 

@@ -52,13 +52,9 @@ def _check_folder(folder: Path) -> None:
         raise OptionError(what, where="run.dir", remedy="give another folder")
 
 
-def make_run_folder(folder: Path) -> None:
-    """Make the run folder. OptionError if it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"{folder} cannot be made ({error.strerror})"
-        raise OptionError(what, where="run.dir", remedy="give another folder") from None
+def unusable_folder(folder: Path, error: OSError) -> OptionError:
+    """What to raise where ``error`` keeps the run folder from being made or written to."""
+    return OptionError(f"{folder}: {error.strerror}", where="run.dir", remedy="give another folder")
 
 
 def known_ranks(dist: Dist, environment: Mapping[str, str]) -> int | None:

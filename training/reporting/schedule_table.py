@@ -1,0 +1,43 @@
+"""A schedule as a table, a row a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from training.config.schedule import Phase, Schedule
+
+COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
+    "epochs": lambda _, phase, __: epochs(phase),
+    "px": lambda _, phase, __: f"{phase.px}",
+    "batch a GPU": lambda _, phase, __: f"{phase.batch_per_gpu}",
+    "global batch": lambda _, phase, gpus: f"{phase.batch_per_gpu * gpus:,}",
+    "set": lambda _, phase, __: phase.data,
+    "least crop": lambda _, phase, __: f"{phase.min_scale:g}",
+    "validation": lambda _, phase, __: (
+        f"{'rectangles' if phase.rectangular_val else 'squares'} of {phase.val_px} px from {phase.val_data}"
+    ),
+    "learning rate": lambda schedule, phase, _: rates(schedule, phase),
+}
+NUMBERS = {"px", "batch a GPU", "global batch", "least crop"}  # columns to be aligned on the right
+
+
+def rows(schedule: Schedule, gpus: int, columns: Sequence[str] = tuple(COLUMNS)) -> list[tuple[str, ...]]:
+    """The cells of ``columns`` for each phase on ``gpus`` GPUs."""
+    return [tuple(COLUMNS[name](schedule, phase, gpus) for name in columns) for phase in schedule.phases]
+
+
+def epochs(phase: Phase) -> str:
+    """The phase's epochs, counted from 1."""
+    return f"{phase.end}" if phase.end == phase.start + 1 else f"{phase.start + 1}–{phase.end}"
+
+
+def rates(schedule: Schedule, phase: Phase) -> str:
+    """The learning rates within a phase, from change to change."""
+    parts = []
+    for ramp in schedule.ramps:
+        start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
+        if start < end:
+            # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
+            low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
+            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}")
+    return ", ".join(dict.fromkeys(parts))
