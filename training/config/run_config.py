@@ -167,9 +167,8 @@ class Run:
     seed: int = option(0, "seed of weights, order, crops and flips", low=0, high=(1 << 63) - 1)
     resume: Literal["auto", "none"] | Path = option(
         "auto",
-        "where to begin in a folder without a checkpoint of this run: `none`, or the path of a checkpoint; a folder "
-        "that has one goes on from there",
-        none="`auto`: as `none`",
+        "where to begin in a folder without a checkpoint of this run: at the start (`auto` or `none`), or at the "
+        "checkpoint of this path; a folder that has one goes on from there",
     )
     accept_changes: tuple[str, ...] = option(
         (),
