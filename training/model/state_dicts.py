@@ -40,7 +40,7 @@ def find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
         content = content[entry]
     tensors = _tensors(content)
     if not tensors:
-        raise OptionError("holds no state dict of tensors", where=path, remedy=REMEDY)
+        raise OptionError("neither a checkpoint of this program nor a state dict of tensors", where=path, remedy=REMEDY)
     return _of_network(path, tensors), averaged
 
 

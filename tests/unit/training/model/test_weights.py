@@ -99,9 +99,9 @@ def raw_pickle(content: object, path: Path) -> None:
     [
         (lambda: {"state_dict": named(""), "args": ARGUMENTS}, legacy, ["argparse.Namespace", "model.state_dict()"]),
         (lambda: {"state_dict": named(""), "args": Pruned([1])}, torch.save, ["Pruned", "model.state_dict()"]),
-        (network, torch.save, ["no state dict", "model.state_dict()"]),
-        (lambda: {"epoch": 3}, torch.save, ["no state dict", "model.state_dict()"]),
-        (lambda: [1, 2], torch.save, ["no state dict"]),
+        (network, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
+        (lambda: {"epoch": 3}, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
+        (lambda: [1, 2], torch.save, ["nor a state dict of tensors"]),
         (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged"]),
         (lambda: named("student.") | named("teacher."), torch.save, ["several networks (student., teacher.)"]),
         (
