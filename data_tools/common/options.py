@@ -432,7 +432,7 @@ def _yaml(file: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str]) -
         raise OptionError(f"not YAML: {' '.join(str(error).split())}", where=file) from None
     flat: dict[str, Any] = {}
     for section, body in _mapping(file, content or {}, "the file").items():
-        if section in elsewhere and not isinstance(body, dict):
+        if section in elsewhere and not isinstance(body, dict | None):
             _refuse(section, known, elsewhere, where=file)
         pairs = {section: body} if section in known else _mapping(file, body or {}, section)
         for key, value in pairs.items():

@@ -128,6 +128,15 @@ def test_options_named_in_coming_from_are_answered_with_what_to_give_here() -> N
         assert answered or name in UNANSWERED | known, name
 
 
+def test_sections_named_as_another_programs_option_may_be_empty(tmp_path: Path) -> None:
+    file = tmp_path / "more.yaml"
+    file.write_text("model:\ndata:\n")
+    assert config("--config-file", str(file)).model.arch == "resnet50"
+    file.write_text("model: resnet50\n")
+    with pytest.raises(OptionError, match=r"more\.yaml: unknown key model; here, give --model\.arch"):
+        config("--config-file", str(file))
+
+
 def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("train: {momentun: 0.9}\n")
