@@ -31,7 +31,7 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
         held = next((path / name for name in _CHECKPOINTS if (path / name).exists()), None)
         raise OptionError(f"{path} is a folder", where=where, remedy=f"give {held}" if held else remedy)
     if not path.exists():
-        near = nearest(path, words)
+        near = nearest(path, words) if str(path).isalpha() else ""  # a path has a dot or a slash
         also = f", or {' or '.join(words)}" if words and not near else ""
         raise OptionError(f"{path}: no checkpoint here{near}", where=where, remedy="" if near else remedy + also)
     if not os.access(path, os.R_OK):

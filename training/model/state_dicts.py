@@ -20,7 +20,7 @@ WRAPPERS = {"module", "_orig_mod"}  # of DataParallel and torch.compile
 # Constants: FFCV's blur, which resnet.BlurredConv makes itself, and the count of a moving average.
 CONSTANTS = ("blur_filter", "n_averaged")
 FIRST = ("conv1.weight", "layer1.0.conv1.weight")  # names of every ResNet; the second alone is in a block, too
-REMEDY = "where it was made, save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+REMEDY = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
 
 
 def find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:

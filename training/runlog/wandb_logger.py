@@ -20,7 +20,7 @@ def check(project: str | None) -> None:
         raise OptionError(
             "wandb is not installed here",
             where="log.wandb",
-            remedy="make env EXTRAS=wandb, or elsewhere pip install 'wandb>=0.19'; or leave log.wandb out",
+            remedy="make env EXTRAS=wandb, or pip install 'wandb>=0.19', or leave log.wandb out",
         )
 
 

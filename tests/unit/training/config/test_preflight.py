@@ -73,6 +73,7 @@ def test_missing_checkpoint_is_refused(option: str, refused: Callable[..., str],
 
 def test_misspelt_word_for_resume_is_answered_with_the_word(refused: Callable[..., str]) -> None:
     assert "run.resume: atuo: no checkpoint here; did you mean auto?" in refused("--run.resume=atuo")
+    assert "no checkpoint here; give the last.pt or best.pt" in refused("--run.resume=./none.pt")
 
 
 def test_home_is_expanded_in_the_path_to_resume_from(
