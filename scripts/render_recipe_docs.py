@@ -15,7 +15,7 @@ from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.options import REQUIRED, check, option, parse
 from training.config.run_config import RunConfig
-from training.config.schedule import Phase, Schedule
+from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
 from training.reporting.plotting import svg
 from training.reporting.schedule_plot import plot
 
@@ -47,32 +47,44 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
         schedule, gpus = config.schedule.parsed, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
         yield f"{schedule.epochs} epochs on {gpus} GPU{'s' if gpus > 1 else ''}, {config.model.arch}.\n"
-        yield f"![{recipe.stem}: px, global batch and learning rate over the epochs](recipes/{recipe.stem}.svg)\n"
+        shown = (
+            "px, global batch, learning rate and momentum" if ramped(schedule) else "px, global batch and learning rate"
+        )
+        yield f"![{recipe.stem}: {shown} over the epochs](recipes/{recipe.stem}.svg)\n"
         yield "\n".join(table(schedule, gpus)) + "\n"
+
+
+def ramped(schedule: Schedule) -> bool:
+    return bool(schedule.momentum_ramps)
 
 
 def table(schedule: Schedule, gpus: int) -> Iterator[str]:
     """The phases, a line each."""
-    yield "| epochs | px | batch a GPU | global batch | set | least crop | validation | learning rate |"
-    yield "|---|---:|---:|---:|---|---:|---|---|"
+    momentum = ramped(schedule)
+    heading = "| epochs | px | batch a GPU | global batch | set | least crop | validation | learning rate |"
+    yield heading + (" momentum |" if momentum else "")
+    yield "|---|---:|---:|---:|---|---:|---|---|" + ("---|" if momentum else "")
     for phase in schedule.phases:
         kind = "rectangles" if phase.rectangular_val else "squares"
-        yield (
+        resized = f" (resized to {phase.val_resize})" if phase.val_resize else ""
+        line = (
             f"| {phase.start}–{phase.end} | {phase.px} | {phase.batch_per_gpu} | {phase.batch_per_gpu * gpus:,} "
-            f"| {phase.data} | {phase.min_scale:g} | {kind} of {phase.val_px} px from {phase.val_data} "
-            f"| {rates(schedule, phase)} |"
+            f"| {phase.data} | {phase.min_scale:g} | {kind} of {phase.val_px} px{resized} from {phase.val_data} "
+            f"| {values(schedule.ramps, phase)} |"
         )
+        yield line + (f" {values(schedule.momentum_ramps, phase)} |" if momentum else "")
 
 
-def rates(schedule: Schedule, phase: Phase) -> str:
-    """The learning rates within a phase, from change to change."""
+def values(ramps: Sequence[LrRamp] | Sequence[MomentumRamp], phase: Phase) -> str:
+    """Learning rates or momenta within a phase, from change to change."""
     parts = []
-    for ramp in schedule.ramps:
+    for ramp in ramps:
         start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
         if start < end:
             # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
             low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
-            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}")
+            shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
+            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}{shape}")
     return ", ".join(dict.fromkeys(parts))
 
 

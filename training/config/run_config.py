@@ -82,6 +82,9 @@ class Model:
     arch: Arch = option("resnet50", "a ResNet of torchvision")
     init_bn0: bool = option(True, "zero the last BatchNorm of each residual block; fc weights from N(0, 0.01)")
     blurpool: bool = option(False, "blur before every strided convolution but the first, against aliasing")
+    prior_bias: bool = option(
+        False, "begin with fc biases of -log(classes), so that with `train.loss=bce` each class begins as a rare one"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -91,9 +94,19 @@ class Model:
 class Train:
     """optimizer, loss, precision"""
 
-    momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
+    loss: Literal["cross_entropy", "bce"] = option(
+        "cross_entropy",
+        "training loss: `cross_entropy`, or `bce`, composer's: binary cross-entropy of each class against the rest, "
+        "summed over classes and averaged over images. The validation loss is cross-entropy",
+    )
+    momentum: float = option(0.9, "momentum of SGD, where the schedule has no ramps of it", low=0, high=1)
     nesterov: bool = option(False, "Nesterov momentum")
     weight_decay: float = option(1e-4, "weight decay of convolution and linear weights", low=0)
+    decay_decoupled: bool = option(
+        False,
+        "multiply weights by 1 - `weight_decay` · rate / highest rate of the schedule in each step, as composer's "
+        "DecoupledSGDW, instead of adding the decay to the gradient",
+    )
     decay_norm: bool = option(False, "weight decay on BatchNorm parameters, too")
     decay_bias: bool = option(True, "weight decay on the fc layer's bias, too")
     label_smoothing: float = option(0.0, "label smoothing of the training loss", low=0, high=0.99)
@@ -101,9 +114,14 @@ class Train:
         0.0, "alpha of MixUp; 0: off. With CutMix as well, one of the two is drawn for each batch", low=0
     )
     cutmix: float = option(0.0, "alpha of CutMix; 0: off", low=0)
+    clip_norm: float = option(0.0, "scale gradients down to this norm of all of them together; 0: off", low=0)
     ema: float = option(
-        0.0, "decay per step of averaged weights, which are validated beside the plain ones; 0: off", low=0, high=1
+        0.0, "decay per update of averaged weights, which are validated beside the plain ones; 0: off", low=0, high=1
     )
+    ema_half_life: float = option(
+        0.0, "in place of `ema`: steps after which a step's weights count half in the average; 0: off", low=0
+    )
+    ema_every: int = option(1, "steps from one update of the averaged weights to the next", low=1)
     amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
         "auto", "precision: `fp16`, `bf16` or `fp32`; `auto`: bf16 from Ampere on, fp16 before, fp32 on a CPU"
     )
@@ -119,6 +137,15 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.ema and self.ema_half_life:
+            raise OptionError("give either ema or ema_half_life", where="ema_half_life")
+        if self.ema_every > 1 and not self.ema_decay:
+            raise OptionError("nothing is averaged", where="ema_every", remedy="give --train.ema_half_life=STEPS, too")
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay per update of averaged weights; 0: none. Source of the half-life's: composer's EMA."""
+        return 2 ** -(self.ema_every / self.ema_half_life) if self.ema_half_life else self.ema
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +178,12 @@ class Run:
         "where to begin in a folder without a checkpoint of this run: `none`, or the path of a checkpoint; a folder "
         "that has one goes on from there",
         none="`auto`: as `none`",
+    )
+    init_from: Path | None = option(
+        None,
+        "weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or safetensors. For "
+        "other classes the fc layer is new. A folder that has a checkpoint of this run goes on from that",
+        none="random weights",
     )
     accept_changes: tuple[str, ...] = option(
         (),
@@ -188,6 +221,9 @@ class Run:
             raise OptionError(
                 "only for --run.eval_only=true", where="checkpoint", remedy="to continue training use --run.resume=PATH"
             )
+        if self.init_from is not None and (self.eval_only or self.resume not in ("auto", "none")):
+            other = "eval_only" if self.eval_only else "resume"
+            raise OptionError(f"not together with run.{other}", where="init_from", remedy="leave out one of the two")
         for key in ("eval_px", "eval_rectangular"):
             if getattr(self, key) is not None and not self.eval_only:
                 remedy = "a phase of the schedule has val_px and rectangular_val"
@@ -231,12 +267,19 @@ class RunConfig:
     run: Run = Run()
     log: Log = Log()
 
+    def __post_init__(self) -> None:
+        if self.schedule.parsed.momentum_ramps and self.train.momentum != Train().momentum:
+            raise OptionError(
+                "the schedule has ramps of momentum", where="train.momentum", remedy="change those of its phases"
+            )
+
     def evaluated(self) -> Phase:
         """The phase that ``run.eval_only`` validates as: the last one, with the changes of ``run.eval_...``."""
         last, run = self.schedule.parsed.phases[-1], self.run
         px = last.val_px if run.eval_px is None else run.eval_px
         rectangular = last.rectangular_val if run.eval_rectangular is None else run.eval_rectangular
-        return replace(last, val_px=px, rectangular_val=rectangular)
+        resize = last.val_resize * px // last.val_px  # the same part of the image
+        return replace(last, val_px=px, val_resize=resize, rectangular_val=rectangular)
 
     def betons(self) -> tuple[str, ...]:
         """Names of the betons that the run reads, each once: the schedule's, or the one of ``run.eval_only``."""
