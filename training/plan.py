@@ -49,11 +49,12 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
         epochs.setdefault(batch.epoch, []).append(batch)
     for epoch, batches in epochs.items():
         phase, global_batch = batches[0].phase, batches[0].phase.batch_per_gpu * gpus
+        kind = "rectangles" if phase.rectangular_val else "squares"
         momenta = f"{batches[0].momentum:>13.4f} {batches[-1].momentum:>6.4f} " if ramped else ""
         yield (
             f"{epoch:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
             f"{batches[0].lr:>10.6f} {batches[-1].lr:>10.6f} {momenta}{len(batches):>7} "
-            f"{len(batches) * global_batch:>8}  val_{phase.val_data} {'rectangles' if phase.rectangular_val else 'squares'}, batch {phase.val_batch}"
+            f"{len(batches) * global_batch:>8}  val_{phase.val_data} {kind}, batch {phase.val_batch}"
         )
 
 

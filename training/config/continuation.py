@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.options import OptionError
-from training.config.run_config import Model, RunConfig, Train, as_mapping
+from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase, Schedule
+from training.config.train_config import Model, Train
 
 SCHEDULE, VALIDATION = "schedule", "validation"
 # They change what is tried, shown or how fast it goes, but not what is learned.

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.

@@ -6,7 +6,8 @@ import time
 
 import torch
 
-from training.config.run_config import RunConfig, Train
+from training.config.run_config import RunConfig
+from training.config.train_config import Train
 from training.distributed import world
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, Predictor, TrainStep

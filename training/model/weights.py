@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data_tools.common.options import OptionError
-from training.config.run_config import Model
+from training.config.train_config import Model
 from training.model import checkpoint, resnet
 
 ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])

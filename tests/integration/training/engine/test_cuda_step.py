@@ -16,7 +16,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from training.config.datasets import Datasets
-from training.config.run_config import Arch, Dist, Model, RunConfig, ScheduleOptions, Train
+from training.config.run_config import Dist, RunConfig, ScheduleOptions
+from training.config.train_config import Arch, Model, Train
 from training.distributed.world import World
 from training.engine.evaluate import evaluate
 from training.engine.metrics import MetricSums

@@ -16,7 +16,7 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep

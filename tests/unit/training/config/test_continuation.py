@@ -9,7 +9,8 @@ import pytest
 
 from data_tools.common.options import OptionError
 from training.config.continuation import check_changes, differences, options_of_result
-from training.config.run_config import Model, Run, RunConfig, ScheduleOptions, Train
+from training.config.run_config import Run, RunConfig, ScheduleOptions
+from training.config.train_config import Model, Train
 
 SOURCE = Path("runs/x/last.pt")
 PHASE: dict[str, Any] = {"epochs": [0, 4], "px": 128, "batch_per_gpu": 64, "data": 160}

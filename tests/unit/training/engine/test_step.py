@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine import step as step_module
 from training.engine.metrics import MetricSums
