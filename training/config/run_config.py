@@ -187,8 +187,8 @@ class RunConfig:
 
     data: Data = Data()
     schedule: ScheduleOptions
-    model: Model = Model()
-    train: Train = Train()
+    model: Model = Model()  # noqa: RUF009 - frozen
+    train: Train = Train()  # noqa: RUF009 - frozen
     dist: Dist = Dist()
     run: Run = Run()
     log: Log = Log()
