@@ -31,7 +31,7 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[B
         phase = schedule.phase(epoch)
         batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
-            lr, momentum = (of(epoch, batch, batches) for of in (schedule.lr, schedule.momentum))
+            lr, momentum = schedule.lr(epoch, batch, batches), schedule.momentum(epoch, batch, batches)
             yield Batch(epoch=epoch, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
 
 

@@ -111,7 +111,7 @@ def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int, px: int) 
     multiple = int(_value(f"{where}.px_ramp.multiple", ramp.get("multiple", 32), int))
     if multiple < 1:
         raise OptionError(f"{multiple} is not a number of px above 0", where=f"{where}.px_ramp.multiple")
-    low, high = _span(f"{where}.px_ramp.epochs", ramp["epochs"], float)
+    low, high = map(float, _span(f"{where}.px_ramp.epochs", ramp["epochs"], float))
     check_span(f"{where}.px_ramp.epochs", low, high)
 
     def size(epoch: int) -> int:

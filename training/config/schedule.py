@@ -56,7 +56,7 @@ class Ramp:
         if self.shape == "cosine":
             return last + (first - last) * (1 + math.cos(math.pi * done / total)) / 2
         if self.power is not None:
-            return last + (first - last) * (1 - done / total) ** self.power
+            return last + (first - last) * math.pow(1 - done / total, self.power)
         return first + (last - first) * done / total
 
 

@@ -185,8 +185,8 @@ class TrainStep:
     ) -> None:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; metrics go to ``sums``.
 
-        ``momentum``: that of the step, or None for the optimizer's. ``key``: number of the global batch. All random numbers
-        are drawn from it and the position in that batch, so it does not matter how many processes share the batch.
+        ``momentum``: None for that of the optimizer. ``key``: number of the global batch. All random numbers are drawn
+        from it and the position in that batch, so it does not matter how many processes share the batch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -25,7 +25,7 @@ class DecoupledSGD(torch.optim.SGD):
         self.highest_lr = highest_lr
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         skipped: torch.Tensor | None = getattr(self, "found_inf", None)  # GradScaler sets it for the time of a step
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
