@@ -74,6 +74,8 @@ class Train:
         check(self)
         if self.ema and self.ema_half_life:
             raise OptionError("give either ema or ema_half_life", where="ema_half_life")
+        if self.ema_half_life and not self.ema_decay:
+            raise OptionError(f"{self.ema_half_life} steps are too few to average over", where="ema_half_life")
         if self.ema_every > 1 and not self.ema_decay:
             raise OptionError("nothing is averaged", where="ema_every", remedy="give --train.ema_half_life=STEPS, too")
 
