@@ -25,7 +25,7 @@ DEMO_RUN := runs/demo
 PHOTOGRAPHS := $(DEMO_TAR)
 BENCH := bench
 
-.PHONY: help demo report test soak bench docs lint type format env lock clean
+.PHONY: help demo report test soak bench gpu wheels docs lint type format env lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 14
@@ -52,12 +52,20 @@ test: $(ENV)  ## run the tests, but for those marked slow
 soak: $(ENV)  ## run the slow tests
 	$(PYTEST) -m slow -s
 
-bench: export OMP_WAIT_POLICY := passive  # as the programs set it for themselves
+# As the programs set it for themselves.
+bench: export OMP_WAIT_POLICY := passive
 bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	mkdir -p $(BENCH)
 	$(PYTHON) benchmarks/load.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/load.txt
 	$(PYTHON) benchmarks/write.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/write.txt
 	$(PYTHON) benchmarks/train_step.py | tee $(BENCH)/train_step.txt
+
+gpu: $(ENV)  ## the tests, speeds and goals of a machine with a GPU, in 9 minutes; a table and bench/gpu
+	$(PYTHON) -m scripts.gpu_acceptance --out $(BENCH)/gpu
+
+wheels: $(ENV)  ## what a machine without network needs, into OUT; docs/OFFLINE.md
+	@[ -n "$(OUT)" ] || { echo "make: say where to: make wheels OUT=wheels" >&2; exit 1; }
+	PATH="$(CURDIR)/.tools/bin:$$PATH" PYTHONS="$(PYTHONS)" LARGE="$(LARGE)" scripts/build_wheels.sh "$(OUT)"
 
 docs: $(ENV)  ## renew what docs/ shows of recipes and options
 	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml

@@ -9,6 +9,7 @@ from setuptools.errors import CCompilerError, CompileError, LinkError
 
 NATIVE = Extension(
     "data_tools.native._native",  # a plain shared library, opened by ctypes: it needs no Python header
+    py_limited_api=True,  # so one wheel serves every Python
     sources=["data_tools/native/api.cpp"],
     depends=[str(header) for header in sorted(Path("data_tools/native").glob("*.h"))],
     libraries=["jpeg"],
@@ -39,4 +40,8 @@ class BuildNative(build_ext):
         return []  # no PyInit__native: this is not a Python module
 
 
-setup(ext_modules=[NATIVE], cmdclass={"build_ext": BuildNative})
+setup(
+    ext_modules=[NATIVE],
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from data_tools.common.errors import program
-from data_tools.common.lock import locked
-from data_tools.common.output import expendable_output
+from data_tools.common.files import locked
+from data_tools.common.runtime import expendable_output
 from training import plan
 from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import from_argv
 from training.distributed.ranks import join_job
-from training.runlog import wandb_logger
+from training.runlog import console, wandb_logger
 
 
 @program("train_imagenet.py")
@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
         if not config.run.eval_only and os.environ.get("RANK", "0") == "0":
             held.enter_context(locked(config.run.dir, "a training"))
         # torch takes seconds to load; a plan or a mistake above needs none of it.
+        if "torch" not in sys.modules:
+            console.print_start(config)
         from training import trainer
         from training.distributed import launcher, world
 

@@ -95,7 +95,7 @@ def _prepare(source: Path, work: Path, images: int) -> None:
         (work / "other", tuple(case.other for case in CASES if case.cap != "full"), False),
         (work / "other", tuple(case.other for case in CASES if case.cap == "full"), True),
     ):
-        data = Data(source=(work / "sorted.tar",), out=out, caps=caps)
+        data = Data(source=(work / "sorted.tar",), out=out, splits=("train",), caps=caps)
         convert(WriteSpec(data=data, write=Write(seekable=seekable)))
     for case in CASES:
         _unpack(work / f"train_{case.cap}.beton", work / f"files_{case.cap}")

@@ -1,6 +1,6 @@
 """Training steps a second: this engine against the eager loops of torchvision's references and ffcv-imagenet.
 
-    python benchmarks/train_step.py [--betons DIR] [--json FILE]
+    python benchmarks/train_step.py [--betons DIR] [--compile MODE] [--json FILE]
 
 Synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
 ``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a case run in turn, several
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import torchvision
@@ -29,7 +29,7 @@ from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD
 from training.engine.synthetic_benchmark import SyntheticRun, synchronise
-from training.engine.throughput import forward_flops, peak_tflops
+from training.engine.throughput import StepClock, forward_flops, peak_tflops
 from training.loader.loaders import TrainLoader
 
 CLASSES = 1000
@@ -77,34 +77,38 @@ def timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
 
 
 def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterator[tuple[float, float]]:
-    """Yield (seconds, seconds waited for images) of ``steps`` steps on the loader's batches, repeatedly."""
-    sums = MetricSums(engine.images.device)
+    """Yield (seconds, seconds that the device waited for images) of ``steps`` steps on the loader's batches, again and
+    again."""
+    device = engine.images.device
+    sums = MetricSums(device)
     epoch = 0
     while True:
-        seconds = waited = 0.0
+        seconds = starved = 0.0
         done = 0
         while done < steps:
             with loader.epoch(epoch) as batches:
                 epoch += 1
-                first = next(batches)  # the pipeline's start does not count
-                engine.step(*first, 1e-3, sums)
-                synchronise(engine.images.device)
-                began = asked = time.perf_counter()
+                images, labels = next(batches)  # the pipeline's start does not count
+                engine.step(images, labels % CLASSES, 1e-3, sums)
+                synchronise(device)
+                clock, asked = StepClock(device), time.perf_counter()
                 for images, labels in batches:
-                    waited += time.perf_counter() - asked
+                    clock.wait(asked)
                     engine.step(images, labels % CLASSES, 1e-3, sums)
+                    clock.lap()
                     done += 1
                     asked = time.perf_counter()
-                synchronise(engine.images.device)
-                seconds += time.perf_counter() - began
-        yield seconds / done * steps, waited / done * steps
+                synchronise(device)
+                seconds += clock.elapsed()
+                starved += clock.starved()
+        yield seconds / done * steps, starved / done * steps
 
 
 def measure_case(
     px: int, arch: str, batch: int, options: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
     set_name, _, min_scale = SIZES[px]
-    engine = SyntheticRun(arch, CLASSES, px, batch, device, Train())
+    engine = SyntheticRun(arch, CLASSES, px, batch, device, Train(compile=options.compile))
     contenders: dict[str, Callable[[], None]] = {
         "ours": engine,
         "ffcv_imagenet": Reference(arch, px, batch, device, channels_last=True),
@@ -121,6 +125,8 @@ def measure_case(
             workers=usable_cores(),
             device=device,
         )
+        if loader.batches < 2:
+            raise SystemExit(f"{loader.beton.path}: fewer than two batches of {batch}")
         paths = whole_path(engine, loader, options.steps)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     waits: list[float] = []
@@ -172,6 +178,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--px", type=int, nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=5, help="alternations counted [5]")
     parser.add_argument("--steps", type=int, help="steps of each in a round [20 on a GPU, 2 on a CPU]")
+    parser.add_argument("--compile", choices=get_args(get_type_hints(Train)["compile"]), default="auto", help="of ours")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

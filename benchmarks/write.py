@@ -88,7 +88,9 @@ def _ours(work: Path, case: str, workers: int) -> float:
 
     out = work / "ours"
     spec = WriteSpec(
-        data=Data(source=(work / "sorted.tar",), out=out, caps=("160", "320", "full"), side="longer"),
+        data=Data(
+            source=(work / "sorted.tar",), out=out, splits=("train",), caps=("160", "320", "full"), side="longer"
+        ),
         write=Write(full=case, workers=workers),  # type: ignore[arg-type]
     )
     started = time.perf_counter()

@@ -1,8 +1,9 @@
 """The table of a DAWNBench submission from a run's TensorBoard events.
 
-Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``first`` (once, at the
-start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose steps count examples. An
-epoch's hours are the wall time from ``first`` to its ``losses/test_5``, including phase preparation and interruptions.
+Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``times/first`` (there
+``first``; once, at the start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose
+steps count examples. An epoch's hours are the wall time from the first to its ``losses/test_5``, including phase
+preparation and interruptions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from data_tools.common.errors import UserError, program
 from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import REQUIRED, check, option, parse
 
-FIRST, TOP1, TOP5, EVAL = "first", "losses/test_1", "losses/test_5", "times/eval_sec"
+FIRST, TOP1, TOP5, EVAL = "times/first", "losses/test_1", "losses/test_5", "times/eval_sec"
+PUBLISHED_NAMES = {"first": FIRST}  # renamed here, since TensorBoard shows "first" before the scores
 
 
 class EventsError(UserError):
@@ -64,10 +66,11 @@ def read(path: Path) -> dict[str, Scalars]:
                 for scalars in scalars_by_tag.values():
                     scalars.forget_from(event.step + 1 if event.step else 0)
             for value in event.summary.value:
-                if value.tag == FIRST and scalars_by_tag[FIRST].by_step:
+                tag = PUBLISHED_NAMES.get(value.tag, value.tag)
+                if tag == FIRST and scalars_by_tag[FIRST].by_step:
                     continue  # the clock starts once
-                if value.tag in scalars_by_tag:
-                    scalars_by_tag[value.tag].add(event.step, event.wall_time, _number(value))
+                if tag in scalars_by_tag:
+                    scalars_by_tag[tag].add(event.step, event.wall_time, _number(value))
     return scalars_by_tag
 
 
@@ -98,7 +101,7 @@ def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]
     """The epochs up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all evaluations so
     far, including its own, out of its hours. EventsError for a tag that is missing."""
     if not scalars_by_tag[FIRST].by_step:
-        raise EventsError(f"no scalar {FIRST!r}, which marks the start")
+        raise EventsError(f"no scalar 'first' or {FIRST!r}, which marks the start")
     start = next(iter(scalars_by_tag[FIRST].by_step.values()))[0]
     evaluating = 0.0
     for epoch, (step, (wall_time, top5)) in enumerate(scalars_by_tag[TOP5].by_step.items(), start=1):
@@ -119,7 +122,7 @@ def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]
 class DawnOptions:
     """One table."""
 
-    events_path: Path = option(REQUIRED, "an event file or a run folder")
+    run: Path = option(REQUIRED, "a run folder, or an event file", argument="RUN_DIR", was=("events_path",))
     ignore_eval: bool = option(False, "take the seconds of evaluation out of the hours")
 
     def __post_init__(self) -> None:
@@ -129,9 +132,9 @@ class DawnOptions:
 @program("data_tools.dawn_tsv")
 def main(argv: Sequence[str]) -> int:
     options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
-    table = list(rows(read(options.events_path), options.ignore_eval))
+    table = list(rows(read(options.run), options.ignore_eval))
     if not table:
-        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.events_path)
+        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.run)
     print("epoch\thours\ttop1\ttop5")
     for row in table:
         print(f"{row.epoch}\t{row.hours:.4f}\t{row.top1:.4f}\t{row.top5:.4f}")

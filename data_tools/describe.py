@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
-from data_tools.common.errors import MissingFileError, UserError, program
+from data_tools.common.errors import MissingFileError, UserError, printable, program
 from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.text import plural
 from data_tools.convert import transcode
 from data_tools.native import codec
 
 PROBED = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
+SOURCES = 5  # that are named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +45,11 @@ def main(argv: Sequence[str]) -> int:
         raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
     layout = read_layout(options.file)
     manifest = _manifest(options.file)
-    print("\n".join(describe(layout, manifest)))
+    for line in describe(layout, manifest):
+        print(printable(line))
     if options.sheet:
         contact_sheet(layout, manifest).save(options.sheet)
-        print(f"\ncontact sheet: {options.sheet}")
+        print(f"\ncontact sheet: {printable(str(options.sheet))}")
     return 0
 
 
@@ -57,17 +60,25 @@ def _manifest(path: Path) -> Manifest | None:
         return None
 
 
+def _sources(manifest: Manifest) -> str:
+    """The first few, since ImageNet's parquet has hundreds."""
+    named = [f"{source.name} ({source.bytes:,} bytes)" for source in manifest.sources]
+    return ", ".join(named[:SOURCES] + [f"and {len(named) - SOURCES:,} more"] * (len(named) > SOURCES))
+
+
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     """The description, line by line."""
     count = len(layout.samples)
-    yield f"{layout.path}: {count:,} images, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
+    yield (
+        f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
+    )
     yield "fields: image (RGBImageField), label (IntField)"
     if manifest:
         cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
         jpegs = f"quality {manifest.quality}{', seekable' if manifest.seekable else ''}"
         own = f", {manifest.modes['original']:,} as the source's own JPEG" if manifest.modes["original"] else ""
         yield f"{manifest.split}, {cap}, {manifest.mode}, {jpegs}{own}, {len(manifest.skipped)} left out"
-        yield f"from {', '.join(f'{source.name} ({source.bytes:,} bytes)' for source in manifest.sources)}"
+        yield f"from {_sources(manifest)}"
         yield f"digest {manifest.digest}"
     else:
         yield "no manifest beside it"
@@ -111,8 +122,8 @@ def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     low, high = int(counts.argmin()), int(counts.argmax())
     yield ""
     yield (
-        f"{len(counts):,} classes, {int((counts > 0).sum()):,} with images: fewest {counts[low]:,} ({name(low)}), "
-        f"median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
+        f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: "
+        f"fewest {counts[low]:,} ({name(low)}), median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
     )
 
 
@@ -161,7 +172,7 @@ def contact_sheet(layout: Layout, manifest: Manifest | None) -> Any:
         image = layout.samples["f0"][sample]
         left, top = at % columns * CELL_PX, at // columns * (CELL_PX + line)
         label = int(layout.samples["f1"][sample])
-        name = manifest.classes[label] if manifest and label < len(manifest.classes) else str(label)
+        name = printable(manifest.classes[label]) if manifest and label < len(manifest.classes) else str(label)
         draw.text((left + 2, top + 1), f"{sample}: {name}"[:26], fill="black")
         try:
             picture = Image.fromarray(_pixels(data, image))

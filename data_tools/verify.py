@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_tools.beton.checks import read_checksums, structure_faults
 from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
-from data_tools.common.errors import UserError, program
+from data_tools.common.errors import UserError, printable, program
 from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.progress_bar import TerminalBar
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.native import codec
@@ -46,10 +46,11 @@ def main(argv: Sequence[str]) -> int:
     for path in options.files:
         whole = True
         for fault in verify(path, full=options.full, workers=options.workers or usable_cores()):
-            print(fault)
+            print(printable(fault))
             whole = False
         if whole:
-            print(f"{path}: sound{'' if options.full else ' in structure (--full checks every image)'}")
+            how = "" if options.full else " in structure (--full checks every image)"
+            print(printable(f"{path}: sound{how}"))
         sound &= whole
     return 0 if sound else 1
 
@@ -83,21 +84,26 @@ def _full(
     layout: Layout, manifest: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int
 ) -> Iterator[str]:
     """Page by page, in threads: the native code releases the GIL."""
-    pages = _pages(layout)
+    pages, total, done = _pages(layout), len(layout.samples), 0
+    bar = TerminalBar(total, 0, layout.path.name) if sys.stderr.isatty() else None
     handle = os.open(layout.path, os.O_RDONLY)
     try:
-        with ThreadPoolExecutor(workers) as pool, tqdm(total=len(layout.samples), unit="img", disable=None) as bar:
+        with ThreadPoolExecutor(workers) as pool:
             # In slices, so that faults show early and only a few pages are in memory at once.
             for start in range(0, len(pages), 4 * workers):
                 batch = pages[start : start + 4 * workers]
                 for faults, count in pool.map(lambda page: _page(handle, layout, manifest, checksums, *page), batch):
                     yield from faults
-                    bar.update(count)
+                    done += count
+                    if bar is not None and bar.is_due:
+                        bar.show(done)
         head = SAMPLES_START + layout.samples.nbytes
         first = min((page for page, _ in pages), default=0) * layout.page_bytes
         if first > head and any(os.pread(handle, first - head, head)):
             yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
     finally:
+        if bar is not None:
+            bar.close()
         os.close(handle)
 
 
@@ -150,7 +156,7 @@ def _sample_fault(layout: Layout, sample: int, data: bytes, checksum: int | None
     if image["mode"] == RAW:
         return ""
     try:
-        height, width = transcode.decode(data).shape[:2]
+        height, width = transcode.decode(data, strict=True).shape[:2]
     except transcode.BadImageError as error:
         return str(error)
     if (width, height) != (int(image["width"]), int(image["height"])):

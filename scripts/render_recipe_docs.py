@@ -14,9 +14,10 @@ from pathlib import Path
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.text import plural
 from training.config.run_config import RunConfig
-from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
-from training.reporting.plotting import svg
+from training.config.schedule import Schedule
+from training.reporting import plotting, schedule_table
 from training.reporting.schedule_plot import plot
 
 BEGIN, END = "<!-- recipes: made by make docs -->", "<!-- end of recipes -->"
@@ -32,12 +33,18 @@ def mark(schedule: Schedule, gpus: int) -> str:
     return hashlib.sha256(repr((schedule, gpus)).encode()).hexdigest()[:16]
 
 
+STYLE = (
+    f":root {{ --paper: #ffffff; {plotting.variables(plotting.LIGHT)} }} "
+    f"@media (prefers-color-scheme: dark) {{ :root {{ --paper: #0d1117; {plotting.variables(plotting.DARK)} }} }}"
+)
+
+
 def picture(name: str, schedule: Schedule, gpus: int) -> str:
-    """The plot as an SVG file on white, readable on pages of any colour."""
-    element = svg(plot(schedule, gpus), name)
+    """The plot as an SVG file, on white or, for readers who prefer that, dark."""
+    element = plotting.use_css_colors(plotting.svg(plot(schedule, gpus, plotting.PAGE), name))
     start = element.index(">") + 1
-    about = f"<title>{name}</title><desc>schedule {mark(schedule, gpus)}</desc>"
-    return f'{element[:start]}{about}<rect width="100%" height="100%" fill="#ffffff"/>{element[start:]}\n'
+    about = f"<title>{name}</title><desc>schedule {mark(schedule, gpus)}</desc><style>{STYLE}</style>"
+    return f'{element[:start]}{about}<rect width="100%" height="100%" style="fill: var(--paper)"/>{element[start:]}\n'
 
 
 def sections(recipes: Sequence[Path]) -> Iterator[str]:
@@ -46,46 +53,19 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
         config = load(recipe)
         schedule, gpus = config.schedule.parsed, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
-        yield f"{schedule.epochs} epochs on {gpus} GPU{'s' if gpus > 1 else ''}, {config.model.arch}.\n"
-        shown = (
-            "px, global batch, learning rate and momentum" if ramped(schedule) else "px, global batch and learning rate"
-        )
-        yield f"![{recipe.stem}: {shown} over the epochs](recipes/{recipe.stem}.svg)\n"
+        yield f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}, {config.model.arch}.\n"
+        ramps = "learning rate and momentum" if schedule.momentum_ramps else "and learning rate"
+        yield f"![{recipe.stem}: px, global batch, {ramps} over the epochs](recipes/{recipe.stem}.svg)\n"
         yield "\n".join(table(schedule, gpus)) + "\n"
-
-
-def ramped(schedule: Schedule) -> bool:
-    return bool(schedule.momentum_ramps)
 
 
 def table(schedule: Schedule, gpus: int) -> Iterator[str]:
     """The phases, a line each."""
-    momentum = ramped(schedule)
-    heading = "| epochs | px | batch a GPU | global batch | set | least crop | validation | learning rate |"
-    yield heading + (" momentum |" if momentum else "")
-    yield "|---|---:|---:|---:|---|---:|---|---|" + ("---|" if momentum else "")
-    for phase in schedule.phases:
-        kind = "rectangles" if phase.rectangular_val else "squares"
-        resized = f" (resized to {phase.val_resize})" if phase.val_resize else ""
-        line = (
-            f"| {phase.start}–{phase.end} | {phase.px} | {phase.batch_per_gpu} | {phase.batch_per_gpu * gpus:,} "
-            f"| {phase.data} | {phase.min_scale:g} | {kind} of {phase.val_px} px{resized} from {phase.val_data} "
-            f"| {values(schedule.ramps, phase)} |"
-        )
-        yield line + (f" {values(schedule.momentum_ramps, phase)} |" if momentum else "")
-
-
-def values(ramps: Sequence[LrRamp] | Sequence[MomentumRamp], phase: Phase) -> str:
-    """Learning rates or momenta within a phase, from change to change."""
-    parts = []
-    for ramp in ramps:
-        start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
-        if start < end:
-            # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
-            low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
-            shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
-            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}{shape}")
-    return ", ".join(dict.fromkeys(parts))
+    columns = schedule_table.columns(schedule)
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'|'.join('---:' if name in schedule_table.NUMBERS else '---' for name in columns)}|"
+    for cells in schedule_table.rows(schedule, gpus, columns):
+        yield f"| {' | '.join(cells)} |"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

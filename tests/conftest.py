@@ -9,7 +9,7 @@ import pytest
 from helpers.images import make_sorted_tar, spec_for
 from helpers.recipes import write_recipe
 
-from data_tools.common.environment import let_waiting_threads_sleep
+from data_tools.common.runtime import let_waiting_threads_sleep
 
 # Tests run side by side; threads that spin at each other's barriers make two trainings ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from data_tools.common.errors import program
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import OptionError, check, nearest, option, parse
+from data_tools.common.text import plural
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
 from training.runlog.eta import VAL_COST
@@ -59,7 +60,10 @@ class PhaseTime:
 def phase_times(
     schedule: Schedule, rate: Callable[[Phase], float], gpus: int, train: int, val: int, start_s: float
 ) -> list[PhaseTime]:
-    """Seconds of each phase on ``gpus`` cards of ``rate(phase)`` training images a second each."""
+    """Seconds of each phase on ``gpus`` cards of ``rate(phase)`` training images a second each. ValueError for no card
+    or a negative count."""
+    if gpus < 1 or train < 1 or val < 0:
+        raise ValueError(f"no estimate for {train} training and {val} validation images on {gpus} cards")
     times = []
     for phase in schedule.phases:
         batches = batches_per_epoch(train, phase.batch_per_gpu, gpus)
@@ -101,7 +105,6 @@ class EstimateOptions(RunConfig):
     measure: bool = option(False, "time training steps on this machine instead")
     gpus: int | None = option(None, "cards", low=1, none="as many as the recipe is for")
     price: float | None = option(None, "money per card and hour", low=0, none="no cost is shown")
-    train_images: int = option(IMAGENET_IMAGES["train"], "training images of the data set", low=1)
     val_images: int = option(IMAGENET_IMAGES["val"], "validation images of the data set", low=1)
 
     def __post_init__(self) -> None:
@@ -114,22 +117,25 @@ class EstimateOptions(RunConfig):
 def main(argv: Sequence[str]) -> int:
     options = parse(EstimateOptions, argv, prog="training.estimate", description=__doc__ or "")
     schedule, gpus = options.schedule.parsed, options.gpus or options.schedule.gpus
+    train_images = options.data.train_images or IMAGENET_IMAGES["train"]
     if options.measure:
         source = "measured here, synthetic images on the device"
         rates = {phase: measured_rate(options, phase) for phase in schedule.phases}
-        times = phase_times(schedule, rates.__getitem__, gpus, options.train_images, options.val_images, 0.0)
+        times = phase_times(schedule, rates.__getitem__, gpus, train_images, options.val_images, 0.0)
     else:
         card = CARDS[options.gpu]
         source = f"{options.gpu}: {card.source}"
-        times = card_times(schedule, card, gpus, options.train_images, options.val_images)
-    print(f"{schedule.epochs} epochs on {gpus} GPU{'s' if gpus > 1 else ''}; {source}")
+        times = card_times(schedule, card, gpus, train_images, options.val_images)
+    print(f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}; {source}")
     print(f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}")
     for time in times:
         span, so_far = f"{time.phase.start + 1}-{time.phase.end}", hours_after(times, time.phase.end)
         rate, hours = time.images_per_s_per_gpu, time.seconds / 3600
         print(f"{span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}")
     total = hours_after(times, schedule.epochs)
-    cost = f", {total * gpus * options.price:,.2f} at {options.price:g} per GPU-hour" if options.price else ""
+    cost = (
+        f", {total * gpus * options.price:,.2f} at {options.price:g} per GPU-hour" if options.price is not None else ""
+    )
     print(f"in all {total:.4f} hours, {total * gpus:.2f} GPU-hours{cost}")
     return 0
 

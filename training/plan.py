@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.common.files import partial_file
+from data_tools.common.text import plural
 from training.config.datasets import check_batches, images_of
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
@@ -15,7 +16,7 @@ from training.config.schedule import Phase, Schedule, batches_per_epoch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One training batch of the plan; ``batch`` counts from 1."""
+    """One training batch of the plan; ``epoch`` and ``batch`` count from 1."""
 
     epoch: int
     batch: int
@@ -32,7 +33,7 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[B
         batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
             lr, momentum = schedule.lr(epoch, batch, batches), schedule.momentum(epoch, batch, batches)
-            yield Batch(epoch=epoch, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
+            yield Batch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
@@ -79,6 +80,6 @@ def show(config: RunConfig) -> None:
     check_batches(images, schedule, gpus)
     if config.run.plan_csv:
         rows = write_csv(config.run.plan_csv, schedule, images, gpus)
-        print(f"{config.run.plan_csv}: {rows} batches of {schedule.epochs} epochs on {gpus} GPUs")
+        print(f"{config.run.plan_csv}: {rows:,} batches of {plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}")
     if config.run.plan:
         print("\n".join(table(schedule, images, gpus)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.errors import program
+from data_tools.common.errors import printable, program
 from data_tools.common.options import OptionError, option, parse
 from training.config.datasets import Datasets, read_datasets
 from training.config.run_config import RunConfig
@@ -151,7 +151,7 @@ def _spread(total: int, count: int) -> list[int]:
 
 def _crops(images: Any, labels: list[str]) -> list[Crop]:
     pixels = images.permute(0, 2, 3, 1).numpy().copy()
-    return [Crop(image, label) for image, label in zip(pixels, labels, strict=True)]
+    return [Crop(image, printable(label)) for image, label in zip(pixels, labels, strict=True)]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from data_tools.common.options import REQUIRED, OptionError, check, option, pars
 from training.reporting import charts
 from training.reporting.report_html import page
 from training.reporting.run_folder import RunFolder, read_runs, summary
-from training.runlog.epoch_table import HEADING, line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +36,9 @@ class ReportOptions:
 def show(run: RunFolder, price: float | None) -> None:
     """Print the epochs as the run itself does, and the summary."""
     print(run.name)
-    print(HEADING)
+    print(run.table.heading)
     for row in run.rows:
-        print(line(row))
+        print(run.table.line(row))
     print()
     for name, value in summary(run, price):
         print(f"{name:<24} {value}")

@@ -13,7 +13,8 @@ import torch
 
 from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
-from data_tools.common.output import expendable_output
+from data_tools.common.runtime import expendable_output
+from data_tools.common.text import plural
 from training.config.datasets import read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -77,8 +78,7 @@ def _run(config: RunConfig) -> None:
             validate(state, config.run.checkpoint)
         else:
             check_betons(state)
-            checkpoints.resume(state, signals)
-            fit(state, signals)
+            fit(state, signals, continued_from=checkpoints.resume(state, signals))
 
 
 def validate(state: TrainState, path: Path) -> None:
@@ -95,14 +95,16 @@ def validate(state: TrainState, path: Path) -> None:
         console.print_scores(state.config, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular_val)
 
 
-def fit(state: TrainState, signals: StopSignals) -> None:
-    """Train and validate the remaining epochs."""
+def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = None) -> None:
+    """Train and validate the remaining epochs; ``continued_from`` is the checkpoint that was restored."""
     if state.progress.epoch == state.schedule.epochs:
         if state.world.is_main:
             console.print_complete(state.config, state.schedule.epochs)
         return
     _warn_of_another_batch(state)
     log = run_logger.begin(state, signals)
+    if log is not None and continued_from is not None:
+        console.print_continued(continued_from, state.progress.epoch + 1, state.progress.batch)
     try:
         with PhasePrefetcher(state) as prefetcher:
             for phase in state.schedule.phases:
@@ -118,7 +120,7 @@ def _warn_of_another_batch(state: TrainState) -> None:
     wanted, have = state.config.schedule.gpus, state.accumulation_steps * state.world.ranks
     if wanted != have and state.world.is_main:
         print(
-            f"note: the learning rates are meant for {wanted} GPUs, and the global batch is that of {have}; "
+            f"note: the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}; "
             f"--dist.emulate_gpus={wanted} keeps the recipe's batch, or give rates for this one",
             file=sys.stderr,
         )
@@ -143,6 +145,8 @@ def fit_phase(
         if log is not None:
             log.epoch_begins(phase, training.batches, state.global_batch(phase))
         trained, speed = train_epoch(state, training, epoch, flops, signals, log)
+        if log is not None:
+            log.validation_begins()
         began = time.perf_counter()
         try:
             scores = evaluate(state.predict, validation, state.world, signals)
@@ -161,7 +165,8 @@ def fit_phase(
         end_of_epoch(state, scores, averaged, signals)
     if state.world.is_main and not math.isnan(speed.step_p50_ms):
         # Standard output is for the table alone.
-        print(f"epochs {phase.start + 1}-{phase.end}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
+        epochs = f"epochs {phase.start + 1}-{phase.end}" if phase.end > phase.start + 1 else f"epoch {phase.end}"
+        print(f"{epochs}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
 
 
 def train_epoch(
@@ -199,6 +204,8 @@ def train_epoch(
                 progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:
                     log.batches_done(lr, momentum, scores, clock)
+            elif log is not None:
+                log.batch_done()
             if save:
                 progress.sums = total.over_ranks(state.world)
                 save_within_epoch(state, signals, stop)

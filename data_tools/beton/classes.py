@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, IMAGENET_IMAGES
+from data_tools.common.names import name_bytes
 
 _WNID = re.compile(r"n\d{8}")
 
@@ -22,8 +23,8 @@ def are_wnids(classes: Sequence[str]) -> bool:
 
 
 def classes_digest(classes: Sequence[str]) -> str:
-    """SHA-256 over the names, each ended by a newline."""
-    return hashlib.sha256("".join(f"{name}\n" for name in classes).encode()).hexdigest()
+    """SHA-256 over the bytes of the names, each ended by a newline."""
+    return hashlib.sha256(b"".join(name_bytes(name) + b"\n" for name in classes)).hexdigest()
 
 
 def expected_dataset(classes: Sequence[str]) -> str:
@@ -31,12 +32,14 @@ def expected_dataset(classes: Sequence[str]) -> str:
     return "imagenet1k" if len(classes) == IMAGENET_CLASSES and are_wnids(classes) else "any"
 
 
-def shortfalls(classes: Sequence[str], images: dict[str, int]) -> list[str]:
-    """How a source differs from ImageNet-1k; empty if it does not."""
+def shortfalls(
+    classes: Sequence[str], images: dict[str, int], splits: Sequence[str] = tuple(IMAGENET_IMAGES)
+) -> list[str]:
+    """How these splits of a source differ from ImageNet-1k; empty if they do not."""
     faults = []
     if len(classes) != IMAGENET_CLASSES or not are_wnids(classes):
         faults.append(f"{len(classes)} classes where ImageNet has {IMAGENET_CLASSES} wnids")
     for split, count in IMAGENET_IMAGES.items():
-        if images.get(split, 0) != count:
+        if split in splits and images.get(split, 0) != count:
             faults.append(f"{split}: {images.get(split, 0):,} images where ImageNet has {count:,}")
     return faults

@@ -14,7 +14,8 @@ from data_tools.beton.classes import classes_digest
 from data_tools.common.errors import MissingFileError, UserError
 from data_tools.common.files import write_atomically
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
+_READABLE_VERSIONS = (2, 3)  # 2 has no source_state
 
 
 class ManifestError(UserError, ValueError):
@@ -23,7 +24,7 @@ class ManifestError(UserError, ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One archive or folder that was read: its own name, without the folders above it, and its size."""
+    """One archive, folder or parquet shard that was read: its name below what was given, and its size."""
 
     name: str
     bytes: int
@@ -59,6 +60,7 @@ class Manifest:
     digest: str  # see data_tools.beton.format.beton_digest
     checksums_digest: str  # SHA-256 of NAME.beton.xxh64
     source_digest: str  # of the ordered list of images that went in
+    source_state: dict[str, str]  # by kind of source, of what changes when their contents do
     classes: tuple[str, ...]
     sources: tuple[Source, ...]
     skipped: tuple[Skipped, ...]
@@ -89,7 +91,7 @@ def read_manifest(beton: Path) -> Manifest:
     try:
         manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
-        what = f"not a manifest of version {MANIFEST_VERSION} ({error})"
+        what = f"not a manifest of version {' or '.join(map(str, _READABLE_VERSIONS))} ({error})"
         raise ManifestError(what, where=path, remedy="run write_datasets.py again") from None
     if (size := beton.stat().st_size) != manifest.bytes:
         raise ManifestError(
@@ -101,8 +103,10 @@ def read_manifest(beton: Path) -> Manifest:
 
 
 def _from_dict(content: Any) -> Manifest:
-    if not isinstance(content, dict) or content.get("version") != MANIFEST_VERSION:
+    if not isinstance(content, dict) or content.get("version") not in _READABLE_VERSIONS:
         raise ValueError(f"version {content.get('version') if isinstance(content, dict) else None!r}")
+    if content["version"] == 2:
+        content.setdefault("source_state", {})
     names = {field.name for field in fields(Manifest)}
     if set(content) != names:
         raise ValueError(f"wrong keys: {', '.join(sorted(set(content) ^ names))}")
@@ -116,6 +120,6 @@ def _from_dict(content: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest atomically."""
+    """Write a manifest atomically. Of a name, a byte that is no UTF-8 is written as JSON writes a lone surrogate."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from data_tools.common.environment import let_waiting_threads_sleep
+from data_tools.common.runtime import let_waiting_threads_sleep, open_standard_streams
 
 MISTAKE = 2
 LONG = 80  # characters; a longer remedy has a line of its own
@@ -101,14 +101,3 @@ def print_error(name: str, error: UserError) -> int:
     else:
         print(f"{name}: error: {error.fault}\n  remedy: {error.remedy}", file=sys.stderr)
     return error.status
-
-
-def open_standard_streams() -> None:
-    """Point standard streams that came closed (``2>&-``) to nowhere, before a file that is opened takes their place."""
-    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115

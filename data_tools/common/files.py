@@ -1,14 +1,27 @@
-"""Files that are whole or not there."""
+"""Atomic writes, the lock of a folder, and the limit on open files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import json
 import os
+import resource
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from data_tools.common.errors import UserError
+
+LOCK = ".lock"
+BEAT_SECONDS = 5.0
+WATCH_SECONDS = 3 * BEAT_SECONDS
 
 
 @contextlib.contextmanager
@@ -52,6 +65,110 @@ def warn_on_write_error(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         print(f"warning: {what} not written: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock of ``folder`` for ``what`` ("a training"). UserError if another program holds it.
+
+    The kernel's lock is released however its holder ends, but does not reach every machine of every shared disk. So its
+    holder also counts up in the file, and who finds the file of another machine watches for a while whether it does.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    handle, is_exclusive = _open(path)
+    holder = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%F %T} UTC"}
+    try:
+        before = _read(path)
+        if before and (not is_exclusive or before.get("host") != holder["host"]):
+            _watch(path, before)
+    except BaseException:
+        os.close(handle)
+        raise
+    ended = threading.Event()
+    _beat(handle, holder, 0)
+    thread = threading.Thread(target=_keep_beating, args=(handle, holder, ended), daemon=True, name="lock")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+        os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # unless it holds something by now
+                folder.rmdir()
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """The open file, and whether the kernel's lock is held; UserError if another process holds it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise _held(path, _read(path)) from None
+        except OSError:
+            return handle, False  # a file system without locks
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle, True
+        os.close(handle)  # its last holder removed the file after it was opened here
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the holder wrote; nothing if there is none, or if it is just writing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _watch(path: Path, before: dict[str, Any]) -> None:
+    """UserError if the holder is alive."""
+    who = f"process {before.get('pid')} on {before.get('host')}"
+    print(f"{path.parent}: waiting {WATCH_SECONDS:.0f} s to see whether {who} still writes there", file=sys.stderr)
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_SECONDS / 5)
+        now = _read(path)
+        if now and now != before:
+            raise _held(path, now)
+
+
+def _keep_beating(handle: int, holder: dict[str, Any], ended: threading.Event) -> None:
+    count = 0
+    while not ended.wait(BEAT_SECONDS):
+        count += 1
+        _beat(handle, holder, count)
+
+
+def _beat(handle: int, holder: dict[str, Any], count: int) -> None:
+    text = json.dumps({**holder, "beats": count}).encode()
+    with contextlib.suppress(OSError):  # a full disk
+        os.pwrite(handle, text, 0)
+        os.ftruncate(handle, len(text))
+        os.fsync(handle)
+
+
+def _held(path: Path, holder: dict[str, Any]) -> UserError:
+    who = f", process {holder['pid']} on {holder['host']}, since {holder['since']}" if "since" in holder else ""
+    what = f"{holder.get('what', 'another program')} is writing there{who}"
+    return UserError(what, where=path.parent, remedy="wait for its end, or stop it; or give another folder")
+
+
+def too_many_open_files(error: BaseException, where: object = "") -> UserError | None:
+    """The error with its remedy, if it is one of the limit on open files of this process or of the machine."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    if error.errno == errno.ENFILE:
+        return UserError("the machine has too many open files", where=where, remedy="end what holds them")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    remedy = "raise the limit with `ulimit -n 4096`, or give fewer --write.workers"
+    return UserError(f"too many open files: the limit is {limit}", where=where, remedy=remedy)
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:

@@ -98,12 +98,33 @@ def convert(value: Any, kind: Any) -> Any:
                 return choice
         raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}{nearest(value, arguments)}")
     if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = _items(value, arguments[0]) if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             items = [items]
         items = [each.strip() if isinstance(each, str) else each for each in items]
         return tuple(convert(each, arguments[0]) for each in items if each != "")
     return _scalar(value, kind)
+
+
+def _items(text: str, kind: Any) -> list[str]:
+    """The parts between commas; a path that exists with a comma in its name is one."""
+    items, rest = [], text.split(",")
+    while rest:
+        whole = (
+            count for count in range(len(rest), 1, -1) if kind is Path and _as_path(",".join(rest[:count])).exists()
+        )
+        count = next(whole, 1)
+        items.append(",".join(rest[:count]))
+        rest = rest[count:]
+    return items
+
+
+def _as_path(text: str) -> Path:
+    """`~` expanded, which the shell does only at the start of a word and not in `--data.source=~/x`."""
+    try:
+        return Path(text.strip()).expanduser()
+    except RuntimeError:  # no such user
+        return Path(text)
 
 
 def _structure(value: Any, kind: Any) -> Any:
@@ -132,7 +153,7 @@ def _scalar(value: Any, kind: Any) -> Any:
         # YAML reads a bare 160 as a number; a bare `off` as a boolean, which no text option wants.
         if isinstance(value, bool) or not isinstance(value, (str, int, Path)):
             raise ValueError(f"{value!r} is not text")
-        return kind(str(value))
+        return _as_path(value) if kind is Path and isinstance(value, str) else kind(str(value))
     if kind is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
@@ -323,7 +344,9 @@ def _command_line(
             words.append(key)
             continue
         parser.add_argument(f"--{key}", default=argparse.SUPPRESS)
-    given, rest = parser.parse_known_args(_normalised(argv, known))
+    normalised = _normalised(argv, known)
+    _check_given_once(normalised, known)
+    given, rest = parser.parse_known_args(normalised)
     if given.help:
         raise HelpRequested(help_text())
     values = {key if "." in key else f"{_OWN}.{key}": value for key, value in vars(given).items() if key in known}
@@ -357,6 +380,15 @@ def _normalised(argv: Sequence[str], known: Mapping[str, Entry]) -> list[str]:
     return words
 
 
+def _check_given_once(words: Sequence[str], known: Mapping[str, Entry]) -> None:
+    """Of a list, the last would silently win where both are meant."""
+    names = [word.partition("=")[0] for word in words]
+    for key, entry in known.items():
+        kinds = (entry.kind, *typing.get_args(entry.kind))  # it may be optional
+        if names.count(f"--{key}") > 1 and any(typing.get_origin(kind) is tuple for kind in kinds):
+            raise OptionError("given twice", where=f"--{key}", remedy="give all values at once, comma-separated")
+
+
 def _refuse(key: str, known: Mapping[str, Entry], where: str = "") -> NoReturn:
     """OptionError for a key that is none: its new name, or the nearest."""
     kind = "key" if where else "option"
@@ -364,7 +396,8 @@ def _refuse(key: str, known: Mapping[str, Entry], where: str = "") -> NoReturn:
     for entry in known.values():
         if key in entry.field.metadata["was"]:
             values = " (true or false)" if entry.kind is bool else ""
-            raise OptionError(f"{kind} {shown} is now {'' if where else '--'}{entry.key}{values}", where=where)
+            now = entry.argument or f"{'' if where else '--'}{entry.key}{values}"
+            raise OptionError(f"{kind} {shown} is now {now}{', without a name' if entry.argument else ''}", where=where)
     valid = [*known, CONFIG_FILE]
     raise OptionError(
         f"unknown {kind} {shown}{nearest(shown, valid if where else [f'--{k}' for k in valid])}", where=where
@@ -431,7 +464,7 @@ def help_text(schema: type, prog: str, description: str) -> str:
     words = [entry for entry in known if entry.argument]
     named = ["--section.key=value"] if set(kinds) - {""} else []
     usage = [
-        *(f"{entry.argument}{'...' if typing.get_origin(entry.kind) is tuple else ''}" for entry in words),
+        *(_usage_of_word(entry) for entry in words),
         *(f"[--{CONFIG_FILE} FILE.yaml] [{each} ...]" for each in named),
         *(_usage(entry) for entry in known if not entry.section and not entry.argument),
     ]
@@ -451,6 +484,11 @@ def _title(kind: type) -> str:
 
 def _usage(entry: Entry) -> str:
     text = f"--{entry.key}" if entry.kind is bool else f"--{entry.key}={entry.field.name.upper()}"
+    return text if entry.required else f"[{text}]"
+
+
+def _usage_of_word(entry: Entry) -> str:
+    text = f"{entry.argument}{'...' if typing.get_origin(entry.kind) is tuple else ''}"
     return text if entry.required else f"[{text}]"
 
 

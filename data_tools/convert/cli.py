@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import signal
 import sys
+import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
 
 from data_tools.common.errors import UserError
-from data_tools.common.progress_bar import terminal_bar
+from data_tools.common.files import too_many_open_files
+from data_tools.common.progress_bar import TerminalBar
+from data_tools.common.text import plural
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError
 
 LOG_SECONDS = 30.0  # between the lines of a log
+ANNOUNCE_SECONDS = 0.2
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,8 +41,16 @@ def run(spec: WriteSpec) -> int:
         signal.signal(number, _stop)
     started = time.monotonic()
     bar = Bar()
+    # The headers of a large tar take minutes; what is refused at once is one line, the error.
+    announcement = threading.Timer(ANNOUNCE_SECONDS, _print_line, [f"reading {', '.join(map(str, spec.data.source))}"])
+    announcement.start()
+
+    def print_line(line: str) -> None:
+        announcement.cancel()
+        _print_line(line)
+
     try:
-        summaries = convert(spec, report=bar.show, print_line=_print_line)
+        summaries = convert(spec, report=bar.show, print_line=print_line)
     except StoppedError as stop:
         bar.close()
         print(f"\n{stop}: stopped; the same command continues from here", file=sys.stderr)
@@ -45,8 +60,10 @@ def run(spec: WriteSpec) -> int:
             raise
         raise _explained(error) from error
     finally:
+        announcement.cancel()
         bar.close()
     print(table(summaries, time.monotonic() - started))
+    print(next_steps(spec.data.out, summaries))
     return 0
 
 
@@ -65,6 +82,8 @@ def _explained(error: OSError) -> ConversionError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = f"the disk of --data.out is full ({error.strerror})"
         return ConversionError(what, remedy="make room, then the same command continues")
+    if limit := too_many_open_files(error):
+        return ConversionError(limit.what, remedy=f"{limit.remedy}; then the same command continues")
     return ConversionError(str(error), remedy="the same command continues")
 
 
@@ -75,7 +94,7 @@ class Bar:
     """
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
+        self.bar: TerminalBar | None = None
         self.terminal = sys.stderr.isatty()
         self.start: tuple[float, int] | None = None  # time, and images done by then
         self.last_line = 0.0
@@ -84,15 +103,17 @@ class Bar:
         now = time.monotonic()
         if self.start is None:
             self.start, self.last_line = (now, done), now
+        seconds, images = now - self.start[0], done - self.start[1]
         if not self.terminal:
             if now - self.last_line >= LOG_SECONDS:
                 self.last_line = now
-                _print_line(_line(done, total, now - self.start[0], done - self.start[1]))
+                _print_line(f"{done:,} of {plural(total, 'image')}, {', '.join(_rate(done, total, seconds, images))}")
             return
         if self.bar is None:
-            self.bar = terminal_bar(total, done, unit="img", smoothing=0.05)
-        if done > self.bar.n:
-            self.bar.update(done - self.bar.n)
+            self.bar = TerminalBar(total, done, "images", leave=True)
+        elif self.bar.is_due or done == total:
+            rate, left = _rate(done, total, seconds, images)
+            self.bar.show(done, [left, rate])
 
     def close(self) -> None:
         if self.bar is not None:
@@ -100,19 +121,34 @@ class Bar:
             self.bar = None
 
 
-def _line(done: int, total: int, seconds: float, images: int) -> str:
+def _rate(done: int, total: int, seconds: float, images: int) -> tuple[str, str]:
+    """The rate of ``images`` in ``seconds``, and the time left at it."""
     left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
-    return f"{done:,} of {total:,} images, {images / seconds:,.0f} a second, {left} left"
+    return f"{images / seconds:,.0f} a second" if seconds else "? a second", f"{left} left"
 
 
 def table(summaries: list[Summary], seconds: float) -> str:
     """A line for each file."""
-    lines = [f"{'file':<24}{'images':>12}{'MB':>12}{'KB/image':>10}{'seconds':>10}"]
+    lines = [f"{'file':<18}{'images':>11}{'MB':>12}{'seconds':>10}"]
     for file in summaries:
-        kilobytes = file.stored / file.images / 1e3
         time_taken = f"{file.seconds:.1f}" if file.seconds else "there"
-        line = f"{file.path.name:<24}{file.images:>12,}{file.bytes / 1e6:>12,.1f}{kilobytes:>10.1f}{time_taken:>10}"
-        lines.append(line)
+        lines.append(f"{file.path.name:<18}{file.images:>11,}{file.bytes / 1e6:>12,.1f}{time_taken:>10}")
     total = sum(file.bytes for file in summaries)
-    lines.append(f"{'all':<24}{'':>12}{total / 1e6:>12,.1f}{'':>10}{seconds:>10.1f}")
+    lines.append(f"{'all':<18}{'':>11}{total / 1e6:>12,.1f}{seconds:>10.1f}")
     return "\n".join(lines)
+
+
+def next_steps(folder: Path, summaries: Sequence[Summary]) -> str:
+    """The folder that is complete, and the commands that check it and train from it."""
+    python, here = Path(sys.executable), Path.cwd()
+    program = shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
+    names = {file.path.name for file in summaries}
+    fits = {f"{split}_{cap}.beton" for split in ("train", "val") for cap in ("160", "320", "full")} <= names
+    recipe = "rn50_configs/titan8.yaml" if fits else "RECIPE.yaml"
+    return "\n".join(
+        (
+            f"{folder} is complete. To check it, and to train from it:",
+            f"  {program} -m data_tools.verify {shlex.quote(str(folder))}/*.beton",
+            f"  {program} train_imagenet.py --config-file {recipe} --data.dir={shlex.quote(str(folder))}",
+        )
+    )

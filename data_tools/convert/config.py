@@ -15,6 +15,12 @@ class Data:
     """what is read, and which betons it becomes"""
 
     source: tuple[Path, ...] = option(REQUIRED, "tars, folders, ILSVRC archives, parquet; comma-separated")
+    splits: tuple[Literal["train", "val"], ...] | None = option(
+        None,
+        "what is converted, `train`, `val` or `train,val`; what is named may differ in its classes",
+        none="both, which must have the same classes",
+    )
+    follow_links: bool = option(False, "in a folder, follow links to images; those to folders of classes always are")
     out: Path = option(Path("data/beton"), "folder for the betons; made if it is missing")
     caps: tuple[str, ...] | None = option(
         None,
@@ -26,10 +32,19 @@ class Data:
         None, "what the source must hold", none="`imagenet1k` if its classes are 1000 wnids, else `any`"
     )
 
+    image_column: str | None = option(
+        None, "of parquet: the column of images", none="`image`, or the only one that is usual"
+    )
+    label_column: str | None = option(
+        None, "of parquet: the column of labels", none="`label`, or the only one that is usual"
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if not self.source:
             raise OptionError("no source given", where="source")
+        if self.splits is not None and (not self.splits or len(set(self.splits)) != len(self.splits)):
+            raise OptionError(f"{','.join(self.splits)!r} names no split, or one twice", where="splits")
         for cap in self.caps or ():
             if cap != "full" and not (cap.isdecimal() and 1 <= int(cap) <= 65_535):
                 raise OptionError(f"{cap!r} is neither a number of pixels (1 to 65535) nor full", where="caps")

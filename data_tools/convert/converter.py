@@ -29,12 +29,12 @@ from data_tools.beton.manifest import (
     write_manifest,
 )
 from data_tools.beton.writer import BetonWriter
-from data_tools.common.files import sync_folder, write_atomically
-from data_tools.common.lock import locked
+from data_tools.common.errors import printable
+from data_tools.common.files import locked, sync_folder, write_atomically
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import ConversionError, ConversionPass, plan, versions
+from data_tools.convert.plan import SPLITS, ConversionError, ConversionPass, plan, versions
 from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import Index
 from data_tools.sources.parquet import group_of
@@ -65,7 +65,14 @@ def convert(
     spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
 ) -> list[Summary]:
     """Write the betons. Raises ConversionError, SourceError, WorkerError, JournalError or OSError."""
-    index = read_index(spec.data.source)
+    data = spec.data
+    index = read_index(
+        data.source,
+        splits=data.splits or SPLITS,
+        follow_links=data.follow_links,
+        image_column=data.image_column,
+        label_column=data.label_column,
+    )
     print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
@@ -100,7 +107,8 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    return f"{counts} images of {len(index.classes):,} classes{ignored}"
+    lines = [f"{counts} images of {len(index.classes):,} classes{ignored}", *index.notes]
+    return "\n".join(map(printable, lines))
 
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.beton.format import ALLOC, SAMPLE
+from data_tools.beton.format import ALLOC, data_start
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.convert.plan import ConversionError, ConversionPass
@@ -39,7 +40,7 @@ def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]
     """Store a sample of a pass's images in memory. Bad images are skipped: the conversion reports them."""
     split_index, storage = todo.split_index, todo.storage
     as_jpg = dataclasses.replace(storage, raw_share=0.0)
-    reader = Reader([[file.kind, file.path] for file in index.files])
+    reader = Reader(index.files)
     sizes: list[list[tuple[int, int, int]]] = []
     seconds = 0.0
     for sample in _sampled(split_index):
@@ -57,6 +58,7 @@ def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]
         sizes.append(
             [(len(one.data), len(two.data), one.width * one.height * 3) for one, two in zip(stored, jpg, strict=True)]
         )
+    reader.close()
     if not sizes:
         return []
     mean = np.mean(np.array(sizes, np.float64), axis=0)
@@ -65,9 +67,9 @@ def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]
         Estimate(
             path=path,
             images=len(split_index),
-            bytes=_with_tables(means[0], len(split_index), page_bytes),
-            bytes_jpg=_with_tables(means[1], len(split_index), page_bytes),
-            bytes_raw=_with_tables(means[2], len(split_index), page_bytes),
+            bytes=_file_bytes(means[0], len(split_index), page_bytes),
+            bytes_jpg=_file_bytes(means[1], len(split_index), page_bytes),
+            bytes_raw=_file_bytes(means[2], len(split_index), page_bytes),
             minutes=minutes,
         )
         for path, means, page_bytes, done in zip(todo.paths, mean, storage.page_bytes, todo.done, strict=True)
@@ -83,10 +85,10 @@ def _sampled(split_index: SplitIndex) -> list[int]:
     return [int(sample) for sample in order]
 
 
-def _with_tables(mean_bytes: float, count: int, page_bytes: int) -> float:
-    """Bytes of the samples, both tables, and the end of each page, where half a sample is lost on average."""
-    per_page = max(page_bytes / max(mean_bytes, 1), 1)
-    return count * (mean_bytes + SAMPLE.itemsize + ALLOC.itemsize + mean_bytes / 2 / per_page)
+def _file_bytes(mean_bytes: float, count: int, page_bytes: int) -> float:
+    """Bytes of a beton: its tables, and whole pages, at the end of each of which half a sample is lost on average."""
+    pages = math.ceil(count * mean_bytes / max(page_bytes - mean_bytes / 2, mean_bytes))
+    return data_start(count, page_bytes) + pages * page_bytes + count * ALLOC.itemsize
 
 
 def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
@@ -96,7 +98,7 @@ def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     free = free_bytes(folder)
     if needed * MARGIN > free:
         raise ConversionError(
-            f"about {needed / 1e9:,.1f} GB will be written where {free / 1e9:,.1f} GB are free",
+            f"about {needed / 1e6:,.1f} MB will be written where {free / 1e6:,.1f} MB are free",
             where=folder,
             remedy="make room, or give fewer --data.caps or another --data.out",
         )
@@ -113,10 +115,10 @@ def free_bytes(folder: Path) -> int:
 
 def table(estimates: Sequence[Estimate], folder: Path) -> str:
     """A line for each beton. Minutes are those of the pass, which its betons share."""
-    lines = [f"{'estimate':<24}{'images':>12}{'GB':>10}{'all JPEG':>10}{'all raw':>10}{'minutes':>10}"]
+    lines = [f"{'estimate':<18}{'images':>11}{'MB':>12}{'all JPEG':>12}{'all raw':>13}{'minutes':>10}"]
     for beton in estimates:
-        gigabytes = "".join(f"{size / 1e9:>10,.3f}" for size in (beton.bytes, beton.bytes_jpg, beton.bytes_raw))
-        lines.append(f"{beton.path.name:<24}{beton.images:>12,}{gigabytes}{beton.minutes:>10,.1f}")
-    total = sum(beton.bytes for beton in estimates) / 1e9
-    lines.append(f"{'all':<24}{'':>12}{total:>10,.3f}   of {free_bytes(folder) / 1e9:,.2f} GB free")
+        megabytes = f"{beton.bytes / 1e6:>12,.1f}{beton.bytes_jpg / 1e6:>12,.1f}{beton.bytes_raw / 1e6:>13,.1f}"
+        lines.append(f"{beton.path.name:<18}{beton.images:>11,}{megabytes}{beton.minutes:>10,.1f}")
+    total = sum(beton.bytes for beton in estimates) / 1e6
+    lines.append(f"{'all':<18}{'':>11}{total:>12,.1f}   of {free_bytes(folder) / 1e6:,.1f} MB free")
     return "\n".join(lines)

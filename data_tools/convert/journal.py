@@ -22,6 +22,12 @@ from numpy.typing import NDArray
 from data_tools.common.errors import UserError
 from data_tools.convert.transcode import RECORD
 
+# Digests in the identity, and what they are of.
+_OF_SOURCE = {
+    "source_digest": "the names, labels or lengths of the source's images",
+    "source_state": "the contents or times of modification of the source's images",
+    "places": "the places of the images in the source",
+}
 _FRAME = struct.Struct("<4sIQIII")  # kind, images, first position, bytes of records, bytes of JSON, CRC-32
 _IDENTITY, _RECORDS, _BARRIER = b"IDEN", b"RECS", b"BARR"
 
@@ -132,14 +138,19 @@ class Journal:
         return at
 
     def _check(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        found = {"source_state": wanted.get("source_state")} | found  # journals of earlier versions have none
         if found != wanted:
             keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-            changes = "; ".join(f"{key} was {_short(found.get(key))}, is {_short(wanted.get(key))}" for key in keys)
+            changes = "; ".join(_change(key, found.get(key), wanted.get(key)) for key in keys)
             raise JournalError(
                 f"another conversion was interrupted here ({changes})",
                 where=self.path,
-                remedy="give its options again, or remove *.journal and *.partial there",
+                remedy="give its options and its source again, or remove *.journal and *.partial there",
             )
+
+
+def _change(key: str, was: Any, now: Any) -> str:
+    return f"{_OF_SOURCE[key]} have changed" if key in _OF_SOURCE else f"{key} was {_short(was)}, is {_short(now)}"
 
 
 def _short(value: Any) -> str:

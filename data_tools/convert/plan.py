@@ -22,6 +22,13 @@ from data_tools.native import codec
 from data_tools.sources.index import Index, SplitIndex
 
 DEFAULT_CAPS = (160, 320, None)
+# What a change of `source_state` means, by kind of source.
+_CHANGES = {
+    "archive": "its images have other contents or times of modification",
+    "folder": "its files have other contents or times of modification",
+    "parquet": "its shards have other contents",
+}
+SPLITS = ("train", "val")
 _MAX_PAGE_BYTES = 64 << 20  # nobody trains on larger image files
 
 
@@ -57,8 +64,12 @@ class ConversionPass:
 
 
 def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
-    """Every pass, complete ones included. Raises ConversionError if other betons are in the way."""
-    _check_expected(index, spec)
+    """Every pass, complete ones included. Raises ConversionError if a split is missing, or other betons are there."""
+    if spec.data.expect is not None:
+        _check_expected(index, spec)
+    _check_splits(index, spec.data.splits)
+    if spec.data.expect is None:
+        _check_expected(index, spec)
     wanted = _wanted_caps(index, spec)
     passes = []
     for split_index in index.split_indexes:
@@ -123,6 +134,7 @@ def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict
         "originals": originals,
         "page_bytes": _page_bytes(split_index, cap),
         "source_digest": split_index.digest(),
+        "source_state": split_index.state,
     }
 
 
@@ -143,8 +155,15 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
     except UserError as error:
         raise ConversionError(error.fault, remedy=f"remove {beton}, and this command writes it again") from None
     for key, value in settings.items():
-        if (found := getattr(manifest, key)) != value:
-            what = "from another source" if key == "source_digest" else f"with {key} {found}, not {value}"
+        found = getattr(manifest, key)
+        if key == "source_state":
+            changed = [kind for kind in found.keys() & value.keys() if found[kind] != value[kind]]
+            what = f"before the source changed ({_CHANGES[changed[0]]})" if changed else ""
+        elif key == "source_digest":
+            what = "from another source" if found != value else ""
+        else:
+            what = f"with {key} {found}, not {value}" if found != value else ""
+        if what:
             raise ConversionError(
                 f"is there already, made {what}", where=beton, remedy="remove it or give another --data.out"
             )
@@ -166,8 +185,42 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
 
 def _check_expected(index: Index, spec: WriteSpec) -> None:
     expected = spec.data.expect or expected_dataset(index.classes)
-    if expected == "imagenet1k" and (faults := shortfalls(index.classes, index.images())):
+    faults = shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)
+    if expected == "imagenet1k" and faults:
         raise ConversionError(f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is meant, --data.expect=any")
+
+
+def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
+    """Each split has images at each size; unless the splits are named, the classes of both are the same."""
+    caps = {part.cap for part in index.split_indexes}
+    for split in wanted or SPLITS:
+        found = {part.cap for part in index.split_indexes if part.split == split}
+        missing = set() if None in found else caps - found
+        if missing:
+            px = min(cap or 0 for cap in missing)
+            size = f" at {px} px" if found and px else ""
+            several = len(wanted or SPLITS) > 1
+            remedy = f"--data.splits={_other(split)} does without" if several else "give a source that has them"
+            raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=remedy)
+    classes = {part.split: set(np.unique(part.labels).tolist()) for part in index.split_indexes}
+    if wanted is None and classes["train"] != classes["val"]:
+        only = [
+            f"{len(labels)} only in {split}, e.g. {index.classes[min(labels)]}"
+            for split in SPLITS
+            if (labels := classes[split] - classes[_other(split)])
+        ]
+        raise ConversionError(
+            f"the classes of train and val differ: {'; '.join(only)}",
+            remedy="--data.splits=train converts train alone, --data.splits=train,val both as they are",
+        )
+
+
+def _other(split: str) -> str:
+    return "val" if split == "train" else "train"
+
+
+def _ignored(index: Index) -> str:
+    return f"; ignored was {index.ignored_example}" if index.ignored else ""
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ that is cut short or corrupt is a `BadImageError`, never half a picture.
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW
+from data_tools.common.file_kinds import unread_picture_kind
+from data_tools.common.names import name_bytes
+from data_tools.convert import pil_images
 from data_tools.native import codec
 
 Pixels = NDArray[np.uint8]
@@ -26,8 +28,6 @@ MAX_PIXELS = 100_000_000  # more is a decompression bomb
 MAX_SIDE = 65_535  # the metadata holds sides as uint16
 HALVED_BELOW = 160  # caps up to this are made from the 320 px image; measured safe, 56 dB against the original
 HALVED_FROM = 320
-# No PostScript and no PDF: decoding them starts other programs.
-PIL_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KEPT_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman coded
 
@@ -82,8 +82,8 @@ class Stored:
 
 def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
     """What is stored of one image, by output. Raises BadImageError."""
-    plain = is_plain_jpeg(data)
-    pixels = decode(data)
+    pixels, superfluous = _decoded(data)
+    plain = is_plain_jpeg(data) and not superfluous  # a loader takes the superfluous for damage
     raw = wants_raw(key, storage)
     sized = dict(zip(storage.caps, sizes(pixels, storage.caps, storage.side), strict=True))
     encoded: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
@@ -124,20 +124,42 @@ def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
 
 
 # ---------------------------------------------------------------------------------------------- pixels in
-def decode(data: bytes) -> Pixels:
-    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large."""
+def decode(data: bytes, *, strict: bool = False) -> Pixels:
+    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large.
+
+    `strict` also refuses superfluous bytes within a JPEG, as a loader does.
+    """
+    pixels, superfluous = _decoded(data)
+    if strict and superfluous:
+        raise BadImageError(f"JPEG: {superfluous}")
+    return pixels
+
+
+def _decoded(data: bytes) -> tuple[Pixels, str]:
+    """The pixels, and what libjpeg says of superfluous bytes; empty without any."""
     if not data:
         raise BadImageError("empty file")
     if not data.startswith(b"\xff\xd8"):
-        return _decode_pil(data)
+        return _decode_pil(data), ""
     try:
-        info = codec.probe(data)
-        _check_size(info.width, info.height)
+        return _decode_jpeg(data), ""
+    except codec.BytesSkippedError as error:
+        complaint = str(error)
+    except codec.NativeError as error:
+        raise BadImageError(f"JPEG: {error}") from None
+    try:
+        return _decode_jpeg(codec.without_superfluous_bytes(data, MAX_PIXELS)), complaint
+    except codec.NativeError as error:
+        raise BadImageError(f"JPEG: {error}") from None
+
+
+def _decode_jpeg(data: bytes) -> Pixels:
+    info = codec.probe(data)
+    _check_size(info.width, info.height)
+    try:
         return codec.decode(data)
     except codec.NotRGBError:
         return _decode_pil(data)
-    except codec.NativeError as error:
-        raise BadImageError(f"JPEG: {error}") from None
 
 
 def _decode_pil(data: bytes) -> Pixels:
@@ -146,13 +168,13 @@ def _decode_pil(data: bytes) -> Pixels:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd EXIF, and a lower limit on size than ours
         try:
-            with Image.open(io.BytesIO(data), formats=PIL_FORMATS) as image:
-                _check_size(*image.size)
-                return np.asarray(image.convert("RGB"))
+            return pil_images.decode(data, _check_size)
         except BadImageError:
             raise
         except UnidentifiedImageError:
-            raise BadImageError("not an image") from None
+            kind = unread_picture_kind(data)
+            reason = f"{kind}, which is not read: convert it to JPEG or PNG" if kind else "not an image"
+            raise BadImageError(reason) from None
         except Image.DecompressionBombError:
             raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
         # PIL's decoders raise all kinds of exceptions for damaged files.
@@ -219,5 +241,5 @@ def wants_raw(key: str, storage: StorageOptions) -> bool:
     """Whether this sample is stored as pixels: drawn from the seed and the sample's key alone."""
     if storage.raw_share in (0.0, 1.0):
         return storage.raw_share == 1.0
-    drawn = hashlib.blake2b(f"{storage.seed}/{key}".encode(), digest_size=8).digest()
+    drawn = hashlib.blake2b(name_bytes(f"{storage.seed}/{key}"), digest_size=8).digest()
     return int.from_bytes(drawn, "little") < storage.raw_share * 2.0**64

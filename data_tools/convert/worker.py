@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.common.errors import UserError
 from data_tools.convert import transcode
 from data_tools.convert.transcode import RECORD
-from data_tools.sources.reader import Reader
+from data_tools.sources.reader import File, Reader
 
 SLOTS = 3
 SLOT_BYTES = 8 << 20  # results are sent when they are this large
@@ -37,6 +38,7 @@ class Worker:
         self.slots = slots
         self.free = deque(range(len(slots)))
         self.tasks: deque[dict[str, Any]] = deque()
+        self.reader = Reader([])
 
     def run(self) -> None:
         while True:
@@ -50,7 +52,8 @@ class Worker:
             self.free.append(message["free"])
         elif "storage" in message:
             options = message["storage"]
-            self.reader = Reader(message["files"])
+            self.reader.close()
+            self.reader = Reader([File(**file) for file in message["files"]])
             self.storage = transcode.StorageOptions(
                 **options | {key: tuple(options[key]) for key in ("caps", "page_bytes")}
             )
@@ -110,7 +113,7 @@ def main(arguments: Sequence[str]) -> None:
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:
-        name = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        name = "" if isinstance(error, (OSError, UserError)) else f"{type(error).__name__}: "
         connection.send_bytes(json.dumps({"error": f"{name}{error}"}).encode() + b"\n")
 
 

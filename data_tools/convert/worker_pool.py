@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from data_tools.common.errors import UserError
 from data_tools.convert.transcode import RECORD, StorageOptions
 from data_tools.convert.worker import SLOT_BYTES, SLOTS
-from data_tools.sources.index import File
+from data_tools.sources.reader import File
 
 Item = tuple[int, int, int, str]  # file, offset, length, class/name
 _AHEAD = 2  # tasks given to a worker at once, so that it never waits for the next
@@ -99,7 +99,7 @@ class WorkerPool:
         """Results in the order of the chunks, which are (first position, items). Iterate to the end."""
         self._outputs = len(storage.caps)
         for member in self._members:
-            self._send(member, {"files": [[file.kind, file.path] for file in files], "storage": asdict(storage)})
+            self._send(member, {"files": [asdict(file) for file in files], "storage": asdict(storage)})
         waiting: dict[int, deque[tuple[_Member, dict[str, Any], bytes]]] = {}
         firsts: dict[int, int] = {}
         assigned = turn = 0
@@ -170,14 +170,20 @@ class WorkerPool:
 def _start() -> _Member:
     ours, theirs = socket.socketpair()
     slots = [os.memfd_create("results") for _ in range(SLOTS)]
-    command = [sys.executable, "-m", "data_tools.convert.worker", str(theirs.fileno()), *map(str, slots)]
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
+    # -P: without it, -m looks for every module in the current folder first, be it a data set with a random.py.
+    command = [sys.executable, "-P", "-m", "data_tools.convert.worker", str(theirs.fileno()), *map(str, slots)]
+    environment = os.environ | {"PYTHONPATH": _module_path()}
     with theirs:
         process = subprocess.Popen(
             command, pass_fds=(theirs.fileno(), *slots), stdin=subprocess.DEVNULL, env=environment
         )
     return _Member(process, Connection(ours.detach()), slots)
+
+
+def _module_path() -> str:
+    """This project and what PYTHONPATH names, without its empty entries, which stand for the current folder."""
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, own)])
 
 
 def _death(member: _Member) -> WorkerError:

@@ -35,27 +35,26 @@ def examine(folder: Path | None) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Data:
-    """what is to be trained on"""
-
-    dir: Path | None = option(None, "look at this folder of betons, too", none="no betons are looked at")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorOptions:
     """One examination."""
 
-    data: Data = Data()
+    betons: Path | None = option(
+        None,
+        "look at this folder of betons, too",
+        none="no betons are looked at",
+        argument="BETON_DIR",
+        was=("data.dir",),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @program("data_tools.doctor")
 def main(argv: Sequence[str]) -> int:
     options = parse(DoctorOptions, argv, prog="data_tools.doctor", description=__doc__ or "")
     failed = False
-    for finding in examine(options.data.dir):
+    for finding in examine(options.betons):
         print(finding, flush=True)
         failed |= finding.level == "FAIL"
     return int(failed)

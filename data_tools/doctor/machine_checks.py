@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from data_tools.beton.manifest import read_manifest
-from data_tools.common.environment import WAITING
 from data_tools.common.errors import UserError
 from data_tools.common.resources import available_memory, usable_cores
+from data_tools.common.runtime import WAITING
 
 CORES_PER_GPU = 2  # a core makes some 2,200 crops of 224 px a second (docs/PERFORMANCE.md)
 MIN_DESCRIPTORS = 1024

@@ -12,6 +12,7 @@
 #include "batches.h"
 #include "crops.h"
 #include "jpeg.h"
+#include "jpeg_crops.h"
 #include "resize.h"
 #include "xxh64.h"
 
@@ -20,7 +21,14 @@ API int32_t native_probe(const uint8_t* data, size_t size, Info* info, Error* er
 }
 
 API int32_t native_decode(const uint8_t* data, size_t size, uint8_t* out, int32_t width, int32_t height, Error* error) {
-    return guarded(error, [&] { return decode_whole(scratch(), data, size, out, width, height, error); });
+    return guarded(error, [&] {
+        Scratch& mine = scratch();
+        return decode_whole(mine.reader, mine.stored, data, size, out, width, height, error);
+    });
+}
+
+API int32_t native_survey(const uint8_t* data, size_t size, uint64_t most_pixels, Survey* out, Error* error) {
+    return guarded(error, [&] { return survey(scratch().reader, data, size, most_pixels, out, error); });
 }
 
 API int32_t native_encode(const uint8_t* rgb, int32_t width, int32_t height, const EncodeOptions* options, uint8_t* out,

@@ -18,7 +18,15 @@
 
 namespace {
 
-enum Code : int32_t { OK = 0, DAMAGED = 1, NOT_RGB = 2, BAD_ARGUMENT = 3, NO_MEMORY = 4, CUT_SHORT = 5 };
+enum Code : int32_t {
+    OK = 0,
+    DAMAGED = 1,
+    NOT_RGB = 2,
+    BAD_ARGUMENT = 3,
+    NO_MEMORY = 4,
+    CUT_SHORT = 5,
+    BYTES_SKIPPED = 6
+};
 
 struct Error {
     char text[256];

@@ -15,7 +15,7 @@
 
 #include "base.h"
 #include "crops.h"
-#include "jpeg.h"
+#include "jpeg_crops.h"
 #include "xxh64.h"
 
 namespace {

@@ -45,6 +45,15 @@ class JpegHeader(ctypes.Structure):
     )
 
 
+class JpegSurvey(ctypes.Structure):
+    """jpeg.h: Survey."""
+
+    _fields_ = (
+        *((name, c_uint64) for name in ("coefficients", "marker", "skipped")),
+        *((name, c_int32) for name in ("found", "in_header")),
+    )
+
+
 class EncodeOptions(ctypes.Structure):
     """jpeg.h: EncodeOptions."""
 
@@ -76,6 +85,7 @@ class BatchRequest(ctypes.Structure):
 FUNCTIONS = {  # arguments, result
     "native_probe": ([c_void_p, c_size_t, c_void_p, c_void_p], c_int32),
     "native_decode": ([c_void_p, c_size_t, c_void_p, c_int32, c_int32, c_void_p], c_int32),
+    "native_survey": ([c_void_p, c_size_t, c_uint64, c_void_p, c_void_p], c_int32),
     "native_encode": ([c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p], c_int32),
     "native_resize": ([c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p], c_int32),
     "native_libjpeg_version": ([], ctypes.c_char_p),

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
+from data_tools.common.names import name_bytes, name_of
+from data_tools.sources.reader import File, FileKind, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """Where bytes are read from: an archive at offsets, the folder of a split, or a parquet shard by row."""
-
-    kind: Literal["archive", "folder", "parquet"]
-    path: str
+_PROBED = 256  # images of a split whose bytes are read for its state
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +28,7 @@ class SplitIndex:
     """The images of one split, in sample order. `cap`: the size that they were resized to; None: originals.
 
     order: the order in which to read and write them if that is not sample order (parquet is read sequentially).
+    state: by kind of file, a digest that another state of the same images does not have; see `_state`.
     """
 
     split: str
@@ -44,13 +39,14 @@ class SplitIndex:
     names: bytes
     name_ends: NDArray[np.uint64]
     order: NDArray[np.int64] | None = None
+    state: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, sample: int) -> str:
         start = int(self.name_ends[sample - 1]) if sample else 0
-        return os.fsdecode(self.names[start : int(self.name_ends[sample])])
+        return name_of(self.names[start : int(self.name_ends[sample])])
 
     def key(self, sample: int) -> str:
         """class/file, which names an image in errors and seeds what is random about it."""
@@ -67,7 +63,10 @@ class SplitIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Everything in the sources. `ignored` counts files that are not images of a split; `ignored_example` is one."""
+    """Everything in the sources.
+
+    `ignored` counts files that are not images of a split, `ignored_example` is one; `notes` are for the reader.
+    """
 
     classes: tuple[str, ...]
     split_indexes: tuple[SplitIndex, ...]
@@ -75,6 +74,7 @@ class Index:
     sources: tuple[Source, ...]
     ignored: int
     ignored_example: str
+    notes: tuple[str, ...] = ()
 
     def images(self) -> dict[str, int]:
         return {split_index.split: len(split_index) for split_index in self.split_indexes}
@@ -88,45 +88,106 @@ class Rows:
     files: array[int] = field(default_factory=lambda: array("L"))
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("Q"))
+    modified: array[int] = field(default_factory=lambda: array("Q"))
     names: list[bytes] = field(default_factory=list)
 
 
 class IndexBuilder:
-    """Collects what the readers of all kinds of source find."""
+    """Collects what the readers of all kinds of source find; images of splits that are not wanted are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, splits: Sequence[str] = ("train", "val")) -> None:
+        self.splits = splits
         self.files: list[File] = []
         self.class_ids: dict[str, int] = {}
         self.rows: dict[tuple[str, int | None], Rows] = {}
         self.sources: list[Source] = []
         self.ignored = 0
         self.ignored_example = ""
+        self.notes: list[str] = []
+        self._left_out: dict[str, tuple[int, str]] = {}
+        self._class_order: dict[str, int] = {}
 
-    def file(self, kind: Literal["archive", "folder", "parquet"], path: Path) -> int:
-        self.files.append(File(kind, str(path)))
+    def file(self, kind: FileKind, path: Path, *, column: str = "", digest: str = "") -> int:
+        self.files.append(File(kind, str(path), column, digest))
         return len(self.files) - 1
 
-    def add(self, split: str, cap: int | None, name: str, file_name: str, file: int, offset: int, length: int) -> None:
+    def add(
+        self,
+        split: str,
+        cap: int | None,
+        name: str,
+        file_name: str,
+        file: int,
+        offset: int,
+        length: int,
+        modified: int = 0,
+    ) -> None:
+        """Add an image. `modified`: its time of modification, in the units that its kind of file has."""
+        if split not in self.splits:
+            return
         rows = self.rows.setdefault((split, cap), Rows())
         rows.classes.append(self.class_ids.setdefault(name, len(self.class_ids)))
         rows.files.append(file)
         rows.offsets.append(offset)
         rows.lengths.append(length)
-        rows.names.append(os.fsencode(file_name))
+        rows.modified.append(modified & ((1 << 64) - 1))  # times before 1970 are negative
+        rows.names.append(name_bytes(file_name))
 
-    def ignore(self, name: str) -> None:
-        self.ignored += 1
+    def merge(self, other: IndexBuilder) -> None:
+        """Take over the images of another, which may not be used any more."""
+        ids = [self.class_ids.setdefault(name, len(self.class_ids)) for name in other.class_ids]
+        for key, rows in other.rows.items():
+            rows.classes = array("L", map(ids.__getitem__, rows.classes))
+            mine = self.rows.setdefault(key, rows)
+            if mine is not rows:
+                for column in fields(Rows):
+                    getattr(mine, column.name).extend(getattr(rows, column.name))
+
+    def count(self) -> int:
+        return sum(len(rows.names) for rows in self.rows.values())
+
+    def ignore(self, name: str, count: int = 1) -> None:
+        self.ignored += count
         self.ignored_example = self.ignored_example or name
 
+    def leave_out(self, reason: str, example: object) -> None:
+        """Count what is not taken, by reason, and keep the first example of each."""
+        count, first = self._left_out.get(reason, (0, str(example)))
+        self._left_out[reason] = count + 1, first
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return tuple(
+            f"{reason} left out: {count:,}, e.g. in {example}" for reason, (count, example) in self._left_out.items()
+        )
+
+    def order_classes(self, names: Iterable[str]) -> None:
+        """Number the classes in this order, and not by name."""
+        self._class_order = {name: at for at, name in enumerate(names)}
+
+    def _classes(self) -> tuple[str, ...]:
+        if not self._class_order:
+            return number_classes(self.class_ids)
+        if others := sorted(self.class_ids.keys() - self._class_order.keys()):
+            what = f"class {others[0]} is none of the parquet's: {', '.join(list(self._class_order)[:5])}, ..."
+            raise SourceError(what, remedy="give sources of the same classes")
+        return tuple(sorted(self.class_ids, key=self._class_order.__getitem__))
+
     def index(self) -> Index:
-        classes = number_classes(self.class_ids)
+        classes = self._classes()
         split_indexes = [
             _split_index(self, split, cap, classes, self.rows.pop((split, cap)))
             for split, cap in sorted(self.rows, key=str)
         ]
         _check_same_images(split_indexes)
         return Index(
-            classes, tuple(split_indexes), tuple(self.files), tuple(self.sources), self.ignored, self.ignored_example
+            classes=classes,
+            split_indexes=tuple(split_indexes),
+            files=tuple(self.files),
+            sources=tuple(self.sources),
+            ignored=self.ignored,
+            ignored_example=self.ignored_example,
+            notes=(*self.notes, *self.left_out),
         )
 
 
@@ -146,7 +207,32 @@ def _split_index(
     ends = np.cumsum(np.fromiter(map(len, names), np.uint64, len(names)), dtype=np.uint64)
     is_parquet = np.array([file.kind == "parquet" for file in builder.files])
     storage_order = np.lexsort((places["offset"], places["file"])) if is_parquet[places["file"]].any() else None
-    return SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
+    found = SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
+    return replace(found, state=_state(found, builder.files, np.array(rows.modified, np.uint64)[order]))
+
+
+def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64]) -> dict[str, str]:
+    """By kind of file, SHA-256 over what tells other contents under the same names and lengths.
+
+    Of archives and folders, the time at which each image was modified, and the bytes of up to 256 of them; of parquet,
+    the digests of the shards and which column is taken. By kind, since a tar has whole seconds and a copy to another
+    kind is still the same.
+    """
+    reader = Reader(files)
+    kinds = np.array(["folder" if file.kind == "flat" else file.kind for file in files])[found.places["file"]]
+    digests = {str(kind): hashlib.sha256() for kind in np.unique(kinds)}
+    for kind, total in digests.items():
+        samples = np.flatnonzero(kinds == kind)
+        if kind == "parquet":
+            shards = [files[file] for file in np.unique(found.places["file"][samples])]
+            total.update("".join(sorted(f"{shard.digest} {shard.column}\n" for shard in shards)).encode())
+            continue
+        total.update(modified[samples].astype("<u8").tobytes())
+        for sample in samples[np.linspace(0, len(samples) - 1, min(len(samples), _PROBED)).astype(int)]:
+            file, offset, length = found.places[sample].tolist()
+            total.update(reader.read(file, offset, length, found.key(int(sample))))
+    reader.close()
+    return {kind: total.hexdigest() for kind, total in sorted(digests.items())}
 
 
 def _sorted(label: NDArray[np.uint32], names: list[bytes]) -> NDArray[np.int64]:
@@ -167,7 +253,7 @@ def _check_duplicates(
     for one, two in itertools.pairwise(order):
         if rows.names[one] == rows.names[two] and label[one] == label[two]:
             files = {builder.files[rows.files[row]].path for row in (one, two)}
-            image = f"{split}/{classes[label[one]]}/{os.fsdecode(rows.names[one])}"
+            image = f"{split}/{classes[label[one]]}/{name_of(rows.names[one])}"
             raise SourceError(f"{image} is there twice", where=" and ".join(sorted(files)))
 
 

@@ -1,116 +1,218 @@
-"""Hugging Face parquet shards: `image: {bytes, path}` and `label`, as in the hub's image data sets.
+"""One parquet table of images: its columns, its labels and its rows. Needs pyarrow (the extra `parquet`).
 
-Needs pyarrow (the extra `parquet`). Indexing reads paths and labels only. The bytes are in compressed pages, so rows
-are read and written in file order; the sample order is the same as for every source.
+An image is the bytes themselves, `{bytes, path}` as the Hugging Face hub has them, or a list of one of these; a label
+is a number or a text, or a list of one. The bytes are in compressed pages, so rows are read in file order.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools.common.files import too_many_open_files
 from data_tools.sources.tar import SourceError
 
 if TYPE_CHECKING:
-    from data_tools.sources.index import IndexBuilder
+    from pyarrow import DataType
 
-_SPLIT = re.compile(r"(train|validation|val|test)(?![a-z])")
-_SPLITS = {"train": "train", "val": "val", "validation": "val"}
-# ImageNet on the hub carries the wnid in the file's name: n01440764_10026_n01440764.JPEG
-_WITH_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<suffix>\.\w+)")
-_TRAIN_NAME = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
+# Where a table has several columns that could be it, the first of these is, and else the only one of the others.
+IMAGE_COLUMNS = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "class_id", "class_label", "label_id", "target", "fine_label")
 _ROW_BITS = 32  # an offset is (row group, row)
+_BATCH_ROWS = 32
+_SPOTS, _SPOT_BYTES = 16, 4096  # of a shard, read for its digest
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    split: str
-    file: int
-    offset: int
-    name: str
-    label: int
+class Columns:
+    """Which columns hold the images and their labels."""
+
+    image: str
+    label: str
 
 
-def read(builder: IndexBuilder, shards: list[Path]) -> None:
-    """Index these shards. Raises SourceError for a damaged shard, or one whose split or labels are unclear."""
-    rows: list[_Row] = []
-    wnids: dict[int, str] = {}
-    names: list[str] = []
-    for shard in shards:
-        split = _split_of(shard)
-        if split is None:
-            builder.ignore(str(shard))
-            continue
-        source = _open(shard)
-        names = names or _class_names(source)
-        file = builder.file("parquet", shard)
-        for offset, path, label in _paths_and_labels(shard, source):
-            name, wnid = _name_and_wnid(path or f"{shard.stem}_{offset:012d}")
-            if wnid and wnids.setdefault(label, wnid) != wnid:
-                raise SourceError(
-                    f"label {label} is {wnids[label]} and {wnid}", where=shard, remedy="are the shards of one set?"
-                )
-            rows.append(_Row(split, file, offset, name, label))
-    width = len(str(max((row.label for row in rows), default=0)))
-    for row in rows:
-        # A class is named as in ImageNet if the file names say how, else as the data set does, else by its number.
-        default = names[row.label] if row.label < len(names) else f"{row.label:0{width}d}"
-        name = wnids.get(row.label, default).replace("/", "_")
-        builder.add(row.split, None, name, row.name, row.file, row.offset, 0)
+class Table:
+    """An open shard; close it by `with`. Raises SourceError if it is none."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from pyarrow import ArrowException, parquet
+        except ImportError:
+            raise SourceError("parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'", where=path) from None
+        self.path = path
+        try:
+            self.source: Any = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+        except (ArrowException, OSError, ValueError) as error:
+            if limit := too_many_open_files(error, path):
+                raise limit from None
+            raise SourceError(f"not a whole parquet file ({error})", where=path, remedy="download it again") from None
+        self.kinds: dict[str, DataType] = {field.name: field.type for field in self.source.schema_arrow}
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.source.close()
+
+    # ------------------------------------------------------------------------------------------ columns
+    def may_hold_images(self) -> bool:
+        return any(map(_holds_images, self.kinds.values()))
+
+    def columns(self, image: str | None = None, label: str | None = None) -> Columns:
+        """The columns of these names, or the ones that are unmistakable. Raises SourceError, naming what there is."""
+        structs = [
+            name for name, kind in self.kinds.items() if _holds_images(kind) and hasattr(kind, "get_field_index")
+        ]
+        numbered = [name for name in self.kinds if self.class_names(name)]
+        return Columns(
+            self._column("image", image, IMAGE_COLUMNS, structs, _holds_images),
+            self._column("label", label, LABEL_COLUMNS, numbered, _holds_labels),
+        )
+
+    def _column(
+        self, what: str, name: str | None, usual: tuple[str, ...], marked: list[str], fits: Callable[[DataType], bool]
+    ) -> str:
+        columns = ", ".join(f"{each} ({_short(kind)})" for each, kind in self.kinds.items())
+        option = f"--data.{what}_column"
+        fitting = [each for each, kind in self.kinds.items() if fits(kind)]
+        if name is not None:
+            if name not in fitting:
+                fault = f"no column {name!r} that holds {what}s; its columns are {columns}"
+                raise SourceError(fault, where=self.path, remedy=f"give another {option}")
+            return name
+        if usual[0] in fitting:
+            return usual[0]
+        found = [each for each in fitting if each.lower() in usual] or [each for each in marked if each in fitting]
+        if len(found) != 1:
+            fault = f"which column holds the {what}s? its columns are {columns}"
+            raise SourceError(fault, where=self.path, remedy=f"name one with {option}")
+        return found[0]
+
+    def class_names(self, column: str) -> list[str]:
+        """The names of the labels that the `datasets` library stores in the file's metadata; [] if there are none."""
+        try:
+            metadata = json.loads((self.source.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            feature = metadata["info"]["features"][column]
+            while "names" not in feature:  # of a list
+                feature = feature[0] if isinstance(feature, list) else feature["feature"]
+            return [str(name) for name in feature["names"]]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return []
+
+    # ------------------------------------------------------------------------------------------ rows
+    def paths_and_labels(self, columns: Columns) -> Iterator[tuple[int, str, int | str | None]]:
+        """(offset, path, label) of every row: the path is "" where there is none, the label None."""
+        path = self._leaf(columns.image, "path")
+        for group in range(self.source.num_row_groups):
+            wanted = [columns.label, path] if path else [columns.label]
+            table = self.source.read_row_group(group, columns=wanted, use_threads=False)
+            labels = table.column(columns.label).to_pylist()
+            paths = table.column(columns.image).to_pylist() if path else [None] * len(labels)
+            for row, (image, label) in enumerate(zip(paths, labels, strict=True)):
+                try:
+                    yield group << _ROW_BITS | row, _text((_only(image) or {}).get("path")), _label(_only(label))
+                except ValueError as error:
+                    where = f"{self.path}: row {row} of group {group}"
+                    raise SourceError(str(error), where=where) from None
+
+    def has_paths(self, columns: Columns) -> bool:
+        return bool(self._leaf(columns.image, "path"))
+
+    def images(self, group: int, column: str) -> Iterator[Any]:
+        """Batches of the image column of a row group."""
+        leaf = self._leaf(column, "bytes") or column
+        batches = self.source.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[leaf], use_threads=False)
+        return (batch.column(0) for batch in batches)
+
+    def _leaf(self, column: str, field: str) -> str:
+        """The name by which pyarrow reads this field of a column, also where it is in a list; "" if there is none."""
+        schema = self.source.schema
+        leaves = (schema.column(at).path for at in range(len(schema.names)))
+        return next((leaf for leaf in leaves if leaf.startswith(f"{column}.") and leaf.endswith(f".{field}")), "")
 
 
-def _open(shard: Path) -> Any:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise SourceError("parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'", where=shard) from None
-    try:
-        return parquet.ParquetFile(shard, pre_buffer=False, buffer_size=1 << 20)
-    except (ArrowException, OSError, ValueError) as error:
-        raise SourceError(f"not a whole parquet file ({error})", where=shard, remedy="download it again") from None
+def digest(path: Path) -> str:
+    """SHA-256 over the footer, which has offset and size of every row group, and over bytes evenly spaced in between.
+
+    It is of the contents: a copy has the same one. Whole shards are not read, for ImageNet's take minutes.
+    """
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        size = file.seek(-8, os.SEEK_END) + 8
+        footer = min(int.from_bytes(file.read(4), "little") + 8, size)
+        for spot in [size - footer, *(spot * size // _SPOTS for spot in range(_SPOTS))]:
+            file.seek(spot)
+            total.update(file.read(footer if spot == size - footer else _SPOT_BYTES))
+    return total.hexdigest()
 
 
-def _split_of(shard: Path) -> str | None:
-    """The split by the shard's name (train-00000-of-00294.parquet) or folder; None for a test set, without labels."""
-    match = _SPLIT.match(shard.name) or _SPLIT.fullmatch(shard.parent.name)
-    if match is None:
-        raise SourceError("of which split? name it train-*.parquet or validation-*.parquet", where=shard)
-    return _SPLITS.get(match[1])
+# ---------------------------------------------------------------------------------------------- kinds and values
+def _holds_images(kind: DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+        return _holds_images(kind.value_type)
+    if types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return at >= 0 and _holds_images(kind.field(at).type)
+    return any(is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_binary_view))
 
 
-def _class_names(source: Any) -> list[str]:
-    """The names that the `datasets` library stores in the file's metadata; [] if there are none."""
-    try:
-        metadata = json.loads((source.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        return [str(name) for name in metadata["info"]["features"]["label"]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return []
+def _holds_labels(kind: DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind):
+        return _holds_labels(kind.value_type)
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(
+        is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_null, *texts)
+    )
 
 
-def _paths_and_labels(shard: Path, source: Any) -> Iterator[tuple[int, str | None, int]]:
-    columns = set(source.schema_arrow.names)
-    if not {"image", "label"} <= columns:
-        raise SourceError(f"its columns are {', '.join(sorted(columns))}", where=shard, remedy="wanted image and label")
-    for group in range(source.num_row_groups):
-        table = source.read_row_group(group, columns=["image.path", "label"], use_threads=False)
-        paths = table.column("image").combine_chunks().field("path").to_pylist()
-        for row, (path, label) in enumerate(zip(paths, table.column("label").to_pylist(), strict=True)):
-            if label is None or label < 0:
-                raise SourceError(f"row {row} of group {group} has no label", where=shard)
-            yield group << _ROW_BITS | row, path, int(label)
+def _short(kind: DataType) -> str:
+    text = str(kind)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _name_and_wnid(path: str) -> tuple[str, str]:
-    """The file's name as in the official archives, and its wnid if the name contains one."""
-    name = path.rsplit("/", 1)[-1]
-    if match := _WITH_WNID.fullmatch(name):
-        return match["stem"] + match["suffix"], match["wnid"]
-    match = _TRAIN_NAME.fullmatch(name)
-    return name, match["wnid"] if match else ""
+def _only(value: Any) -> Any:
+    """The value, or that of a list of one; None of an empty list."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        raise ValueError(f"{len(value)} values where one is wanted")
+    return value[0] if value else None
+
+
+def _text(path: str | bytes | None) -> str:
+    return os.fsdecode(path or "")
+
+
+def _label(value: Any) -> int | str | None:
+    """A label as a number from 0 on or a text; None for what stands for none: nothing, NaN, "", a number below 0."""
+    if value is None or value == "" or value != value:
+        return None
+    if isinstance(value, str):
+        return value
+    if value in (float("inf"), float("-inf")) or int(value) != value:
+        raise ValueError(f"label {value} is not a whole number")
+    return int(value) if value >= 0 else None
+
+
+# ---------------------------------------------------------------------------------------------- reading
+def _use_frugal_allocator() -> None:
+    """Of arrow's allocators: reading ImageNet's row groups peaks at 118 MB with jemalloc, at 197 with its default."""
+    import pyarrow
+
+    if "jemalloc" in pyarrow.supported_memory_backends():
+        pyarrow.set_memory_pool(pyarrow.jemalloc_memory_pool())
 
 
 def group_of(offset: int) -> int:
@@ -120,22 +222,30 @@ def group_of(offset: int) -> int:
 class Rows:
     """Images of one shard by offset; fast if read in order."""
 
-    def __init__(self, path: str) -> None:
-        self._source = _open(Path(path))
-        self._group, self._next = -1, 0
+    def __init__(self, path: str, column: str = "image") -> None:
+        _use_frugal_allocator()
+        self._table, self._column = Table(Path(path)), column
+        self._group, self._start = -1, 0
         self._batches: Iterator[Any] = iter(())
         self._batch: Any = None
-        self._start = 0
 
     def image(self, offset: int) -> bytes:
+        """Raises SourceError if the row holds several images."""
         group, row = group_of(offset), offset & ((1 << _ROW_BITS) - 1)
         if group != self._group or row < self._start:
             self._group, self._start, self._batch = group, 0, None
-            self._batches = self._source.iter_batches(
-                batch_size=32, row_groups=[group], columns=["image.bytes"], use_threads=False
-            )
+            self._batches = self._table.images(group, self._column)
         while self._batch is None or row >= self._start + len(self._batch):
             self._start += len(self._batch) if self._batch is not None else 0
-            self._batch = next(self._batches).column(0).field("bytes")
+            self._batch = None  # before the next one is made
+            self._batch = next(self._batches)
         value = self._batch[row - self._start].as_py()
-        return bytes(value or b"")
+        try:
+            value = _only(value)
+        except ValueError as error:
+            raise SourceError(str(error), where=f"{self._table.path}: row {row} of group {group}") from None
+        return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
+
+    def close(self) -> None:
+        self._batches, self._batch = iter(()), None
+        self._table.close()

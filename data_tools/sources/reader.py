@@ -3,40 +3,96 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from data_tools.common.files import too_many_open_files
+from data_tools.common.names import to_path
+
+if TYPE_CHECKING:
+    from data_tools.sources.parquet import Rows
+
+_OPEN_ARCHIVES = 16  # of shards one, which holds decompressed pages: they are read one after another
+
+
+FileKind = Literal["archive", "folder", "flat", "parquet"]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Where bytes are read from.
+
+    An archive at offsets; the folder of a split, by class/file; a flat folder, by file; a parquet shard, by row.
+    column: of a shard, the one that holds the images. digest: of a shard's contents.
+    """
+
+    kind: FileKind
+    path: str
+    column: str = ""
+    digest: str = ""
 
 
 class Reader:
-    """Reads images by file, offset and length, keeping archives open."""
+    """Reads images by file, offset and length, keeping the archives open that it read last."""
 
-    def __init__(self, files: Sequence[Sequence[str]]) -> None:
+    def __init__(self, files: Sequence[File]) -> None:
         self.files = files
-        self.open: dict[int, Any] = {}
+        self._archives: OrderedDict[int, int] = OrderedDict()
+        self._shard: tuple[int, Rows] | None = None
 
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
-        """Raises OSError, also if a source is shorter than expected."""
-        kind, path = self.files[file]
-        if kind == "folder":
-            path = f"{path}/{key}"
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                data = _read_at(handle, 0, length)
-            finally:
-                os.close(handle)
-        elif kind == "parquet":
-            from data_tools.sources import parquet
-
-            if file not in self.open:
-                self.open[file] = parquet.Rows(path)
-            return bytes(self.open[file].image(offset))
-        else:
-            if file not in self.open:
-                self.open[file] = os.open(path, os.O_RDONLY)
-            data = _read_at(self.open[file], offset, length)
+        """Raises OSError, also if a source is shorter than expected, and UserError at the limit on open files."""
+        path = self.files[file].path
+        try:
+            if self.files[file].kind == "parquet":
+                return self._rows(file).image(offset)
+            if self.files[file].kind in ("folder", "flat"):
+                path = f"{path}/{to_path(key if self.files[file].kind == 'folder' else key.rpartition('/')[2])}"
+                data = _read_file(path, length)
+            else:
+                data = _read_at(self._archive(file), offset, length)
+        except OSError as error:
+            if limit := too_many_open_files(error, path):
+                raise limit from None
+            raise
         if len(data) != length:
             raise OSError(f"{path}: {key}: {len(data)} of {length} bytes; has the source changed?")
         return data
+
+    def close(self) -> None:
+        while self._archives:
+            os.close(self._archives.popitem()[1])
+        if self._shard:
+            self._shard[1].close()
+            self._shard = None
+
+    def _archive(self, file: int) -> int:
+        if file not in self._archives:
+            if len(self._archives) == _OPEN_ARCHIVES:
+                os.close(self._archives.popitem(last=False)[1])
+            self._archives[file] = os.open(self.files[file].path, os.O_RDONLY)
+        self._archives.move_to_end(file)
+        return self._archives[file]
+
+    def _rows(self, file: int) -> Rows:
+        from data_tools.sources.parquet import Rows
+
+        if self._shard and self._shard[0] != file:
+            self._shard[1].close()
+            self._shard = None
+        if not self._shard:
+            self._shard = file, Rows(self.files[file].path, self.files[file].column)
+        return self._shard[1]
+
+
+def _read_file(path: str, length: int) -> bytes:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return _read_at(handle, 0, length)
+    finally:
+        os.close(handle)
 
 
 def _read_at(handle: int, offset: int, length: int) -> bytes:

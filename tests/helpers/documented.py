@@ -68,6 +68,7 @@ def make_project(folder: Path, sorted_tar: Path) -> None:
     (folder / "imagenet-data-sorted.tar").symlink_to(sorted_tar)
     write_images(folder)
     write_ilsvrc_archives(folder)
+    write_other_layouts(folder)
     write_parquet(folder / "imagenet-1k" / "data")
     (folder / "data" / "demo").mkdir(parents=True)
     write_tar(folder / "data" / "demo" / "sample.tar", sorted_files(per_class=17, val_per_class=3, prefix="sample"))
@@ -86,6 +87,31 @@ def write_images(folder: Path) -> None:
     write_folder(folder / "imagenet", files)
     write_folder(folder, small)
     write_tar(folder / "imagenet-sz.tar", small)
+
+
+def write_other_layouts(folder: Path) -> None:
+    """ImageNet as Kaggle has it, tiny-imagenet, and data sets whose splits have other names or are links."""
+    images = [(f"{wnid}_{at}.JPEG", wnid, jpeg(photo(at))) for wnid in WNIDS[:3] for at in range(2)]
+    sorted_images = {f"{wnid}/{name}": data for name, wnid, data in images}
+    numbered = {f"ILSVRC2012_val_{at + 1:08d}": each for at, each in enumerate(images[::2])}
+    answers = "".join(f"{name},{wnid} 1 2 3 4\n" for name, (_, wnid, _) in numbered.items())
+    kaggle = {f"ILSVRC/Data/CLS-LOC/train/{name}": data for name, data in sorted_images.items()}
+    kaggle |= {f"ILSVRC/Data/CLS-LOC/val/{name}.JPEG": data for name, (_, _, data) in numbered.items()}
+    kaggle |= {"LOC_val_solution.csv": f"ImageId,PredictionString\n{answers}".encode()}
+    tiny = {f"train/{wnid}/images/{name}": data for name, wnid, data in images}
+    tiny |= {f"val/images/{name}": data for name, _, data in images}
+    tiny |= {"val/val_annotations.txt": "".join(f"{name}\t{wnid}\t0\n" for name, wnid, _ in images).encode()}
+    write_folder(folder / "imagenet-object-localization-challenge", kaggle)
+    write_folder(folder / "tiny-imagenet-200", tiny)
+    for name, val in (("imagenette2-320", "val"), ("train-and-test", "test"), ("store", "val")):
+        write_folder(
+            folder / name,
+            {f"{split}/{each}": sorted_images[each] for split in ("train", val) for each in sorted_images},
+        )
+    write_folder(folder / "train-alone", {f"train/{name}": data for name, data in sorted_images.items()})
+    (folder / "linked").mkdir()
+    for split in ("train", "val"):
+        (folder / "linked" / split).symlink_to(folder / "store" / split)
 
 
 def write_ilsvrc_archives(folder: Path) -> None:

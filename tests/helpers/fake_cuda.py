@@ -102,8 +102,9 @@ def fake_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[torch.device]:
         "torch.nn.Module._apply": _replace_tensors,
         "torch.randint": _drawn_on_the_host(torch.randint),
         **{
-            f"torchvision.transforms.v2.{kind.__name__}.make_params": _real(kind.make_params)
+            f"torchvision.transforms.v2.{kind.__name__}.{method}": _real(getattr(kind, method))
             for kind in (v2.MixUp, v2.CutMix)
+            for method in ("__init__", "make_params")
         },
     }
     with contextlib.ExitStack() as stack:

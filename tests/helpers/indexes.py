@@ -17,6 +17,8 @@ def indexed_images(index: Index) -> dict[tuple[str, int | None], list[tuple[int,
             path = index.files[file].path
             if index.files[file].kind == "folder":
                 path = f"{path}/{split_index.key(sample)}"
+            if index.files[file].kind == "flat":
+                path = f"{path}/{split_index.name(sample)}"
             content = Path(path).read_bytes()[offset : offset + length]
             found.append((int(split_index.labels[sample]), split_index.key(sample), content))
         out[split_index.split, split_index.cap] = found

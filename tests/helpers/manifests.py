@@ -23,6 +23,7 @@ MANIFEST = Manifest(
     digest="d",
     checksums_digest="c",
     source_digest="s",
+    source_state={"archive": "t"},
     classes=("n01", "n02", "größe"),
     sources=(Source(name="a.tar", bytes=5),),
     skipped=(Skipped(image="n01/x.JPEG", reason="empty file"),),

@@ -43,6 +43,11 @@ class NotRun:
 
 
 CI = RunBy(".ci/run")
+ACCEPTANCE = "tests/integration/scripts/test_gpu_acceptance.py::test_every_part_runs_on_the_cpu"
+WHEELS = (
+    "tests/integration/scripts/test_build_wheels.py"
+    "::test_installed_without_network_or_compiler_they_convert_load_and_train"
+)
 # By how they begin. Longer beginnings come first.
 EXCEPTIONS: dict[str, RunBy | NotRun] = {
     "make ": RunBy("tests/integration/test_documented_commands.py::test_make_demo_and_make_report"),
@@ -58,12 +63,16 @@ EXCEPTIONS: dict[str, RunBy | NotRun] = {
         "machines with GPUs", "On GPUs and on a real network: not run"
     ),
     "for node in 0 1": RunBy("tests/integration/training/test_trainer.py::test_two_nodes_on_loopback_train_together"),
+    "python3 -m scripts.gpu_acceptance": RunBy(ACCEPTANCE),
+    "python3 -m ": RunBy(WHEELS),
     "sbatch ": NotRun("SLURM", "## SLURM"),
 }
 CODE_TESTED_ELSEWHERE = {"docs/FROM_PYTHON.md": "tests/integration/test_examples.py::test_code_of_from_python_runs"}
 MAKE: dict[str, RunBy | NotRun | None] = {
     **dict.fromkeys(("help", "demo", "report")),  # run below
     **dict.fromkeys(("env", "lint", "type", "test"), CI),
+    "gpu": RunBy(ACCEPTANCE),
+    "wheels": RunBy(WHEELS),
     "docs": RunBy("tests/integration/scripts/test_render_recipe_docs.py::test_command_renews_page_and_plots"),
     "soak": NotRun("hours", "The long half"),
     "bench": NotRun("photographs, and time", "run the benchmarks"),
@@ -163,6 +172,16 @@ def test_first_commands_are_those_of_the_readme() -> None:
 @pytest.mark.parametrize("command", TO_RUN, ids=lambda each: f"{Path(each.document).stem}: {each.text[17:90]}")
 def test_documented_command_succeeds(project: Path, command: Snippet) -> None:
     run_command(command.text, project)
+
+
+WHICH_COMMAND = re.findall(r"\| `(--data\.source=\S+.*?)` \|$", (ROOT / "docs/CONVERSION.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("options", WHICH_COMMAND)
+def test_every_source_in_the_table_converts(project: Path, tmp_path: Path, options: str) -> None:
+    run_command(f".venv/bin/python write_datasets.py {options} --data.out={tmp_path} --data.caps=160", project)
+    splits = ["train"] if "splits=train" in options else ["train", "val"]
+    assert sorted(path.name for path in tmp_path.glob("*.beton")) == [f"{split}_160.beton" for split in splits]
 
 
 @pytest.mark.parametrize("code", CODE, ids=lambda each: f"{Path(each.document).stem}-{len(each.text)}")

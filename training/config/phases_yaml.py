@@ -17,7 +17,8 @@ class PhaseKeys(Phase):
     """Every key of a phase in the YAML: those of :class:`Phase` and a few more."""
 
     epochs: list[int] = option(
-        REQUIRED, "`[first, after the last]`, from 0; the phases follow each other without gap or overlap"
+        REQUIRED,
+        "`[a, b]`: from after epoch a to epoch b, counted from 1; the phases follow each other without gap or overlap",
     )
     lr: list[object] = option(
         [],

@@ -41,7 +41,11 @@ class Data:
     )
     augmentations: tuple[Augmentation, ...] = dataclasses.field(init=False, repr=False, compare=False)
     train_images: int | None = option(
-        None, "for `run.plan`: training images of each set", low=1, none="as the manifests say"
+        None,
+        "for `run.plan` and `training.estimate`: training images of each set",
+        low=1,
+        none="as the manifests say; for the estimate, ImageNet's 1281167",
+        was=("train_images",),
     )
 
     def __post_init__(self) -> None:

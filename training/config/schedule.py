@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar, get_args
 
 from data_tools.common.options import REQUIRED, OptionError, check, option
+from data_tools.common.text import plural
 
 FULL = "full"
 Shape = Literal["linear", "cosine", "polynomial"]
@@ -248,9 +249,8 @@ def batches_per_epoch(images: int, batch_per_gpu: int, gpus: int, name: object =
     epoch. OptionError if there is not one full batch."""
     global_batch = batch_per_gpu * gpus
     if global_batch > images:
-        on = f"{gpus} GPU{'s' if gpus > 1 else ''}"
         raise OptionError(
-            f"{batch_per_gpu} on {on} is {global_batch}, but {name} holds {images} images",
+            f"{batch_per_gpu} on {plural(gpus, 'GPU')} is {global_batch}, but {name} holds {plural(images, 'image')}",
             where="schedule.phases[].batch_per_gpu",
             remedy="give a smaller batch",
         )

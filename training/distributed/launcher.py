@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from data_tools.common.errors import MISTAKE
 from data_tools.common.resources import default_workers
+from data_tools.common.runtime import open_standard_streams
 from training.config.run_config import Dist
 from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
@@ -36,6 +37,8 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(default_workers(count)))
+    # The processes begin as `python -c`, which looks for every module in the current folder first.
+    os.environ["PYTHONSAFEPATH"] = "1"
     launcher = elastic_launch(
         LaunchConfig(
             min_nodes=1,
@@ -94,4 +97,5 @@ def _run_recorded(main: Callable[[C], int], config: C) -> int:
     """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    open_standard_streams()
     return record(main)(config) or 0

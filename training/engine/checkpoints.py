@@ -105,14 +105,15 @@ def last_good(run_dir: Path) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- going on
-def resume(state: TrainState, signals: StopSignals) -> None:
-    """Go on from the run folder's own checkpoint, from the one of ``run.resume``, or begin.
+def resume(state: TrainState, signals: StopSignals) -> Path | None:
+    """Go on from the run folder's own checkpoint, from the one of ``run.resume``, or begin. Returns the checkpoint.
 
     OptionError if it is of other options, or if ``run.resume`` names another while the folder has one of this run.
     """
     run_dir, wanted = state.config.run.dir, state.config.run.resume
     own = checkpoint.load_newest(run_dir)
     if own is not None and _is_own(state, *own):
+        start: tuple[dict[str, Any], Path] | None = own
         state.restore(own[0])
         _note_changes(state, *own)
     else:
@@ -127,6 +128,7 @@ def resume(state: TrainState, signals: StopSignals) -> None:
         if state.world.is_main:
             set_aside(run_dir)
     _agree(state, signals)
+    return start[1] if start is not None else None
 
 
 def _begin_from(state: TrainState, path: Path, signals: StopSignals) -> None:

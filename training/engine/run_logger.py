@@ -19,7 +19,17 @@ from training.engine.state import Progress, TrainState
 from training.engine.throughput import StepClock
 from training.model.resnet import amp_dtype
 from training.runlog.console import Console, ProgressSnapshot
-from training.runlog.epoch_table import CONFIG, EPOCHS, EpochRow, Scores, Speed, read_epochs, write_epochs
+from training.runlog.epoch_table import (
+    CONFIG,
+    EPOCHS,
+    EpochRow,
+    EpochTable,
+    Scores,
+    Speed,
+    read_epochs,
+    validation_images,
+    write_epochs,
+)
 from training.runlog.eta import EtaEstimator, WorkModel
 from training.runlog.sessions import Session, add_session, current_session, gpu_names
 from training.runlog.wandb_logger import Tracker
@@ -47,8 +57,8 @@ class RunLog:
         purge_step = progress.images_seen + 1 if progress.images_seen else 0
         self.events = SummaryWriter(str(self.dir), purge_step=purge_step)
         if not progress.images_seen:
-            self._scalars({"first": time.time()})
-        self.console = Console(config.log)
+            self._scalars({"times/first": time.time()})  # data_tools.dawn_tsv counts the hours from it
+        self.console = Console(config.log, EpochTable(images=validation_images(work.images)))
         for row in self.rows:
             self.console.epoch_done(row)
 
@@ -94,6 +104,13 @@ class RunLog:
         if self.console.is_due():
             self.console.progress(self._snapshot(lr, scores.loss, clock))
 
+    def batch_done(self) -> None:
+        """A batch was trained whose metrics are still on the device."""
+        self.console.advance(self.progress.batch)
+
+    def validation_begins(self) -> None:
+        self.console.validating(self.progress.batch)
+
     def _snapshot(self, lr: float, loss: float, clock: StepClock) -> ProgressSnapshot:
         at, schedule, seconds = self.progress, self.eta.work.schedule, clock.elapsed()
         epoch_left, run_left = self.eta.left(at.epoch, at.batch, at.seconds)
@@ -112,7 +129,12 @@ class RunLog:
         )
 
     def epoch_done(self, row: EpochRow, eval_seconds: float) -> None:
-        values = {"losses/test_1": row.top1, "losses/test_5": row.top5, "times/eval_sec": eval_seconds}
+        values = {
+            "losses/test_1": row.top1,
+            "losses/test_5": row.top5,
+            "losses/test_xent": row.val_loss,
+            "times/eval_sec": eval_seconds,
+        }
         self._scalars(values, flush=True)
         self.rows.append(row)
         with warn_on_write_error(EPOCHS):
@@ -154,6 +176,7 @@ def row_of(
         top1=scores.top1,
         top5=scores.top5,
         train_loss=trained.loss,
+        val_loss=scores.loss,
         lr=lr,
         images_per_s=speed.images_per_s_per_gpu * state.world.ranks,
         px=phase.px,

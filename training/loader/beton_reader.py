@@ -18,7 +18,7 @@ SPARE_DESCRIPTORS = 16
 
 
 class LoadError(UserError, RuntimeError):
-    """A sample could not be loaded; the message names the beton, the sample and the reason."""
+    """Batches could not be loaded; the message names the beton, the reason and, if it is one, the sample."""
 
 
 class BetonReader:

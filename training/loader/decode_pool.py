@@ -1,6 +1,7 @@
 """Native threads that fill batches, image by image, in the order in which the batches were submitted."""
 
 import ctypes
+import os
 import weakref
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_tools.native.library import BatchRequest, library
+from training.loader.beton_reader import LoadError
 
 WAIT_MILLISECONDS = 100  # between these Python looks whether it is to stop, also while a disk hangs
 
@@ -54,7 +56,11 @@ class PendingBatch:
 
 
 class DecodePool:
-    """`workers` native threads. Closing waits for the images at hand, a few milliseconds."""
+    """`workers` native threads. Closing waits for the images at hand, a few milliseconds.
+
+    A process that is forked has none of the threads, and their locks as they happened to be: there it is not usable,
+    and closing leaves them alone.
+    """
 
     def __init__(self, workers: int) -> None:
         if workers < 1:
@@ -62,8 +68,9 @@ class DecodePool:
         self._handle = library().native_pool_new(workers)
         if not self._handle:
             raise RuntimeError(f"the system gives no {workers} threads (see `ulimit -u`)")
+        self._process = os.getpid()
         # Also at the interpreter's exit, while the memory that the threads write to is still there.
-        self.close = weakref.finalize(self, library().native_pool_delete, self._handle)
+        self.close = weakref.finalize(self, _delete, self._handle, self._process)
 
     def submit(self, pending: PendingBatch) -> None:
         self.check_open()
@@ -75,11 +82,19 @@ class DecodePool:
         return bool(library().native_pool_wait(self._handle, ctypes.byref(pending.native), milliseconds))
 
     def check_open(self) -> None:
-        """RuntimeError once it is closed."""
+        """RuntimeError once it is closed; LoadError in a process that was forked."""
+        if os.getpid() != self._process:
+            what = f"the loader was made in process {self._process}; its threads are not in process {os.getpid()}"
+            raise LoadError(what, remedy="make the loader after the fork, in the process that uses it")
         if not self.close.alive:
             raise RuntimeError("the loader is closed")
 
     def cancel(self, pending: PendingBatch) -> None:
         """Forget a batch; on return no thread touches it."""
-        if self.close.alive:
+        if self.close.alive and os.getpid() == self._process:
             library().native_pool_cancel(self._handle, ctypes.byref(pending.native))
+
+
+def _delete(handle: int, process: int) -> None:
+    if os.getpid() == process:
+        library().native_pool_delete(handle)

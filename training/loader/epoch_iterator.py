@@ -5,6 +5,7 @@ FFCV's own thread dies of an exception while its caller waits for ever, and goes
 
 from __future__ import annotations
 
+import os
 import queue
 import weakref
 from collections import deque
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from ffcv.loader.epoch_iterator import EpochIterator
 from numpy.typing import NDArray
+
+from training.loader.beton_reader import LoadError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 SUBMITTED_AHEAD = 3  # batches that the native threads work at or have before them
@@ -33,6 +36,7 @@ class BatchProducer(EpochIterator):
         self.loader, self.metadata = loader, loader.reader.metadata
         self.batches = batches
         self.closed = False
+        self.process = os.getpid()
         self.output_queue: Queue[Any] = Queue(READY_AHEAD)
         self.terminate_event = Event()
         self.memory_context = self
@@ -82,7 +86,9 @@ class BatchProducer(EpochIterator):
         return False
 
     def close(self) -> None:
-        """End the thread, and wait for it. Idempotent."""
+        """End the thread, and wait for it. Idempotent. A process that was forked has no such thread."""
+        if os.getpid() != self.process:
+            return
         self.terminate_event.set()
         if self.is_alive():
             self.join()
@@ -97,17 +103,23 @@ class BatchIterator(Iterator[Batch]):
     """The batches of a producer in order, on the device; a context manager that ends the thread.
 
     images: (n, 3, height, width) uint8 in channels-last memory. labels: (n,) int64. What the pipeline raised is raised
-    where its batch is asked for.
+    where its batch is asked for; LoadError where another iterator of the same loader has taken its place.
     """
 
     def __init__(self, producer: BatchProducer, finish: Callable[[int, Any], Batch]) -> None:
         self._producer, self._finish, self._number = producer, finish, 0
+        self._replaced = False
         # Also where a loop is left early, and at the interpreter's exit.
         self.close = weakref.finalize(self, producer.close)
 
     def __next__(self) -> Batch:
+        loader = self._producer.loader
+        if self._replaced:
+            what = "another iteration of this loader has begun before this one was over"
+            raise LoadError(what, where=loader.beton.path, remedy="use a loader for each, or one after the other")
         if not self.close.alive:
             raise StopIteration
+        loader.decode.check_open()
         item = self._producer.output_queue.get()
         if item is None or isinstance(item, Exception):
             self.close()
@@ -115,6 +127,11 @@ class BatchIterator(Iterator[Batch]):
         batch = self._finish(self._number, item)
         self._number += 1
         return batch
+
+    def replace(self) -> None:
+        """End it for another iterator. Asked for more batches, it says so, instead of ending as if those were all."""
+        self._replaced = self.close.alive
+        self.close()
 
     def __enter__(self) -> BatchIterator:
         return self

@@ -81,7 +81,7 @@ class BetonLoader(Loader):
         self.copies = CudaCopies(device) if pinned else NoCopies()
         self.batch = batch
         self._crops, self._augment, self._on_device = crops, list(augment), list(on_device)
-        self._under_way: weakref.ref[BatchIterator] | None = None  # nobody but the caller keeps it alive
+        self._under_way: Callable[[], BatchIterator | None] = lambda: None  # nobody but the caller keeps it alive
         threads = torch.get_num_threads()  # which FFCV sets, too
         with _compiler(enabled=False):
             super().__init__(
@@ -122,8 +122,9 @@ class BetonLoader(Loader):
         """What is to be done before a batch is decoded."""
 
     def _begin(self, batches: Sequence[NDArray[np.int64]], epoch: int = 0, start: int = 0) -> BatchIterator:
-        self._stop()
         self.decode.check_open()
+        if earlier := self._under_way():
+            earlier.replace()
         self.beton.check_unchanged()
         for operation in (self.decode, *self._augment):
             if isinstance(operation, DecodeBatch | KeyedAugmentation):
@@ -146,13 +147,10 @@ class BetonLoader(Loader):
                 images = module(images)
         return images.contiguous(memory_format=torch.channels_last)
 
-    def _stop(self) -> None:
-        if self._under_way is not None and (iterator := self._under_way()) is not None:
-            iterator.close()
-
     def close(self) -> None:
         """End the threads and close the file. Idempotent; also what leaving a `with` block does."""
-        self._stop()
+        if iterator := self._under_way():
+            iterator.close()
         self.decode.close()
 
     def __enter__(self) -> Self:
@@ -234,7 +232,7 @@ class TrainLoader(BetonLoader):
     def epoch(self, epoch: int, start_batch: int = 0) -> BatchIterator:
         """The batches of an epoch from `start_batch` on, as a context manager and an iterator.
 
-        An epoch that is still open is closed.
+        An epoch that is still open ends; asking it for another batch is then a LoadError.
         """
         if not 0 <= start_batch <= self.batches:
             raise ValueError(f"{self.beton.path}: no batch {start_batch} in an epoch of {self.batches}")

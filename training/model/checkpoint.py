@@ -80,5 +80,5 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             error = error or damaged
             print(f"note: {damaged}; going back to the checkpoint before", file=sys.stderr)
     if error is not None:
-        raise OptionError(f"{error}; nothing older is left", where="run.resume", remedy="--run.resume=none starts anew")
+        raise OptionError(f"{error}; nothing older is left", where="run.dir", remedy="give another --run.dir")
     return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
-from training.reporting import plotting
-from training.reporting.charts import svg_elements
+from training.reporting import plotting, schedule_table
+from training.reporting.charts import charts_of, svg_elements
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
-from training.runlog.epoch_table import EpochRow
+from training.runlog.epoch_table import EpochRow, figure
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -24,7 +24,7 @@ def page(runs: Sequence[RunFolder], price: float | None) -> str:
     )
     body = [
         f"<h1>{escape(title)}</h1>",
-        "<p>Hours are those of training and validation; preparing a phase does not count.</p>",
+        "<p>Times are those of training and validation; preparing a phase does not count.</p>",
         *_summaries(runs, price),
         *_charts(runs),
         *_differences(runs),
@@ -60,8 +60,9 @@ def _charts(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield '<h2>Curves</h2>\n<ul class="legend">'
     for number, run in enumerate(runs):
         yield f"<li {_tone(number)}>{escape(run.name)}</li>"
-    yield f'<li style="--tone: var(--published)">{escape(PUBLISHED_NAME)}</li></ul>'
-    yield _warning_of_other_classes(runs) + '<div class="grid">'
+    with_published = any(chart.behind for chart in charts_of(runs))
+    yield f'<li style="--tone: var(--published)">{escape(PUBLISHED_NAME)}</li></ul>' if with_published else "</ul>"
+    yield (_warning_of_other_classes(runs) if with_published else "") + '<div class="grid">'
     for title, element in svg_elements(runs):
         labelled = element.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
         yield f'<figure class="card">{labelled}</figure>'
@@ -79,47 +80,78 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
     by_run = {run.name: run.options() for run in runs}
     keys = dict.fromkeys(key for options in by_run.values() for key in options)
     differing = [key for key in keys if len({options.get(key) for options in by_run.values()}) > 1]
-    if not differing:
-        return
-    yield '<h2>Options that differ</h2>\n<section class="card">'
-    shown = {key: "; ".join(f"{name}: {options.get(key)}" for name, options in by_run.items()) for key in differing}
-    yield _pairs(list(shown.items()))
-    yield "</section>"
+    if differing:
+        yield '<h2>Options that differ</h2>\n<section class="card">'
+        shown = {
+            key: "; ".join(f"{name}: {options.get(key, 'n/a')}" for name, options in by_run.items())
+            for key in differing
+        }
+        yield _pairs(list(shown.items())) + "</section>"
+    if len({repr(run.schedule) for run in runs}) > 1:
+        yield "<h2>Phases that differ</h2>"
+        columns = _phase_columns(runs)
+        shared = set.intersection(*(set(schedule_table.rows(run.schedule, 1, columns)) for run in runs))
+        for number, run in enumerate(runs):
+            phases = schedule_table.rows(run.schedule, 1, columns)
+            table = _table(columns, phases, marked=[cells not in shared for cells in phases])
+            yield f'<section class="card" {_tone(number)}><h3>{escape(run.name)}</h3>{table}</section>'
+        yield "<p>Bold: not in all of them.</p>"
 
 
-COLUMNS = {
-    "epoch": lambda row: f"{row.epoch}",
-    "hours": lambda row: f"{row.hours:.4f}",
-    "top-1": lambda row: f"{row.top1:.4f}",
-    "top-5": lambda row: f"{row.top5:.4f}",
-    "loss": lambda row: f"{row.train_loss:.4f}",
-    "lr": lambda row: f"{row.lr:.6f}",
-    "px": lambda row: f"{row.px}",
-    "batch": lambda row: f"{row.global_batch:,}",
-    "img/s": lambda row: f"{row.images_per_s:,.0f}",
-    "waiting %": lambda row: f"{row.speed.data_wait_percent:.1f}",
-}
+def _phase_columns(runs: Sequence[RunFolder]) -> list[str]:
+    """All that a run's phases have but the global batch, which the epochs below have."""
+    shown = {name for run in runs for name in schedule_table.columns(run.schedule)} - {"global batch"}
+    return [name for name in schedule_table.COLUMNS if name in shown]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:
+    """A table that scrolls where it is too wide."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in headings)
+    body = "".join(
+        f"<tr{' class=marked' if bold else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for cells, bold in zip(rows, marked, strict=True)
+    )
+    return f'<div class="wide" tabindex="0"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _epochs(run: RunFolder) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a run's epochs; top-5 only where it says something."""
+    table = run.table
+    columns: dict[str, Callable[[EpochRow], str]] = {
+        "epoch": lambda row: f"{row.epoch}",
+        table.unit: table.time,
+        "top-1": lambda row: table.score(row.top1),
+        "top-5": lambda row: table.score(row.top5),
+        "loss": lambda row: figure(row.train_loss, ".4f"),
+        "val. loss": lambda row: figure(row.val_loss, ".4f"),
+        "lr": lambda row: f"{row.lr:.6f}",
+        "px": lambda row: f"{row.px}",
+        "batch": lambda row: f"{row.global_batch:,}",
+        "img/s": lambda row: figure(row.images_per_s, ",.0f"),
+        "waiting %": lambda row: figure(row.speed.data_wait_percent, ".1f"),
+    }
+    if not run.by_top5:
+        del columns["top-5"]
+    return list(columns), [[text(row) for text in columns.values()] for row in run.rows]
 
 
 def _tables(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Epochs</h2>"
     for number, run in enumerate(runs):
         is_open = " open" if len(runs) == 1 else ""
-        yield f'<details{is_open}><summary>{escape(run.name)}</summary><div class="card wide" {_tone(number)}><table>'
-        yield "<tr>" + "".join(f"<th>{name}</th>" for name in COLUMNS) + "</tr>"
-        for row in run.rows:
-            yield _cells(row, reached=row is run.reached())
-        yield "</table></div></details>"
-    yield f"<p>Bold: the first epoch at {TARGET_TOP5:g} % top-5.</p>"
-
-
-def _cells(row: EpochRow, reached: bool) -> str:
-    cells = "".join(f"<td>{text(row)}</td>" for text in COLUMNS.values())
-    return f'<tr class="reached">{cells}</tr>' if reached else f"<tr>{cells}</tr>"
+        headings, rows = _epochs(run)
+        table = _table(headings, rows, marked=[row is run.reached() for row in run.rows])
+        yield f"<details{is_open}><summary>{escape(run.name)}</summary>"
+        yield f'<div class="card" {_tone(number)}>{table}</div></details>'
+    if any(run.reached() for run in runs):
+        yield f"<p>Bold: the first epoch at {TARGET_TOP5:g} % top-5.</p>"
 
 
 def _configurations(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Configuration</h2>"
     for run in runs:
-        yield f'<details><summary>{escape(run.name)}</summary><div class="card">'
+        columns = _phase_columns([run])
+        phases = schedule_table.rows(run.schedule, 1, columns)
+        table = _table(columns, phases, marked=[False] * len(phases))
+        yield f'<details><summary>{escape(run.name)}</summary><div class="card">{table}'
         yield _pairs(list(run.options().items()), "options") + "</div></details>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,15 +12,29 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import OptionError
+from data_tools.common.text import plural
 from training.config.run_config import ScheduleOptions
 from training.config.schedule import Schedule
-from training.runlog.epoch_table import CONFIG, EPOCHS, EpochRow, read_epochs
+from training.runlog.epoch_table import (
+    CONFIG,
+    EPOCHS,
+    EpochRow,
+    EpochTable,
+    duration,
+    figure,
+    read_epochs,
+    time_unit,
+    validation_images,
+)
 from training.runlog.sessions import Session, hardware, read_sessions
 
 PUBLISHED = Path(__file__).with_name("titan8_epochs.csv")
 PUBLISHED_NAME = "titan8 as published: 8 Titan RTX, 2019"
+PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
+MAX_CLASSES_BY_TOP1 = 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +59,21 @@ class RunFolder:
     config: dict[str, dict[str, Any]]
     schedule: Schedule
 
+    @property
+    def by_top5(self) -> bool:
+        """Whether top-5 says anything: among a few classes, five guesses are nearly always right."""
+        return not self.sessions or self.sessions[-1].classes > MAX_CLASSES_BY_TOP1
+
+    @property
+    def table(self) -> EpochTable:
+        """How its epochs are printed."""
+        unit, an_hour = time_unit(self.rows[-1].hours)
+        images = validation_images(self.sessions[-1].images if self.sessions else {})
+        return EpochTable(images=images, unit=unit, an_hour=an_hour)
+
     def reached(self) -> EpochRow | None:
-        """The first epoch at or above 93 % top-5."""
-        return next((row for row in self.rows if row.top5 >= TARGET_TOP5), None)
+        """The first epoch at or above 93 % top-5, where that says anything."""
+        return next((row for row in self.rows if self.by_top5 and row.top5 >= TARGET_TOP5), None)
 
     def best(self, column: str) -> EpochRow:
         """The first epoch in which ``column`` is highest."""
@@ -61,9 +88,15 @@ class RunFolder:
         return sum(span * len(session.gpus) for span, session in zip(spans, self.sessions, strict=True))
 
     def options(self) -> dict[str, str]:
-        """Every option of the configuration as ``section.key`` and JSON text."""
+        """Every option of the configuration but the phases: ``section.key`` and its value as text."""
         sections = self.config.items()
-        return {f"{section}.{key}": json.dumps(value) for section, keys in sections for key, value in keys.items()}
+        options = {f"{section}.{key}": _text(value) for section, keys in sections for key, value in keys.items()}
+        return {key: value for key, value in options.items() if key not in PHASE_OPTIONS}
+
+
+def _text(value: Any) -> str:
+    """A value as an option takes it."""
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
@@ -85,7 +118,7 @@ def _run(folder: Path, name: str) -> RunFolder:
         raise OptionError(f"{what}", where=folder)
     config, schedule = _config(folder)
     sessions = read_sessions(folder)
-    return RunFolder(name=name, dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
+    return RunFolder(name=printable(name), dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
 
 
 def _config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
@@ -111,17 +144,19 @@ def published() -> Published:
 
 def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     """A run as (measure, value) pairs, the most important first."""
-    last, reached = run.rows[-1], run.reached()
-    if reached is not None:
-        yield f"{TARGET_TOP5:g} % top-5", f"{reached.hours:.4f} h, after epoch {reached.epoch}"
-    else:
-        yield f"{TARGET_TOP5:g} % top-5", "not reached"
-    for column, label in (("top5", "best top-5"), ("top1", "best top-1")):
+    last, reached, score = run.rows[-1], run.reached(), run.table.score
+    columns = {"top5": "top-5", "top1": "top-1"} if run.by_top5 else {"top1": "top-1"}
+    if run.by_top5:
+        where = f"{duration(reached.hours)}, after epoch {reached.epoch}" if reached is not None else "not reached"
+        yield f"{TARGET_TOP5:g} % top-5", where
+    for column, label in columns.items():
         best = run.best(column)
-        yield label, f"{getattr(best, column):.4f} %, epoch {best.epoch}"
-    if last.ema_top5 == last.ema_top5:  # nan without averaged weights
-        yield "averaged weights, last", f"{last.ema_top5:.4f} % top-5, {last.ema_top1:.4f} % top-1"
-    yield "done", f"{last.epoch} of {run.schedule.epochs} epochs, {last.hours:.4f} h"
+        yield f"best {label}", f"{score(getattr(best, column))} %, epoch {best.epoch}"
+    if not math.isnan(last.ema_top1):
+        scores = [f"{score(getattr(last, f'ema_{column}'))} % {label}" for column, label in columns.items()]
+        yield "averaged weights, last", ", ".join(scores)
+    yield "loss, last", f"{figure(last.train_loss, '.4f')} in training, {figure(last.val_loss, '.4f')} in validation"
+    yield "done", f"{last.epoch} of {plural(run.schedule.epochs, 'epoch')}, {duration(last.hours)}"
     yield from _cost(run, reached, price)
     yield from _environment(run)
 
@@ -132,7 +167,8 @@ def _cost(run: RunFolder, reached: EpochRow | None, price: float | None) -> Iter
         if price is not None:
             yield "cost", "unknown: no GPU was recorded"
         return
-    yield "GPU-hours", f"{total:.4f}"
+    unit, an_hour = time_unit(total)
+    yield f"GPU-{unit}", f"{total * an_hour:.4f}"
     if price is None:
         return
     until = run.gpu_hours(reached.hours) if reached is not None else None
@@ -150,6 +186,6 @@ def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
     started = [datetime.fromisoformat(session.started).strftime("%Y-%m-%d %H:%M UTC") for session in run.sessions]
     yield "started", started[0] + (f"; the last of {len(started)} times {started[-1]}" if started[1:] else "")
     yield "precision", latest.precision
-    yield "data", f"{latest.classes:,} classes; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
+    yield "data", f"{plural(latest.classes, 'class')}; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
     yield "versions", ", ".join(f"{name} {number}" for name, number in latest.versions.items())
     yield "system", latest.system

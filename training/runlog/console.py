@@ -8,18 +8,16 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from data_tools.common.progress_bar import terminal_bar
+from data_tools.common.progress_bar import TerminalBar
+from data_tools.common.text import plural
 from training.config.run_config import Log, RunConfig
-from training.runlog.epoch_table import HEADING, EpochRow, line
+from training.runlog.epoch_table import EpochRow, EpochTable
 
 if TYPE_CHECKING:
     from training.runlog.epoch_table import Scores
-
-REDRAW_SECONDS = 0.5  # of a bar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +39,17 @@ class ProgressSnapshot:
     run_seconds_left: float
 
 
-def figures(snapshot: ProgressSnapshot) -> str:
-    return (
-        f"loss {snapshot.loss:.3f}, lr {snapshot.lr:.4g}, {snapshot.images_per_s:.0f} img/s, "
-        f"waiting {snapshot.data_wait_percent:.0f} %"
-    )
+def time_left(snapshot: ProgressSnapshot) -> list[str]:
+    return [f"left: epoch {clock(snapshot.epoch_seconds_left)}", f"run {clock(snapshot.run_seconds_left)}"]
 
 
-def left(snapshot: ProgressSnapshot) -> str:
-    return f"left: epoch {clock(snapshot.epoch_seconds_left)}, run {clock(snapshot.run_seconds_left)}"
+def figures(snapshot: ProgressSnapshot) -> list[str]:
+    return [
+        f"loss {snapshot.loss:.3f}",
+        f"lr {snapshot.lr:.4g}",
+        f"{snapshot.images_per_s:.0f} img/s",
+        f"waiting {snapshot.data_wait_percent:.0f} %",
+    ]
 
 
 def clock(seconds: float) -> str:
@@ -67,11 +67,26 @@ def as_json(event: str, values: Mapping[str, Any]) -> str:
     return json.dumps({"event": event, **plain})
 
 
+def print_start(config: RunConfig) -> None:
+    """Print what begins, before PyTorch is loaded, which takes seconds."""
+    if config.run.checkpoint is not None:
+        what = f"validating {config.run.checkpoint}"
+    else:
+        what = f"training {config.model.arch} for {plural(config.schedule.parsed.epochs, 'epoch')} in {config.run.dir}"
+    print(f"{what}; loading PyTorch", file=sys.stderr, flush=True)
+
+
+def print_continued(source: Path, epoch: int, batch: int) -> None:
+    """Print where a run goes on: after ``batch`` batches of ``epoch`` (from 1)."""
+    where = f"batch {batch} of epoch {epoch}" if batch else f"the start of epoch {epoch}"
+    print(f"continued at {where} from {source}", file=sys.stderr, flush=True)
+
+
 def print_complete(config: RunConfig, epochs: int) -> None:
     if config.log.format == "json":
         print(as_json("complete", {"dir": str(config.run.dir), "epochs": epochs}))
     else:
-        print(f"{config.run.dir}: complete after {epochs} epochs; --run.resume=none starts anew")
+        print(f"{config.run.dir}: complete after {plural(epochs, 'epoch')}; to train again, give another --run.dir")
 
 
 def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
@@ -83,54 +98,59 @@ def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, recta
     kind = "rectangles" if rectangular else "squares"
     print(
         f"{config.run.checkpoint}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
-        f"({scores.images} images, {px} px {kind} of {val_set})"
+        f"({plural(scores.images, 'image')}, {px} px {kind} of {val_set})"
     )
 
 
 class Console:
-    """Prints epochs to standard output, as a table or as JSON objects. Progress goes there as JSON; otherwise to
-    standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
+    """Prints epochs to standard output, as ``table`` has them or as JSON objects. Progress goes there as JSON;
+    otherwise to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
-    def __init__(self, options: Log) -> None:
+    def __init__(self, options: Log, table: EpochTable | None = None) -> None:
         self._json, self._seconds = options.format == "json", options.seconds
+        self._table = table or EpochTable()
         self._terminal = sys.stderr.isatty()
-        self._bar: tqdm | None = None
+        self._bar: TerminalBar | None = None
         self._last_line = time.monotonic()
-        self._last_redraw = 0.0
         if not self._json:
-            print(HEADING, flush=True)
+            print(self._table.heading, flush=True)
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
         if self._terminal:
-            bar_format = "{desc} {percentage:3.0f} %|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
-            self._bar = terminal_bar(batches, batch, desc=f"epoch {epoch}", leave=False, bar_format=bar_format)
+            self._bar = TerminalBar(batches, batch, f"epoch {epoch}")
 
     def is_due(self) -> bool:
         """Whether it is time to show progress."""
-        now = time.monotonic()
-        return now - self._last_line >= self._seconds or (
-            self._bar is not None and now - self._last_redraw >= REDRAW_SECONDS
-        )
+        return time.monotonic() - self._last_line >= self._seconds or (self._bar is not None and self._bar.is_due)
+
+    def advance(self, batch: int) -> None:
+        """The bar moves on between two reports of :meth:`progress`, since reading the metrics waits for the device."""
+        if self._bar is not None and self._bar.is_due:
+            self._bar.show(batch)
+
+    def validating(self, batches: int) -> None:
+        """All ``batches`` of the epoch are trained."""
+        if self._bar is not None:
+            self._bar.show(batches, ["validating"])
 
     def progress(self, snapshot: ProgressSnapshot) -> None:
-        now = time.monotonic()
         if self._bar is not None:
-            self._last_redraw = now
-            self._bar.n = snapshot.batch
-            self._bar.set_postfix_str(f"{left(snapshot)}, {figures(snapshot)}")
+            self._bar.show(snapshot.batch, [*time_left(snapshot), *figures(snapshot)])
+        now = time.monotonic()
         if now - self._last_line < self._seconds:
             return
         self._last_line = now
         if self._json:
             print(as_json("progress", asdict(snapshot)), flush=True)
         elif self._bar is None:
-            share = 100 * snapshot.batch / snapshot.batches
-            where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share:.0f} % of {snapshot.batches} batches"
-            print(f"{where}, {snapshot.px} px: {figures(snapshot)}, {left(snapshot)}", file=sys.stderr, flush=True)
+            share = 100 * snapshot.batch // snapshot.batches
+            where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share} % of {plural(snapshot.batches, 'batch')}"
+            said = ", ".join([*figures(snapshot), *time_left(snapshot)])
+            print(f"{where}, {snapshot.px} px: {said}", file=sys.stderr, flush=True)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()
-        print(as_json("epoch", row.flat()) if self._json else line(row), flush=True)
+        print(as_json("epoch", row.flat()) if self._json else self._table.line(row), flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
 from data_tools.common.files import write_atomically
+from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import OptionError
 
 EPOCHS = "epochs.csv"
@@ -53,7 +55,7 @@ class Speed:
 class EpochRow:
     """``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is the clock of training and
     validation; ``lr`` is that of the epoch's last batch; ``images_per_s`` and ``global_batch`` are the whole job's; the
-    scores of averaged weights are nan if there are none."""
+    scores of averaged weights are nan if there are none, and ``val_loss`` where it was not recorded."""
 
     epoch: int
     hours: float
@@ -66,6 +68,7 @@ class EpochRow:
     global_batch: int
     ema_top1: float
     ema_top5: float
+    val_loss: float = math.nan
     speed: Speed
 
     def flat(self) -> dict[str, float]:
@@ -76,16 +79,61 @@ class EpochRow:
 
 
 COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]
+ADDED = {"val_loss"}  # columns that tables of earlier versions lack
 
-HEADING = f"{'epoch':>5} {'hours':>8} {'top1':>8} {'top5':>8} {'loss':>8} {'lr':>9} {'img/s':>8} {'px':>4}"
+
+def figure(value: float, form: str) -> str:
+    """``value`` in the format ``form``, or ``n/a`` where it was not recorded."""
+    return format(value, form) if math.isfinite(value) else "n/a"
 
 
-def line(row: EpochRow) -> str:
-    """The console's line for an epoch, under :data:`HEADING`."""
-    return (
-        f"{row.epoch:>5} {row.hours:>8.4f} {row.top1:>8.4f} {row.top5:>8.4f} {row.train_loss:>8.4f} "
-        f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
-    )
+def validation_images(images: Mapping[str, int]) -> int:
+    """Images that an epoch is validated on, of the ``images`` of each set (``val_160``, ...); ImageNet's if unknown."""
+    return max((count for name, count in images.items() if name.startswith("val_")), default=IMAGENET_IMAGES["val"])
+
+
+def score_digits(images: int) -> int:
+    """Decimals of a score in percent over ``images`` images: as many as tell one image more or less."""
+    return max(0, math.ceil(math.log10(max(images, 1) / 100)))
+
+
+def time_unit(hours: float) -> tuple[str, float]:
+    """The unit for a time of ``hours``, and how many of it an hour has: a short run has too many zeros in hours."""
+    return ("hours", 1.0) if hours >= 0.1 else ("minutes", 60.0) if hours >= 1 / 60 else ("seconds", 3600.0)
+
+
+def duration(hours: float) -> str:
+    """A time in words: ``2.3657 h``, ``4.50 min``, ``12.3 s``."""
+    unit, an_hour = time_unit(hours)
+    name, digits = {"hours": ("h", 4), "minutes": ("min", 2), "seconds": ("s", 1)}[unit]
+    return f"{hours * an_hour:.{digits}f} {name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochTable:
+    """How epochs are printed: scores over ``images`` validation images, times in ``unit``, of which an hour has
+    ``an_hour``."""
+
+    images: int = IMAGENET_IMAGES["val"]
+    unit: str = "hours"
+    an_hour: float = 1.0
+
+    @property
+    def heading(self) -> str:
+        return f"{'epoch':>5} {self.unit:>8} {'top1':>8} {'top5':>8} {'loss':>8} {'lr':>9} {'img/s':>8} {'px':>4}"
+
+    def time(self, row: EpochRow) -> str:
+        return f"{row.hours * self.an_hour:.{4 if self.unit == 'hours' else 2}f}"
+
+    def score(self, value: float) -> str:
+        return figure(value, f".{score_digits(self.images)}f")
+
+    def line(self, row: EpochRow) -> str:
+        """The line of an epoch, under :attr:`heading`."""
+        return (
+            f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} "
+            f"{figure(row.train_loss, '.4f'):>8} {row.lr:>9.6f} {figure(row.images_per_s, '.0f'):>8} {row.px:>4}"
+        )
 
 
 def write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
@@ -110,7 +158,7 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, strict=True)
-            if missing := set(COLUMNS) - set(table.fieldnames or ()):
+            if missing := set(COLUMNS) - ADDED - set(table.fieldnames or ()):
                 raise ValueError(f"no column {', '.join(sorted(missing))}")
             rows.extend(_row(values) for values in table)
         if any(a.epoch >= b.epoch for a, b in pairwise(rows)):
@@ -126,7 +174,7 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
 def _row(values: Mapping[str | None, str | None]) -> EpochRow:
     numbers = {}
     for column in COLUMNS:
-        text = values[column]
+        text = values.get(column, "nan") if column in ADDED else values[column]
         if text is None:
             raise ValueError(f"no value for {column}")
         numbers[column] = int(text) if column in COUNTS else float(text)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from data_tools.common.files import write_atomically
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
+from data_tools.common.text import plural
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +50,9 @@ class Session:
 
 def hardware(session: Session) -> str:
     """The hardware of ``session``, in a line."""
-    host = f"{session.cpu}, {session.cores} cores, {session.memory_gib:.0f} GiB"
+    host = f"{session.cpu}, {plural(session.cores, 'core')}, {session.memory_gib:.0f} GiB"
     if not session.gpus:
-        return f"no GPU; {session.processes} process{'es' if session.processes > 1 else ''} on {host}"
+        return f"no GPU; {plural(session.processes, 'process')} on {host}"
     kinds = [f"{session.gpus.count(name)} × {name}" for name in dict.fromkeys(session.gpus)]
     driver = f", driver {session.driver}" if session.driver else ""
     return f"{' and '.join(kinds)}{driver}; {host}"

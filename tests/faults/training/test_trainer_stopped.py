@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from helpers.processes import wait_for_end_of_session, wait_until
 from helpers.recipes import write_recipe
 from helpers.training_runs import (
     BATCHES,
+    BATCHES_BEFORE_EPOCH,
     TrainingProcess,
     assert_same_result,
     attempt,
@@ -20,6 +24,8 @@ from helpers.training_runs import (
     ranks_of,
 )
 
+from data_tools.common.files import locked
+from training import trainer
 from training.model import checkpoint
 
 SAVE_EVERY_BATCH = "--run.checkpoint_minutes=0"
@@ -35,7 +41,7 @@ def test_killed_run_continues_to_the_same_result(recipe: Path, finished_run: Pat
     assert_same_result(tmp_path, finished_run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signal_saves_and_exits_75(recipe: Path, finished_run: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = TrainingProcess(recipe, tmp_path, "--run.checkpoint_minutes=60")
     wait_until(lambda: (tmp_path / "epochs.csv").exists())
@@ -69,7 +75,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(betons: Path, tmp_p
     status, _, err = attempt(diverging, tmp_path / "run", SAVE_EVERY_BATCH)
     assert status == 2
     assert "no finite loss or gradient for" in err
-    assert "at 64 px, lr 1e+30" in err
+    assert "at 64 px, lr 1e+30; the last good checkpoint is " in err
     state = checkpoint.load(tmp_path / "run" / checkpoint.LAST)
     assert all(torch.isfinite(weight).all() for weight in state["model"].values())
 
@@ -82,12 +88,118 @@ def test_killed_process_ends_the_other(recipe: Path, tmp_path: Path) -> None:
     wait_for_end_of_session(process.pid)
 
 
+def one_epoch_at(lr: float, betons: Path, path: Path) -> Path:
+    rates = [{"epochs": [0, 1], "from": lr, "to": lr}]
+    phase = {"epochs": [0, 1], "px": 64, "batch_per_gpu": 8, "data": 160, "lr": rates}
+    return write_recipe(path, [phase], train={"ema": 0}, data={"dir": str(betons)})
+
+
+def test_run_that_ends_without_finite_weights_fails(betons: Path, tmp_path: Path) -> None:
+    recipe = one_epoch_at(1e30, betons, tmp_path / "nan.yaml")
+    status, _, err = attempt(recipe, tmp_path / "run")
+    assert status == 2
+    assert "last.pt not written: the weights are not finite" in err
+    assert f"there is no checkpoint in {tmp_path / 'run'}" in err
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def stopped_by(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at_evaluation: int = 1) -> None:
+    """Send a signal to this process as its validation number ``at_evaluation`` begins."""
+    evaluate, begun = trainer.evaluate, []
+
+    def stop(*args: Any) -> Any:
+        begun.append(1)
+        if len(begun) == at_evaluation:
+            os.kill(os.getpid(), number)
+        return evaluate(*args)
+
+    monkeypatch.setattr(trainer, "evaluate", stop)
+
+
+def test_stop_that_cannot_save_says_so_and_does_not_exit_75(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stopped_by(monkeypatch, signal.SIGTERM)
+    monkeypatch.setattr(checkpoint, "save_last", full)
+    status, _, err = attempt(recipe, tmp_path)
+    assert status == 128 + signal.SIGTERM
+    assert "stopped at batch 5 of epoch 1; nothing was saved; there is no checkpoint" in err
+    assert "continues" not in err
+
+
+@pytest.mark.parametrize("resume", ["none", "path"])
+def test_same_command_continues_whatever_run_resume_says(
+    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str
+) -> None:
+    start = tmp_path / "start.pt"
+    if resume == "path":  # one epoch of the same run
+        with monkeypatch.context() as patch:
+            stopped_by(patch, signal.SIGTERM, at_evaluation=3)
+            assert attempt(recipe, tmp_path / "first")[0] == 75
+        shutil.copy(tmp_path / "first" / checkpoint.LAST, start)
+    option = f"--run.resume={'none' if resume == 'none' else start}"
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stopped_by(patch, signal.SIGTERM, at_evaluation=5 if resume == "none" else 3)
+        assert attempt(recipe, run_dir, option)[0] == 75
+    stopped_at = batches_done(run_dir)
+    status, _, err = attempt(recipe, run_dir, option)
+    assert status == 0, err
+    assert stopped_at > BATCHES_BEFORE_EPOCH[1]
+    assert "earlier-1" not in err
+    ours, theirs = (checkpoint.load(folder / checkpoint.LAST)["model"] for folder in (run_dir, finished_run))
+    assert all(torch.equal(weight, ours[key]) for key, weight in theirs.items())
+
+
+def test_other_start_is_refused_where_the_folder_has_its_own_checkpoint(recipe: Path, finished_run: Path) -> None:
+    for value in ("none", finished_run / checkpoint.BEST):
+        status, _, err = attempt(recipe, finished_run, f"--run.resume={value}")
+        assert status == 2
+        assert "last.pt is a checkpoint of this run" in err
+        assert "leave out --run.resume, or give another --run.dir" in err
+
+
+def test_files_of_another_run_move_away_before_the_new_one_begins(
+    recipe: Path, betons: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    other = one_epoch_at(0.01, betons, tmp_path / "other.yaml")
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt  # before anything is saved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "fit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            attempt(other, run_dir, "--run.resume=none")
+    assert not list(run_dir.glob("*.pt"))
+    kept = run_dir / "earlier-1"
+    assert (kept / checkpoint.LAST).read_bytes() == (finished_run / checkpoint.LAST).read_bytes()
+    assert (kept / "epochs.csv").exists()
+    status, out, _ = attempt(other, run_dir)
+    assert (status, "complete" in out) == (0, False)
+    assert batches_done(run_dir) == BATCHES_BEFORE_EPOCH[1]
+
+
+def test_second_start_in_a_run_folder_is_told_who_holds_it(recipe: Path, tmp_path: Path) -> None:
+    with locked(tmp_path, "a training"):
+        status, _, err = attempt(recipe, tmp_path)
+    assert status == 2
+    assert f"a training is writing there, process {os.getpid()} on " in err
+
+
 @pytest.mark.slow
 def test_two_processes_stop_and_continue(recipe: Path, tmp_path: Path) -> None:
     process = TrainingProcess(recipe, tmp_path, "--dist.processes=2", "--run.checkpoint_minutes=60")
     wait_until(lambda: (tmp_path / "epochs.csv").exists(), 240)
     process.signal(signal.SIGTERM)
     process.finish(75)
+    # A launcher that kills its processes leaves 30 s later; 2 s are usual here.
+    assert time.time() - (tmp_path / checkpoint.LAST).stat().st_mtime < 15
     wait_for_end_of_session(process.pid)
     before = batches_done(tmp_path)
     assert before > 0

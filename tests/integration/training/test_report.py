@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.recipes import RECIPES
 from helpers.run_folders import run_folder
 from PIL import Image
 
@@ -37,11 +38,11 @@ def test_report_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = tmp_path / "new" / "out"
     assert report.main([str(fast), str(slow), "--out", str(out), "--price", "2.5"]) == 0
     printed = capsys.readouterr().out
-    assert "    4   0.4000  73.0000  93.0000   1.7500  0.500000     7000  128" in printed.splitlines()
+    assert "    4   0.4000   73.000   93.000   1.7500  0.500000     7000  128" in printed.splitlines()
     # 8 GPUs for 0.4 h until epoch 4, for 0.5 h in all.
     assert "0.4000 h, after epoch 4" in printed
     assert "8.00 to 93 %, 10.00 in all, at 2.5 per GPU-hour" in printed
-    assert "95.0000 %, epoch 5" in printed
+    assert "95.000 %, epoch 5" in printed
     html = (out / "report.html").read_text()
     checker = NestingChecker()
     checker.feed(html)
@@ -66,3 +67,17 @@ def test_report_is_written_into_the_first_run_folder(tmp_path: Path) -> None:
     assert report.main([str(first), str(second)]) == 0
     assert {path.parent for path in tmp_path.rglob("report.html")} == {first}
     assert (first / "curves.png").is_file()
+
+
+def test_differing_phases_are_a_table(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path / "a", [1, 2]), run_folder(tmp_path / "b", [1, 2], argv=["-C", str(RECIPES["h200"])])]
+    assert report.main([str(run) for run in runs]) == 0
+    html = (tmp_path / "a/report.html").read_text()
+    differing = html.partition("Phases that differ")[2].partition("<h2>")[0]
+    rows = [re.findall("<td>([^<]*)</td>", row) for row in re.findall("<tr.*?</tr>", differing)]
+    # The second phase of titan8 and of h200, from their files.
+    assert ["14–25", "224", "224", "320", "0.087", "squares of 224 px from 320"] in [row[:6] for row in rows]
+    assert ["14–25", "224", "1024", "320", "0.087", "squares of 224 px from 320"] in [row[:6] for row in rows]
+    assert "{&quot;" not in html
+    assert "batch_per_gpu" not in html
+    assert "n/a" in html.partition("<h2>Epochs</h2>")[2]  # their validation loss

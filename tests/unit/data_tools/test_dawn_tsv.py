@@ -26,8 +26,8 @@ class Run:
     def log(self, tag: str, value: float, step: int, minutes: float) -> None:
         self.writer.add_scalar(tag, value, step, walltime=START + 60 * minutes)
 
-    def begin(self, minutes: float = 0) -> None:
-        self.log("first", START + 60 * minutes, 0, minutes)
+    def begin(self, minutes: float = 0, tag: str = "first") -> None:
+        self.log(tag, START + 60 * minutes, 0, minutes)
 
     def epochs(self, epochs: Sequence[tuple[float, float, float, float]], first: int = 1) -> None:
         for number, (minutes, top1, top5, seconds) in enumerate(epochs, start=first):
@@ -44,7 +44,7 @@ class Run:
 
 
 def table(capsys: pytest.CaptureFixture[str], path: Path, *more: str) -> list[str]:
-    assert dawn_tsv.main(["--events_path", str(path), *more]) == 0
+    assert dawn_tsv.main([str(path), *more]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     header, *lines = printed.out.splitlines()
@@ -64,6 +64,18 @@ def test_hours_count_from_the_first_event_to_the_scores(published: Path, capsys:
     expected = ["1\t0.1000\t30.0000\t55.0000", "2\t0.2000\t50.5000\t75.2500", "3\t0.3500\t74.0000\t93.0000"]
     assert table(capsys, published) == expected
     assert table(capsys, published.parent) == expected
+
+
+def test_start_is_found_under_our_own_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path)
+    run.begin(tag="times/first")
+    run.epochs(EPOCHS[:1])
+    assert table(capsys, run.end()) == ["1\t0.1000\t30.0000\t55.0000"]
+
+
+def test_former_name_of_the_run_is_refused_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dawn_tsv.main(["--events-path=runs/x"]) == 2
+    assert "option --events_path is now RUN_DIR, without a name" in capsys.readouterr().err
 
 
 def test_ignore_eval_subtracts_evaluation_time(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +134,7 @@ def test_only_the_last_run_of_a_folder_counts(tmp_path: Path, capsys: pytest.Cap
 
 def test_unusable_events_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def error(path: Path, *more: str) -> str:
-        assert dawn_tsv.main(["--events_path", str(path), *more]) == 2
+        assert dawn_tsv.main([str(path), *more]) == 2
         printed = capsys.readouterr()
         assert (printed.out, len(printed.err.splitlines())) == ("", 1)
         return printed.err
@@ -130,7 +142,7 @@ def test_unusable_events_end_in_one_line_and_status_2(tmp_path: Path, capsys: py
     assert "no such file or folder" in error(tmp_path / "none")
     assert "no event files" in error(tmp_path)
     (tmp_path / "events.out.tfevents.1.x").write_bytes(b"this is no event file" * 9)
-    assert "no scalar 'first'" in error(tmp_path)
+    assert "no scalar 'first' or 'times/first'" in error(tmp_path)
     (tmp_path / "events.out.tfevents.1.x").unlink()
     run = Run(tmp_path)
     run.begin()

@@ -1,5 +1,6 @@
 """docs/RECIPES.md is up to date with the recipes."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,6 +23,12 @@ def test_every_recipe_has_an_up_to_date_plot(recipe: str) -> None:
     plot = ROOT / f"docs/recipes/{recipe}.svg"
     assert f"(recipes/{plot.name})" in PAGE.read_text()
     made_from = ElementTree.fromstring(plot.read_text()).findtext("{http://www.w3.org/2000/svg}desc")
+    # Each colour is a variable, with a value for readers who prefer dark pages.
+    light, dark = plot.read_text().split("prefers-color-scheme: dark")
+    used = set(re.findall(r"var\(--([a-z0-9-]+)\)", dark))
+    assert {"paper", "ink", "grid", "series-0"} <= used
+    assert all(f"--{name}: #" in light and f"--{name}: #" in dark for name in used)
+    assert not re.findall(r"#[0-9a-f]{6}\b", dark.partition("</style>")[2])
     mark = render_recipe_docs.mark(schedule(recipe), config(recipe).schedule.gpus)
     assert made_from == f"schedule {mark}", "make docs renews it"
 
@@ -33,10 +40,10 @@ def test_every_plot_has_a_recipe() -> None:
 def test_table_of_titan8_by_hand() -> None:
     lines = list(render_recipe_docs.table(schedule("titan8"), gpus=8))
     assert lines[2:] == [
-        "| 0–13 | 128 | 512 | 4,096 | 160 | 0.08 | squares of 128 px from 160 | 1 → 2, 2 → 0.25 |",
-        "| 13–25 | 224 | 224 | 1,792 | 320 | 0.087 | squares of 224 px from 320 "
+        "| 1–13 | 128 | 512 | 4,096 | 160 | 0.08 | squares of 128 px from 160 | 1 → 2, 2 → 0.25 |",
+        "| 14–25 | 224 | 224 | 1,792 | 320 | 0.087 | squares of 224 px from 320 "
         "| 0.4375 → 0.04375, 0.04375 → 0.004375 |",
-        "| 25–28 | 288 | 128 | 1,024 | full | 0.5 | rectangles of 288 px from full | 0.0025 → 0.00025 |",
+        "| 26–28 | 288 | 128 | 1,024 | full | 0.5 | rectangles of 288 px from full | 0.0025 → 0.00025 |",
     ]
 
 

@@ -18,7 +18,7 @@ def test_plan_leaves_out_the_incomplete_batch() -> None:
     lr = [{"epochs": [0, 2], "from": 1.0, "to": 2.0}]
     schedule = from_phases([{"epochs": [0, 2], "px": 128, "batch_per_gpu": 4, "data": 160, "lr": lr}])
     rows = list(plan(schedule, {"160": 10}, 1))
-    assert [(r.epoch, r.batch, r.batches) for r in rows] == [(0, 1, 2), (0, 2, 2), (1, 1, 2), (1, 2, 2)]
+    assert [(r.epoch, r.batch, r.batches) for r in rows] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
     assert [r.lr for r in rows] == [1.25, 1.5, 1.75, 2.0]
 
 
@@ -28,18 +28,20 @@ def test_table_has_a_row_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 1 + 28
     first = lines[1].split()
     # 1,281,167 // 4,096 = 312 batches; lr of the first: 1 + 1 / (7 * 312)
-    assert first[:9] == ["0", "160", "128", "512", "4096", "1.000458", "1.142857", "312", "1277952"]
+    assert first[:9] == ["1", "160", "128", "512", "4096", "1.000458", "1.142857", "312", "1277952"]
     assert "val_full rectangles, batch 128" in lines[-1]
 
 
-def test_csv_has_a_row_per_batch(tmp_path: Path) -> None:
+def test_csv_has_a_row_per_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.csv"
-    assert train_imagenet.main([*TITAN8, f"--run.plan_csv={path}", "--data.train_images=100000"]) == 0
+    one_gpu = ["--schedule.gpus=1", "--data.train_images=12500"]
+    assert train_imagenet.main([*TITAN8, f"--run.plan_csv={path}", *one_gpu]) == 0
+    assert capsys.readouterr().out == f"{path}: 1,263 batches of 28 epochs on 1 GPU\n"
     rows = path.read_text().splitlines()
     assert rows[0] == "epoch,batch,batches,px,batch_per_gpu,set,lr"
     assert len(rows) == 1 + 13 * 24 + 12 * 55 + 3 * 97
-    assert rows[1].startswith("0,1,24,128,512,160,1.005952")
-    assert rows[-1] == "27,97,97,288,128,full,0.00025"
+    assert rows[1].startswith("1,1,24,128,512,160,1.005952")
+    assert rows[-1] == "28,97,97,288,128,full,0.00025"
 
 
 def test_ramps_of_momentum_are_in_table_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,7 +166,7 @@ def test_too_small_disk_is_an_error_before_and_while_writing(
     small_disk: Path, source: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = small_disk / "out"
-    with pytest.raises(ConversionError, match=r"about 0\.0 GB will be written where 0\.0 GB are free; make room"):
+    with pytest.raises(ConversionError, match=r"about [\d.]+ MB will be written where 2\.1 MB are free; make room"):
         convert(spec_for(source, out))
     assert list(out.iterdir()) == []
     monkeypatch.setattr(estimate, "check_room", lambda *_: None)
@@ -329,7 +329,7 @@ def test_finished_betons_are_not_written_again(tmp_path: Path, source: Path, uni
 def test_second_conversion_into_a_folder_is_refused(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
-    with pytest.raises(UserError, match="another conversion is writing there"):
+    with pytest.raises(UserError, match="a conversion is writing there"):
         convert(spec_for(source, tmp_path))
     process.kill()
     process.communicate()
@@ -339,7 +339,7 @@ def test_source_cut_while_it_is_read_is_an_error(tmp_path: Path, source: Path, m
     copy = tmp_path / "copy.tar"
     copy.write_bytes(source.read_bytes())
     index = read_index([copy])
-    monkeypatch.setattr(converter, "read_index", lambda _: index)
+    monkeypatch.setattr(converter, "read_index", lambda *_, **__: index)
     monkeypatch.setattr(estimate, "estimate", lambda *_: [])
     copy.write_bytes(source.read_bytes()[:200_000])
     with pytest.raises(WorkerError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: \d+ of \d+ bytes; has the source changed"):

@@ -58,6 +58,8 @@ static void run(const Data& sample, Data& out) {
         out.resize(size_t(3) * info.width * info.height);
         native_decode(data.data(), data.size(), out.data(), info.width, info.height, &error);
     }
+    Survey found;
+    native_survey(data.data(), data.size(), 1 << 20, &found, &error);
     CropRule rule = {rng(), rng(), 0.08, 1.0, 0.75, 4.0 / 3};
     // The sizes of the metadata may be the image's or anything.
     int width = small && below(4) ? info.width : 1 + int(below(600)), height = small && below(4) ? info.height : 1 + int(below(600));

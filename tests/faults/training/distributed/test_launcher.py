@@ -41,6 +41,30 @@ def test_error_of_a_process_is_shown_and_ends_the_job(recipe: Path, betons: Path
     wait_for_end_of_session(process.pid)
 
 
+SCRIPT = """
+import sys
+from training.config.run_config import Dist
+from training.distributed.launcher import launch
+
+def main(config):
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(launch(main, None, Dist(device="cpu", processes=2)))
+"""
+
+
+def test_modules_in_the_current_folder_are_not_imported_by_the_processes(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "pickle.py").write_text("raise SystemExit('pickle.py was imported')")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = str(Path(__file__).parents[4])
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_hanging_process_ends_the_job(recipe: Path, tmp_path: Path) -> None:
     options = "--run.checkpoint_minutes=0", "--dist.processes=2", "--dist.timeout_minutes=0.1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,19 @@ from data_tools.native import codec
 DATA = "*.beton", "*.xxh64"  # without manifests, which name their sources
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path = Path("/"), **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "write_datasets.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, cwd=cwd)
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path, sorted_tar: Path) -> None:
+    for name in ("random.py", "json.py", "numpy/__init__.py", "data_tools/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"raise SystemExit('{name} was imported')")
+    path = os.pathsep.join(each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each)
+    options = f"--data.source={sorted_tar}", f"--data.out={tmp_path / 'out'}", "--data.caps=160"
+    done = run(*options, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
 
 
 def assert_no_faults(out: Path) -> None:
@@ -54,6 +65,11 @@ def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_ta
     assert "estimate" in done.stderr
     for name in ("train_160", "train_full", "val_160", "val_full"):
         assert f"{name}.beton" in done.stdout
+    assert f"{out} is complete" in done.stdout
+    # The estimate's sum is within a page of each file of what was written.
+    (said,) = re.findall(r"^all +([\d,.]+) ", done.stderr, re.MULTILINE)
+    written = sum(path.stat().st_size for path in out.glob("*.beton"))
+    assert float(said.replace(",", "")) * 1e6 == pytest.approx(written, rel=0.01)
     assert read_manifest(out / "train_160.beton").quality == 90
     assert_no_faults(out)
     again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
@@ -135,8 +151,8 @@ def test_official_archives_give_the_betons_of_the_sorted_tar(tmp_path: Path) -> 
         f"{wnid}.tar": inner_tar({name.rpartition("/")[2]: files[name] for name in files if f"/{wnid}/" in name})
         for wnid in sorted({name.split("/")[2] for name in files})
     }
-    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official"))
-    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted"))
+    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official", splits=("train",)))
+    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted", splits=("train",)))
     assert file_digests(tmp_path / "official", *DATA) == file_digests(tmp_path / "sorted", *DATA)
 
 
@@ -190,7 +206,7 @@ def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     large = jpeg(pixels, quality=100, subsampling=0)
     assert len(large) > PAGE_BYTES
     source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})
-    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original", splits=("train",)))
     assert read_layout(tmp_path / "out/train_full.beton").page_bytes == 2 * PAGE_BYTES
     assert read_layout(tmp_path / "out/train_160.beton").page_bytes == PAGE_BYTES
     assert_no_faults(tmp_path / "out")
@@ -238,7 +254,7 @@ def test_beton_does_not_depend_on_other_sizes(tmp_path: Path, betons: Path, sort
 def test_plain_jpegs_are_kept_byte_for_byte(tmp_path: Path) -> None:
     odd = oddities()
     source = write_tar(tmp_path / "a.tar", {f"x/train/c/{name}.JPEG": data for name, data in odd.items()})
-    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original"))
+    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original", splits=("train",)))
     samples = dict(
         zip(sorted(odd), [data for _, data in stored_samples(tmp_path / "out/train_full.beton")], strict=True)
     )
@@ -269,7 +285,7 @@ def test_raw_share_is_stored_as_pixels(
 
 def test_longer_side_is_capped(tmp_path: Path) -> None:
     source = make_sorted_tar(tmp_path / "a.tar", classes=2, per_class=3, val_per_class=0)
-    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer"))
+    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer", splits=("train",)))
     images = read_layout(tmp_path / "out/train_160.beton").samples["f0"]
     assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
 

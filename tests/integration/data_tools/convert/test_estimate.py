@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from helpers.images import spec_for
 
-from data_tools.beton.format import read_layout
 from data_tools.convert import estimate, plan
 from data_tools.convert.converter import convert
 from data_tools.sources.scan import read_index
@@ -26,7 +25,7 @@ def test_estimate_is_near_the_bytes_written(tmp_path: Path, sorted_tar: Path, mo
     convert(spec, print_line=lines.append)
     assert any("all raw" in line for line in lines)
     for path in tmp_path.glob("train*.beton"):
-        stored = int(read_layout(path).sizes().sum())
-        assert found[path.name].bytes == pytest.approx(stored, rel=0.05)
-        assert found[path.name].bytes_jpg < found[path.name].bytes < found[path.name].bytes_raw
+        # Whole pages: a beton of a few images has two, one of them for its tables.
+        assert found[path.name].bytes == pytest.approx(path.stat().st_size, rel=0.05)
+        assert found[path.name].bytes_jpg <= found[path.name].bytes <= found[path.name].bytes_raw
         assert found[path.name].minutes > 0

@@ -22,7 +22,7 @@ def doctor(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
 
 
 def test_findings_on_this_machine(betons: Path) -> None:
-    status, lines, err = doctor("--data.dir", str(betons))
+    status, lines, err = doctor(str(betons))
     assert status == int(any(line.startswith("FAIL") for line in lines)), err
     assert all(re.match(r"OK   \S|(WARN|FAIL) \S.*: \S", line) for line in lines)
     text = "\n".join(lines)

@@ -75,6 +75,18 @@ def test_json_log_has_progress_and_epochs(recipe: Path, tmp_path: Path, monkeypa
         assert expected.items() <= json.loads(out).items()
 
 
+def test_start_is_announced_before_torch_is_loaded(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is loaded now')")
+    command = [sys.executable, *training_script(recipe, tmp_path / "run")]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.stderr.splitlines() == [
+        f"training resnet18 for 3 epochs in {tmp_path / 'run'}; loading PyTorch",
+        "torch is loaded now",
+    ]
+    assert done.stdout == ""
+
+
 def test_output_to_a_file_has_no_control_characters(recipe: Path, tmp_path: Path) -> None:
     command = [sys.executable, *training_script(recipe, tmp_path, "--log.seconds=0")]
     done = subprocess.run(command, capture_output=True, timeout=300, check=True)
@@ -91,6 +103,7 @@ def test_continued_run_continues_every_log(
     stop_after_an_epoch.undo()
     status, out, err = attempt(recipe, tmp_path)
     assert status == 0, err
+    assert err.splitlines()[0] == f"continued at the start of epoch 2 from {tmp_path / 'last.pt'}"
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     rows = read_epochs(tmp_path)
     first, second = read_sessions(tmp_path)
@@ -110,13 +123,13 @@ def test_continued_run_continues_every_log(
     assert report.main([str(tmp_path)]) == 0
 
 
-def test_run_without_resume_replaces_the_old_logs(
+def test_another_run_in_the_folder_has_logs_of_its_own(
     recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "epochs.csv").write_text("not a table")
     assert attempt(recipe, tmp_path)[0] == 75
     stop_after_an_epoch.undo()
-    status, _, err = attempt(recipe, tmp_path, "--run.resume=none")
+    status, _, err = attempt(recipe, tmp_path, "--run.resume=none", "--run.seed=1")
     assert status == 0, err
     assert [session.from_epoch for session in read_sessions(tmp_path)] == [0]
     found = dawn_tsv.read(tmp_path)
@@ -167,7 +180,7 @@ def test_wandb_gets_the_scalars_of_tensorboard(
     (_,), (again,) = recorded_calls(fake_wandb, "init")
     assert again["id"] == first["id"]
     assert len(recorded_calls(fake_wandb, "finish")) == 2
-    assert attempt(recipe, run_dir, "--log.wandb=project", "--run.resume=none")[0] == 75
+    assert attempt(recipe, run_dir, "--log.wandb=project", "--run.resume=none", "--run.seed=1")[0] == 75
     assert recorded_calls(fake_wandb, "init")[2][0]["id"] != first["id"]
 
 

@@ -4,7 +4,9 @@ import gc
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 
 from data_tools.beton.format import read_layout
 from data_tools.convert.converter import convert
-from training.loader.beton_reader import BetonReader
+from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CropRule, random_crops
 from training.loader.loaders import TrainLoader, ValLoader
 
@@ -205,6 +207,19 @@ def test_two_loaders_at_once_do_not_mix(betons: Path) -> None:
         assert torch.equal(validated, alone[1][i])
 
 
+@pytest.mark.parametrize("make", [train, val])
+def test_two_iterations_of_one_loader_at_once_are_an_error(betons: Path, make: Callable[[Path], Any]) -> None:
+    with make(betons) as loader:
+        with pytest.raises(LoadError, match=r"_160\.beton: another iteration of this loader has begun"):
+            list(zip(loader, loader, strict=False))
+        outer = iter(loader)
+        next(outer)
+        inner = list(loader)
+        assert len(inner) == len(loader) == len(list(loader))
+        with pytest.raises(LoadError, match="use a loader for each"):
+            next(outer)
+
+
 def test_pages_are_fetched_once_and_before_their_samples(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[int] = []
     monkeypatch.setattr(BetonReader, "read_ahead", lambda _, pages: fetched.extend(pages))
@@ -283,6 +298,15 @@ def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.Mon
     for make in (train, val):
         with pytest.raises(MemoryError, match="give a smaller batch"):
             make(betons)
+
+
+def test_memory_check_counts_pinned_batches_as_torch_rounds_them(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = 3 * 8 * PX * PX  # bytes: 96 KiB, for which torch pins 128
+    assert batch == 96 << 10
+    monkeypatch.setattr("data_tools.common.resources.available_memory", lambda: 7 * (128 << 10) - 1)
+    train(betons).close()
+    with pytest.raises(MemoryError, match="give a smaller batch"):
+        train(betons, device=torch.device("cuda"))
 
 
 def test_missing_beton_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -59,6 +60,24 @@ def test_nothing_is_wider_than_the_screen(page: Path, tmp_path: Path, px: int) -
     assert found, dom[-500:]
     assert (int(found[1]), int(found[2]), found[3]) == (px, px, "[]")
     assert all(250 < int(width) <= px for width in found[4].split(","))
+
+
+def test_cut_table_scrolls_and_shows_it(page: Path, tmp_path: Path) -> None:
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        FRAME.format(px=PHONE_PX, page=escape(page.read_text())).replace(
+            "[root.clientWidth, root.scrollWidth, out.map(each => each.outerHTML.slice(0, 80)), charts]",
+            "[...page.querySelectorAll('.wide')].map(each => [each.scrollWidth > each.clientWidth, "
+            "page.defaultView.getComputedStyle(each).overflowX, "
+            "page.defaultView.getComputedStyle(each).backgroundAttachment])",
+        )
+    )
+    dom = chromium("--window-size=1400,3000", "--dump-dom", frame.as_uri())
+    found = re.search(r'<pre id="found">(.*)</pre>', dom)
+    assert found
+    tables = json.loads(found[1])
+    assert len(tables) == 4  # epochs and phases of two runs
+    assert all(table == [True, "auto", "local, local, scroll, scroll"] for table in tables)
 
 
 def brightness(picture: Path) -> list[int]:

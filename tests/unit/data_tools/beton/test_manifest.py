@@ -27,6 +27,26 @@ def test_manifest_is_read_as_it_was_written(beton: Path) -> None:
     assert read_manifest(beton).cap is None
 
 
+def test_names_of_any_bytes_are_kept_in_valid_utf8(beton: Path) -> None:
+    odd = replace(MANIFEST, classes=("a\n", "caf\udce8", "caf\udce9", "größe", "\ud800"))
+    write_manifest(odd, manifest_path(beton))
+    assert read_manifest(beton) == odd
+    assert '"caf\\udce9",\n  "größe"' in manifest_path(beton).read_bytes().decode("utf-8")
+    assert replace(odd, classes=("caf\udce9",)).classes_digest == hashlib.sha256(b"caf\xe9\n").hexdigest()
+    assert odd.classes_digest != MANIFEST.classes_digest
+
+
+def test_manifest_of_version_2_is_read(beton: Path) -> None:
+    path = manifest_path(beton)
+    content = json.loads(path.read_text()) | {"version": 2}
+    del content["source_state"]
+    path.write_text(json.dumps(content))
+    assert read_manifest(beton) == replace(MANIFEST, version=2, source_state={})
+    path.write_text(json.dumps(content | {"version": 3}))
+    with pytest.raises(ManifestError, match="wrong keys: source_state"):
+        read_manifest(beton)
+
+
 def test_classes_digest_is_sha256_of_the_names() -> None:
     assert MANIFEST.classes_digest == hashlib.sha256("n01\nn02\ngröße\n".encode()).hexdigest()
 
@@ -61,7 +81,7 @@ def test_beton_of_another_size_is_refused(beton: Path) -> None:
 def test_foreign_or_damaged_manifest_is_refused_with_the_remedy(beton: Path, change: dict[str, object]) -> None:
     path = manifest_path(beton)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 2 .*run write_datasets\.py again"):
+    with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 2 or 3 .*run write_datasets\.py again"):
         read_manifest(beton)
 
 

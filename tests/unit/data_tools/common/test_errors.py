@@ -1,6 +1,7 @@
 """How programs end: one line for what a user can mend, nothing for a reader who went away, a traceback for the rest."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common.environment import WAITING
 from data_tools.common.errors import HelpRequested, MissingFileError, UserError, program
+from data_tools.common.runtime import WAITING
 
 
 def run(action: Callable[[], int]) -> int:
@@ -66,6 +67,15 @@ def test_waiting_threads_sleep_in_every_program_unless_the_user_has_chosen(
 def test_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(fail(UserError("wrong", where="--a.b", remedy="give another"))) == 2
     assert capsys.readouterr() == ("", "some.tool: error: --a.b: wrong; give another\n")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_the_encoding_lacks_is_printed_as_an_escape(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
+    monkeypatch.setattr(sys, name, stream)
+    assert run(lambda: print("größe caf\udce9", file=stream) or 0) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"gr\\xf6\\xdfe caf\\udce9\n"
 
 
 def test_long_remedy_has_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:

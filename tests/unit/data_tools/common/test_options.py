@@ -83,13 +83,14 @@ def test_values_are_converted_to_their_types(argv: list[str], key: str, value: o
         ("--write.rate=-1", ["write.rate", "at least 0"]),
         ("--write.dry=maybe", ["write.dry", "boolean"]),
         ("--write.phases=[1]", ["write.phases", "list"]),
+        ("--write.caps=160 --write.caps=320", ["--write.caps", "given twice", "comma-separated"]),
         ("stray", ["stray"]),
         ("--write.dry_run=1", ["option --write.dry_run is now --write.dry (true or false)"]),
     ],
 )
 def test_wrong_option_is_refused_in_one_line_that_names_it(argument: str, words: list[str]) -> None:
     with pytest.raises(OptionError) as caught:
-        read(argument)
+        read(*argument.split())
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
@@ -183,6 +184,33 @@ class Tool:
 )
 def test_words_without_names_and_switches_mix(argv: list[str]) -> None:
     assert parse(Tool, argv, prog="a.tool") == Tool(files=(Path("a"), Path("b")), full=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paths:
+    """Paths."""
+
+    sources: tuple[Path, ...] | None = option(None, "what to read")
+    out: Path = option(Path("out"), "what to write")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def test_tilde_is_the_home_folder_wherever_a_path_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read = parse(Paths, ["--sources=~/a, ~/b,c~,~nobody-here/d", "--out=~"], prog="p.py")
+    assert read.sources == (tmp_path / "a", tmp_path / "b", Path("c~"), Path("~nobody-here/d"))
+    assert read.out == tmp_path
+
+
+def test_path_that_exists_is_not_split_at_its_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a,b.tar", "x, y, z.tar", "c.tar"):
+        (tmp_path / name).touch()
+    text = f"{tmp_path}/a,b.tar,~/x, y, z.tar,{tmp_path}/c.tar,none,other"
+    wanted = [tmp_path / "a,b.tar", tmp_path / "x, y, z.tar", tmp_path / "c.tar", Path("none"), Path("other")]
+    assert parse(Paths, [f"--sources={text}"], prog="p.py").sources == tuple(wanted)
 
 
 def test_dashes_stand_for_underscores() -> None:

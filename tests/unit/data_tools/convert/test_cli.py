@@ -1,8 +1,14 @@
-"""The conversion's progress where there is no terminal: a line every 30 seconds."""
+"""What the conversion prints: progress where there is no terminal, the table at its end, and the next commands."""
+
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
-from data_tools.convert import cli
+from data_tools.convert import cli, estimate
+from data_tools.convert.converter import Summary
+from data_tools.convert.estimate import Estimate
 
 
 @pytest.mark.parametrize(
@@ -21,3 +27,42 @@ def test_progress_in_a_log(
         bar.show(500 + step * images // 960, 10_000)
     bar.close()
     assert capsys.readouterr() == ("", line)
+
+
+def summaries(folder: Path, *caps: str) -> list[Summary]:
+    paths = [folder / f"{split}_{cap}.beton" for split in ("train", "val") for cap in caps]
+    return [Summary(path=path, images=1000, bytes=17_000_000, stored=13_500_000, seconds=2.0) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("caps", "recipe"), [(("160", "320", "full"), "rn50_configs/titan8.yaml"), (("500",), "RECIPE.yaml")]
+)
+def test_end_names_the_folder_and_the_next_commands(caps: tuple[str, ...], recipe: str) -> None:
+    folder = Path("data/my betons")
+    first, *commands = cli.next_steps(folder, summaries(folder, *caps)).splitlines()
+    assert first.startswith("data/my betons is complete")
+    verify, train = map(shlex.split, commands)
+    assert verify[1:] == ["-m", "data_tools.verify", "data/my betons/*.beton"]
+    assert train[1:] == ["train_imagenet.py", "--config-file", recipe, "--data.dir=data/my betons"]
+
+
+def test_tables_have_one_unit_of_bytes_and_80_columns(tmp_path: Path) -> None:
+    after = cli.table(summaries(tmp_path, "160", "full"), 5.0)
+    before = estimate.table(
+        [
+            Estimate(
+                path=tmp_path / "train_65535.beton",
+                images=1_281_167,
+                bytes=8e10,
+                bytes_jpg=8e10,
+                bytes_raw=8e11,
+                minutes=9,
+            )
+        ],
+        tmp_path,
+    )
+    for table in (before, after):
+        assert set(re.findall(r"\b[KMGT]i?B\b", table)) == {"MB"}
+        assert max(map(len, table.splitlines())) <= 80
+    assert "80,000.0" in before
+    assert "68.0" in after

@@ -166,3 +166,16 @@ def test_raw_share_is_kept_and_depends_on_key_and_seed() -> None:
     assert abs(sum(a and b for a, b in zip(chosen, other, strict=True)) - 360) < 80
     assert not any(wants_raw(key, OPTIONS) for key in keys[:50])
     assert all(wants_raw(key, replace(OPTIONS, raw_share=1.0)) for key in keys[:50])
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, which is not read"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture, which is not read"),
+        (b"anything else", "not an image"),
+    ],
+)
+def test_pictures_of_kinds_that_are_not_read_are_named(start: bytes, words: str) -> None:
+    with pytest.raises(transcode.BadImageError, match=words):
+        transcode.decode(start + bytes(600))

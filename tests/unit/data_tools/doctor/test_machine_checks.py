@@ -11,7 +11,7 @@ import pytest
 from helpers.manifests import MANIFEST
 
 from data_tools.beton.manifest import manifest_path, write_manifest
-from data_tools.common.environment import WAITING
+from data_tools.common.runtime import WAITING
 from data_tools.doctor import machine_checks
 from data_tools.doctor.machine_checks import Finding
 

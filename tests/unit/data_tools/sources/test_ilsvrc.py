@@ -1,5 +1,6 @@
 """The official archives of ILSVRC 2012."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,28 @@ def test_official_archives_equal_the_sorted_tar(tmp_path: Path) -> None:
         assert indexed_images(found) == indexed_images(expected)
         assert [each.digest() for each in found.split_indexes] == [each.digest() for each in expected.split_indexes]
     assert read_index(paths).classes == tuple(sorted(WNIDS[:3]))
+
+
+def test_what_is_no_image_is_counted_wherever_it_stands(tmp_path: Path) -> None:
+    paths, same = official(tmp_path)
+    wanted = read_index([write_tar(tmp_path / "sorted.tar", same)])
+    junk = {"._n01.tar": b"\0\5\x16\7", "labels.txt": b"x", ".DS_Store": b"y"}
+    inner = {"./.DS_Store": b"y", "._n_1.JPEG": b"z", "Thumbs.db": b"\xd0\xcf", "@eaDir/n_1.JPEG": b"t"}
+    train = {name: data for name, data in same.items() if "/train/" in name}
+    inners = {wnid: {n.split("/")[3]: data for n, data in train.items() if wnid in n} for wnid in WNIDS[:3]}
+    write_tar(paths[0], junk | {f"./{wnid}.tar": inner_tar(inner | files) for wnid, files in inners.items()})
+    index = read_index(paths)
+    assert indexed_images(index) == indexed_images(wanted)
+    assert index.ignored == len(junk) + 3 * len(inner)
+
+
+def test_the_devkit_may_be_unpacked(tmp_path: Path) -> None:
+    paths, _ = official(tmp_path)
+    wanted = indexed_images(read_index(paths))
+    paths[2].write_bytes(gzip.decompress(paths[2].read_bytes()))
+    index = read_index(paths)
+    assert indexed_images(index) == wanted
+    assert index.ignored == 0
 
 
 def test_validation_images_need_the_devkit(tmp_path: Path) -> None:

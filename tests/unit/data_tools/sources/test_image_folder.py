@@ -1,12 +1,12 @@
 """Folders and tars with a folder for each class."""
 
+import os
 from pathlib import Path
 
 import pytest
 from helpers.images import write_folder, write_tar
-from helpers.indexes import FILES, indexed_images
+from helpers.indexes import FILES, WANTED, indexed_images
 
-from data_tools.sources.image_folder import locate
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
 
@@ -25,16 +25,65 @@ def test_resized_images_form_a_split_index_for_each_cap(tmp_path: Path) -> None:
     assert set(indexed_images(read_index([folder / "320"]))) == {("train", 320), ("val", 320)}
 
 
-def test_locate_finds_split_cap_class_and_file_name() -> None:
-    assert locate("data/2012/train/c/x.JPEG") == ("train", None, "c", "x.JPEG")
-    assert locate("imagenet-sz/160/train/c/x.JPEG") == ("train", 160, "c", "x.JPEG")
-    assert locate("./train/./c/x.JPEG") == ("train", None, "c", "x.JPEG")
-    assert locate("train/c/.DS_Store") is None
-    assert locate("README") is None
+def linked(tmp_path: Path) -> Path:
+    """FILES with every folder of a split or class, and the root itself, as a link to a store."""
+    store = write_folder(tmp_path / "store", {name[2:]: data for name, data in FILES.items()})
+    (tmp_path / "root" / "train").mkdir(parents=True)
+    (tmp_path / "root" / "validation").symlink_to(store / "validation")
+    for name in ("n01", "n02"):
+        (tmp_path / "root/train" / name).symlink_to(f"../../store/train/{name}")
+    (tmp_path / "link").symlink_to("root")
+    return tmp_path / "link"
 
 
-def test_symbolic_links_are_refused(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "f", {name[2:]: data for name, data in FILES.items()})
-    (folder / "train/n01/evil.JPEG").symlink_to("/etc/passwd")
-    with pytest.raises(SourceError, match=r"evil\.JPEG: a symbolic link"):
-        read_index([folder])
+def test_links_to_the_folders_of_splits_and_classes_are_followed(tmp_path: Path) -> None:
+    assert indexed_images(read_index([linked(tmp_path)])) == WANTED
+
+
+def test_links_that_concern_no_image_stop_nothing(tmp_path: Path) -> None:
+    root = linked(tmp_path).resolve()
+    store = tmp_path / "store/train/n01"
+    links = {root / "latest": root, root / "nowhere": "missing", root / "old": store, root / "loop": "loop"}
+    links |= {store / "notes.txt": "/etc/passwd", store / "up": "..", store / "gone": "missing", root / "README": store}
+    for link, target in links.items():
+        link.symlink_to(target)
+    os.mkfifo(root / "fifo")
+    index = read_index([root])
+    assert indexed_images(index) == WANTED
+    assert index.ignored == len(links) + 1
+
+
+def test_links_to_images_are_followed_on_demand(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "root", {name[2:]: data for name, data in FILES.items() if "a.JPEG" not in name})
+    write_folder(tmp_path, {"blob": FILES["x/train/n01/a.JPEG"]})
+    (root / "train/n01/a.JPEG").symlink_to("../../../blob")
+    with pytest.raises(SourceError, match=r"n01/a\.JPEG: a symbolic link; --data\.follow_links=true"):
+        read_index([root])
+    assert indexed_images(read_index([root], follow_links=True)) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "words"),
+    [
+        ("train/n03", "..", r"train/n03: a link to a folder that it lies in"),
+        ("val", ".", r"/val: a link to a folder that it lies in"),
+        ("train/n03", "nowhere", r"train/n03: a link to nothing"),
+        ("val", "nowhere", r"/val: a link to nothing"),
+        ("train/n01/c.JPEG", "c.JPEG", r"c\.JPEG: a link to nothing"),
+    ],
+)
+@pytest.mark.parametrize("follow", [False, True])
+def test_links_that_lead_in_a_circle_or_to_nothing_are_refused(
+    tmp_path: Path, link: str, target: str, words: str, follow: bool
+) -> None:
+    root = write_folder(tmp_path / "root", {name[2:]: data for name, data in FILES.items() if "train" in name})
+    (root / link).symlink_to(target)
+    with pytest.raises(SourceError, match=words):
+        read_index([root], follow_links=follow)
+
+
+def test_a_pipe_in_the_place_of_an_image_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "root", {name[2:]: data for name, data in FILES.items()})
+    os.mkfifo(root / "train/n01/c.JPEG")
+    with pytest.raises(SourceError, match=r"c\.JPEG: a pipe, not a file"):
+        read_index([root])

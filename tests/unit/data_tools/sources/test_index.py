@@ -1,10 +1,13 @@
 """The index of a source: its digest, its classes, and which sets of images are refused."""
 
+import os
 from pathlib import Path
 
+import pyarrow
 import pytest
-from helpers.images import write_tar
+from helpers.images import write_folder, write_tar
 from helpers.indexes import FILES, WANTED, indexed_images
+from pyarrow import parquet
 
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
@@ -12,25 +15,25 @@ from data_tools.sources.tar import SourceError
 
 def test_digest_changes_with_name_size_and_class(tmp_path: Path) -> None:
     sources = [
-        {"train/a/x": b"1", "train/b/y": b"22"},
-        {"train/a/x": b"1", "train/b/z": b"22"},
-        {"train/a/x": b"1", "train/b/y": b"2"},
-        {"train/a/x": b"1", "train/c/y": b"22"},
-        {"train/a/x": b"1", "train/a/y": b"22"},
+        {"train/a/x.JPEG": b"1", "train/b/y.JPEG": b"22"},
+        {"train/a/x.JPEG": b"1", "train/b/z.JPEG": b"22"},
+        {"train/a/x.JPEG": b"1", "train/b/y.JPEG": b"2"},
+        {"train/a/x.JPEG": b"1", "train/c/y.JPEG": b"22"},
+        {"train/a/x.JPEG": b"1", "train/a/y.JPEG": b"22"},
     ]
     digests = {read_index([write_tar(tmp_path / "a.tar", each)]).split_indexes[0].digest() for each in sources}
     assert len(digests) == 5
 
 
 def test_classes_are_the_union_of_both_splits(tmp_path: Path) -> None:
-    files = {"train/b/1": b"x", "val/a/2": b"x", "val/b/3": b"x", "train/c/4": b"x"}
+    files = {"train/b/1.JPEG": b"x", "val/a/2.JPEG": b"x", "val/b/3.JPEG": b"x", "train/c/4.JPEG": b"x"}
     index = read_index([write_tar(tmp_path / "a.tar", files)])
     assert index.classes == ("a", "b", "c")
     assert [label for label, *_ in indexed_images(index)["val", None]] == [0, 1]
 
 
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
-    files = {"x-sz/160/train/c/a": b"1", "y/train/c/a": b"2", "y/train/c/b": b"2"}
+    files = {"x-sz/160/train/c/a.JPEG": b"1", "y/train/c/a.JPEG": b"2", "y/train/c/b.JPEG": b"2"}
     with pytest.raises(SourceError, match="same images"):
         read_index([write_tar(tmp_path / "a.tar", files)])
 
@@ -40,6 +43,22 @@ def test_other_files_are_counted_and_one_is_named(tmp_path: Path) -> None:
     assert indexed_images(index) == WANTED
     assert index.ignored == 2
     assert "README" in index.ignored_example
+
+
+def state(source: Path, **columns: str) -> dict[str, str]:
+    return read_index([source], **columns).split_indexes[0].state
+
+
+def test_state_changes_with_times_and_columns_alone(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {"train/a/1.png": b"x", "train/a/2.png": b"y"})
+    before = state(folder)
+    os.utime(folder / "train/a/2.png", ns=(0, 1))
+    assert before.keys() == state(folder).keys() == {"folder"}
+    assert before != state(folder)
+    table = pyarrow.table({"image": [b"x"], "thumb": [b"y"], "label": [0]})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    assert state(tmp_path / "train.parquet") == state(tmp_path / "train.parquet", image_column="image")
+    assert state(tmp_path / "train.parquet") != state(tmp_path / "train.parquet", image_column="thumb")
 
 
 def test_duplicate_images_are_refused(tmp_path: Path) -> None:

@@ -55,3 +55,13 @@ def test_second_ctrl_c_exits_at_once_with_130(clock: list[float], monkeypatch: p
         assert exit_statuses == []
         os.kill(os.getpid(), signal.SIGINT)
         assert exit_statuses == [130]
+
+
+def test_signal_that_came_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.poll() == (False, False)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -12,7 +12,7 @@ from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine import step as step_module
 from training.engine.metrics import MetricSums
-from training.engine.step import MEAN, STD, LossModule, MixupCutmix, Normalise, Predictor, TrainStep, compile_mode
+from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep, compile_mode
 from training.model.optimizer import build
 from training.model.resnet import parameter_groups
 
@@ -196,15 +196,6 @@ def test_overflow_in_the_forward_pass_leaves_every_buffer_as_it_was() -> None:
     step(images, labels, 0.1, MetricSums(CPU))
     assert not all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
-
-
-@pytest.mark.parametrize("kinds", [{"mixup": 0.4, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_mixed_images_have_the_layout_and_type_of_unmixed_ones(kinds: dict[str, float], dtype: torch.dtype) -> None:
-    images = torch.rand(4, 3, 8, 12).to(dtype, memory_format=torch.channels_last)
-    mixed, shares = MixupCutmix(**kinds, classes=6)(images, torch.arange(4), key=1)
-    assert (mixed.stride(), mixed.dtype) == (images.stride(), dtype)
-    assert (shares.shape, shares.dtype) == ((4, 6), torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,18 @@ def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:
     assert said["93 % top-5"] == "not reached"
     assert said["cost"] == "unknown: no GPU was recorded"
     assert said["done"] == "2 of 28 epochs, 0.2000 h"
+    assert said["loss, last"] == "3.5000 in training, n/a in validation"
     assert "GPU-hours" not in said
+
+
+def test_summary_of_few_classes_has_top1_alone(tmp_path: Path) -> None:
+    few = replace(SESSION, classes=10, images={"val_160": 400})
+    (run,) = read_runs([run_folder(tmp_path / "run", [97.25, 100], [few], hours_an_epoch=0.001)])
+    said = dict(summary(run, 2.0))
+    assert said["best top-1"] == "80.0 %, epoch 2"
+    assert said["done"] == "2 of 28 epochs, 7.2 s"
+    assert said["GPU-seconds"] == "57.6000"
+    assert not [text for pair in said.items() for text in pair if "top-5" in text or "93" in text]
 
 
 def test_session_without_a_remaining_epoch_is_dropped(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -66,6 +67,15 @@ def test_clock_format(seconds: float, text: str) -> None:
     assert console.clock(seconds) == text
 
 
+def test_continuation_names_batch_epoch_and_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_continued(Path("runs/x/last.pt"), 3, 12)
+    console.print_continued(Path("runs/x/last.pt"), 3, 0)
+    assert capsys.readouterr() == (
+        "",
+        "continued at batch 12 of epoch 3 from runs/x/last.pt\ncontinued at the start of epoch 3 from runs/x/last.pt\n",
+    )
+
+
 def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Log(seconds=0))
     shown.epoch_begins(3, 0, 312)
@@ -109,10 +119,35 @@ def test_terminal_shows_a_bar_and_clears_it(
         cleared = screen(" " * 80 + "\r")
     assert " 50 %|" in bar
     assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in bar
-    assert max(len(line) for line in bar.split("\r")) == 80  # cut off, not wrapped
+    assert max(len(line) for line in bar.split("\r")) == 80  # not wrapped
     assert "\n" not in bar
     assert cleared.split("\r")[-2:] == [" " * 80, ""]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "3"]
+
+
+def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch) as screen:
+        now = [1000.0]
+        monkeypatch.setattr("data_tools.common.progress_bar.time.monotonic", lambda: now[0])
+        shown = Console(Log(seconds=30))
+        shown.epoch_begins(3, 0, 312)
+        assert "  0 %|" in screen("0/312")
+        shown.advance(1)  # too soon to be drawn
+        now[0] += 1
+        shown.advance(7)  # of the first 20 batches, after which the metrics are read
+        drawn = screen("7/312")
+        assert "2 %|" in drawn
+        assert " 1/312" not in drawn
+        shown.progress(SNAPSHOT)
+        screen("loss 4.250")
+        monkeypatch.setenv("COLUMNS", "50")
+        now[0] += 1
+        shown.advance(160)
+        drawn = screen("2:05:07").split("\r")[-1]
+        assert drawn.removeprefix("\x1b[J").rstrip() == "epoch 3  51 %, left: epoch 1:15, run 2:05:07"
+        shown.validating(312)
+        assert "epoch 3 100 %, validating" in screen("validating")
+        shown.close()
 
 
 def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:

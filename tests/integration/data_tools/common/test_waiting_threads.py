@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from data_tools.common.environment import WAITING
+from data_tools.common.runtime import WAITING
 
 TRAIN = ("train_imagenet.py", "--run.eval_only=true", "--run.checkpoint=none.pt", "--dist.device=cpu")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common import lock
+from data_tools.common import files
 from data_tools.common.errors import UserError
-from data_tools.common.lock import locked
+from data_tools.common.files import locked
 
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.3)
+    monkeypatch.setattr(files, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(files, "WATCH_SECONDS", 0.3)
 
 
 def test_second_holder_is_told_who_holds_it_since_when(tmp_path: Path) -> None:
@@ -38,16 +38,16 @@ def test_lock_of_a_dead_process_of_this_machine_is_taken_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with locked(tmp_path, "a training"):
-        left_behind = (tmp_path / lock.NAME).read_text()
-    (tmp_path / lock.NAME).write_text(left_behind)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: pytest.fail("waited"))
+        left_behind = (tmp_path / files.LOCK).read_text()
+    (tmp_path / files.LOCK).write_text(left_behind)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: pytest.fail("waited"))
     with locked(tmp_path, "a training"):
         pass
 
 
 def write_holder(folder: Path, beats: int) -> None:
     holder = {"what": "a training", "pid": 7, "host": "elsewhere", "since": "2026-01-01 00:00:00 UTC", "beats": beats}
-    (folder / lock.NAME).write_text(json.dumps(holder))
+    (folder / files.LOCK).write_text(json.dumps(holder))
 
 
 def no_kernel_locks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,4 +70,4 @@ def test_lock_of_another_machine_holds_while_it_counts(
         pass
     timer.join()
     with locked(tmp_path, "a training"):  # it counts no more
-        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+        assert json.loads((tmp_path / files.LOCK).read_text())["pid"] == os.getpid()

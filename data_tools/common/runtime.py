@@ -1,4 +1,4 @@
-"""Standard output that may fail without ending the program: a closed pipe, a full disk."""
+"""How the process of a program is set up: what libraries read from its environment, and its standard streams."""
 
 from __future__ import annotations
 
@@ -6,8 +6,38 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any, TextIO
+
+# How long OpenMP's threads spin while they wait for each other; each of these is a choice that the user has made.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def let_waiting_threads_sleep(environment: MutableMapping[str, str]) -> None:
+    """Make OpenMP's waiting threads, torch's and numba's, sleep instead of spinning, unless ``environment`` says how.
+
+    Where other work shares the cores, a thread that spins takes them from the one that it waits for
+    (docs/PERFORMANCE.md has figures). Processes that are started inherit it.
+    """
+    if not any(name in environment for name in WAITING):
+        environment["OMP_WAIT_POLICY"] = "passive"
+
+
+def open_standard_streams() -> None:
+    """Make standard streams take anything that is printed.
+
+    Those that came closed (``2>&-``) lead to nowhere, before a file that is opened takes their place. What their
+    encoding lacks is shown as Python writes it, since names may hold anything and a locale may be C.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+        if number and hasattr(stream := getattr(sys, name), "reconfigure"):  # not so in a notebook
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Expendable:

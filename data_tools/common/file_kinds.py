@@ -1,0 +1,90 @@
+"""What a file is, by its name and its first bytes."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Iterable
+
+START_BYTES = 512  # that suffice for every kind
+
+_PICTURES = (  # that are read
+    (rb"\xff\xd8\xff", "a JPEG picture"),
+    (rb"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (rb"GIF8[79]a", "a GIF picture"),
+    (rb"RIFF....WEBP", "a WebP picture"),
+    (rb"II\*\0|MM\0\*", "a TIFF picture"),
+    (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "a BMP picture"),  # two letters alone could be text
+)
+_OTHER_PICTURES = (
+    (rb"....ftyp(?:.{4})*?(?:avif|avis)", "an AVIF picture"),
+    (rb"....ftyp(?:.{4})*?(?:heic|heix|hevc|heim|heis|mif1|msf1)", "a HEIC picture"),
+    (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", "a JPEG XL picture"),
+)
+_ARCHIVES = (
+    (rb"\x1f\x8b", "compressed with gzip", "gunzip"),
+    (rb"\xfd7zXZ\0", "compressed with xz", "unxz"),
+    (rb"BZh[1-9]", "compressed with bzip2", "bunzip2"),
+    (rb"\x28\xb5\x2f\xfd", "compressed with zstd", "unzstd"),
+    (rb"\x04\x22\x4d\x18", "compressed with lz4", "unlz4"),
+    (rb"PK(?:\x03\x04|\x05\x06)", "a zip archive", "unzip"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack"),
+    (rb"Rar!\x1a\x07", "a RAR archive", "unpack"),
+)
+# What file managers, network drives and archivers leave behind.
+_JUNK_FOLDERS = {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+_IMAGE_SUFFIXES = {"jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "tif", "tiff", "bmp", "dib", "ppm", "pgm", "pbm"}
+_IMAGE_SUFFIXES |= {"pnm", "avif", "heic", "heif", "jp2", "j2k", "jpx", "jxl"}
+
+
+def has_image_name(name: str) -> bool:
+    """Whether the suffix is a picture's; also of kinds that are not read, so that they are named as what they are."""
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem and dot) and suffix.lower() in _IMAGE_SUFFIXES
+
+
+def is_junk_folder(parts: Iterable[str]) -> bool:
+    """Whether one of these folders is made by a program for itself."""
+    return not _JUNK_FOLDERS.isdisjoint(parts)
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Whether one of these parts of a path begins with a dot, or is such a folder."""
+    return any(part.startswith(".") or part in _JUNK_FOLDERS for part in parts)
+
+
+def is_image(name: str, read: Callable[[int], bytes]) -> bool:
+    """Whether the name or the content is a picture's. `read` gives the first bytes, as many as are asked for.
+
+    What is named like a picture counts as one whatever it holds: it may be damaged.
+    """
+    return not is_hidden([name]) and (has_image_name(name) or bool(picture_kind(read(START_BYTES))))
+
+
+def picture_kind(start: bytes) -> str:
+    """`a PNG picture` and the like, empty for what begins like no picture."""
+    return _named(start, _PICTURES) or unread_picture_kind(start)
+
+
+def unread_picture_kind(start: bytes) -> str:
+    """The kind of a picture that is not read."""
+    return _named(start, _OTHER_PICTURES)
+
+
+def archive_kind(start: bytes) -> tuple[str, str]:
+    """What a compressed file is, and the program that unpacks it; empty for others."""
+    for pattern, kind, program in _ARCHIVES:
+        if re.match(pattern, start, re.DOTALL):
+            return kind, program
+    return "", ""
+
+
+def special_kind(mode: int) -> str:
+    """The kind of what is neither a file nor a folder, by its `st_mode`; empty for these."""
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
+    return next((kind for test, kind in (*kinds, (stat.S_ISBLK, "a device")) if test(mode)), "")
+
+
+def _named(start: bytes, kinds: tuple[tuple[bytes, str], ...]) -> str:
+    return next((kind for pattern, kind in kinds if re.match(pattern, start, re.DOTALL)), "")

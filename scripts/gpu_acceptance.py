@@ -1,0 +1,179 @@
+"""What a machine with one GPU is asked first: the GPU tests, the speed of step and whole path, the compile modes.
+
+    python -m scripts.gpu_acceptance [--out bench/gpu] [--minutes 8.8]
+
+Each part runs in a process of its own and ends at its own time limit, so that one that hangs costs nothing else; what
+was not run is said. Prints a table and writes acceptance.json and acceptance.log to --out. Exit status 1 if a part
+failed or a goal was missed. With --stand-in the CPU takes the GPU's place, with little of everything: it shows that
+this program works, and its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from data_tools.doctor.software_checks import cards
+from scripts.gpu_report import Result, goals, outcomes, table
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("torch", "torchvision", "triton", "ffcv", "numba", "numpy", "imagenet18-ffcv")
+MINUTES = 8.8
+BENCHMARK = "benchmarks/train_step.py"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A command for this Python with a time limit; ``rows``: a benchmark, which writes rows with --json."""
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    rows: bool = False
+
+
+def parts(work: Path, stand_in: bool) -> list[Part]:
+    """In the order of their worth: where time runs out, the last are not run."""
+    train, val = (64, 12) if stand_in else (10_240, 1_000)
+    quick = ("--rounds", "1", "--steps", "1") if stand_in else ("--rounds", "3")
+    few = ("-k", "fp32 or equal") if stand_in else ()
+    sample, betons = work / "sample.tar", work / "betons"
+    caps = "--data.caps=160,320,full"
+
+    def benchmark(name: str, px: int, seconds: float, *more: str) -> Part:
+        return Part(name=name, command=(BENCHMARK, "--px", str(px), *quick, *more), seconds=seconds, rows=True)
+
+    found = [
+        Part(
+            name="sample",
+            command=("-m", "data_tools.sample", str(sample), f"--train={train}", f"--val={val}"),
+            seconds=90,
+        ),
+        Part(
+            name="betons",
+            command=("-m", "write_datasets", f"--data.source={sample}", f"--data.out={betons}", caps),
+            seconds=90,
+        ),
+        benchmark("step 224", 224, 120, f"--betons={betons}"),
+        Part(
+            name="tests",
+            command=("-m", "pytest", "-v", "-p", "no:cacheprovider", "-o", "pythonpath=tests", "tests/gpu", *few),
+            seconds=200,
+        ),
+        *(benchmark(f"step {px}", px, 90, f"--betons={betons}") for px in ((128,) if stand_in else (128, 288))),
+        *(
+            benchmark(f"compile {mode}", 224, 90, "--compile", mode)
+            for mode in (("off",) if stand_in else ("off", "reduce-overhead", "max-autotune"))
+        ),
+    ]
+    return [replace(part, seconds=part.seconds * (10 if stand_in else 1)) for part in found]
+
+
+def without_betons(part: Part) -> Part:
+    """The steps alone: where no betons could be made, their speed is not lost."""
+    return replace(part, command=tuple(word for word in part.command if not word.startswith("--betons")))
+
+
+def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> Result:
+    """Run a part until its time limit or ``deadline`` (of time.monotonic), whichever is first."""
+    began = time.monotonic()
+    limit = min(part.seconds, deadline - began)
+    if limit <= 0:
+        return Result(name=part.name, status="not run: no time left")
+    with tempfile.TemporaryDirectory() as folder, log.open("a+") as output:
+        rows = Path(folder) / "rows.json"
+        command = [sys.executable, *part.command, *(("--json", str(rows)) if part.rows else ())]
+        print(f"\n== {part.name}: {' '.join(command)}", file=output, flush=True)
+        at = output.tell()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            exit_status = process.wait(limit)
+            status = "done" if exit_status == 0 else f"failed with exit status {exit_status}"
+        except subprocess.TimeoutExpired:
+            status = f"stopped after {limit:.0f} s"
+        finally:  # also what it left running
+            _kill(process)
+        output.seek(at)
+        return Result(
+            name=part.name,
+            status=status,
+            seconds=round(time.monotonic() - began, 1),
+            tests=outcomes(output.read()) if "pytest" in part.command else None,
+            rows=tuple(json.loads(rows.read_text())) if rows.exists() else (),
+        )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def environment_of(stand_in: bool) -> dict[str, str]:
+    """The project as installed, or this tree where its native code is built."""
+    here = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive"}
+    if any(ROOT.glob("data_tools/native/_native*.so")):
+        here["PYTHONPATH"] = str(ROOT)
+    return here | ({"GPU_TESTS_ON": "cpu", "CUDA_VISIBLE_DEVICES": ""} if stand_in else {})
+
+
+def machine_of(stand_in: bool) -> dict[str, Any]:
+    import torch.version
+
+    found, _ = cards()
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    device, driver = (found[0].name, found[0].driver) if found and not stand_in else ("CPU in the GPU's place", None)
+    return {"device": device, "driver": driver, "cuda": torch.version.cuda, "versions": versions}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "gpu", help="folder for acceptance.json and .log")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for everything [{MINUTES}]")
+    parser.add_argument("--stand-in", action="store_true", help="the CPU in the GPU's place, with little of everything")
+    options = parser.parse_args(argv)
+    deadline = time.monotonic() + 60 * options.minutes
+    machine = machine_of(options.stand_in)
+    if machine["driver"] is None and not options.stand_in:
+        parser.error("nvidia-smi lists no GPU here; --stand-in tries this program on the CPU")
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = options.out / "acceptance.log"
+    log.write_text("")
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as work:
+        for part in parts(Path(work), options.stand_in):
+            if any(each.name == "betons" and each.status != "done" for each in results):
+                part = without_betons(part)
+            results.append(run(part, deadline, log, environment_of(options.stand_in)))
+            print(f"{results[-1].name}: {results[-1].status}, {results[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+            # Written after every part, so that an end from outside loses no figure.
+            wanted = goals(results, on_gpu=not options.stand_in)
+            record = {"machine": machine, "goals": [*map(asdict, wanted)], "parts": [*map(asdict, results)]}
+            (options.out / "acceptance.json").write_text(json.dumps(record, indent=1) + "\n")
+    print("\n".join(table(machine, results, wanted)))
+    sound = all(each.status == "done" for each in results)
+    return 0 if sound and (options.stand_in or all(goal.met for goal in wanted)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The results of the program for the first GPU: its goals, and its table."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COLUMNS = ("ours", "img/s", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %")
+# What is wanted at 224 px: of a row of the benchmark (name, baseline) a figure, and its limit.
+WANTED = (
+    ("step, x ffcv-imagenet's, >= 1.25", ("ours", "ffcv_imagenet", "ratio"), operator.ge, 1.25),
+    ("whole path, x the step alone, >= 0.97", ("ours_whole_path", "ours", "ratio"), operator.ge, 0.97),
+    ("data-wait, %, < 2", ("ours_whole_path", "ours", "data_wait_percent"), operator.lt, 2),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """``status``: "done", or why not; ``tests`` by outcome; ``rows`` of the benchmark."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    tests: dict[str, list[str]] | None = None
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """One of WANTED; ``measured`` is None where it was not run, ``met`` also where no GPU was measured."""
+
+    text: str
+    measured: float | None
+    met: bool | None
+
+
+def outcomes(output: str) -> dict[str, list[str]]:
+    """The tests that `pytest -v` has finished, by outcome; it may have been stopped before its summary."""
+    found: dict[str, list[str]] = {"PASSED": [], "FAILED": [], "ERROR": [], "SKIPPED": []}
+    for name, outcome in re.findall(r"^tests/(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", output, re.MULTILINE):
+        found[outcome].append(name)
+    return found
+
+
+def figure(results: Sequence[Result], part: str, name: str, baseline: str, key: str) -> float | None:
+    """A figure of a benchmark's row; None where it was not run."""
+    rows = [row for each in results if each.name == part for row in each.rows]
+    found = [row[key] for row in rows if row["name"] == name and row["baseline"] == baseline]
+    return found[0] if found else None
+
+
+def goals(results: Sequence[Result], *, on_gpu: bool) -> list[Goal]:
+    found = []
+    for text, row, holds, limit in WANTED:
+        measured = figure(results, "step 224", *row)
+        met = holds(measured, limit) if on_gpu and measured is not None else None
+        found.append(Goal(text=text, measured=measured, met=met))
+    return found
+
+
+def table(machine: dict[str, Any], results: Sequence[Result], wanted: Sequence[Goal]) -> Iterator[str]:
+    """Lines for a reader."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    yield f"{machine['device']}; driver {machine['driver']}, CUDA {machine['cuda']}; {versions}"
+    yield f"\n{'part':<24}{'seconds':>8}  {'':<10}"
+    for each in results:
+        tests = {outcome: len(names) for outcome, names in (each.tests or {}).items() if names}
+        counts = ", ".join(f"{count} {outcome.lower()}" for outcome, count in tests.items())
+        yield f"{each.name:<24}{each.seconds:>8.1f}  {each.status}{f' ({counts})' if counts else ''}"
+    yield "\n{:<24}{:>8}{:>17}{:>15}{:>13}{:>13}".format(*COLUMNS)
+    for each in results:
+        if each.name.startswith(("step", "compile")):
+            columns = [
+                figure(results, each.name, "ours", "ffcv_imagenet", "images_per_s"),
+                figure(results, each.name, "ours", "ffcv_imagenet", "ratio"),
+                figure(results, each.name, "ours", "torchvision", "ratio"),
+                figure(results, each.name, "ours_whole_path", "ours", "ratio"),
+                figure(results, each.name, "ours_whole_path", "ours", "data_wait_percent"),
+            ]
+            shown = ["not run" if value is None else f"{value:g}" for value in columns]
+            yield "{:<24}{:>8}{:>17}{:>15}{:>13}{:>13}".format(each.name, *shown)
+    yield f"\n{'goal at 224 px':<40}{'measured':>10}"
+    for goal in wanted:
+        measured = "not run" if goal.measured is None else f"{goal.measured:g}"
+        verdict = {None: "", True: "  met", False: "  missed"}[goal.met]
+        yield f"{goal.text:<40}{measured:>10}{verdict}"

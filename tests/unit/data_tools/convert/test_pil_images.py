@@ -1,0 +1,159 @@
+"""Pictures that PIL reads: whole ones have its pixels, and one that lacks data is bad even where PIL raises nothing."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from helpers.images import encoded, photo
+from PIL import Image
+
+from data_tools.convert.transcode import BadImageError, decode
+
+PIXELS = photo(1, 173, 121)
+RGB = Image.fromarray(PIXELS)
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def recoded_png(png: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The PNG with other rows (filter bytes and pixels), in a sound zlib stream with sound checksums."""
+    out, rows, at = png[:8], b"", 8
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        data, at = png[at + 8 : at + 8 + size], at + 12 + size
+        if kind == b"IEND":
+            out += chunk(b"IDAT", zlib.compress(change(zlib.decompress(rows))))
+        if kind == b"IDAT":
+            rows += data
+        else:
+            out += chunk(kind, data)
+    return out
+
+
+def interlaced_png() -> bytes:
+    passes = (PIXELS[top::down, left::across] for left, top, across, down in ADAM7)
+    rows = b"".join(b"\0" + row.tobytes() for each in passes for row in each)
+    header = struct.pack(">IIBBBBB", 173, 121, 8, 2, 0, 0, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def in_mode(mode: str, kind: str, **options: object) -> bytes:
+    grey = PIXELS[..., 0]
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else RGB.convert(mode)
+    return encoded(image, kind, **options)
+
+
+def animated(kind: str, mode: str) -> bytes:
+    second = Image.fromarray(PIXELS[::-1].copy()).convert(mode)
+    return encoded(RGB.convert(mode), kind, save_all=True, append_images=[second])
+
+
+def small_first_frame(transparency: int | None) -> bytes:
+    """A GIF whose first frame covers a part of the picture."""
+    options = {} if transparency is None else {"transparency": transparency}
+    gif = bytearray(encoded(RGB.crop((0, 0, 60, 50)).convert("P"), "GIF", **options))
+    gif[6:10] = struct.pack("<HH", 100, 90)
+    return bytes(gif)
+
+
+def recoded_gif(gif: bytes, change: Callable[[bytes, int], bytes]) -> bytes:
+    """The GIF with other coded data in its first frame; `change` gets them and the number of bits of a pixel."""
+    with Image.open(io.BytesIO(gif)) as image:
+        start = end = image.tile[0].offset
+    coded = b""
+    while gif[end]:
+        coded, end = coded + gif[end + 1 : end + 1 + gif[end]], end + 1 + gif[end]
+    coded = change(coded, gif[start - 1])
+    blocks = [coded[at : at + 255] for at in range(0, len(coded), 255)]
+    return gif[:start] + b"".join(bytes([len(block)]) + block for block in blocks) + gif[end:]
+
+
+def clear_and_end(coded: bytes, bits: int) -> bytes:
+    return (1 << bits | (1 << bits) + 1 << bits + 1).to_bytes(4, "little")
+
+
+def with_last_strip(tiff: bytes, change: Callable[[int], int]) -> bytes:
+    """The TIFF with another number of bytes in its last strip."""
+    at = struct.unpack("<I", tiff[4:8])[0] + 2
+    while (entry := struct.unpack("<HHII", tiff[at : at + 12]))[0] != 279:
+        at += 12
+    form = "<H" if entry[1] == 3 else "<I"
+    size = struct.calcsize(form)
+    last = (at + 8 if size * entry[2] <= 4 else entry[3]) + size * (entry[2] - 1)
+    value = change(struct.unpack(form, tiff[last : last + size])[0])
+    return tiff[:last] + struct.pack(form, value) + tiff[last + size :]
+
+
+def rle_bmp(rows: int) -> bytes:
+    coded = b"".join(b"".join(bytes([1, value]) for value in row) + b"\0\0" for row in PIXELS[:rows, :, 0]) + b"\0\1"
+    palette = b"".join(bytes([value, value, value, 0]) for value in range(256))
+    header = struct.pack("<IiiHHIIiiII", 40, 173, 121, 1, 8, 1, len(coded), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(coded), 0, 0, 1078) + header + palette + coded
+
+
+PNGS = {f"png {mode}": in_mode(mode, "PNG") for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")}
+PNGS |= {"png interlaced": interlaced_png(), "apng": animated("PNG", "RGB")}
+GIFS = {"gif": in_mode("P", "GIF"), "gif L": in_mode("L", "GIF"), "gif animated": animated("GIF", "P")}
+COMPRESSIONS = (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+TIFFS = {f"tiff {name}": encoded(RGB, "TIFF", compression=name, strip_size=8192) for name in COMPRESSIONS}
+WHOLE = {
+    **PNGS,
+    **GIFS,
+    **TIFFS,
+    "png of the first canvas's colour": encoded(Image.new("RGB", (9, 7), (253, 2, 254)), "PNG"),
+    "png with more rows": recoded_png(PNGS["png RGB"], lambda rows: rows + b"more"),
+    "gif, small first frame": small_first_frame(None),
+    "gif, small first frame, transparent": small_first_frame(3),
+    "tiff 1": in_mode("1", "TIFF", compression="group4"),
+    "webp": in_mode("RGB", "WEBP"),
+    "webp lossless": in_mode("RGBA", "WEBP", lossless=True),
+    "bmp": in_mode("RGB", "BMP"),
+    "bmp P": in_mode("P", "BMP"),
+    "bmp run length": rle_bmp(121),
+    "ppm": in_mode("RGB", "PPM"),
+    "pbm": in_mode("1", "PPM"),
+}
+STILL = [name for name in PNGS if name != "apng"]
+SHORT = {
+    **{
+        f"{name}, half": recoded_png(PNGS[name], lambda rows: rows[: len(rows) // 2]) for name in PNGS if name != "apng"
+    },
+    **{f"{name}, a byte": recoded_png(PNGS[name], lambda rows: rows[:-1]) for name in STILL},
+    **{f"{name}, half": recoded_gif(GIFS[name], lambda coded, _: coded[: len(coded) // 2]) for name in GIFS},
+    **{f"{name}, early end": recoded_gif(GIFS[name], clear_and_end) for name in GIFS},
+    **{f"{name}, strip": with_last_strip(TIFFS[name], lambda size: size // 2) for name in TIFFS},
+    "tiff None, a byte": with_last_strip(TIFFS["tiff None"], lambda size: size - 1),
+    "bmp run length": rle_bmp(60),
+    **{f"{name}, cut": WHOLE[name][: len(WHOLE[name]) // 2] for name in [*STILL, "gif", *TIFFS]},
+    **{f"{name}, cut": WHOLE[name][: len(WHOLE[name]) // 2] for name in ("webp", "webp lossless", "bmp", "ppm", "pbm")},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_picture_has_the_pixels_of_pil(name: str) -> None:
+    with Image.open(io.BytesIO(WHOLE[name])) as image:
+        np.testing.assert_array_equal(decode(WHOLE[name]), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_picture_that_lacks_data_is_bad(name: str) -> None:
+    with pytest.raises(BadImageError, match=r"\w"):
+        decode(SHORT[name])
+
+
+def test_damaged_image_data_of_a_png_is_bad() -> None:
+    stored = encoded(RGB, "PNG", compress_level=0)
+    at = len(stored) // 2
+    with pytest.raises(BadImageError, match="checksum"):
+        decode(stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :])
+
+
+def test_missing_later_frame_loses_nothing() -> None:
+    for name, frame in (("apng", PNGS["apng"]), ("gif animated", GIFS["gif animated"])):
+        np.testing.assert_array_equal(decode(frame[: len(frame) * 3 // 4]), decode(WHOLE[name]))
