@@ -175,9 +175,9 @@ class Schedule:
         if not self.phases:
             raise OptionError("empty", where="phases", remedy="give at least one phase")
         _check_tiling("phases[].epochs", self.phases, self.epochs)
-        _check_tiling("phases[].lr[].epochs", self.ramps, self.epochs, "learning rate")
+        _check_tiling("phases[].lr[].epochs", self.ramps, self.epochs, "no learning rate")
         if self.momentum_ramps:
-            _check_tiling("phases[].momentum[].epochs", self.momentum_ramps, self.epochs, "momentum")
+            _check_tiling("phases[].momentum[].epochs", self.momentum_ramps, self.epochs, "no momentum")
 
     @property
     def epochs(self) -> int:
@@ -218,7 +218,7 @@ def check_span(where: str, start: float, end: float) -> None:
         )
 
 
-def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: int, value: str = "") -> None:
+def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: int, missing: str = "") -> None:
     at = 0
     for part in parts:
         if part.start != at:
@@ -230,7 +230,7 @@ def _check_tiling(where: str, parts: Sequence[Phase] | Sequence[Ramp], epochs: i
             )
         at = part.end
     if at != epochs:
-        kind = f"no {value}" if at < epochs else f"a {value} but no phase"
+        kind = missing if at < epochs else f"a {missing.removeprefix('no ')} but no phase"
         raise OptionError(f"{kind} for epochs {min(at, epochs)} to {max(at, epochs)}", where=where)
 
 

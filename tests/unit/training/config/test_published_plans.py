@@ -27,9 +27,11 @@ def test_aiacc8_is_the_dawnbench_entry() -> None:
     rows = batches("aiacc8")
     # 2,048 images a batch for 20 epochs, 1,024 for the last: 625 and 1,251 batches an epoch.
     assert [(row.epoch, row.batch, row.batches) for row in rows] == [
-        (epoch, batch, count) for epoch, count in enumerate([625] * 20 + [1251]) for batch in range(1, count + 1)
+        (epoch, batch, count)
+        for epoch, count in enumerate([625] * 20 + [1251], start=1)
+        for batch in range(1, count + 1)
     ]
-    position = [row.epoch + row.batch / row.batches for row in rows]
+    position = [row.epoch - 1 + row.batch / row.batches for row in rows]
     assert [row.lr for row in rows] == pytest.approx(np.interp(position, [0, 5, 21], [1e-4, 1.2, 1e-4]), rel=1e-9)
     assert [row.momentum for row in rows] == pytest.approx(np.interp(position, [0, 5, 21], [0.96, 0.9, 0.96]))
     last = schedule("aiacc8").phases[-1]
@@ -73,7 +75,7 @@ def test_ffcv_recipes_have_ffcvs_sizes_and_rates(name: str, epochs: int, ramp: t
     assert sizes(schedule(name)) == expected.tolist()
     rows = batches(name)
     assert len(rows) == epochs * (IMAGES // 4096)
-    position = [row.epoch + row.batch / row.batches for row in rows]
+    position = [row.epoch - 1 + row.batch / row.batches for row in rows]
     rates = np.interp(position, [0, 2, epochs], [1.7e-4, 1.7, 0])
     assert [row.lr for row in rows] == pytest.approx(rates, rel=1e-9, abs=1e-12)
     assert {phase.val_px for phase in schedule(name).phases} == {256}
