@@ -25,7 +25,7 @@ import torchvision
 from torch import nn
 
 from data_tools.common.resources import usable_cores
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD
 from training.engine.synthetic_benchmark import SyntheticRun, synchronise

@@ -12,8 +12,9 @@ from data_tools.convert import config
 from data_tools.convert.converter import convert
 from training import trainer
 from training.config.phases_yaml import to_phases
-from training.config.run_config import Data, Model, Run, RunConfig, ScheduleOptions
+from training.config.run_config import Data, Run, RunConfig, ScheduleOptions
 from training.config.schedule import LrRamp, Phase, Schedule
+from training.config.train_config import Model
 from training.distributed.launcher import launch
 from training.runlog.epoch_table import read_epochs
 

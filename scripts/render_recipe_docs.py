@@ -54,15 +54,17 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
         schedule, gpus = config.schedule.parsed, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
         yield f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}, {config.model.arch}.\n"
-        yield f"![{recipe.stem}: px, global batch and learning rate over the epochs](recipes/{recipe.stem}.svg)\n"
+        ramps = "learning rate and momentum" if schedule.momentum_ramps else "and learning rate"
+        yield f"![{recipe.stem}: px, global batch, {ramps} over the epochs](recipes/{recipe.stem}.svg)\n"
         yield "\n".join(table(schedule, gpus)) + "\n"
 
 
 def table(schedule: Schedule, gpus: int) -> Iterator[str]:
     """The phases, a line each."""
-    yield f"| {' | '.join(schedule_table.COLUMNS)} |"
-    yield f"|{'|'.join('---:' if name in schedule_table.NUMBERS else '---' for name in schedule_table.COLUMNS)}|"
-    for cells in schedule_table.rows(schedule, gpus):
+    columns = schedule_table.columns(schedule)
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'|'.join('---:' if name in schedule_table.NUMBERS else '---' for name in columns)}|"
+    for cells in schedule_table.rows(schedule, gpus, columns):
         yield f"| {' | '.join(cells)} |"
 
 

@@ -26,6 +26,7 @@ class Batch:
     batches: int
     phase: Phase
     lr: float
+    momentum: float | None  # of the schedule's ramps, if it has any
 
 
 def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[Batch]:
@@ -34,14 +35,17 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[B
         phase = schedule.phase(epoch)
         batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
-            lr = schedule.lr(epoch, batch, batches)
-            yield Batch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr)
+            lr, momentum = schedule.lr(epoch, batch, batches), schedule.momentum(epoch, batch, batches)
+            yield Batch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
-    """A heading and a line for each epoch: its set, size, batch, and the rates of its first and last batch."""
+    """A heading and a line for each epoch: its set, size, batch, and the rates and momenta of its first and last
+    batch."""
+    ramped = bool(schedule.momentum_ramps)
+    heading = f"{'momentum from':>13} {'to':>6} " if ramped else ""
     yield (
-        f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} "
+        f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} {heading}"
         f"{'batches':>7} {'images':>8}  validation"
     )
     epochs: dict[int, list[Batch]] = {}
@@ -49,21 +53,25 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
         epochs.setdefault(batch.epoch, []).append(batch)
     for epoch, batches in epochs.items():
         phase, global_batch = batches[0].phase, batches[0].phase.batch_per_gpu * gpus
+        kind = "rectangles" if phase.rectangular_val else "squares"
+        momenta = f"{batches[0].momentum:>13.4f} {batches[-1].momentum:>6.4f} " if ramped else ""
         yield (
             f"{epoch:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
-            f"{batches[0].lr:>10.6f} {batches[-1].lr:>10.6f} {len(batches):>7} {len(batches) * global_batch:>8}  "
-            f"val_{phase.val_data} {'rectangles' if phase.rectangular_val else 'squares'}, batch {phase.val_batch}"
+            f"{batches[0].lr:>10.6f} {batches[-1].lr:>10.6f} {momenta}{len(batches):>7} "
+            f"{len(batches) * global_batch:>8}  val_{phase.val_data} {kind}, batch {phase.val_batch}"
         )
 
 
 def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: int) -> int:
-    """Write every batch as a row of ``path``; returns the number of rows."""
-    rows = 0
+    """Write every batch as a row of ``path``, with a column of momentum if the schedule has ramps of it; returns the
+    number of rows."""
+    rows, ramped = 0, bool(schedule.momentum_ramps)
     with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr"))
+        writer.writerow(("epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr", *["momentum"][:ramped]))
         for b in plan(schedule, images, gpus):
-            writer.writerow((b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, repr(b.lr)))
+            row = (b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, repr(b.lr))
+            writer.writerow((*row, *[repr(b.momentum)][:ramped]))
             rows += 1
     return rows
 

@@ -59,7 +59,7 @@ def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
         )
         per_row = contact_sheet.per_row(phase.val_px * zoom)
         used = "not used in this phase" if phase.rectangular_val else "validation"
-        short = int(phase.val_px * 1.14)
+        short = phase.val_shorter_px
         yield Row(
             f"{used}: squares of val_{phase.val_data}, the centre after resizing the shorter side to {short} px",
             validation_crops(options, datasets, phase, per_row, rectangular=False),

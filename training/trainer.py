@@ -191,7 +191,9 @@ def train_epoch(
         for batch, (images, labels) in enumerate(batches, start=start + 1):
             clock.wait(asked)
             lr = state.schedule.lr(epoch, batch, loader.batches)
-            state.step(images, labels, lr, recent, key=batch_key(state.config.run.seed, epoch, batch))
+            momentum = state.schedule.momentum(epoch, batch, loader.batches)
+            key = batch_key(state.config.run.seed, epoch, batch)
+            state.step(images, labels, lr, recent, key, momentum)
             if state.ema is not None:
                 state.ema.update(state.model)
             clock.lap()
@@ -206,7 +208,7 @@ def train_epoch(
                 check_finite(state, epoch, batch, lr, loader.px)
                 progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:
-                    log.batches_done(lr, scores, clock)
+                    log.batches_done(lr, momentum, scores, clock)
             elif log is not None:
                 log.batch_done()
             if save:

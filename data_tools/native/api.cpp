@@ -70,11 +70,6 @@ API void native_crops(const CropRule* rule, const int64_t* samples, const int32_
     for (int64_t i = 0; i < n; i++) out[i] = random_crop(*rule, uint64_t(samples[i]), widths[i], heights[i]);
 }
 
-API void native_centre_crops(const int32_t* widths, const int32_t* heights, int64_t n, int32_t out_height,
-                             int32_t out_width, Crop* out) {
-    for (int64_t i = 0; i < n; i++) out[i] = centre_crop(widths[i], heights[i], out_height, out_width);
-}
-
 // For numba: what keys the random numbers of an augmentation.
 API uint32_t native_sample_key(const CropRule* rule, int64_t sample) { return sample_key(*rule, uint64_t(sample)); }
 

@@ -1,4 +1,4 @@
-// Crops: random ones for training, keyed by sample, and centre crops for validation.
+// Random crops for training, keyed by sample.
 #pragma once
 
 #include <algorithm>
@@ -60,17 +60,6 @@ Crop random_crop(const CropRule& rule, uint64_t sample, int width, int height) {
     if (ratio < rule.min_ratio) h = std::min(height, int(std::nearbyint(w / rule.min_ratio)));
     else if (ratio > rule.max_ratio) w = std::min(width, int(std::nearbyint(h * rule.max_ratio)));
     return {(height - h) / 2, (width - w) / 2, h, w, flip};
-}
-
-// Resize(int(px * 1.14)) and the centre out of it as one crop, px being the output's shorter side. An image too narrow
-// for that gives the largest part of the output's shape instead of black bars.
-Crop centre_crop(int width, int height, int out_height, int out_width) {
-    int resized = int(std::min(out_height, out_width) * 1.14);
-    double scale = double(std::min(width, height)) / std::max(1, resized);
-    scale = std::min({scale, double(width) / out_width, double(height) / out_height});
-    int h = std::max(1, int(std::nearbyint(out_height * scale))),
-        w = std::max(1, int(std::nearbyint(out_width * scale)));
-    return {(height - h) / 2, (width - w) / 2, h, w, 0};
 }
 
 }  // namespace

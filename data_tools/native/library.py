@@ -92,7 +92,6 @@ FUNCTIONS = {  # arguments, result
     "native_vectors": ([], ctypes.c_char_p),
     "native_checksum": ([c_void_p, c_size_t], c_uint64),
     "native_crops": ([c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p], None),
-    "native_centre_crops": ([c_void_p, c_void_p, c_int64, c_int32, c_int32, c_void_p], None),
     "native_sample_key": ([c_void_p, c_int64], c_uint32),
     "native_pool_new": ([c_int32], c_void_p),
     "native_pool_delete": ([c_void_p], None),

@@ -6,19 +6,26 @@ Source of the rule: a run that was stopped and continued must be the run that wa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase, Schedule
+from training.config.train_config import Model, Train
 
 SCHEDULE, VALIDATION = "schedule", "validation"
 # They change what is tried, shown or how fast it goes, but not what is learned.
 HARMLESS = {"train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
 # Weights of one network do not fit another.
 FIXED = {"model.arch", "model.blurpool", "classes"}
+# Checkpoints from before there was an option were made without it.
+ABSENT: Mapping[str, Any] = {
+    f"{name}.{field.name}": field.default
+    for name, section in (("model", Model), ("train", Train))
+    for field in fields(section)
+}
 MOST_SHOWN = 4
 
 
@@ -47,6 +54,8 @@ def options_of_result(
     options = {f"{name}.{key}": value for name in ("model", "train") for key, value in sections[name].items()}
     options |= {"train.amp": amp, "gpus": gpus, "classes": classes, "run.seed": config.run.seed}
     options |= {f"data.{key}": sections["data"][key] for key in ("page_window", "augment")}
+    if config.run.init_from is not None:
+        options["run.init_from"] = str(config.run.init_from)
     schedule = config.schedule.parsed
     options[SCHEDULE] = [_epoch(schedule, epoch) for epoch in range(schedule.epochs)]
     options[VALIDATION] = [_validation(schedule.phase(epoch)) for epoch in range(schedule.epochs)]
@@ -55,23 +64,27 @@ def options_of_result(
 
 def _epoch(schedule: Schedule, epoch: int) -> str:
     phase = schedule.phase(epoch)
-    first, last = schedule.lr(epoch, 0, 1), schedule.lr(epoch, 1, 1)
-    return (
-        f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}, "
-        f"lr {first:.9g} to {last:.9g}"
-    )
+    shown = f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}"
+    for name, ramps in (("lr", schedule.ramps), ("momentum", schedule.momentum_ramps)):
+        for ramp in ramps:
+            if ramp.start <= epoch < ramp.end:
+                power = "" if ramp.power is None else f" {ramp.power:.9g}"
+                shape = "" if ramp.shape == "linear" else f", {ramp.shape}{power}"
+                shown += f", {name} {ramp.at(epoch, 0, 1):.9g} to {ramp.at(epoch, 1, 1):.9g}{shape}"
+    return shown
 
 
 def _validation(phase: Phase) -> str:
     kind = "rectangles" if phase.rectangular_val else "squares"
-    return f"{kind} of {phase.val_px} px of {phase.val_data}, batch {phase.val_batch}"
+    resized = f" from {phase.val_resize}" if phase.val_resize else ""
+    return f"{kind} of {phase.val_px} px{resized} of {phase.val_data}, batch {phase.val_batch}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """What differs between two results of `options_of_result`."""
     found = []
     for key in dict.fromkeys([*now, *before]):
-        old, new = before.get(key), now.get(key)
+        old, new = before.get(key, ABSENT.get(key)), now.get(key, ABSENT.get(key))
         if old == new:
             continue
         if key in (SCHEDULE, VALIDATION):

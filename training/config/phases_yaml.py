@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from data_tools.common.options import REQUIRED, OptionError, convert, nearest, option
-from training.config.schedule import LrRamp, Phase, Schedule, check_span
+from training.config.schedule import LrRamp, MomentumRamp, Phase, Ramp, Schedule, check_span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,19 +23,22 @@ class PhaseKeys(Phase):
     lr: list[object] = option(
         [],
         "ramps `{epochs: [a, b], from: x, to: y}`, for the whole job; those of all phases together cover every epoch "
-        "once",
+        "once. Linear, or with `shape: cosine`, or with `shape: polynomial` and `power: n`",
     )
+    momentum: list[object] = option([], "ramps of momentum, in the same way", none="`train.momentum`")
     px_ramp: dict[str, object] | None = option(
         None,
-        "`{from: px, epochs: [a, b]}`: over these epochs the size goes from there to `px`, in multiples of 32",
+        "`{from: px, epochs: [a, b]}`: over these epochs, which may be fractions, the size goes from there to `px`, in "
+        "multiples of 32, or of `multiple: n`",
         none="one size",
     )
 
 
-OWN = ("epochs", "lr", "px_ramp")  # read here; the others go to Phase as they are
+OWN = ("epochs", "lr", "momentum", "px_ramp")  # read here; the others go to Phase as they are
 KEYS = tuple(dict.fromkeys(["epochs", *(f.name for f in fields(PhaseKeys) if f.name not in ("start", "end"))]))
 NEEDED = ("epochs", "px", "batch_per_gpu", "data")
-RAMP_KEYS = ("epochs", "from", "to")
+RAMP_KEYS = ("epochs", "from", "to", "shape", "power")
+RAMP_NEEDED = RAMP_KEYS[:3]
 
 
 def from_phases(entries: object) -> Schedule:
@@ -46,13 +49,21 @@ def from_phases(entries: object) -> Schedule:
     if not isinstance(entries, list | tuple):
         raise OptionError("not a list", where="phases", remedy="see rn50_configs/titan8.yaml")
     phases: list[Phase] = []
-    ramps: list[LrRamp] = []
+    rates: list[LrRamp] = []
+    momenta: list[MomentumRamp] = []
     for number, entry in enumerate(entries):
         where = f"phases[{number}]"
         keys = _mapping(where, entry, KEYS, NEEDED)
         phases.extend(_phases(where, keys))
-        ramps.extend(_ramp(f"{where}.lr[{i}]", ramp) for i, ramp in enumerate(_list(f"{where}.lr", keys.get("lr", []))))
-    return Schedule(phases=tuple(phases), ramps=tuple(sorted(ramps, key=lambda r: r.start)))
+        for lr_from, lr_to, ramp in _ramps(where, "lr", keys):
+            rates.append(LrRamp(lr_from=lr_from, lr_to=lr_to, **ramp))
+        for momentum_from, momentum_to, ramp in _ramps(where, "momentum", keys):
+            momenta.append(MomentumRamp(momentum_from=momentum_from, momentum_to=momentum_to, **ramp))
+    return Schedule(
+        phases=tuple(phases),
+        ramps=tuple(sorted(rates, key=lambda r: r.start)),
+        momentum_ramps=tuple(sorted(momenta, key=lambda r: r.start)),
+    )
 
 
 def to_phases(schedule: Schedule) -> list[object]:
@@ -61,14 +72,20 @@ def to_phases(schedule: Schedule) -> list[object]:
         {
             "epochs": [phase.start, phase.end],
             **{key: getattr(phase, key) for key in KEYS if key not in OWN},
-            "lr": [
-                {"epochs": [ramp.start, ramp.end], "from": ramp.lr_from, "to": ramp.lr_to}
-                for ramp in schedule.ramps
-                if phase.start <= ramp.start < phase.end
+            "lr": [_written(r, r.lr_from, r.lr_to) for r in schedule.ramps if phase.start <= r.start < phase.end],
+            "momentum": [
+                _written(r, r.momentum_from, r.momentum_to)
+                for r in schedule.momentum_ramps
+                if phase.start <= r.start < phase.end
             ],
         }
         for phase in schedule.phases
     ]
+
+
+def _written(ramp: Ramp, first: float, last: float) -> dict[str, object]:
+    written: dict[str, object] = {"epochs": [ramp.start, ramp.end], "from": first, "to": last, "shape": ramp.shape}
+    return written if ramp.power is None else written | {"power": ramp.power}
 
 
 def _phases(where: str, entry: Mapping[str, Any]) -> Iterator[Phase]:
@@ -85,29 +102,37 @@ def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int, px: int) 
     """(first epoch, epoch after the last, px) of each size.
 
     Over the epochs of ``px_ramp`` the size goes linearly from ``from`` to ``px``, rounded to multiples of 32 (halves to
-    the even multiple), as ffcv-imagenet's ``resolution`` section does it.
+    the even multiple), as ffcv-imagenet's ``resolution`` section does it, or of ``multiple``, as composer's
+    ProgressiveResizing.
     """
     if entry.get("px_ramp") is None:
         return [(start, end, px)]
-    ramp = _mapping(f"{where}.px_ramp", entry["px_ramp"], ("from", "epochs"), ("from", "epochs"))
+    ramp = _mapping(f"{where}.px_ramp", entry["px_ramp"], ("from", "epochs", "multiple"), ("from", "epochs"))
     px_from = int(_value(f"{where}.px_ramp.from", ramp["from"], int))
-    low, high = _span(f"{where}.px_ramp.epochs", ramp["epochs"])
+    multiple = int(_value(f"{where}.px_ramp.multiple", ramp.get("multiple", 32), int))
+    if multiple < 1:
+        raise OptionError(f"{multiple} is not a number of px above 0", where=f"{where}.px_ramp.multiple")
+    low, high = map(float, _span(f"{where}.px_ramp.epochs", ramp["epochs"], float))
     check_span(f"{where}.px_ramp.epochs", low, high)
 
     def size(epoch: int) -> int:
         if epoch <= low or epoch >= high:
             return px_from if epoch <= low else px
-        return round((px_from + (px - px_from) * (epoch - low) / (high - low)) / 32) * 32
+        return round((px_from + (px - px_from) * (epoch - low) / (high - low)) / multiple) * multiple
 
     changes = [e for e in range(start, end) if e == start or size(e) != size(e - 1)]
     return [(first, after, size(first)) for first, after in pairwise([*changes, end])]
 
 
-def _ramp(where: str, entry: object) -> LrRamp:
-    entry = _mapping(where, entry, RAMP_KEYS, RAMP_KEYS)
-    start, end = _span(f"{where}.epochs", entry["epochs"])
-    lr_from, lr_to = (_value(f"{where}.{key}", entry[key], float) for key in ("from", "to"))
-    return LrRamp(start=start, end=end, lr_from=lr_from, lr_to=lr_to)
+def _ramps(where: str, key: str, keys: Mapping[str, Any]) -> Iterator[tuple[float, float, dict[str, Any]]]:
+    """(first value, last value, what any ramp has) of each ramp under ``key`` of a phase."""
+    for number, entry in enumerate(_list(f"{where}.{key}", keys.get(key, []))):
+        at = f"{where}.{key}[{number}]"
+        ramp = _mapping(at, entry, RAMP_KEYS, RAMP_NEEDED)
+        start, end = _span(f"{at}.epochs", ramp["epochs"])
+        first, last = (_value(f"{at}.{end_of}", ramp[end_of], float) for end_of in ("from", "to"))
+        power = None if ramp.get("power") is None else _value(f"{at}.power", ramp["power"], float)
+        yield first, last, {"start": start, "end": end, "shape": ramp.get("shape", "linear"), "power": power}
 
 
 def _mapping(where: str, entry: object, keys: tuple[str, ...], needed: tuple[str, ...]) -> Mapping[str, Any]:
@@ -135,8 +160,8 @@ def _value(where: str, value: object, kind: Any) -> Any:
         raise OptionError(str(error), where=where) from None
 
 
-def _span(where: str, value: object) -> tuple[int, int]:
+def _span(where: str, value: object, kind: Any = int) -> tuple[Any, Any]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         remedy = "give [first epoch, epoch after the last]"
         raise OptionError(f"{value!r} has no end", where=where, remedy=remedy)
-    return _value(where, value[0], int), _value(where, value[1], int)
+    return _value(where, value[0], kind), _value(where, value[1], kind)

@@ -14,10 +14,10 @@ from training.config.augmentations import Augmentation, read_augmentations
 from training.config.other_names import ELSEWHERE
 from training.config.phases_yaml import from_phases
 from training.config.schedule import Phase, Schedule
+from training.config.train_config import Model, Train
 
 # More than the cores of any machine; many more threads than cores only wait, and fail to start once memory is taken.
 MOST_WORKERS = 1024
-Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,54 +87,6 @@ class ScheduleOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """the network"""
-
-    arch: Arch = option("resnet50", "a ResNet of torchvision")
-    init_bn0: bool = option(True, "zero the last BatchNorm of each residual block; fc weights from N(0, 0.01)")
-    blurpool: bool = option(False, "blur before every strided convolution but the first, against aliasing")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Train:
-    """optimizer, loss, precision"""
-
-    momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
-    nesterov: bool = option(False, "Nesterov momentum")
-    weight_decay: float = option(1e-4, "weight decay of convolution and linear weights", low=0)
-    decay_norm: bool = option(False, "weight decay on BatchNorm parameters, too")
-    decay_bias: bool = option(True, "weight decay on the fc layer's bias, too")
-    label_smoothing: float = option(0.0, "label smoothing of the training loss", low=0, high=0.99)
-    mixup: float = option(
-        0.0, "alpha of MixUp; 0: off. With CutMix as well, one of the two is drawn for each batch", low=0
-    )
-    cutmix: float = option(0.0, "alpha of CutMix; 0: off", low=0)
-    ema: float = option(
-        0.0, "decay per step of averaged weights, which are validated beside the plain ones; 0: off", low=0, high=1
-    )
-    amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
-        "auto", "precision: `fp16`, `bf16` or `fp32`; `auto`: bf16 from Ampere on, fp16 before, fp32 on a CPU"
-    )
-    max_bad_steps: int = option(10, "stop after this many steps in a row without a finite loss or gradient", low=1)
-    loss_scale: float | Literal["dynamic"] = option(1024.0, "loss scale for fp16: a number, or `dynamic`", low=1)
-    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option(
-        "auto",
-        "torch.compile of the step: `off`, or its mode `default`, `reduce-overhead` or `max-autotune`; "
-        "`auto`: `default` on a GPU, `off` on a CPU. The last two use CUDA graphs, but not where `dist.emulate_gpus` "
-        "accumulates gradients. Validation is not compiled",
-    )
-    flip_tta: bool = option(False, "validate on the mean of each image and its mirror image")
-
-    def __post_init__(self) -> None:
-        check(self)
-        if self.nesterov and not self.momentum:
-            raise OptionError("needs a momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Dist:
     """processes and devices"""
 
@@ -169,6 +121,12 @@ class Run:
         "auto",
         "where to begin in a folder without a checkpoint of this run: at the start (`auto` or `none`), or at the "
         "checkpoint of this path; a folder that has one goes on from there",
+    )
+    init_from: Path | None = option(
+        None,
+        "weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or safetensors. For "
+        "other classes the fc layer is new. A folder that has a checkpoint of this run goes on from that",
+        none="random weights",
     )
     accept_changes: tuple[str, ...] = option(
         (),
@@ -207,6 +165,9 @@ class Run:
             raise OptionError(
                 "only for --run.eval_only=true", where="checkpoint", remedy="to continue training use --run.resume=PATH"
             )
+        if self.init_from is not None and (self.eval_only or self.resume not in ("auto", "none")):
+            other = "eval_only" if self.eval_only else "resume"
+            raise OptionError(f"not together with run.{other}", where="init_from", remedy="leave out one of the two")
         for key in ("eval_px", "eval_rectangular"):
             if getattr(self, key) is not None and not self.eval_only:
                 remedy = "a phase of the schedule has val_px and rectangular_val"
@@ -246,18 +207,25 @@ class RunConfig:
 
     data: Data = Data()
     schedule: ScheduleOptions
-    model: Model = Model()
-    train: Train = Train()
+    model: Model = Model()  # noqa: RUF009 - frozen
+    train: Train = Train()  # noqa: RUF009 - frozen
     dist: Dist = Dist()
     run: Run = Run()
     log: Log = Log()
+
+    def __post_init__(self) -> None:
+        if self.schedule.parsed.momentum_ramps and self.train.momentum != Train().momentum:
+            raise OptionError(
+                "the schedule has ramps of momentum", where="train.momentum", remedy="change those of its phases"
+            )
 
     def evaluated(self) -> Phase:
         """The phase that ``run.eval_only`` validates as: the last one, with the changes of ``run.eval_...``."""
         last, run = self.schedule.parsed.phases[-1], self.run
         px = last.val_px if run.eval_px is None else run.eval_px
         rectangular = last.rectangular_val if run.eval_rectangular is None else run.eval_rectangular
-        return replace(last, val_px=px, rectangular_val=rectangular)
+        resize = last.val_resize * px // last.val_px  # the same part of the image
+        return replace(last, val_px=px, val_resize=resize, rectangular_val=rectangular)
 
     def betons(self) -> tuple[str, ...]:
         """Names of the betons that the run reads, each once: the schedule's, or the one of ``run.eval_only``."""

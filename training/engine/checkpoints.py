@@ -15,7 +15,7 @@ from training.config.continuation import check_changes, differences
 from training.distributed.stop_signals import StopSignals
 from training.distributed.world import Preempted
 from training.engine.state import TrainState
-from training.model import checkpoint
+from training.model import checkpoint, weights
 from training.runlog.epoch_table import EPOCHS, Scores, tells_top5
 
 FILES = ("*.pt", "*.csv", "*.json", "*.json.gz", "events.out.tfevents.*", "report.html", "*.png")
@@ -122,11 +122,31 @@ def resume(state: TrainState, signals: StopSignals) -> Path | None:
             _check(state, *start)
             state.restore(start[0])
             _note_changes(state, *start)
+        elif state.config.run.init_from is not None:
+            _begin_from(state, state.config.run.init_from, signals)
         _agree(state, signals)
         if state.world.is_main:
             set_aside(run_dir)
     _agree(state, signals)
     return start[1] if start is not None else None
+
+
+def _begin_from(state: TrainState, path: Path, signals: StopSignals) -> None:
+    """Begin with the weights at ``path``. OptionError in every process unless all read the same there."""
+    problem = OptionError(
+        f"the processes find different weights in {path}",
+        where="run.init_from",
+        remedy="put it on a disk that all machines share",
+    )
+    read = -1
+    try:
+        state.begin_from(weights.read(path))
+        read = weights.checksum(state.model)
+    except OptionError as error:
+        problem = OptionError(error.fault, where="run.init_from", remedy=error.remedy)
+    every = signals.every_rank(torch.tensor([read]))
+    if read < 0 or (every != read).any():
+        raise problem
 
 
 def _is_own(state: TrainState, saved: dict[str, Any], path: Path) -> bool:

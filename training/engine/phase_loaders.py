@@ -53,6 +53,7 @@ def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **options: A
     return ValLoader(
         datasets.beton(f"val_{phase.val_data}"),
         px=phase.val_px,
+        resize=phase.val_resize,
         batch=phase.val_batch,
         rectangular=phase.rectangular_val,
         **_reader_options(config, datasets),

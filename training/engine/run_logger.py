@@ -87,7 +87,7 @@ class RunLog:
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
         self._images_before = at.images_seen
 
-    def batches_done(self, lr: float, scores: Scores, clock: StepClock) -> None:
+    def batches_done(self, lr: float, momentum: float | None, scores: Scores, clock: StepClock) -> None:
         """Log the batches since the last call; ``scores`` are theirs."""
         steps = len(clock.marks) - 1
         values = {
@@ -98,6 +98,8 @@ class RunLog:
             "times/step": 1000 * (clock.marks[-1] - clock.marks[0]) / steps,
             "times/data": 1000 * clock.waited / steps,
         }
+        if momentum is not None:
+            values["sizes/momentum"] = momentum
         self._scalars(values)
         if self.console.is_due():
             self.console.progress(self._snapshot(lr, scores.loss, clock))

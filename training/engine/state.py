@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from training.config.schedule import Phase
 from training.distributed.world import World
 from training.engine.metrics import NO_SUMS
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
-from training.model import resnet
+from training.model import optimizer, resnet, weights
 from training.model.moving_average import MovingAverage
 
 
@@ -46,14 +47,11 @@ class TrainState:
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
         net, train = config.model, config.train
-        self.model = resnet.build(net.arch, len(datasets.classes), net.init_bn0, net.blurpool).to(world.device)
+        self.model = resnet.build(net.arch, len(datasets.classes), net.init_bn0, net.blurpool, net.prior_bias)
+        self.model.to(world.device)
         self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            resnet.parameter_groups(self.model, train.weight_decay, train.decay_norm, train.decay_bias),
-            lr=0.0,
-            momentum=train.momentum,
-            nesterov=train.nesterov,
-            fused=True,
+        self.optimizer = optimizer.build(
+            self.model, train, highest_lr=self.schedule.highest_lr, momentum=self.schedule.momentum(0, 0, 1)
         )
         dtype = resnet.amp_dtype(train.amp, world.device)
         self.options = options_of_result(
@@ -64,7 +62,7 @@ class TrainState:
             classes=len(datasets.classes),
         )
         self.changes: list[dict[str, Any]] = []  # that were made when the run was continued
-        loss_module = LossModule(Predictor(self.model, dtype, world.device), train.label_smoothing)
+        loss_module = LossModule(Predictor(self.model, dtype, world.device), train.label_smoothing, train.loss)
         self.step = TrainStep(
             loss_module,
             self.optimizer,
@@ -78,8 +76,8 @@ class TrainState:
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
         self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
-        if train.ema:
-            self.ema = MovingAverage(self.model, train.ema)
+        if train.ema_decay:
+            self.ema = MovingAverage(self.model, train.ema_decay, train.ema_every)
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
 
     def _parallel(self, loss_module: LossModule) -> nn.Module:
@@ -124,6 +122,13 @@ class TrainState:
             "progress": asdict(self.progress),
             "random": random,
         }
+
+    def begin_from(self, given: weights.Weights) -> None:
+        """Begin with weights of another run, on this one's schedule."""
+        new_fc = weights.begin_from(self.model, given, self.datasets.classes)
+        if self.world.is_main:
+            fc = f", but a new fc layer for {len(self.datasets.classes)} classes" if new_fc else ""
+            print(f"note: begins with the weights of {given.source}{fc}", file=sys.stderr)
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from ``saved``, with this run's options."""

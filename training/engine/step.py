@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.engine.metrics import MetricSums
+from training.model.loss import training_loss
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -60,10 +61,10 @@ class Predictor(nn.Module):
 class LossModule(nn.Module):
     """Images and labels to the loss and the logits: the part of a step that is differentiated and compiled."""
 
-    def __init__(self, predict: Predictor, label_smoothing: float) -> None:
+    def __init__(self, predict: Predictor, label_smoothing: float, kind: str = "cross_entropy") -> None:
         super().__init__()
         self.predict = predict
-        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.loss = training_loss(kind, label_smoothing)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.predict(images)
@@ -148,6 +149,7 @@ class TrainStep:
                 f"dist.emulate_gpus; the step is compiled as {self.compile_mode}",
                 file=sys.stderr,
             )
+        self.clip_norm = options.clip_norm
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
             loss_module.predict.device_type,
@@ -172,16 +174,28 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
         self.statistics.put_back(before, torch.ones((), dtype=torch.bool, device=device))
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, sums: MetricSums, key: int = 0) -> None:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        lr: float,
+        sums: MetricSums,
+        key: int = 0,
+        momentum: float | None = None,
+    ) -> None:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; metrics go to ``sums``.
 
-        ``key`` is the number of the global batch. All random numbers are drawn from it and the position in that batch,
-        so it does not matter how many processes share the batch.
+        ``momentum``: None for that of the optimizer. ``key``: number of the global batch. All random numbers are drawn
+        from it and the position in that batch, so it does not matter how many processes share the batch.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+            group["momentum"] = group["momentum"] if momentum is None else momentum
         before = self.statistics.copy() if self.scaler.is_enabled() else None
         loss = self._accumulate(images, labels, key, sums)
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.loss_module.parameters(), self.clip_norm, foreach=True)
         self.scaler.step(self.optimizer)
         bad = ~torch.isfinite(loss)
         if before is not None:

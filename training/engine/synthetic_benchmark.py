@@ -6,11 +6,12 @@ import time
 
 import torch
 
-from training.config.run_config import RunConfig, Train
+from training.config.run_config import RunConfig
+from training.config.train_config import Train
 from training.distributed import world
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, Predictor, TrainStep
-from training.model import resnet
+from training.model import optimizer, resnet
 
 
 class SyntheticRun:
@@ -19,9 +20,8 @@ class SyntheticRun:
     def __init__(self, arch: str, classes: int, px: int, batch: int, device: torch.device, options: Train) -> None:
         net = resnet.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
         predict = Predictor(net, resnet.amp_dtype(options.amp, device), device)
-        groups = resnet.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
-        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, fused=True)
-        self.step = TrainStep(LossModule(predict, options.label_smoothing), optimizer, options)
+        loss_module = LossModule(predict, options.label_smoothing, options.loss)
+        self.step = TrainStep(loss_module, optimizer.build(net, options, highest_lr=1e-3), options)
         self.step.prepare(px, batch, device)
         images = torch.randint(0, 256, (batch, 3, px, px), dtype=torch.uint8, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)

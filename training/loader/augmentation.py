@@ -6,11 +6,16 @@ import importlib
 import inspect
 from typing import Any
 
+import torch
 from ffcv.pipeline.operation import Operation
 from torch import nn
+from torchvision.transforms import v2
 
 from data_tools.common.options import OptionError
 from training.config.augmentations import Augmentation
+
+# Published per image; what else there is of torchvision's is drawn once a batch, which is faster.
+DRAWN_PER_IMAGE = (v2.AugMix, v2.AutoAugment, v2.RandAugment, v2.RandomErasing, v2.TrivialAugmentWide)
 
 
 def build(augmentations: tuple[Augmentation, ...]) -> tuple[list[Operation], list[nn.Module]]:
@@ -22,8 +27,19 @@ def build(augmentations: tuple[Augmentation, ...]) -> tuple[list[Operation], lis
         if isinstance(made, Operation):
             operations.append(made)
         else:
-            modules.append(made)
+            modules.append(EachImage(made) if isinstance(made, DRAWN_PER_IMAGE) else made)
     return operations, modules
+
+
+class EachImage(nn.Module):
+    """Applies ``module`` image by image, so that each draws its own random numbers; on a batch it would draw once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.module(image) for image in images])
 
 
 def _made(augmentation: Augmentation) -> Any:
@@ -32,6 +48,8 @@ def _made(augmentation: Augmentation) -> Any:
     if not (inspect.isclass(kind) and issubclass(kind, Operation | nn.Module)):
         raise OptionError(f"{package} has no {name}", where="data.augment")
     try:
+        if kind is v2.RandomErasing and augmentation.arguments.get("value") == "random":
+            raise ValueError("normal random numbers are no uint8 pixels; give a number or [red, green, blue], 0 to 255")
         return kind(**augmentation.arguments)
     except (TypeError, ValueError, AssertionError) as error:
         what = f"{augmentation.name} cannot be made with {augmentation.arguments} ({error})"

@@ -56,16 +56,21 @@ def random_crops(rule: CropRule, samples: NDArray[np.int64], widths: Sides, heig
     return out
 
 
-def centre_crops(widths: Sides, heights: Sides, out_height: int, out_width: int) -> NDArray[np.void]:
-    """Resize(int(px * 1.14)) and a centre crop of (out_height, out_width) as one crop, px being the shorter of them.
+def centre_crops(widths: Sides, heights: Sides, out_height: int, out_width: int, resize: int = 0) -> NDArray[np.void]:
+    """Resizing the shorter side to ``resize`` and a centre crop of (out_height, out_width), as one crop.
+
+    ``resize`` 0: int(px * 1.14), px being the shorter side of the crop.
 
     An image too narrow for the crop gives the largest part of the same shape instead of black bars.
     """
-    widths, heights = np.ascontiguousarray(widths, np.int32), np.ascontiguousarray(heights, np.int32)
-    out = np.empty(len(widths), CROP)
-    library().native_centre_crops(
-        widths.ctypes.data, heights.ctypes.data, len(widths), out_height, out_width, out.ctypes.data
-    )
+    widths, heights = np.asarray(widths, np.float64), np.asarray(heights, np.float64)
+    resize = resize or int(min(out_height, out_width) * 1.14)
+    scale = np.minimum(widths, heights) / max(1, resize)
+    scale = np.minimum(scale, np.minimum(widths / out_width, heights / out_height))
+    out = np.zeros(len(widths), CROP)
+    for side, whole, start, wanted in (("height", heights, "top", out_height), ("width", widths, "left", out_width)):
+        out[side] = np.maximum(1, np.rint(wanted * scale))
+        out[start] = (whole - out[side]) // 2
     return out
 
 
@@ -99,13 +104,15 @@ class RandomCrops:
 
 @dataclass(kw_only=True, slots=True)
 class CentreCrops:
-    """The centre of each image, as squares of px or as rectangles of the batch's mean shape."""
+    """The centre of each image, as squares of px or as rectangles of the batch's mean shape; ``resize`` as for
+    `centre_crops`."""
 
     px: int
     rectangular: bool = False
+    resize: int = 0
     epoch: int = 0  # makes no difference
 
     def of(self, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> tuple[int, int, NDArray[np.void]]:
         """As for RandomCrops."""
         height, width = rectangle(widths / heights, self.px) if self.rectangular else (self.px, self.px)
-        return height, width, centre_crops(widths, heights, height, width)
+        return height, width, centre_crops(widths, heights, height, width, self.resize)

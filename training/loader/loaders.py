@@ -261,9 +261,9 @@ class TrainLoader(BetonLoader):
 class ValLoader(BetonLoader):
     """Every image of a beton exactly once over all ranks, in whole batches dealt out in turn; the last is ragged.
 
-    Square: Resize(int(px * 1.14)) and a centre crop of px. `rectangular`: images sorted by width / height, batches
-    cut in that order, each cropped to its mean ratio with the shorter side at px. Ranks may get different numbers
-    of batches. Iterating again starts anew. Batches and the other arguments are as for TrainLoader.
+    Square: the shorter side resized to `resize`, by default int(px * 1.14), and a centre crop of px. `rectangular`:
+    sorted by width / height, batches cut in that order, each cropped to its mean ratio with the shorter side at px.
+    Ranks may get different numbers of batches. Iterating again starts anew. The rest is as for TrainLoader.
     """
 
     def __init__(
@@ -273,6 +273,7 @@ class ValLoader(BetonLoader):
         px: int,
         batch: int,
         rectangular: bool = False,
+        resize: int = 0,
         rank: int = 0,
         ranks: int = 1,
         workers: int | None = None,
@@ -292,7 +293,7 @@ class ValLoader(BetonLoader):
         try:
             super().__init__(
                 beton,
-                CentreCrops(px=px, rectangular=rectangular),
+                CentreCrops(px=px, rectangular=rectangular, resize=resize),
                 batch=batch,
                 workers=workers,
                 device=torch.device(device),

@@ -11,38 +11,40 @@ from torch import nn
 
 
 class MovingAverage:
-    """``module`` is the average of a model over its updates; the first one copies the model.
+    """``module`` is the average of a model over every ``every``-th of its ``steps``; the first step copies the model.
 
     The bits and the state dict of torch's AveragedModel with ``get_ema_multi_avg_fn`` and ``use_buffers``, which waits
     for the device twice a step, and launches four kernels for each of BatchNorm's counts of batches to average them.
     Here they are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, every: int = 1) -> None:
+        self.decay, self.every = decay, every
         self.module = copy.deepcopy(model)
-        self.updates = 0
+        self.steps = 0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in ``model`` as it is after a step. Does not wait for the device."""
+        """Call it after each step: takes in ``model`` if an update is due. Does not wait for the device."""
+        self.steps += 1
+        if self.steps > 1 and self.steps % self.every:
+            return
         ours, theirs = (itertools.chain(net.parameters(), net.buffers()) for net in (self.module, model))
         pairs = list(zip(ours, theirs, strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        if self.updates:
+        if self.steps > 1:
             torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - self.decay)
         else:
             _copy(floats)
         _copy([pair for pair in pairs if not pair[0].is_floating_point()])
-        self.updates += 1
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        return {"n_averaged": torch.tensor(self.updates), **tensors}
+        return {"n_averaged": torch.tensor(self.steps), **tensors}
 
     def load_state_dict(self, saved: Mapping[str, torch.Tensor]) -> None:
         tensors = dict(saved)
-        self.updates = int(tensors.pop("n_averaged"))
+        self.steps = int(tensors.pop("n_averaged"))
         self.module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in tensors.items()})
 
 

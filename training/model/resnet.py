@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torchvision
 from torch import nn
@@ -10,17 +13,20 @@ AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def build(arch: str, classes: int, init_bn0: bool, blurpool: bool = False) -> nn.Module:
+def build(arch: str, classes: int, init_bn0: bool, blurpool: bool = False, prior_bias: bool = False) -> nn.Module:
     """A torchvision ResNet, which takes any image size because it ends in global average pooling.
 
     ``init_bn0`` zeroes the last BatchNorm of each residual block, so that each block starts as the identity, and
     draws the fc weights from N(0, 0.01). Source: imagenet18's ``init_bn0``; Goyal et al. 2017, section 5.1.
+    ``prior_bias`` sets the fc biases to -log(classes). Source: composer's ``linear_log_constant_bias``.
     """
     model: nn.Module = getattr(torchvision.models, arch)(num_classes=classes, zero_init_residual=init_bn0)
     if init_bn0:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.01)
+    if prior_bias:
+        nn.init.constant_(model.get_parameter("fc.bias"), -math.log(classes))
     if blurpool:
         _blur_strided_convolutions(model)
     return model
@@ -55,9 +61,7 @@ def _blur_strided_convolutions(module: nn.Module) -> None:
             _blur_strided_convolutions(child)
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, decay_norm: bool, decay_bias: bool
-) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float, decay_norm: bool, decay_bias: bool) -> list[dict[str, Any]]:
     """Two groups for the optimizer, with and without ``weight_decay``; each trainable parameter is in one of them.
 
     Normalisation layers are found by type: torchvision names some of them ``downsample.1``.

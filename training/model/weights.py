@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from data_tools.common.options import OptionError
-from training.config.run_config import Model
+from training.config.train_config import Model
 from training.model import checkpoint, resnet, state_dicts
 
 ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
@@ -94,6 +95,33 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     if wanted != given:
         raise OptionError(f"{_difference(wanted, given)}", where=weights.source)
     network.load_state_dict(weights.tensors)
+
+
+FC = ("fc.weight", "fc.bias")
+
+
+def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> bool:
+    """Load the weights into ``network``, to train it on for ``classes``. OptionError if they do not fit.
+
+    True if they are for other classes, so that its fc layer stays as it is. Classes without names count as the same if
+    there are as many.
+    """
+    own = network.state_dict()
+    wanted, given = _shapes(own), _shapes(weights.tensors)
+    other_classes = weights.classes not in (None, classes) or any(wanted[key] != given.get(key) for key in FC)
+    kept = FC if other_classes else ()
+    if {k: v for k, v in wanted.items() if k not in kept} != {k: v for k, v in given.items() if k not in kept}:
+        raise OptionError(_difference(wanted, given), where=weights.source)
+    network.load_state_dict({**weights.tensors, **{key: own[key] for key in kept}})
+    return other_classes
+
+
+def checksum(network: nn.Module) -> int:
+    """CRC-32 of all weights and statistics, by which processes compare them."""
+    value = 0
+    for tensor in network.state_dict().values():
+        value = zlib.crc32(tensor.cpu().contiguous().numpy(), value)
+    return value
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -89,18 +89,19 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
         yield _pairs(list(shown.items())) + "</section>"
     if len({repr(run.schedule) for run in runs}) > 1:
         yield "<h2>Phases that differ</h2>"
-        shared = set.intersection(*(set(_phases(run)) for run in runs))
+        columns = _phase_columns(runs)
+        shared = set.intersection(*(set(schedule_table.rows(run.schedule, 1, columns)) for run in runs))
         for number, run in enumerate(runs):
-            table = _table(PHASE_COLUMNS, _phases(run), marked=[cells not in shared for cells in _phases(run)])
+            phases = schedule_table.rows(run.schedule, 1, columns)
+            table = _table(columns, phases, marked=[cells not in shared for cells in phases])
             yield f'<section class="card" {_tone(number)}><h3>{escape(run.name)}</h3>{table}</section>'
         yield "<p>Bold: not in all of them.</p>"
 
 
-PHASE_COLUMNS = [name for name in schedule_table.COLUMNS if name != "global batch"]  # the epochs below have that
-
-
-def _phases(run: RunFolder) -> list[tuple[str, ...]]:
-    return schedule_table.rows(run.schedule, 1, PHASE_COLUMNS)
+def _phase_columns(runs: Sequence[RunFolder]) -> list[str]:
+    """All that a run's phases have but the global batch, which the epochs below have."""
+    shown = {name for run in runs for name in schedule_table.columns(run.schedule)} - {"global batch"}
+    return [name for name in schedule_table.COLUMNS if name in shown]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:
@@ -149,7 +150,8 @@ def _tables(runs: Sequence[RunFolder]) -> Iterator[str]:
 def _configurations(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Configuration</h2>"
     for run in runs:
-        phases = _phases(run)
-        table = _table(PHASE_COLUMNS, phases, marked=[False] * len(phases))
+        columns = _phase_columns([run])
+        phases = schedule_table.rows(run.schedule, 1, columns)
+        table = _table(columns, phases, marked=[False] * len(phases))
         yield f'<details><summary>{escape(run.name)}</summary><div class="card">{table}'
         yield _pairs(list(run.options().items()), "options") + "</div></details>"

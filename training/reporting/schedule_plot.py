@@ -1,12 +1,14 @@
-"""A schedule as a picture: px, global batch and learning rate over its epochs."""
+"""A schedule as a picture: px, global batch, learning rate and momentum over its epochs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from data_tools.common.text import plural
-from training.config.schedule import Schedule
+from training.config.schedule import LrRamp, MomentumRamp, Schedule
 from training.reporting.plotting import LIGHT, Palette, figure, style_axes
 
 if TYPE_CHECKING:
@@ -15,18 +17,36 @@ if TYPE_CHECKING:
 
 
 def plot(schedule: Schedule, gpus: int, palette: Palette = LIGHT) -> Figure:
-    """``schedule`` on ``gpus`` GPUs over the epochs that are complete. Dotted: where the rate jumps."""
-    fig, (px, batch, lr) = figure(9.6, 2.4, columns=3)
+    """``schedule`` on ``gpus`` GPUs over the epochs that are complete. Dotted: where the rate jumps.
+
+    Momentum has an axis of its own if the schedule has ramps of it.
+    """
+    fig, (px, batch, lr, *more) = figure(9.6, 2.4, columns=4 if schedule.momentum_ramps else 3)
     _steps(px, palette, schedule, [phase.px for phase in schedule.phases], "px")
     batches = [phase.batch_per_gpu * gpus for phase in schedule.phases]
     _steps(batch, palette, schedule, batches, f"global batch, on {plural(gpus, 'GPU')}")
-    for ramp in schedule.ramps:
-        ends = [ramp.lr_from, ramp.lr_to]
-        lr.plot([ramp.start, ramp.end], ends, color=palette.series[0], linewidth=1.8, clip_on=False)
-    for a, b in pairwise(schedule.ramps):
-        lr.plot([a.end, b.start], [a.lr_to, b.lr_from], color=palette.series[0], linewidth=0.7, linestyle=(0, (2, 2)))
-    _finish(lr, palette, schedule, "learning rate")
+    _ramps(lr, palette, schedule, schedule.ramps, "learning rate")
+    for momentum in more:
+        _ramps(momentum, palette, schedule, schedule.momentum_ramps, "momentum")
     return fig
+
+
+def _ramps(
+    axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[LrRamp] | Sequence[MomentumRamp], title: str
+) -> None:
+    lines = []
+    for ramp in ramps:
+        # A curve as 32 batches of one epoch that is as long as the ramp; a line by its ends.
+        count = 1 if ramp.shape == "linear" else 32
+        whole = replace(ramp, start=0, end=1)
+        lines.append(
+            [(ramp.start + (ramp.end - ramp.start) * b / count, whole.at(0, b, count)) for b in range(count + 1)]
+        )
+        axes.plot(*zip(*lines[-1], strict=True), color=palette.series[0], linewidth=1.8, clip_on=False)
+    for before, after in pairwise(lines):
+        jump = zip(before[-1], after[0], strict=True)
+        axes.plot(*jump, color=palette.series[0], linewidth=0.7, linestyle=(0, (2, 2)))
+    _finish(axes, palette, schedule, title)
 
 
 def _steps(axes: Axes, palette: Palette, schedule: Schedule, values: list[int], title: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from training.config.schedule import Phase, Schedule
+from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
 
 COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
     "epochs": lambda _, phase, __: epochs(phase),
@@ -14,14 +14,21 @@ COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
     "set": lambda _, phase, __: phase.data,
     "least crop": lambda _, phase, __: f"{phase.min_scale:g}",
     "validation": lambda _, phase, __: (
-        f"{'rectangles' if phase.rectangular_val else 'squares'} of {phase.val_px} px from {phase.val_data}"
+        f"{'rectangles' if phase.rectangular_val else 'squares'} of {phase.val_px} px"
+        f"{f' (resized to {phase.val_resize})' if phase.val_resize else ''} from {phase.val_data}"
     ),
-    "learning rate": lambda schedule, phase, _: rates(schedule, phase),
+    "learning rate": lambda schedule, phase, _: values(schedule.ramps, phase),
+    "momentum": lambda schedule, phase, _: values(schedule.momentum_ramps, phase),
 }
 NUMBERS = {"px", "batch a GPU", "global batch", "least crop"}  # columns to be aligned on the right
 
 
-def rows(schedule: Schedule, gpus: int, columns: Sequence[str] = tuple(COLUMNS)) -> list[tuple[str, ...]]:
+def columns(schedule: Schedule) -> list[str]:
+    """All columns; that of momentum if the schedule has ramps of it."""
+    return [name for name in COLUMNS if name != "momentum" or schedule.momentum_ramps]
+
+
+def rows(schedule: Schedule, gpus: int, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The cells of ``columns`` for each phase on ``gpus`` GPUs."""
     return [tuple(COLUMNS[name](schedule, phase, gpus) for name in columns) for phase in schedule.phases]
 
@@ -31,13 +38,14 @@ def epochs(phase: Phase) -> str:
     return f"{phase.end}" if phase.end == phase.start + 1 else f"{phase.start + 1}–{phase.end}"
 
 
-def rates(schedule: Schedule, phase: Phase) -> str:
-    """The learning rates within a phase, from change to change."""
+def values(ramps: Sequence[LrRamp] | Sequence[MomentumRamp], phase: Phase) -> str:
+    """Learning rates or momenta within a phase, from change to change."""
     parts = []
-    for ramp in schedule.ramps:
+    for ramp in ramps:
         start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
         if start < end:
             # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
             low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
-            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}")
+            shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
+            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}{shape}")
     return ", ".join(dict.fromkeys(parts))

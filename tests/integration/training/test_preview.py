@@ -12,8 +12,9 @@ from PIL import Image
 from training import preview
 from training.config.datasets import read_datasets
 from training.config.phases_yaml import to_phases
-from training.config.run_config import RunConfig, ScheduleOptions, Train
+from training.config.run_config import RunConfig, ScheduleOptions
 from training.config.schedule import LrRamp, Phase, Schedule
+from training.config.train_config import Train
 from training.loader.loaders import TrainLoader, ValLoader
 from training.reporting import contact_sheet
 

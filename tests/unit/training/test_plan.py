@@ -74,3 +74,17 @@ def test_plan_says_who_shares_the_global_batch(
     out, err = capsys.readouterr()
     assert err == f"note: {note}\n"
     assert out.splitlines()[1].split()[4] == batch
+
+
+def test_ramps_of_momentum_are_in_table_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plan.csv"
+    aiacc8 = [*arguments("aiacc8"), "--data.train_images=1281167"]
+    assert train_imagenet.main([*aiacc8, "--run.plan=true", f"--run.plan_csv={path}"]) == 0
+    _, heading, *lines = capsys.readouterr().out.splitlines()
+    assert "momentum from" in heading
+    # From 0.96 to 0.90 over 5 epochs: 0.96 - 0.06 / (5 · 625) in the first batch, 0.948 in the last of the epoch.
+    assert lines[0].split()[7:9] == ["0.9600", "0.9480"]
+    rows = path.read_text().splitlines()
+    assert rows[0] == "epoch,batch,batches,px,batch_per_gpu,set,lr,momentum"
+    assert float(rows[1].split(",")[-1]) == pytest.approx(0.96 - 0.06 / 3125)
+    assert rows[-1].endswith(",0.96")

@@ -42,7 +42,7 @@ static void load_any(const uint8_t* data, size_t size, int mode, int width, int 
     Error error;
     guarded(&error, [&] {
         Crop crop = rule ? random_crop(*rule, uint64_t(sample), width, height)
-                         : centre_crop(width, height, out_height, out_width);
+                         : Crop{0, 0, height, width, 0};
         return load_crop(scratch(), data, size, {mode, width, height}, crop, {out_height, out_width, out}, &error);
     });
 }

@@ -16,7 +16,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from training.config.datasets import Datasets
-from training.config.run_config import Arch, Dist, Model, RunConfig, ScheduleOptions, Train
+from training.config.run_config import Dist, RunConfig, ScheduleOptions
+from training.config.train_config import Arch, Model, Train
 from training.distributed.world import World
 from training.engine.evaluate import evaluate
 from training.engine.metrics import MetricSums
@@ -38,6 +39,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "accumulation": {"emulate_gpus": 2, "mixup": 0.2},
     "flip_tta": {"flip_tta": True},
     "blurpool": {"blurpool": True},
+    "bce": {"loss": "bce", "label_smoothing": 0.08},
+    "decay_and_clipping": {"amp": "fp16", "decay_decoupled": True, "clip_norm": 1.0},
+    "decay_without_a_scale": {"amp": "bf16", "decay_decoupled": True, "clip_norm": 1.0},
     "deterministic": {},
 }
 SQUARES, RECTANGLES = [(PX, PX)], [(PX, 80), (96, PX)]
@@ -159,6 +163,7 @@ COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
     ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9}, SQUARES),
+    ({"amp": "fp16", "loss": "bce", "decay_decoupled": True, "clip_norm": 1.0}, SQUARES),
     pytest.param({"amp": "bf16", "arch": "resnet50"}, RECTANGLES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp16", "arch": "resnet50"}, SQUARES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp32", "label_smoothing": 0.1}, SQUARES, marks=pytest.mark.slow),

@@ -12,7 +12,7 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.distributed.world import World, share_buffers, sum_over_ranks
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, Predictor, TrainStep

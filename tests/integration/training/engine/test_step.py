@@ -16,11 +16,12 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from training.config.run_config import Train
+from training.config.schedule import MomentumRamp
+from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep
-from training.model import resnet
+from training.model import optimizer, resnet
 from training.model.moving_average import MovingAverage
 
 CPU = torch.device("cpu")
@@ -43,6 +44,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "blurpool": {"blurpool": True},
     "no_init_bn0": {"init_bn0": False},
     "two_accumulation_steps": {"accumulation_steps": 2},
+    "bce": {"loss": "bce", "prior_bias": True},
+    "bce_on_shares": {"loss": "bce", "label_smoothing": 0.08, "mixup": 0.2, "cutmix": 1.0},
+    "decay_decoupled": {"decay_decoupled": True, "weight_decay": 0.05},
+    "ema_half_life": {"ema_half_life": 4, "ema_every": 3},
+    "clip_norm": {"clip_norm": 0.5, "accumulation_steps": 2},
+    "momentum_ramp": {"momentum_to": 0.5},
 }
 
 
@@ -62,30 +69,30 @@ def losses(changes: dict[str, Any], dtype: torch.dtype = torch.float64, steps: i
     """The loss of each step; with averaged weights, the one that those would have had after the step."""
     changes = dict(changes)
     accumulation_steps, init_bn0 = changes.pop("accumulation_steps", 1), changes.pop("init_bn0", True)
-    blurpool = changes.pop("blurpool", False)
+    blurpool, prior_bias = changes.pop("blurpool", False), changes.pop("prior_bias", False)
+    momentum_to = changes.pop("momentum_to", None)
     options = Train(**changes)
     # Draws in double are the same on every processor; single ones differ in their last bits with its vectors.
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(3)
-    net = resnet.build(ARCH, CLASSES, init_bn0, blurpool).to(torch.promote_types(dtype, torch.float32))
+    net = resnet.build(ARCH, CLASSES, init_bn0, blurpool, prior_bias).to(torch.promote_types(dtype, torch.float32))
     mixing = MixupCutmix(options.mixup, options.cutmix, CLASSES)
     torch.set_default_dtype(torch.float32)
     predict = Predictor(net, dtype, CPU)
-    groups = resnet.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.nesterov, fused=True)
     step = TrainStep(
-        LossModule(predict, options.label_smoothing),
-        optimizer,
+        LossModule(predict, options.label_smoothing, options.loss),
+        optimizer.build(net, options, highest_lr=0.004),
         options,
         accumulation_steps=accumulation_steps,
         mixing=mixing,
     )
-    average = MovingAverage(net, options.ema)
+    average = MovingAverage(net, options.ema_decay, options.ema_every)
+    ramp = MomentumRamp(start=0, end=1, momentum_from=0.9, momentum_to=momentum_to) if momentum_to else None
     found = []
     for number, (images, labels) in enumerate(batches()[:steps]):
         sums = MetricSums(CPU)
-        step(images, labels, 0.002, sums, key=number)
-        if options.ema:
+        step(images, labels, 0.002, sums, number, ramp and ramp.at(0, number, steps))
+        if options.ema_decay:
             average.update(net)
             with torch.no_grad():
                 logits = Predictor(average.module.eval(), dtype, CPU)(images)

@@ -178,8 +178,42 @@ def test_augmentations_are_made_by_name() -> None:
 
 
 @pytest.mark.parametrize(
+    "entry",
+    [
+        {"RandAugment": {"num_ops": 2, "magnitude": 9, "fill": [124, 116, 104]}},
+        {"TrivialAugmentWide": {"num_magnitude_bins": 31}},
+        {"RandomErasing": {"p": 0.9, "scale": [0.02, 0.33], "value": [124, 116, 104]}},
+    ],
+)
+def test_published_augmentations_draw_for_each_image(betons: Path, entry: dict[str, object]) -> None:
+    ((name, arguments),) = entry.items()
+    made = augmentation.build(read_augmentations([{f"torchvision.transforms.v2.{name}": arguments}]))[1]
+    with TrainLoader(betons / "train_160.beton", px=PX, batch=8, seed=5, on_device=made) as loader:
+        first, again, other = (next(iter(loader.epoch(epoch)))[0] for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first.dtype, first.shape) == (torch.uint8, (8, 3, PX, PX))
+    assert first.is_contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    same = made[0](torch.arange(3 * PX * PX).remainder(251).to(torch.uint8).view(1, 3, PX, PX).expand(16, -1, -1, -1))
+    assert len({image.numpy().tobytes() for image in same}) > 4
+
+
+def test_erased_parts_have_the_given_pixels() -> None:
+    entry = {"torchvision.transforms.v2.RandomErasing": {"p": 1.0, "value": [124, 116, 104]}}
+    (erase,) = augmentation.build(read_augmentations([entry]))[1]
+    images = erase(torch.full((8, 3, 32, 32), 7, dtype=torch.uint8))
+    for image in images:
+        erased = (image != 7).all(0)
+        assert 0.01 < erased.float().mean() < 0.4
+        assert image[:, erased].unique(dim=1).flatten().tolist() == [124, 116, 104]
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ({"torchvision.transforms.v2.RandomErasing": {"value": "random"}}, "no uint8 pixels"),
+        ({"torchvision.transforms.v2.RandAugment": {"ops": 2}}, "cannot be made with"),
         ({"ffcv.transforms.Cutout": {"size": 8}}, "cannot be made with"),
         ("ffcv.transforms.Cutuot", "ffcv.transforms has no Cutuot"),
         ("ffcv.transforms.Compiler", "has no Compiler"),

@@ -252,13 +252,14 @@ def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular
     assert len(set(images)) == 12
 
 
-def test_square_validation_is_resize_and_centre_crop(betons: Path) -> None:
-    with val(betons, "val_320", px=224, batch=12) as loader:
+@pytest.mark.parametrize(("resize", "shorter"), [(0, 255), (232, 232), (320, 320)])
+def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int, shorter: int) -> None:
+    with val(betons, "val_320", px=224, batch=12, resize=resize) as loader:
         images = next(iter(loader))[0].numpy().transpose(0, 2, 3, 1)
     ratios = []
     for ours, picture in zip(images, decoded_samples(betons / "val_320.beton"), strict=True):
         width, height = picture.size
-        scale = int(224 * 1.14) / min(height, width)
+        scale = shorter / min(height, width)
         left, top = (width - 224 / scale) / 2, (height - 224 / scale) / 2
         box = left, top, left + 224 / scale, top + 224 / scale
         kernel = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR

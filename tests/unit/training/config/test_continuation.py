@@ -9,7 +9,8 @@ import pytest
 
 from data_tools.common.options import OptionError
 from training.config.continuation import check_changes, differences, options_of_result
-from training.config.run_config import Model, Run, RunConfig, ScheduleOptions, Train
+from training.config.run_config import Run, RunConfig, ScheduleOptions
+from training.config.train_config import Model, Train
 
 SOURCE = Path("runs/x/last.pt")
 PHASE: dict[str, Any] = {"epochs": [0, 4], "px": 128, "batch_per_gpu": 64, "data": 160}
@@ -42,6 +43,7 @@ def test_same_options_have_no_differences() -> None:
         options(train=Train(compile="off")),
         options(train=Train(flip_tta=True)),
         options(phase={"val_batch": 7, "rectangular_val": True}),
+        options(phase={"val_resize": 140}),
         options(train=Train(amp="fp16")),  # what auto was
         options(MORE),
     ],
@@ -63,6 +65,19 @@ def test_longer_schedule_is_named_with_both_lengths() -> None:
         (options(amp="bf16"), "train.amp", "is bf16, was fp16"),
         (options(gpus=4), "gpus", "is 4, was 8"),
         (options(run=Run(seed=1)), "run.seed", "is 1, was 0"),
+        (options(run=Run(init_from=Path("a.pth"))), "run.init_from", "is a.pth, was None"),
+        (options(train=Train(loss="bce")), "train.loss", "is bce, was cross_entropy"),
+        (options(lr=[RATES[0], {**RATES[1], "shape": "cosine"}]), "schedule", "lr 0.5 to 0.25, cosine' in epoch 3"),
+        (
+            options(lr=[RATES[0], {**RATES[1], "shape": "polynomial", "power": 2}]),
+            "schedule",
+            "lr 0.5 to 0.125, polynomial 2' in epoch 3",
+        ),
+        (
+            options(phase={"momentum": [{"epochs": [0, 4], "from": 0.96, "to": 0.9}]}),
+            "schedule",
+            "lr 0.1 to 0.3, momentum 0.96 to 0.945' in epoch 1",
+        ),
         (
             options(lr=[{"epochs": [0, 2], "from": 0.1, "to": 0.5}, {"epochs": [2, 4], "from": 0.4, "to": 0.0}]),
             "schedule",
@@ -86,3 +101,11 @@ def test_another_network_cannot_be_accepted() -> None:
     message = said(options(model=Model(arch="resnet18")), "model.arch")
     assert "model.arch is resnet18, was resnet50" in message
     assert "give another --run.dir" in message
+
+
+def test_options_that_a_checkpoint_does_not_know_count_as_left_out() -> None:
+    before = {key: value for key, value in options().items() if key not in ("train.loss", "model.prior_bias")}
+    assert differences(before, options()) == []
+    assert [str(each) for each in differences(before, options(train=Train(loss="bce")))] == [
+        "train.loss is bce, was cross_entropy"
+    ]

@@ -1,6 +1,5 @@
 """The `phases` list of a recipe: how it is read, written and refused."""
 
-import numpy as np
 import pytest
 import yaml
 from helpers.recipes import RECIPES, schedule
@@ -8,10 +7,11 @@ from helpers.recipes import RECIPES, schedule
 from data_tools.common.options import OptionError
 from training.config.phases_yaml import from_phases, to_phases
 
+RAMP: dict[str, object] = {"epochs": [0, 2], "from": 1.0, "to": 2.0}
+
 
 def phase(**changes: object) -> dict[str, object]:
-    lr = [{"epochs": [0, 2], "from": 1.0, "to": 2.0}]
-    return {"epochs": [0, 2], "px": 128, "batch_per_gpu": 4, "data": 160, "lr": lr} | changes
+    return {"epochs": [0, 2], "px": 128, "batch_per_gpu": 4, "data": 160, "lr": [RAMP]} | changes
 
 
 def test_px_ramp_in_steps_of_32() -> None:
@@ -24,14 +24,12 @@ def test_px_ramp_in_steps_of_32() -> None:
     assert [p.val_px for p in ramped.phases] == [128, 160, 192, 224]
 
 
-def test_ffcv_recipes_change_image_size_as_ffcv_does() -> None:
-    # ffcv-imagenet: np.round(np.interp(epoch, [start_ramp, end_ramp], [160, 192]) / 32) * 32
-    for name, ramp, epochs in (("rn50_16_epochs", (11, 13), 16), ("rn50_88_epochs", (65, 76), 88)):
-        ours = schedule(name)
-        theirs = [int(np.round(np.interp(e, ramp, [160, 192]) / 32)) * 32 for e in range(epochs)]
-        assert [ours.phase(e).px for e in range(epochs)] == theirs
-        assert ours.lr(1, 10, 10) == 1.7
-        assert {p.val_px for p in ours.phases} == {256}
+def test_px_ramp_in_other_steps_between_fractions_of_epochs() -> None:
+    ramp = {"from": 88, "epochs": [0.5, 2.5], "multiple": 4}
+    lr = [{"epochs": [0, 4], "from": 1.0, "to": 1.0}]
+    ramped = from_phases([phase(epochs=[0, 4], px=176, px_ramp=ramp, lr=lr)])
+    # 88 + 88 · (e - 0.5) / 2: 110 and 154 in epochs 1 and 2; to multiples of 4: 112 (27.5 to even) and 152 (38.5).
+    assert [ramped.phase(e).px for e in range(4)] == [88, 112, 152, 176]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +50,15 @@ def test_ffcv_recipes_change_image_size_as_ffcv_does() -> None:
         ([phase(lr=[{"epochs": [0], "from": 1.0, "to": 1.0}])], "has no end"),
         ([phase(lr=[{"epochs": [0, 2], "from": float("inf"), "to": 1.0}])], "inf is not a finite number"),
         ([phase(lr=[{"epochs": [0, 2], "from": -1.0, "to": 1.0}])], "not a learning rate"),
+        ([phase(lr=[{**RAMP, "shape": "sine"}])], r"lr\[\]\.shape: 'sine' is not one of linear, cosine, polynomial"),
+        ([phase(lr=[{**RAMP, "shape": "polynomial"}])], r"lr\[\]\.power: missing"),
+        ([phase(lr=[{**RAMP, "power": 2}])], "only for shape: polynomial"),
+        ([phase(lr=[{**RAMP, "shape": "polynomial", "power": 0}])], "0.0 is not a number above 0"),
+        ([phase(momentum=[{"epochs": [0, 1], "from": 0.9, "to": 0.8}])], "no momentum for epochs 1 to 2"),
+        ([phase(momentum=[{"epochs": [0, 3], "from": 0.9, "to": 0.8}])], "a momentum but no phase"),
+        ([phase(momentum=[{"epochs": [0, 2], "from": 1.0, "to": 0.8}])], r"momentum\[\]\.from: 1.0 is not a momentum"),
+        ([phase(px_ramp={"from": 64, "epochs": [0, 1], "multiple": 0})], "0 is not a number of px"),
+        ([phase(val_resize=100)], "100 is smaller than the crop of 128 px"),
         ([phase(lr=[])], "no learning rate for epochs 0 to 2"),
         ([phase(lr=[{"epochs": [0, 1], "from": 1.0, "to": 1.0}])], "no learning rate for epochs 1 to 2"),
         ([phase(lr=[{"epochs": [0, 3], "from": 1.0, "to": 1.0}])], "a learning rate but no phase"),

@@ -54,6 +54,12 @@ def test_loss_scale_is_a_number_or_dynamic() -> None:
         (["--model.init_bn0=maybe"], "not a boolean"),
         (["--run.seed=-1"], "seed: -1 is out of range"),
         (["--dist.processes=0"], "processes: 0 is out of range"),
+        (["--train.ema=0.9", "--train.ema_half_life=100"], "ema_half_life: give either ema or ema_half_life"),
+        (["--train.ema_every=20"], "ema_every: nothing is averaged"),
+        (["--train.ema_half_life=1e-5"], "too few to average over"),
+        (["--train.loss=mse"], "'mse' is not one of cross_entropy, bce"),
+        (["--run.init_from=a.pth", "--run.resume=b.pt"], "init_from: not together with run.resume"),
+        (["--run.init_from=a.pth", "--run.eval_only=1", "--run.checkpoint=b.pt"], "not together with run.eval_only"),
         (["--run.eval_only=true"], "needs --run.checkpoint"),
         (["--run.checkpoint=best.pt"], "only for --run.eval_only"),
         (["--schedule.imagenet18=[]"], "either phases or imagenet18"),
@@ -135,6 +141,17 @@ def test_sections_named_as_another_programs_option_may_be_empty(tmp_path: Path) 
     file.write_text("model: resnet50\n")
     with pytest.raises(OptionError, match=r"more\.yaml: unknown key model; here, give --model\.arch"):
         config("--config-file", str(file))
+
+
+def test_momentum_beside_ramps_of_it_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"train\.momentum: the schedule has ramps of momentum"):
+        recipes.config("aiacc8", "--train.momentum=0.8")
+
+
+def test_other_size_for_evaluation_keeps_the_part_of_the_image() -> None:
+    evaluation = "--run.eval_only=1", "--run.checkpoint=a.pt", "--run.eval_px=256"
+    assert recipes.config("mosaic_mild", *evaluation).evaluated().val_shorter_px == 265  # 232 · 256 / 224
+    assert config(*evaluation).evaluated().val_shorter_px == 291  # 1.14 · 256
 
 
 def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 """Learning rates, phases and validation batches of a schedule, by hand."""
 
 import pytest
+import torch
 from helpers.recipes import schedule
 
-from training.config.schedule import LrRamp, Phase
+from data_tools.common.options import OptionError
+from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
 
 
 def test_published_learning_rates() -> None:
@@ -36,3 +38,44 @@ def test_phase_of_an_epoch() -> None:
     assert [titan8.phase(e).px for e in (0, 12, 13, 24, 25, 27)] == [128, 128, 224, 224, 288, 288]
     with pytest.raises(IndexError, match="epoch 28"):
         titan8.phase(28)
+
+
+@pytest.mark.parametrize("torchs", ["cosine", "polynomial"])
+def test_curved_ramps_are_those_of_torch(torchs: str) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.048)
+    if torchs == "cosine":
+        scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
+        ramp = LrRamp(start=2, end=5, lr_from=2.048, lr_to=0.0, shape="cosine")
+    else:
+        scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=30, power=2.0)
+        ramp = LrRamp(start=2, end=5, lr_from=2.048, lr_to=0.0, shape="polynomial", power=2.0)
+    for done in range(30):
+        epoch, batch = divmod(done, 10)
+        assert ramp.at(2 + epoch, batch, 10) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    assert ramp.at(4, 10, 10) == 0.0
+
+
+def test_curved_ramps_by_hand() -> None:
+    # A third of the way: 1 + 2 (1 - cos 60°) / 2 = 1.5 and 3 - 2 (2/3)³ = 2.407...
+    assert LrRamp(start=0, end=3, lr_from=1.0, lr_to=3.0, shape="cosine").at(0, 5, 5) == pytest.approx(1.5)
+    steep = MomentumRamp(start=0, end=3, momentum_from=0.1, momentum_to=0.3, shape="polynomial", power=3.0)
+    assert steep.at(1, 0, 5) == pytest.approx(0.3 - 0.2 * 8 / 27)
+
+
+def test_momentum_is_none_without_ramps_and_covers_all_epochs_with_them() -> None:
+    titan8 = schedule("titan8")
+    assert titan8.momentum(3, 1, 10) is None
+    with pytest.raises(OptionError, match="no momentum for epochs 20 to 28"):
+        Schedule(
+            phases=titan8.phases,
+            ramps=titan8.ramps,
+            momentum_ramps=(MomentumRamp(start=0, end=20, momentum_from=0.9, momentum_to=0.8),),
+        )
+
+
+def test_val_resize_is_by_default_1_14_of_the_crop() -> None:
+    phase = Phase(start=0, end=1, px=224, batch_per_gpu=1, data="320")
+    assert phase.val_shorter_px == 255
+    assert Phase(start=0, end=1, px=176, val_px=224, val_resize=232, batch_per_gpu=1, data="500").val_shorter_px == 232

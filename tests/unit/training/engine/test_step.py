@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from training.config.run_config import Train
+from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine import step as step_module
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep, compile_mode
+from training.model.optimizer import build
 from training.model.resnet import parameter_groups
 
 CPU = torch.device("cpu")
@@ -63,6 +64,56 @@ def test_step_equals_plain_sgd(smoothing: float) -> None:
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
     assert sums.scores(ALONE).images == 15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_gradients_are_clipped_after_the_loss_scale_is_taken_out(dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    ours = tiny()
+    theirs = copy.deepcopy(ours)
+    images, labels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8), torch.tensor([0, 1, 2, 3, 5])
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.0, fused=True)
+    step = TrainStep(LossModule(Predictor(ours, dtype, CPU), 0.0), optimizer, Train(clip_norm=0.1))
+    step(images, labels, 0.5, MetricSums(CPU))
+    nn.functional.cross_entropy(theirs(Normalise(torch.float32, CPU)(images)), labels).backward()
+    assert nn.utils.clip_grad_norm_(theirs.parameters(), 0.1) > 0.2  # before
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert other.grad is not None
+        assert torch.allclose(mine, other - 0.5 * other.grad, atol=1e-6 if dtype == torch.float32 else 1e-3)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_step_whose_gradients_overflow_is_skipped_with_decoupled_decay_and_clipping(clip_norm: float) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
+    options = Train(decay_decoupled=True, weight_decay=0.1, clip_norm=clip_norm)
+    step = TrainStep(LossModule(Predictor(net, torch.float16, CPU), 0.0), build(net, options, highest_lr=0.1), options)
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    step(images, labels, 0.1, MetricSums(CPU))
+    before = copy.deepcopy(net.state_dict())
+    step.forward = lambda images, labels: (net(images.float()).sum() * float("inf"), net(images.float()))
+    step(images, labels, 0.1, MetricSums(CPU))
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert int(step.bad_steps) == 1
+
+
+def test_momentum_of_each_step_is_that_of_the_schedule() -> None:
+    torch.manual_seed(1)
+    ours = tiny()
+    theirs = copy.deepcopy(ours)
+    images, labels = torch.randint(0, 256, (5, 3, 12, 12), dtype=torch.uint8), torch.tensor([0, 1, 2, 3, 5])
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.0, momentum=0.96, nesterov=True, fused=True)
+    step = TrainStep(LossModule(Predictor(ours, torch.float32, CPU), 0.0), optimizer, Train())
+    buffers = [torch.zeros_like(parameter) for parameter in theirs.parameters()]
+    for momentum in (0.96, 0.9, 0.93):
+        step(images, labels, 0.1, MetricSums(CPU), momentum=momentum)
+        theirs.zero_grad()
+        nn.functional.cross_entropy(theirs(Normalise(torch.float32, CPU)(images)), labels).backward()
+        for parameter, buffer in zip(theirs.parameters(), buffers, strict=True):
+            assert parameter.grad is not None
+            buffer.mul_(momentum).add_(parameter.grad)
+            parameter.data -= 0.1 * (parameter.grad + momentum * buffer)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-5)
 
 
 def test_fp16_with_a_static_scale_trains_like_fp32() -> None:

@@ -89,6 +89,14 @@ def test_centre_crops_by_hand() -> None:
     assert crop.tolist() == [(9, 36, 141, 141, 0), (36, 9, 141, 141, 0), (7, 7, 113, 113, 0)]
 
 
+def test_centre_crops_from_another_size_by_hand() -> None:
+    # Resize(232) makes 500 x 375 into 309 x 232; 224 of 232 is 362.07 of 375.
+    assert centre_crops(np.array([500]), np.array([375]), 224, 224, 232).tolist() == [(6, 69, 362, 362, 0)]
+    # As large as the shorter side: all of it. A rectangle, too, has its shorter side from there.
+    assert centre_crops(np.array([500]), np.array([375]), 224, 224, 224).tolist() == [(0, 62, 375, 375, 0)]
+    assert centre_crops(np.array([500]), np.array([375]), 224, 280, 232).tolist() == [(6, 23, 362, 453, 0)]
+
+
 def test_centre_crop_of_an_image_narrower_than_the_rectangle() -> None:
     crop = centre_crops(np.array([500]), np.array([400]), 128, 256)[0]
     assert crop.tolist() == (75, 0, 250, 500, 0)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.config.train_config import Train
 from training.model.moving_average import MovingAverage
 
 
@@ -52,3 +53,25 @@ def test_average_continues_from_the_state_of_torchs() -> None:
     ours.update(net)
     theirs.update_parameters(net)
     assert_same(ours, theirs)
+
+
+def test_average_with_a_half_life_and_an_interval_is_composers() -> None:
+    """The first step is copied; every third is averaged with 2 ** -(interval / half-life)."""
+    torch.manual_seed(0)
+    net, train = model(), Train(ema_half_life=5, ema_every=3)
+    ours = MovingAverage(net, train.ema_decay, train.ema_every)
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(1, 11):
+        change(net)
+        if step == 5:  # as a continued run
+            saved, ours = ours.state_dict(), MovingAverage(net, train.ema_decay, train.ema_every)
+            ours.load_state_dict(saved)
+        ours.update(net)
+        for name, tensor in net.state_dict().items():
+            if step == 1:
+                expected[name] = tensor.clone()
+            elif step % 3 == 0 and tensor.is_floating_point():
+                expected[name] = expected[name] * 2 ** (-3 / 5) + (1 - 2 ** (-3 / 5)) * tensor
+        for name, tensor in ours.module.state_dict().items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(tensor, expected[name])
