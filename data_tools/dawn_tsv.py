@@ -123,7 +123,7 @@ class DawnOptions:
     """One table."""
 
     run: Path = option(REQUIRED, "a run folder, or an event file", argument="RUN_DIR", was=("events_path",))
-    ignore_eval: bool = option(False, "take the seconds of evaluation out of the hours")
+    ignore_eval: bool = option(False, "subtract the time of evaluation from the hours")
 
     def __post_init__(self) -> None:
         check(self)

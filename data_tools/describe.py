@@ -32,7 +32,7 @@ class DescribeOptions:
     """One description of a beton."""
 
     file: Path = option(REQUIRED, "the beton", argument="FILE.beton")
-    sheet: Path | None = option(None, "draw 48 of its pictures into this file (.png)", none="no sheet")
+    sheet: Path | None = option(None, "draw 48 of its images into this file (.png)", none="no sheet")
 
     def __post_init__(self) -> None:
         check(self)

@@ -33,7 +33,7 @@ class VerifyOptions:
 
     files: tuple[Path, ...] = option(REQUIRED, "betons to check", argument="FILE.beton")
     full: bool = option(False, "also compare every checksum and decode every picture")
-    workers: int | None = option(None, "threads for `--full`", low=1, none="one for each usable core")
+    workers: int | None = option(None, "threads for `--full`", low=1, none="one per usable core")
 
     def __post_init__(self) -> None:
         check(self)

@@ -40,8 +40,8 @@ class DoctorOptions:
 
     betons: Path | None = option(
         None,
-        "look at this folder of betons, too",
-        none="no betons are looked at",
+        "also check this folder of betons",
+        none="check no betons",
         argument="BETON_DIR",
         was=("data.dir",),
     )
