@@ -154,8 +154,8 @@ class Run:
     seed: int = option(0, "seed of weights, order, crops and flips", low=0)
     resume: str = option(
         "auto",
-        "where to begin in a folder without a checkpoint of this run: `none`: at the start, or the path of a "
-        "checkpoint; in a folder that has one, the run continues from that",
+        "where to begin in a folder without a checkpoint of this run: `none`, or the path of a checkpoint; a folder "
+        "that has one goes on from there",
         none="`auto`: as `none`",
     )
     accept_changes: tuple[str, ...] = option(
@@ -173,7 +173,7 @@ class Run:
     checkpoint: Path | None = option(
         None,
         "weights for `run.eval_only`: a checkpoint, a `.pth` of torchvision's kind, or safetensors",
-        none="an error with `run.eval_only`",
+        none="`run.eval_only` needs one",
     )
     eval_px: int | None = option(
         None, "for `run.eval_only`: size of the crop", low=8, high=4096, none="that of the last phase"
