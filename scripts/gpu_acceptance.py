@@ -149,8 +149,8 @@ def machine_of(stand_in: bool) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "gpu", help="folder for acceptance.json and .log")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for everything [{MINUTES}]")
-    parser.add_argument("--stand-in", action="store_true", help="the CPU in the GPU's place, with little of everything")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time limit of the whole [{MINUTES}]")
+    parser.add_argument("--stand-in", action="store_true", help="use the CPU instead of a GPU, for a short trial")
     options = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * options.minutes
     machine = machine_of(options.stand_in)

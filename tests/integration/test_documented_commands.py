@@ -76,7 +76,7 @@ MAKE: dict[str, RunBy | NotRun | None] = {
     "docs": RunBy("tests/integration/scripts/test_render_recipe_docs.py::test_command_renews_page_and_plots"),
     "soak": NotRun("hours", "The long half"),
     "bench": NotRun("photographs, and time", "run the benchmarks"),
-    "format": NotRun("it changes the sources", "put the code into its format"),
+    "format": NotRun("it changes the sources", "format the code"),
     "lock": NotRun("network", "renew uv.lock"),
     "clean": NotRun("it removes the environment", "remove the environment"),
 }
