@@ -1,12 +1,12 @@
-"""How fast the loader is, against stock FFCV on the same files, a bare C loop around its native call, and peers.
+"""Compare the speed of the loader with stock FFCV on the same files, a plain loop around its native call, and others.
 
     python benchmarks/load.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
-    uv run --with nvidia-dali-cuda130 python benchmarks/load.py            # with DALI's CPU pipeline among the peers
+    uv run --with nvidia-dali-cuda130 python benchmarks/load.py            # with DALI's CPU pipeline, too
 
 `ours_other` and `stock_other` read the same pictures stored the other way: see contenders.Case.
 
 Random resized crop and horizontal flip, uint8 batches on the host, page cache warm. One row per loader and number of
-cores: every loader takes its turn in each repeat; medians are reported, and medians of the ratios within a repeat.
+cores. Every loader runs once in each repeat; the rows are medians, and medians of the ratios within a repeat.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast the conversion is, against the way ffcv-imagenet writes: PIL and cv2 through DatasetWriter, a pass a size.
+"""Compare the speed of the conversion with ffcv-imagenet's method: PIL and cv2 through DatasetWriter, a pass per size.
 
     python benchmarks/write.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""The table of a DAWNBench submission from a run's TensorBoard events.
+"""Print the table of a DAWNBench submission from a run's TensorBoard events.
 
 Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``times/first`` (there
 ``first``; once, at the start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose

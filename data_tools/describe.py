@@ -1,4 +1,4 @@
-"""Describe a beton: fields, sizes, classes, how its pictures are stored; and draw a contact sheet."""
+"""Describe a beton (fields, sizes, classes, how its images are stored), and draw a contact sheet."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Check betons: their structure in seconds, whatever their size; with --full every byte and every picture.
+"""Check betons: their structure, in seconds for any size; with --full, every byte and every image.
 
-Exit status 0 if all are sound; otherwise 1, and a line for each fault.
+Prints a line for each fault. The exit status is 0 if there is none, else 1.
 """
 
 from __future__ import annotations

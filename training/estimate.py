@@ -1,7 +1,7 @@
 """How long a recipe will take, and what it will cost.
 
-From tabulated images a second of a card, or measured on this machine (``--measure``: training steps on synthetic
-images, phase by phase, without the loader).
+Takes the images per second of a card from a table, or measures them on this machine (``--measure``: training steps on
+synthetic images, phase by phase, without the loader).
 """
 
 from __future__ import annotations

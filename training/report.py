@@ -1,6 +1,6 @@
-"""The report of one or several runs.
+"""Report on one or several runs.
 
-Prints the epochs and a summary, and writes report.html, one file that needs nothing else, and curves.png.
+Prints the epochs and a summary, and writes curves.png and report.html, a single file that needs no others.
 """
 
 from __future__ import annotations

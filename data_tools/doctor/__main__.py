@@ -1,6 +1,6 @@
 """Check that this machine is ready to convert and to train, and say what to do if it is not.
 
-A line for each check: OK, WARN (it works, but not well) or FAIL (it will not work). Exit status 1 after a FAIL.
+Prints a line for each check: OK, WARN (works, but not well) or FAIL (does not work). The exit status is 1 after a FAIL.
 """
 
 from __future__ import annotations

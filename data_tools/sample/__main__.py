@@ -1,4 +1,4 @@
-"""Generate a sample dataset: ten kinds of pattern, photographed badly, as a sorted tar."""
+"""Generate a sample data set: images of ten kinds of pattern, with noise and distortion, as a sorted tar."""
 
 from __future__ import annotations
 
