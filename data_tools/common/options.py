@@ -110,13 +110,18 @@ def _items(text: str, kind: Any) -> list[str]:
     """The parts between commas; a path that exists with a comma in its name is one."""
     items, rest = [], text.split(",")
     while rest:
-        whole = (
-            count for count in range(len(rest), 1, -1) if kind is Path and _as_path(",".join(rest[:count])).exists()
-        )
-        count = next(whole, 1)
-        items.append(",".join(rest[:count]))
-        rest = rest[count:]
+        joined = (",".join(rest[:count]) for count in range(len(rest), 1, -1) if kind is Path)
+        whole = next(filter(_is_path, joined), rest[0])
+        items.append(whole)
+        rest = rest[whole.count(",") + 1 :]
     return items
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return _as_path(text).exists()
+    except OSError:  # a long list is no name
+        return False
 
 
 def _as_path(text: str) -> Path:

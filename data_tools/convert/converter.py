@@ -34,7 +34,7 @@ from data_tools.common.files import locked, sync_folder, write_atomically
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import SPLITS, ConversionError, ConversionPass, plan, versions
+from data_tools.convert.plan import SPLITS, ConversionError, ConversionPass, class_difference, plan, versions
 from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import Index
 from data_tools.sources.parquet import group_of
@@ -107,7 +107,9 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
+    difference = class_difference(index)
     lines = [f"{counts} images of {len(index.classes):,} classes{ignored}", *index.notes]
+    lines += [f"note: {difference}"] if difference else []
     return "\n".join(map(printable, lines))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.beton.classes import expected_dataset, shortfalls
+from data_tools.beton.classes import are_wnids, expected_dataset, shortfalls
 from data_tools.beton.format import PAGE_BYTES
 from data_tools.beton.manifest import read_manifest
 from data_tools.common.errors import UserError
@@ -193,7 +193,7 @@ def _check_expected(index: Index, spec: WriteSpec) -> None:
 
 
 def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
-    """Each split has images at each size; unless the splits are named, the classes of both are the same."""
+    """Each split has images at each size; unless the splits are named, the classes of both are the same, or wnids."""
     caps = {part.cap for part in index.split_indexes}
     for split in wanted or SPLITS:
         found = {part.cap for part in index.split_indexes if part.split == split}
@@ -204,17 +204,21 @@ def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
             several = len(wanted or SPLITS) > 1
             remedy = f"--data.splits={_other(split)} converts the rest" if several else "give a source that has them"
             raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=remedy)
-    classes = {part.split: set(np.unique(part.labels).tolist()) for part in index.split_indexes}
-    if wanted is None and classes["train"] != classes["val"]:
-        only = [
-            f"{len(labels)} only in {split}, e.g. {index.classes[min(labels)]}"
-            for split in SPLITS
-            if (labels := classes[split] - classes[_other(split)])
-        ]
+    if wanted is None and (difference := class_difference(index)) and not are_wnids(index.classes):
         raise ConversionError(
-            f"the classes of train and val differ: {'; '.join(only)}",
-            remedy="--data.splits=train converts only train, --data.splits=train,val both as they are",
+            difference, remedy="--data.splits=train converts only train, --data.splits=train,val both as they are"
         )
+
+
+def class_difference(index: Index) -> str:
+    """How the classes of train and val differ; empty if not. A name may be spelled in two ways, a wnid is not."""
+    classes = {part.split: set(np.unique(part.labels).tolist()) for part in index.split_indexes}
+    only = [
+        f"{len(labels)} only in {split}, e.g. {index.classes[min(labels)]}"
+        for split in SPLITS
+        if len(classes) > 1 and (labels := classes[split] - classes[_other(split)])
+    ]
+    return f"the classes of train and val differ: {'; '.join(only)}" if only else ""
 
 
 def _other(split: str) -> str:

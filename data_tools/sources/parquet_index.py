@@ -55,7 +55,8 @@ def _tables(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # as a disk's lost+found
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        # Path's is_dir says no to a link in a loop, where the entry's raises.
+        return sorted(Path(entry) for entry in entries if Path(entry).is_dir() and not entry.name.startswith("."))
     return []
 
 

@@ -26,7 +26,12 @@ def write_sources(folder: Path, kind: str) -> list[Path]:
 
 
 def convert_with_limit(limit: int, sources: list[Path], out: Path) -> subprocess.CompletedProcess[str]:
-    options = [f"--data.source={','.join(map(str, sources))}", f"--data.out={out}", "--write.workers=2"]
+    options = [
+        f"--data.source={','.join(map(str, sources))}",
+        f"--data.out={out}",
+        "--data.splits=train",
+        "--write.workers=2",
+    ]
     command = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", sys.executable, str(ROOT / "write_datasets.py")]
     return subprocess.run([*command, *options, "--data.caps=160"], capture_output=True, text=True, timeout=120)
 

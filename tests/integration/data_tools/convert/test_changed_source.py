@@ -68,7 +68,7 @@ KINDS = pytest.mark.parametrize(
 def test_complete_beton_of_a_changed_source_is_refused(
     tmp_path: Path, make: Callable[[Path, int], Path], reason: str
 ) -> None:
-    spec = spec_for(make(tmp_path, 0), tmp_path / "out", caps=("160",), workers=1)
+    spec = spec_for(make(tmp_path, 0), tmp_path / "out", caps=("160",), splits=("train",), workers=1)
     convert(spec)
     written = file_digests(tmp_path / "out")
     assert not convert(spec)[0].seconds
@@ -94,7 +94,7 @@ def test_interrupted_conversion_of_a_changed_source_is_refused(
         if 0 < done < total:
             raise Stop
 
-    spec = spec_for(make(tmp_path, 0), tmp_path / "out", caps=("160",), workers=1)
+    spec = spec_for(make(tmp_path, 0), tmp_path / "out", caps=("160",), splits=("train",), workers=1)
     with pytest.raises(Stop):
         convert(spec, report=stop)
     make(tmp_path, 100)
@@ -109,16 +109,16 @@ def test_copy_of_a_source_is_the_same_source(tmp_path: Path) -> None:
     for make in (as_tar, as_folder, as_parquet):
         out, moved = tmp_path / f"out_{make.__name__}", tmp_path / f"moved_{make.__name__}"
         source = make(tmp_path, 0)
-        convert(spec_for(source, out, caps=("160",), workers=1))
+        convert(spec_for(source, out, caps=("160",), splits=("train",), workers=1))
         moved.mkdir()
         copied = moved / source.name
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copied)
-        assert not convert(spec_for(copied, out, caps=("160",), workers=1))[0].seconds
-    convert(spec_for(as_folder(tmp_path, 0), tmp_path / "out_as_tar", caps=("160",)))
+        assert not convert(spec_for(copied, out, caps=("160",), splits=("train",), workers=1))[0].seconds
+    convert(spec_for(as_folder(tmp_path, 0), tmp_path / "out_as_tar", caps=("160",), splits=("train",)))
 
 
 def test_beton_of_manifest_version_2_is_left_as_it_is(tmp_path: Path) -> None:
-    spec = spec_for(as_tar(tmp_path, 0), tmp_path / "out", caps=("160",), workers=1)
+    spec = spec_for(as_tar(tmp_path, 0), tmp_path / "out", caps=("160",), splits=("train",), workers=1)
     convert(spec)
     path = manifest_path(tmp_path / "out/train_160.beton")
     manifest = json.loads(path.read_text())

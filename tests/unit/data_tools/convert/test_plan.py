@@ -6,7 +6,7 @@ import pytest
 from helpers.images import spec_for, write_tar
 
 from data_tools.common.options import OptionError
-from data_tools.convert.plan import ConversionError, plan
+from data_tools.convert.plan import ConversionError, class_difference, plan
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
 
@@ -41,6 +41,14 @@ def planned(tmp_path: Path, files: dict[str, bytes], splits: tuple[str, ...] | N
 def test_a_missing_split_or_other_classes_are_refused(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
     with pytest.raises(ConversionError, match=words):
         planned(tmp_path, files)
+
+
+def test_wnids_may_differ_since_none_is_spelled_in_two_ways(tmp_path: Path) -> None:
+    wnids = {"train/n01440764/1.JPEG": b"x", "val/n01443537/1.JPEG": b"x"}
+    assert planned(tmp_path, wnids) == ["train_160.beton", "val_160.beton"]
+    index = read_index([tmp_path / "a.tar"])
+    only = "1 only in train, e.g. n01440764; 1 only in val, e.g. n01443537"
+    assert class_difference(index) == f"the classes of train and val differ: {only}"
 
 
 def test_named_splits_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_every_layout_gives_the_index_of_the_sorted_tar(tmp_path: Path, files: F
     for index in both(tmp_path, files):
         assert indexed_images(index) == indexed_images(wanted)
         assert digests(index) == digests(wanted)
-        reader = Reader([(file.kind, file.path) for file in index.files])
+        reader = Reader(index.files)
         for part in index.split_indexes:
             read = [reader.read(*place.tolist(), part.key(at)) for at, place in enumerate(part.places)]
             assert read == [data for _, _, data in indexed_images(wanted)[part.split, None]]

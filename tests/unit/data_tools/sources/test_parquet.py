@@ -179,7 +179,7 @@ def test_rows_without_a_label_are_counted_and_left_out(tmp_path: Path, labels: l
     index = read_index([path])
     assert [(label, data) for label, _, data in stored_images(index)["train"]] == [(0, b"a")]
     assert index.classes == ("3",)
-    assert index.left_out == (f"rows without a label left out: 2, e.g. in {path}",)
+    assert index.notes == (f"rows without a label left out: 2, e.g. in {path}",)
 
 
 def test_source_whose_rows_all_lack_a_label_is_refused(tmp_path: Path) -> None:
