@@ -82,18 +82,27 @@ format: $(ENV)  ## format the code
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-env: $(ENV)  ## make or renew the environment in .venv
+env: $(ENV)  ## make or renew the environment in .venv; EXTRAS="wandb export" adds optional packages
 
-# Renewed when a version, the build or the native code changes.
+# What was asked for once stays: .venv/made holds it.
+EXTRAS = $(shell cat $(ENV) 2>/dev/null)
+NATIVE := $(wildcard data_tools/native/_native*.so)
+# Also made where the compiled native code is gone, or other packages are asked for.
+ifneq ($(if $(NATIVE),$(origin EXTRAS)),file)
+.PHONY: $(ENV)
+endif
+
+# Renewed when a version, the build or the native code changes. uv would take the project from its cache, without the
+# compiled file that `make clean` has removed from this folder.
 $(ENV): pyproject.toml uv.lock setup.py $(wildcard data_tools/native/*.cpp data_tools/native/*.h)
 	@$(SYSTEM_PACKAGES)
 	@if [ $(UV) = .tools/bin/uv ] && [ ! -x .tools/bin/uv ]; then \
 	    echo "make: no uv here; putting one into .tools"; \
 	    python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; \
 	fi
-	$(UV) sync --locked
-	$(PYTHON) -c 'import ffcv, data_tools.native.codec'
-	@touch $@
+	$(UV) sync --locked --reinstall-package imagenet18-ffcv $(EXTRAS:%=--extra %)
+	$(PYTHON) -c 'import ffcv, data_tools.native.library as native; native.library()'
+	@echo $(EXTRAS) > $@
 
 # OpenCV is conda-forge's in environment.yml, and the project itself comes last.
 lock:  ## renew uv.lock after a change to pyproject.toml, and environment.yml with it

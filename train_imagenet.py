@@ -11,8 +11,9 @@ from data_tools.common.errors import program
 from data_tools.common.files import locked
 from data_tools.common.runtime import expendable_output
 from training import plan
-from training.config.datasets import check_batches, read_datasets
-from training.config.run_config import from_argv
+from training.config import preflight
+from training.config.datasets import Datasets, check_batches, read_datasets
+from training.config.run_config import RunConfig, from_argv
 from training.distributed.ranks import join_job
 from training.runlog import console, wandb_logger
 
@@ -20,6 +21,7 @@ from training.runlog import console, wandb_logger
 @program("train_imagenet.py")
 def main(argv: Sequence[str]) -> int:
     config = from_argv(argv)
+    preflight.check_files(config.run)
     if config.run.plan or config.run.plan_csv:
         plan.show(config)
         return 0
@@ -27,22 +29,32 @@ def main(argv: Sequence[str]) -> int:
     join_job(os.environ)
     datasets = read_datasets(config.data.dir, config.betons())
     wandb_logger.check(config.log.wandb)
+    ranks = preflight.known_ranks(config.dist, os.environ)
+    if ranks is not None:
+        _check_batches(config, datasets, ranks)
     with contextlib.ExitStack() as held:
         held.enter_context(expendable_output())
         if not config.run.eval_only and os.environ.get("RANK", "0") == "0":
-            held.enter_context(locked(config.run.dir, "a training"))
+            try:
+                held.enter_context(locked(config.run.dir, "a training"))
+            except OSError as error:
+                raise preflight.unusable_folder(config.run.dir, error) from None
         # torch takes seconds to load; a plan or a mistake above needs none of it.
         if "torch" not in sys.modules:
             console.print_start(config)
         from training import trainer
         from training.distributed import launcher, world
 
-        ranks = world.ranks_of_job(config.dist)
-        accumulation_steps = world.accumulation_steps(config.dist, ranks)
-        if not config.run.eval_only:
-            images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
-            check_batches(images, config.schedule.parsed, accumulation_steps * ranks)
+        _check_batches(config, datasets, world.ranks_of_job(config.dist))
         return launcher.launch(trainer.run, config, config.dist)
+
+
+def _check_batches(config: RunConfig, datasets: Datasets, ranks: int) -> None:
+    """OptionError if ``ranks`` processes cannot share the global batch, or it is larger than a training set."""
+    steps = preflight.accumulation_steps(config.dist, ranks)
+    if not config.run.eval_only:
+        images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
+        check_batches(images, config.schedule.parsed, steps * ranks)
 
 
 if __name__ == "__main__":

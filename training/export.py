@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_tools.common.errors import program
 from data_tools.common.files import partial_file
 from data_tools.common.options import REQUIRED, OptionError, check, option, parse
+from training.config.preflight import check_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,7 +55,8 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
 
     OptionError if the checkpoint cannot be exported to that format.
     """
-    from training.model import checkpoint
+    check_checkpoint("CHECKPOINT", path)
+    from training.model import checkpoint  # torch takes seconds to load
 
     state = checkpoint.load(path)
     network = _network(path, state, ema)

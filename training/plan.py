@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from data_tools.common.files import partial_file
 from data_tools.common.text import plural
 from training.config.datasets import check_batches, images_of
+from training.config.preflight import accumulation_steps, known_ranks
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
 
@@ -65,11 +68,29 @@ def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: i
     return rows
 
 
+def shares(config: RunConfig, ranks: int | None, steps: int, gpus: int) -> str:
+    """In words, the global batch and who makes it: ``ranks`` processes (None: the GPUs of the machine that trains
+    decide), each accumulating ``steps`` batches."""
+    emulated = config.dist.emulate_gpus
+    parts = [
+        f"GPUs of the global batch: {gpus}",
+        f"processes: {ranks or 'one for each GPU'}",
+        f"batches that each accumulates: {f'{emulated} / processes' if emulated and ranks is None else steps}",
+    ]
+    if gpus != config.schedule.gpus:
+        parts.append(f"GPUs that the learning rates are meant for: {config.schedule.gpus}")
+    return "; ".join(parts)
+
+
 def show(config: RunConfig) -> None:
     """Print the table for ``run.plan``, write the CSV for ``run.plan_csv``."""
     schedule = config.schedule.parsed
-    images, gpus = images_of(config, schedule), config.dist.processes or config.schedule.gpus
+    ranks = known_ranks(config.dist, os.environ)
+    steps = accumulation_steps(config.dist, ranks or 1)
+    gpus = ranks * steps if ranks else config.dist.emulate_gpus or config.schedule.gpus
+    images = images_of(config, schedule)
     check_batches(images, schedule, gpus)
+    print(f"note: {shares(config, ranks, steps, gpus)}", file=sys.stderr)
     if config.run.plan_csv:
         rows = write_csv(config.run.plan_csv, schedule, images, gpus)
         print(f"{config.run.plan_csv}: {rows:,} batches of {plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}")

@@ -84,9 +84,12 @@ def _run(config: RunConfig) -> None:
 def validate(state: TrainState, path: Path) -> None:
     """Print the scores of the weights at ``path``."""
     try:
-        weights.load_into(state.model, weights.read(path), state.datasets.classes)
+        found = weights.read(path)
+        weights.load_into(state.model, found, state.datasets.classes)
     except OptionError as error:
         raise OptionError(str(error), where="run.checkpoint") from None
+    if found.averaged and state.world.is_main:
+        print(f"note: the averaged weights ({found.averaged}) that {path} also holds are not read", file=sys.stderr)
     phase = state.config.evaluated()
     loader = val_loader(state.config, state.datasets, phase, **loader_options(state))
     scores = evaluate(state.predict, loader, state.world)
@@ -114,6 +117,8 @@ def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = N
     finally:
         if log is not None:
             log.close()
+    if state.world.is_main:
+        console.print_end(state.config, state.schedule.epochs)
 
 
 def _warn_of_another_batch(state: TrainState) -> None:

@@ -86,13 +86,19 @@ def option(
 def convert(value: Any, kind: Any) -> Any:
     """`value`, text of the command line or anything out of YAML, as `kind`; ValueError says what is wrong."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(value, str) and not value.strip() and Path in (kind, *arguments) and origin is not tuple:
+        raise ValueError("empty, as of an unset variable; give a path")
     if kind in (object, Any, list, dict) or origin in (list, dict):
         return _structure(value, origin or kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
+        is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null", ""))
+        if is_none and type(None) in arguments:
             return None
         return _first_that_fits(value, [each for each in arguments if each is not type(None)])
     if origin is Literal:
+        if isinstance(value, bool):  # a bare `off` in YAML 1.1
+            words = _TRUE if value else _FALSE
+            value = next((choice for choice in arguments if str(choice) in words), value)
         for choice in arguments:
             if choice == value or str(choice) == str(value):
                 return choice
@@ -290,13 +296,14 @@ def entries(schema: type) -> list[Entry]:
 def parse(schema: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
     """The options in `argv`, over those of the YAML files that its `--config-file` names, as a `schema`.
 
+    `schema.ELSEWHERE`, if any, has names of other programs' options, without dashes, and what to give here instead.
     OptionError names the option at fault; HelpRequested holds the text that `--help` asks for.
     """
-    known = {entry.key: entry for entry in entries(schema)}
-    given, files = _command_line(argv, known, lambda: help_text(schema, prog, description))
+    known, elsewhere = {entry.key: entry for entry in entries(schema)}, getattr(schema, "ELSEWHERE", {})
+    given, files = _command_line(argv, known, lambda: help_text(schema, prog, description), elsewhere)
     store = _store(known)
     for file in files:
-        store.collect({key: _Given(value, file) for key, value in _yaml(file, known).items()})
+        store.collect({key: _Given(value, file) for key, value in _yaml(file, known, elsewhere).items()})
     store.collect({key: _Given(value, "") for key, value in given.items()})
     values: dict[str, dict[str, Any]] = {name: {} for name in sections(schema)}
     for entry in known.values():
@@ -334,7 +341,10 @@ def _store(known: Mapping[str, Entry]) -> Any:
 
 
 def _command_line(
-    argv: Sequence[str], known: Mapping[str, Entry], help_text: typing.Callable[[], str]
+    argv: Sequence[str],
+    known: Mapping[str, Entry],
+    help_text: typing.Callable[[], str],
+    elsewhere: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
@@ -358,7 +368,7 @@ def _command_line(
     plain = [word for word in rest if not word.startswith("-")]
     for word in rest:
         if word.startswith("-"):
-            _refuse(word.partition("=")[0].lstrip("-"), known)
+            _refuse(word.partition("=")[0].lstrip("-"), known, elsewhere)
     for key in words:  # the last takes all that is left
         many = typing.get_origin(known[key].kind) is tuple
         if plain:
@@ -394,22 +404,50 @@ def _check_given_once(words: Sequence[str], known: Mapping[str, Entry]) -> None:
             raise OptionError("given twice", where=f"--{key}", remedy="give all values at once, comma-separated")
 
 
-def _refuse(key: str, known: Mapping[str, Entry], where: str = "") -> NoReturn:
-    """OptionError for a key that is none: its new name, or the nearest."""
+def _refuse(key: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str], where: str = "") -> NoReturn:
+    """OptionError for a key that is none: its new name, its name here, or the nearest."""
     kind = "key" if where else "option"
     shown = key if where else f"--{key}"
+    if key in elsewhere:
+        raise OptionError(f"unknown {kind} {shown}; here, {elsewhere[key]}", where=where)
     for entry in known.values():
         if key in entry.field.metadata["was"]:
             values = " (true or false)" if entry.kind is bool else ""
             now = entry.argument or f"{'' if where else '--'}{entry.key}{values}"
             raise OptionError(f"{kind} {shown} is now {now}{', without a name' if entry.argument else ''}", where=where)
     valid = [*known, CONFIG_FILE]
-    raise OptionError(
-        f"unknown {kind} {shown}{nearest(shown, valid if where else [f'--{k}' for k in valid])}", where=where
-    )
+    named_so = [each for each in valid if each.rpartition(".")[2] == key]
+    near = nearest(named_so[0] if len(named_so) == 1 else key, valid)
+    raise OptionError(f"unknown {kind} {shown}{near if where else near.replace('mean ', 'mean --')}", where=where)
 
 
-def _yaml(file: str, known: Mapping[str, Entry]) -> dict[str, Any]:
+def _yaml(file: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_loader(file))
+    except OSError as error:
+        raise OptionError(f"{file}: {error.strerror}", where="--config-file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"not YAML: {' '.join(str(error).split())}", where=file) from None
+    flat: dict[str, Any] = {}
+    for section, body in _mapping(file, content or {}, "the file").items():
+        if section in elsewhere and not isinstance(body, dict | None):
+            _refuse(section, known, elsewhere, where=file)
+        pairs = {section: body} if section in known else _mapping(file, body or {}, section)
+        for key, value in pairs.items():
+            name = key if section in known else f"{section}.{key}"
+            if name not in known:
+                _refuse(name, known, elsewhere, where=file)
+            place = name if "." in name else f"{_OWN}.{name}"
+            if place in flat:
+                raise OptionError(f"{name} is given twice, once as a key of its section", where=file)
+            flat[place] = value
+    return flat
+
+
+def _loader(file: str) -> Any:
+    """A safe loader for ``file`` that refuses what YAML 1.1 would silently read as something else."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -420,21 +458,23 @@ def _yaml(file: str, known: Mapping[str, Entry]) -> dict[str, Any]:
                     raise OptionError(f"key {key!r} is given twice (line {node.start_mark.line + 1})", where=file)
             return super().construct_mapping(node, deep)
 
-    try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
-    except OSError as error:
-        raise OptionError(f"{file}: {error.strerror}", where="--config-file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"not YAML: {' '.join(str(error).split())}", where=file) from None
-    flat: dict[str, Any] = {}
-    for section, body in _mapping(file, content or {}, "the file").items():
-        pairs = {section: body} if section in known else _mapping(file, body or {}, section)
-        for key, value in pairs.items():
-            name = key if section in known else f"{section}.{key}"
-            if name not in known:
-                _refuse(name, known, where=file)
-            flat[name if "." in name else f"{_OWN}.{name}"] = value
-    return flat
+    def number(loader: Loader, node: Any) -> int | float:
+        integer = node.tag.endswith("int")
+        value: int | float = loader.construct_yaml_int(node) if integer else loader.construct_yaml_float(node)
+        if ":" in node.value or (integer and re.fullmatch(r"[+-]?0[0-9_]+", node.value)):
+            base = "to base 60" if ":" in node.value else "octal"
+            what = f"{node.value} (line {node.start_mark.line + 1}) is {base} in YAML, and would be read as {value}"
+            raise OptionError(what, where=file, remedy="leave out the leading 0, or put text in quotes")
+        return value
+
+    # A date is no value of any option, but a name of folders.
+    Loader.yaml_implicit_resolvers = {
+        start: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", number)
+    return Loader
 
 
 def _mapping(file: str, value: Any, what: str) -> dict[str, Any]:

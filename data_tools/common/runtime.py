@@ -1,16 +1,53 @@
-"""How the process of a program is set up: what libraries read from its environment, and its standard streams."""
+"""How the process of a program is set up: its Python, what libraries read from its environment, its standard streams.
+
+Python 3.7 reads this module, too, so that it is told what is needed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ".venv/bin/python"
+OLDEST = (3, 11)
+PROGRAMS = ("write_datasets.py", "train_imagenet.py")
+NEEDED = "fastargs"  # by every program
 
 # How long OpenMP's threads spin while they wait for each other; each of these is a choice that the user has made.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def check_python(argv: Sequence[str], command_line: Sequence[str]) -> None:
+    """End one of the project's programs, with a line and status 2, under a Python that lacks the project's packages.
+
+    ``argv`` is ``sys.argv``, whose first word is ``-m`` while ``python -m`` imports the package of its module;
+    ``command_line`` is ``sys.orig_argv``.
+    """
+    program = Path(argv[0]).name if argv and argv[0] else ""
+    if program == "-m":
+        program = command_line[command_line.index("-m") + 1] if "-m" in command_line[:-1] else "python -m"
+    elif program not in PROGRAMS:
+        return
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < OLDEST:
+        what = f"{sys.executable} is Python {version}, and 3.11 or newer is needed"
+    elif importlib.util.find_spec(NEEDED) is None:
+        what = f"{sys.executable} lacks the packages of this project"
+    else:
+        return
+    path = PYTHON if Path.cwd() == ROOT else ROOT / PYTHON
+    remedy = f"use {path}" if (ROOT / PYTHON).exists() else f"`make env` makes {path}, which has them"
+    if Path(sys.prefix) == ROOT / ".venv":
+        remedy = "run `make env`"
+    print(f"{program}: error: {what}; {remedy}", file=sys.stderr)
+    sys.exit(2)
 
 
 def let_waiting_threads_sleep(environment: MutableMapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -132,6 +133,13 @@ def load(name: str) -> tuple[ModuleType | None, str]:
         return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
+def pip() -> str:
+    """What installs packages here: an environment that uv made has no pip."""
+    if importlib.util.find_spec("pip") is not None:
+        return "pip"
+    return "uv pip" if shutil.which("uv") else ".tools/bin/uv pip"  # where `make env` puts it
+
+
 def torch(module: ModuleType | None, error: str) -> Finding:
     if module is None:
         return Finding("FAIL", f"torch cannot be imported ({error})", ENVIRONMENT)
@@ -146,9 +154,9 @@ def ffcv() -> Finding:
     if module is not None:
         return Finding("OK", f"ffcv {importlib.metadata.version('ffcv')}")
     if "libGL" in error:
-        remedy = "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
+        remedy = f"{pip()} uninstall opencv-python, then {pip()} install --force-reinstall opencv-python-headless"
     elif "distutils" in error:
-        remedy = "pip install setuptools, which has it from Python 3.12 on"
+        remedy = f"{pip()} install setuptools, which has it from Python 3.12 on"
     else:
         remedy = f"install {SYSTEM_PACKAGES}, then {ENVIRONMENT}"
     return Finding("FAIL", f"ffcv cannot be imported ({error})", remedy)
@@ -170,7 +178,7 @@ def native() -> Finding:
 def opencv() -> Finding:
     module, error = load("cv2")
     if module is None:
-        remedy = "pip uninstall opencv-python, then pip install --force-reinstall opencv-python-headless"
+        remedy = f"{pip()} uninstall opencv-python, then {pip()} install --force-reinstall opencv-python-headless"
         return Finding("FAIL", f"OpenCV cannot be imported ({error})", remedy)
     return Finding("OK", f"OpenCV {module.__version__}")
 
@@ -189,7 +197,9 @@ def numba() -> Finding:
         )
     what = f"numba {module.__version__}, threading layer {layer}"
     if layer == "workqueue":
-        return Finding("WARN", what, "two FFCV loaders at once would abort; install libgomp1 (omp), or pip install tbb")
+        return Finding(
+            "WARN", what, f"two FFCV loaders at once would abort; install libgomp1 (omp), or {pip()} install tbb"
+        )
     return Finding("OK", what)
 
 

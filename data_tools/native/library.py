@@ -108,7 +108,7 @@ def library() -> ctypes.CDLL:
     """The library, loaded on the first call. ImportError if it is not built."""
     files = sorted(Path(__file__).parent.glob("_native*.so"))
     if not files:
-        raise ImportError("the native image code is not built: run `uv sync` (or `pip install -e .`)")
+        raise ImportError("the native image code is not built: run `make env`, or elsewhere `pip install -e .`")
     loaded = ctypes.CDLL(str(files[0]))
     for name, (arguments, result) in FUNCTIONS.items():
         function = getattr(loaded, name)

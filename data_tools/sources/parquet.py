@@ -43,7 +43,8 @@ class Table:
         try:
             from pyarrow import ArrowException, parquet
         except ImportError:
-            raise SourceError("parquet needs pyarrow: pip install 'imagenet18-ffcv[parquet]'", where=path) from None
+            remedy = "make env EXTRAS=parquet, or elsewhere pip install 'pyarrow>=17'"
+            raise SourceError("parquet needs pyarrow", where=path, remedy=remedy) from None
         self.path = path
         try:
             self.source: Any = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.common.errors import MissingFileError
 from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
@@ -34,6 +35,7 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
     MissingFileError or ManifestError for a beton that is missing or not what its manifest says; OptionError if the
     sets hold different classes.
     """
+    check_present(folder, sets)
     manifests = {name: read_manifest(folder / f"{name}.beton") for name in sets}
     first, *others = manifests
     for name in others:
@@ -44,6 +46,15 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
                 remedy="write them in one conversion",
             )
     return Datasets(folder=folder, manifests=manifests, classes=manifests[first].classes)
+
+
+def check_present(folder: Path, sets: Sequence[str]) -> None:
+    """MissingFileError that names all of these sets (``train_160``, ...) without a beton, and how to make them."""
+    missing = [name for name in sets if not (folder / f"{name}.beton").exists()]
+    if missing:
+        caps = ",".join(dict.fromkeys(name.partition("_")[2] for name in missing))
+        command = f"write_datasets.py --data.source=SOURCE --data.out={folder} --data.caps={caps}"
+        raise MissingFileError(f"no beton here named {', '.join(missing)}; run {command}", where=folder)
 
 
 def check_batches(images: Mapping[str, int], schedule: Schedule, gpus: int) -> None:
@@ -59,6 +70,7 @@ def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
     if config.data.train_images is not None:
         return dict.fromkeys(sets, config.data.train_images)
     try:
+        check_present(config.data.dir, [f"train_{name}" for name in dict.fromkeys(p.data for p in schedule.phases)])
         return {name: read_manifest(config.data.dir / f"train_{name}.beton").images for name in sets}
     except FileNotFoundError as error:
         raise OptionError(str(error), remedy="or give --data.train_images=1281167") from None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_tools.common.options import OptionError, check, option, parse
 from training.config import imagenet18
 from training.config.augmentations import Augmentation, read_augmentations
+from training.config.other_names import ELSEWHERE
 from training.config.phases_yaml import from_phases
 from training.config.schedule import Phase, Schedule
 
+# More than the cores of any machine; many more threads than cores only wait, and fail to start once memory is taken.
+MOST_WORKERS = 1024
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
@@ -23,7 +26,11 @@ class Data:
 
     dir: Path = option(Path("data/beton"), "the folder that `write_datasets.py` wrote")
     workers: int | None = option(
-        None, "loader threads per process", low=1, none="the usable cores, divided by the processes of this machine"
+        None,
+        "loader threads per process",
+        low=1,
+        high=MOST_WORKERS,
+        none="the usable cores, divided by the processes of this machine",
     )
     checksums: bool = option(
         True,
@@ -125,6 +132,8 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.nesterov and not self.momentum:
+            raise OptionError("needs a momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,13 +141,19 @@ class Dist:
     """processes and devices"""
 
     processes: int | None = option(
-        None, "processes to start; under `torchrun`, torchrun decides", low=1, none="one per visible GPU, else 1"
+        None,
+        "processes to start; under `torchrun`, torchrun decides",
+        low=1,
+        high=MOST_WORKERS,
+        none="one per visible GPU, else 1",
     )
     device: Literal["auto", "cuda", "cpu"] = option("auto", "`cuda` or `cpu`; `auto`: GPUs if there are any")
     emulate_gpus: int | None = option(
         None, "keep the global batch of this many GPUs on fewer, by accumulation", low=1, none="do not accumulate"
     )
-    timeout_minutes: float = option(10.0, "give up when a process makes no progress for this long", low=0.05)
+    timeout_minutes: float = option(
+        10.0, "give up when a process makes no progress for this long", low=0.05, high=43_200
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -151,12 +166,11 @@ class Run:
     dir: Path = option(
         Path("runs/imagenet"), "run folder: `config.json`, `environment.json`, `epochs.csv`, events, checkpoints"
     )
-    seed: int = option(0, "seed of weights, order, crops and flips", low=0)
-    resume: str = option(
+    seed: int = option(0, "seed of weights, order, crops and flips", low=0, high=(1 << 63) - 1)
+    resume: Literal["auto", "none"] | Path = option(
         "auto",
-        "where to begin in a folder without a checkpoint of this run: `none`, or the path of a checkpoint; a folder "
-        "that has one goes on from there",
-        none="`auto`: as `none`",
+        "where to begin in a folder without a checkpoint of this run: at the start (`auto` or `none`), or at the "
+        "checkpoint of this path; a folder that has one goes on from there",
     )
     accept_changes: tuple[str, ...] = option(
         (),
@@ -172,7 +186,8 @@ class Run:
     eval_only: bool = option(False, "validate `run.checkpoint` as the last phase does, and stop")
     checkpoint: Path | None = option(
         None,
-        "weights for `run.eval_only`: a checkpoint, a `.pth` of torchvision's kind, or safetensors",
+        "weights for `run.eval_only`: a checkpoint of this program or of torchvision, timm, Lightning and others, or "
+        "safetensors",
         none="`run.eval_only` needs one",
     )
     eval_px: int | None = option(
@@ -215,7 +230,7 @@ class Log:
     )
     wandb: str | None = option(
         None,
-        "project on Weights & Biases (`pip install wandb`; `WANDB_MODE=offline` works)",
+        "project on Weights & Biases (`make env EXTRAS=wandb`; `WANDB_MODE=offline` works)",
         none="nothing is sent",
     )
 
@@ -226,6 +241,8 @@ class Log:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything a run depends on. Sections as on the command line: ``--section.key=value``."""
+
+    ELSEWHERE: ClassVar[Mapping[str, str]] = ELSEWHERE
 
     data: Data = Data()
     schedule: ScheduleOptions

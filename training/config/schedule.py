@@ -17,6 +17,7 @@ from data_tools.common.options import REQUIRED, OptionError, check, option
 from data_tools.common.text import plural
 
 FULL = "full"
+STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values a channel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,12 +81,18 @@ class Phase:
             raise OptionError(error.what, where=f"phases[].{error.where}") from None
         for key in ("data", "val_data"):
             name = getattr(self, key)
-            if not (name == FULL or (name.isascii() and name.isdigit() and int(name) > 0)):
+            if not (name == FULL or (name.isascii() and name.isdigit() and not name.startswith("0"))):
                 remedy = "give a cap in px or 'full'"
                 raise OptionError(f"{name!r} is no beton set", where=f"phases[].{key}", remedy=remedy)
         if self.val_px < 8 or not self.min_scale:
             key = "val_px" if self.val_px < 8 else "min_scale"
             raise OptionError(f"{getattr(self, key)} is too small", where=f"phases[].{key}")
+        if self.batch_per_gpu == 1 and self.px <= STRIDE:
+            raise OptionError(
+                f"1 at {self.px} px: BatchNorm would see one value a channel, as the last feature map is 1 x 1",
+                where="phases[].batch_per_gpu",
+                remedy=f"give 2 or more, or more than {STRIDE} px",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -75,17 +75,6 @@ def ranks_of_job(options: Dist) -> int:
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
 
 
-def accumulation_steps(options: Dist, ranks: int) -> int:
-    """Batches that each of ``ranks`` processes accumulates for ``dist.emulate_gpus``."""
-    if options.emulate_gpus is None:
-        return 1
-    if options.emulate_gpus % ranks:
-        raise OptionError(
-            f"{options.emulate_gpus} is no multiple of the {ranks} processes at work", where="dist.emulate_gpus"
-        )
-    return options.emulate_gpus // ranks
-
-
 @contextlib.contextmanager
 def world(options: Dist) -> Iterator[World]:
     """This process's world; if it has more than one process, their process group is open inside the block."""

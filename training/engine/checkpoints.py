@@ -117,7 +117,7 @@ def resume(state: TrainState, signals: StopSignals) -> Path | None:
         state.restore(own[0])
         _note_changes(state, *own)
     else:
-        start = (checkpoint.load(Path(wanted)), Path(wanted)) if wanted not in ("auto", "none") else None
+        start = (checkpoint.load(wanted), wanted) if isinstance(wanted, Path) else None
         if start is not None:
             _check(state, *start)
             state.restore(start[0])
@@ -139,7 +139,7 @@ def _is_own(state: TrainState, saved: dict[str, Any], path: Path) -> bool:
         _check(state, saved, path)
     except OptionError:
         return False
-    if saved["config"]["run"]["resume"] != wanted:
+    if saved["config"]["run"]["resume"] != str(wanted):
         raise OptionError(
             f"{path} is a checkpoint of this run, which goes on from there",
             where="run.resume",

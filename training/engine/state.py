@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
+from training.config.preflight import accumulation_steps
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
-from training.distributed.world import World, accumulation_steps
+from training.distributed.world import World
 from training.engine.metrics import NO_SUMS
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
 from training.model import resnet

@@ -6,7 +6,9 @@ CRC-32 of every member is verified before anything is read from it.
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 
 from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
+from training.model import state_dicts
 
 VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -42,8 +45,23 @@ def load(path: Path) -> dict[str, Any]:
     return check_version(path, read(path))
 
 
-def read(path: Path) -> Any:
-    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read."""
+class Skipped:
+    """What stands for an object of another program's class; it takes what such an object is made with, and drops it."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Skipped:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+
+def read(path: Path, *, skip_objects: bool = False) -> Any:
+    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read.
+
+    With ``skip_objects``, what other programs pickle beside their weights (arguments, callbacks) is read as `Skipped`;
+    its classes are neither imported nor called.
+    """
     if not path.is_file():
         raise OptionError("no checkpoint here", where=path, remedy="give the last.pt or best.pt of a run folder")
     try:
@@ -52,10 +70,30 @@ def read(path: Path) -> Any:
                 damaged = file.testzip()
             if damaged is not None:
                 raise ValueError(f"{damaged} does not match its checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            warnings.catch_warnings(action="ignore"),  # of torch, about a pickle of another version
+            torch.serialization.safe_globals([(Skipped, name) for name in _objects(path)] if skip_objects else []),
+        ):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise many types for a damaged or hostile file
-        reason = " ".join(str(error).split())[:200]  # torch's messages fill a screen
-        raise OptionError(f"not a readable checkpoint ({type(error).__name__}: {reason})", where=path) from error
+        raise _unreadable(path, error) from error
+
+
+def _objects(path: Path) -> list[str]:
+    """The classes and functions that the file names and torch does not load, sorted; of old formats, none."""
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else []
+
+
+def _unreadable(path: Path, error: Exception) -> OptionError:
+    """Without torch's own message, which fills a screen and advises to run what the file says."""
+    if type(error).__name__ == "UnpicklingError":
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if objects := [named[1]] if named else _objects(path)[:1]:
+            what = f"not a readable checkpoint: it holds a Python object, {objects[0]}, which could run code"
+            return OptionError(what, where=path, remedy=state_dicts.REMEDY)
+        return OptionError("not a readable checkpoint: not written by torch.save, or damaged", where=path)
+    reason = " ".join(str(error).split())[:200]
+    return OptionError(f"not a readable checkpoint ({type(error).__name__}: {reason})", where=path)
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Weights of a network from a file: a checkpoint of this program, a torch state dict as torchvision publishes it, or
-safetensors. The format is recognised by content."""
+"""Weights of a network from a file: a checkpoint of this or another program, a torch state dict as torchvision
+publishes it, or safetensors. The format is recognised by content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from data_tools.common.options import OptionError
 from training.config.run_config import Model
-from training.model import checkpoint, resnet
+from training.model import checkpoint, resnet, state_dicts
 
 ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
 # BatchNorm's count of batches is used only in training, and old files lack it.
@@ -24,28 +24,26 @@ COUNTERS = ".num_batches_tracked"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """``tensors`` by parameter name; ``classes`` in the order of the outputs, None if ``source`` does not have them."""
+    """``tensors`` by parameter name; ``classes`` in the order of the outputs, None if ``source`` does not have them;
+    ``averaged``, the entry of averaged weights that ``source`` holds beside these."""
 
     source: Path
     tensors: Mapping[str, torch.Tensor]
     classes: tuple[str, ...] | None = None
+    averaged: str = ""
 
 
 def read(path: Path) -> Weights:
     """The weights at ``path``, on the CPU; no code in the file is run. OptionError if they cannot be read."""
     if path.is_file() and _is_safetensors(path):
         return _from_safetensors(path)
-    content = checkpoint.read(path)
-    if isinstance(content, dict) and "version" in content:
+    content = checkpoint.read(path, skip_objects=True)
+    if isinstance(content, dict) and {"version", "classes"} <= content.keys():
         state = checkpoint.check_version(path, content)
-        return Weights(source=path, tensors=state["model"], classes=tuple(state["classes"]))
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise OptionError(
-            "neither a checkpoint of this program nor a state dict of tensors",
-            where=path,
-            remedy="give one of a ResNet, such as torchvision publishes",
-        )
-    return Weights(source=path, tensors=dict(content))
+        averaged = "ema" if state.get("ema") else ""
+        return Weights(source=path, tensors=state["model"], classes=tuple(state["classes"]), averaged=averaged)
+    tensors, averaged = state_dicts.find(path, content)
+    return Weights(source=path, tensors=tensors, averaged=averaged)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -67,7 +65,8 @@ def _from_safetensors(path: Path) -> Weights:
         raise OptionError(
             f"not readable safetensors ({error})", where=path, remedy="fetch or export it again"
         ) from error
-    return Weights(source=path, tensors=tensors, classes=classes and tuple(map(str, classes)))
+    names = classes and tuple(map(str, classes))
+    return Weights(source=path, tensors=state_dicts.find(path, tensors)[0], classes=names)
 
 
 @contextlib.contextmanager
@@ -79,7 +78,7 @@ def needs_extra(what: str) -> Iterator[None]:
         raise OptionError(
             f"the package {error.name} is missing",
             where=what,
-            remedy="pip install -e '.[export]', or uv sync --extra export",
+            remedy="make env EXTRAS=export, or elsewhere pip install -e '.[export]'",
         ) from error
 
 

@@ -82,7 +82,17 @@ def print_continued(source: Path, epoch: int, batch: int) -> None:
     print(f"continued at {where} from {source}", file=sys.stderr, flush=True)
 
 
+def print_end(config: RunConfig, epochs: int) -> None:
+    """Say that the run has ended well; a table on standard output stays alone."""
+    if config.log.format == "json":
+        print_complete(config, epochs)
+    else:
+        run_dir = config.run.dir
+        print(f"complete; `.venv/bin/python -m training.report {run_dir}` shows {run_dir}", file=sys.stderr)
+
+
 def print_complete(config: RunConfig, epochs: int) -> None:
+    """Say that there is nothing left to train."""
     if config.log.format == "json":
         print(as_json("complete", {"dir": str(config.run.dir), "epochs": epochs}))
     else:

@@ -18,7 +18,9 @@ def check(project: str | None) -> None:
     """OptionError if ``project`` is given and wandb is not installed. Imports nothing."""
     if project is not None and importlib.util.find_spec("wandb") is None:
         raise OptionError(
-            "wandb is not installed here", where="log.wandb", remedy="pip install 'wandb>=0.19', or leave log.wandb out"
+            "wandb is not installed here",
+            where="log.wandb",
+            remedy="make env EXTRAS=wandb, or pip install 'wandb>=0.19', or leave log.wandb out",
         )
 
 

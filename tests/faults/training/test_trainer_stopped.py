@@ -169,7 +169,7 @@ def test_files_of_another_run_move_away_before_the_new_one_begins(
     shutil.copytree(finished_run, run_dir)
     other = one_epoch_at(0.01, betons, tmp_path / "other.yaml")
 
-    def killed(*args: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt  # before anything is saved
 
     with monkeypatch.context() as patch:

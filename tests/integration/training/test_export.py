@@ -177,7 +177,7 @@ def test_missing_package_is_a_one_line_error(
     monkeypatch.setitem(sys.modules, package, None)
     status, _, err = run_main(export.main, [str(trained), "--to", to, "--out", str(tmp_path / "out")])
     assert status == 2
-    assert "is missing; pip install -e '.[export]'" in err and err.count("\n") == 1
+    assert "is missing; make env EXTRAS=export, or elsewhere pip install -e '.[export]'" in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

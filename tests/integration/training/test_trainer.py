@@ -284,7 +284,7 @@ def test_cuda_without_a_gpu_is_refused(recipe: Path, tmp_path: Path) -> None:
 def test_batch_larger_than_the_dataset_is_refused(recipe: Path, tmp_path: Path) -> None:
     status, _, err = attempt(recipe, tmp_path, "--dist.processes=1000")
     assert status == 2
-    assert "on 1000 GPUs is 8000, but train_160 holds 40 images" in err
+    assert "on 1,000 GPUs is 8000, but train_160 holds 40 images" in err
 
 
 def test_two_nodes_on_loopback_train_together(recipe: Path, tmp_path: Path) -> None:

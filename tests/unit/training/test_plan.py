@@ -42,3 +42,35 @@ def test_csv_has_a_row_per_batch(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(rows) == 1 + 13 * 24 + 12 * 55 + 3 * 97
     assert rows[1].startswith("1,1,24,128,512,160,1.005952")
     assert rows[-1] == "28,97,97,288,128,full,0.00025"
+
+
+@pytest.mark.parametrize(
+    ("argv", "note", "batch"),
+    [
+        ([], "GPUs of the global batch: 8; processes: one for each GPU; batches that each accumulates: 1", "4096"),
+        (
+            ["--dist.emulate_gpus=8", "--dist.processes=2"],
+            "GPUs of the global batch: 8; processes: 2; batches that each accumulates: 4",
+            "4096",
+        ),
+        (
+            ["--dist.emulate_gpus=16"],
+            "GPUs of the global batch: 16; processes: one for each GPU; batches that each accumulates: 16 / processes; "
+            "GPUs that the learning rates are meant for: 8",
+            "8192",
+        ),
+        (
+            ["--dist.device=cpu"],
+            "GPUs of the global batch: 1; processes: 1; batches that each accumulates: 1; "
+            "GPUs that the learning rates are meant for: 8",
+            "512",
+        ),
+    ],
+)
+def test_plan_says_who_shares_the_global_batch(
+    argv: list[str], note: str, batch: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_imagenet.main([*TITAN8, "--run.plan=true", "--data.train_images=1281167", *argv]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"note: {note}\n"
+    assert out.splitlines()[1].split()[4] == batch

@@ -158,5 +158,5 @@ def starts_from_scratch(run_dir: Path) -> int:
     for path in run_dir.glob("events*"):
         events = EventAccumulator(str(path))
         events.Reload()
-        count += len(events.Scalars("first")) if "first" in events.Tags()["scalars"] else 0
+        count += len(events.Scalars("times/first")) if "times/first" in events.Tags()["scalars"] else 0
     return count

@@ -59,7 +59,7 @@ def test_json_log_has_progress_and_epochs(recipe: Path, tmp_path: Path, monkeypa
     said = [json.loads(line) for line in out.splitlines()]
     assert status == 0, err
     # Of 5, 5 and 10 batches: after every fourth and the last.
-    assert "".join(each["event"][0] for each in said) == "ppeppepppe"
+    assert "".join(each["event"][0] for each in said) == "ppeppepppec"
     assert [each["batch"] for each in said if each["event"] == "progress"] == [4, 5, 4, 5, 4, 8, 10]
     assert all(set(each) == {"event", *COLUMNS} for each in said if each["event"] == "epoch")
     assert "img/s" not in err

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -22,6 +22,9 @@ class Write:
     limit: int | None = option(None, "a limit", none="as many as there are")
     phases: list[Any] = option([], "a structure")
     out: Path = option(Path("data"), "folder")
+    log: Path | None = option(None, "a file")
+    mode: Literal["auto", "off"] = option("auto", "a mode")
+    scale: float | Literal["dynamic"] = option(1.0, "a scale")
 
     def __post_init__(self) -> None:
         check(self)
@@ -29,6 +32,8 @@ class Write:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
+    ELSEWHERE: ClassVar = dict.fromkeys(["q", "jpeg.q"], "give --write.quality")
+
     write: Write
 
 
@@ -83,6 +88,10 @@ def test_values_are_converted_to_their_types(argv: list[str], key: str, value: o
         ("--write.rate=-1", ["write.rate", "at least 0"]),
         ("--write.dry=maybe", ["write.dry", "boolean"]),
         ("--write.phases=[1]", ["write.phases", "list"]),
+        ("--write.out=", ["--write.out: empty", "give a path"]),
+        ("--write.log=", ["--write.log: empty"]),
+        ("--write.scale=none", ["--write.scale: 'none' is not a finite number", "not one of dynamic"]),
+        ("--quality=3", ["unknown option --quality; did you mean --write.quality?"]),
         ("--write.caps=160 --write.caps=320", ["--write.caps", "given twice", "comma-separated"]),
         ("stray", ["stray"]),
         ("--write.dry_run=1", ["option --write.dry_run is now --write.dry (true or false)"]),
@@ -129,6 +138,10 @@ def test_yaml_structures_are_passed_through(tmp_path: Path) -> None:
         ("write:\n  out: off\n", ["a.yaml", "write.out", "text"]),
         ("write:\n  quality: 1.5\n", ["write.quality", "whole number"]),
         ("write:\n  rate: .nan\n", ["write.rate", "finite"]),
+        ("write: {out: a}\nwrite.out: b\n", ["a.yaml", "write.out is given twice"]),
+        ("write:\n  caps: [064]\n", ["a.yaml", "064 (line 2) is octal in YAML, and would be read as 52"]),
+        ("write:\n  phases: [{a: 1:30}]\n", ["1:30 (line 2) is to base 60 in YAML, and would be read as 90"]),
+        ("write: {out: ''}\n", ["write.out", "empty"]),
         ("write: !!python/object/apply:os.getcwd []\n", ["not YAML"]),
     ],
 )
@@ -165,6 +178,34 @@ def test_table_has_every_option_with_its_default() -> None:
     assert rows["`--write.side`"] == ["`shorter`", "side that is capped; `shorter` or `longer`"]
     assert rows["`--write.limit`"] == ["none", "a limit; none: as many as there are"]
     assert rows["`--write.dry`"] == ["`false`", "no files"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("mode: off", "mode", "off"),
+        ("out: 2024-01-31", "out", Path("2024-01-31")),
+        ("out: ~/betons", "out", Path("/home/me/betons")),
+        ("log: none", "log", None),
+        ("quality: 0x40", "quality", 64),
+        ("caps: ['064', 160]", "caps", ("064", "160")),
+    ],
+)
+def test_yaml_means_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str, value: object
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    file = tmp_path / "a.yaml"
+    file.write_text(f"write:\n  {text}\n")
+    assert getattr(read("-C", str(file)), key) == value
+
+
+def test_names_of_other_programs_are_answered(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("jpeg: {q: 3}\n")
+    for argv in (["--q=3"], ["--q", "3"], ["-C", str(file)]):
+        with pytest.raises(OptionError, match=r"unknown (option --q|key jpeg\.q); here, give --write\.quality"):
+            parse(Spec, argv, prog="p.py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,13 +1,18 @@
 """The command line of train_imagenet.py: what it accepts, and one line with exit status 2 for what it does not."""
 
+import re
 from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import recipes
+from helpers import ROOT, recipes
 
 import train_imagenet
-from data_tools.common.options import OptionError
+from data_tools.common.options import OptionError, entries
+from training.config.other_names import ELSEWHERE
+from training.config.phases_yaml import KEYS, from_phases
+from training.config.run_config import RunConfig
+from training.config.schedule import Phase
 
 TITAN8 = recipes.arguments("titan8")
 config = partial(recipes.config, "titan8")
@@ -57,6 +62,20 @@ def test_loss_scale_is_a_number_or_dynamic() -> None:
         (["--run.log=json"], "option --run.log is now --log.format"),
         (["--run.log_seconds=3"], "option --run.log_seconds is now --log.seconds"),
         (["--run.eval_rect=1"], "option --run.eval_rect is now --run.eval_rectangular"),
+        (["--train.nesterov", "--train.momentum=0"], "train.nesterov: needs a momentum"),
+        (["--run.seed=9223372036854775808"], "seed: 9223372036854775808 is out of range"),
+        (["--data.workers=100000"], "workers: 100000 is out of range (1 to 1024)"),
+        (["--dist.processes=100000"], "processes: 100000 is out of range (1 to 1024)"),
+        (["--dist.timeout_minutes=1e20"], "timeout_minutes: 1e+20 is out of range"),
+        (["--run.dir="], "--run.dir: empty"),
+        (["--run.plan_csv="], "--run.plan_csv: empty"),
+        (["--run.resume="], "--run.resume: empty"),
+        (["--train.loss_scale=none"], "--train.loss_scale: 'none' is not a finite number"),
+        (["--epochs=3"], "unknown option --epochs; here, epochs are schedule.phases[].epochs in the YAML"),
+        (["--lr", "0.1"], "unknown option --lr; here, rates are schedule.phases[].lr in the YAML"),
+        (["--batch-size=256"], "here, the batch is schedule.phases[].batch_per_gpu in the YAML"),
+        (["-b", "256"], "here, the batch is schedule.phases[].batch_per_gpu in the YAML"),
+        (["--momentum=0.9"], "unknown option --momentum; did you mean --train.momentum?"),
         (["--run.plan=tru"], "--run.plan: 'tru' is not a boolean (true or false); a file for it is --run.plan_csv"),
     ],
 )
@@ -65,6 +84,57 @@ def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
         config(*argv)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_batch_of_one_is_refused_where_batch_norm_would_see_one_value() -> None:
+    """torch says "Expected more than 1 value per channel when training" of a feature map of 1 x 1 x 1."""
+    for px, batch, refused in ((32, 1, True), (8, 1, True), (33, 1, False), (32, 2, False)):
+        phase = {"epochs": [0, 1], "px": px, "batch_per_gpu": batch, "data": 64}
+        make = partial(from_phases, [phase | {"lr": [{"epochs": [0, 1], "from": 1, "to": 1}]}])
+        if refused:
+            with pytest.raises(OptionError, match=r"BatchNorm would see one value.*give 2 or more, or more than 32 px"):
+                make()
+        else:
+            make()
+
+
+def test_set_is_no_number_with_a_leading_zero() -> None:
+    with pytest.raises(OptionError, match="'064' is no beton set"):
+        Phase(start=0, end=1, px=64, batch_per_gpu=2, data="064")
+
+
+UNANSWERED = {"log_all_workers", "short_epoch", "internal_config_fn", "skip_auto_shutdown"}  # there is no such thing
+NAMES_HERE = {f"--{entry.key}" for entry in entries(RunConfig)} | {"--config-file"}
+KEYS_OF_PHASES = {f"schedule.phases[].{key}" for key in KEYS}
+
+
+@pytest.mark.parametrize("answer", sorted(set(ELSEWHERE.values())))
+def test_what_is_given_in_place_of_another_programs_option_exists(answer: str) -> None:
+    assert set(re.findall(r"--(?:[a-z_]+\.)?[a-z_0-9-]+", answer)) <= NAMES_HERE
+    assert set(re.findall(r"schedule\.phases\[\]\.[a-z_]+", answer)) <= KEYS_OF_PHASES
+
+
+def test_options_named_in_coming_from_are_answered_with_what_to_give_here() -> None:
+    page = (ROOT / "docs/COMING_FROM.md").read_text()
+    flags, options = page.partition("### Flags of")[2].partition("## ffcv")[0], page.partition("### Options of")[2]
+    rows = re.findall(r"^\| (`.*?) \|", flags + options, re.MULTILINE)
+    theirs = [name.lstrip("-").replace("-", "_") for row in rows for name in re.findall(r"`([-a-z_.]+)`", row)]
+    assert len(theirs) > 50
+    for name in theirs:
+        with pytest.raises(OptionError) as refused:
+            config(f"--{name}=1")
+        known = {"model.arch"}  # the same name in both
+        answered = "here, " in str(refused.value) or "did you mean" in str(refused.value)
+        assert answered or name in UNANSWERED | known, name
+
+
+def test_sections_named_as_another_programs_option_may_be_empty(tmp_path: Path) -> None:
+    file = tmp_path / "more.yaml"
+    file.write_text("model:\ndata:\n")
+    assert config("--config-file", str(file)).model.arch == "resnet50"
+    file.write_text("model: resnet50\n")
+    with pytest.raises(OptionError, match=r"more\.yaml: unknown key model; here, give --model\.arch"):
+        config("--config-file", str(file))
 
 
 def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,76 @@
+"""What can be known of a run before torch, which takes seconds to load: its files, and how its batch is shared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from data_tools.common.options import OptionError, nearest
+from training.config.run_config import Dist, Run
+
+_CHECKPOINTS = ("last.pt", "best.pt")
+_WORDS = ("auto", "none")
+
+
+def check_files(run: Run) -> None:
+    """OptionError for a checkpoint that is not there, or a run folder that cannot be written to. Creates nothing."""
+    if run.eval_only and run.checkpoint is not None:
+        check_checkpoint("run.checkpoint", run.checkpoint)
+        return
+    _check_folder(run.dir)
+    # A folder's own checkpoint goes on, and the one that it began from may be gone.
+    if isinstance(run.resume, Path) and not any(run.dir.glob("*.pt")):
+        check_checkpoint("run.resume", run.resume, _WORDS)
+
+
+def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> None:
+    """OptionError unless ``path`` is a file that can be read; ``words`` are what may be given in place of a path."""
+    remedy = "give the last.pt or best.pt of a run folder"
+    if path.is_dir():
+        held = next((path / name for name in _CHECKPOINTS if (path / name).exists()), None)
+        raise OptionError(f"{path} is a folder", where=where, remedy=f"give {held}" if held else remedy)
+    if not path.exists():
+        near = nearest(path, words) if str(path).isalpha() else ""  # a path has a dot or a slash
+        also = f", or {' or '.join(words)}" if words and not near else ""
+        raise OptionError(f"{path}: no checkpoint here{near}", where=where, remedy="" if near else remedy + also)
+    if not os.access(path, os.R_OK):
+        raise OptionError(f"{path} cannot be read", where=where, remedy="look at its permissions")
+
+
+def _check_folder(folder: Path) -> None:
+    """OptionError if ``folder``, or the folder that it would be made in, is none or cannot be written to."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    what = (
+        f"{existing} is not a folder"
+        if not existing.is_dir()
+        else f"{existing} cannot be written to"
+        if not os.access(existing, os.W_OK | os.X_OK)
+        else ""
+    )
+    if what:
+        raise OptionError(what, where="run.dir", remedy="give another folder")
+
+
+def unusable_folder(folder: Path, error: OSError) -> OptionError:
+    """What to raise where ``error`` keeps the run folder from being made or written to."""
+    return OptionError(f"{folder}: {error.strerror}", where="run.dir", remedy="give another folder")
+
+
+def known_ranks(dist: Dist, environment: Mapping[str, str]) -> int | None:
+    """The processes of the job where options or torchrun's variables say it; None where the GPUs decide."""
+    if "RANK" in environment:
+        return int(environment["WORLD_SIZE"])
+    return dist.processes or (1 if dist.device == "cpu" else None)
+
+
+def accumulation_steps(dist: Dist, ranks: int) -> int:
+    """Batches that each of ``ranks`` processes accumulates for ``dist.emulate_gpus``. OptionError if they do not
+    divide it."""
+    if dist.emulate_gpus is None:
+        return 1
+    if dist.emulate_gpus % ranks:
+        raise OptionError(
+            f"{dist.emulate_gpus} is no multiple of the {ranks} processes at work", where="dist.emulate_gpus"
+        )
+    return dist.emulate_gpus // ranks
