@@ -170,7 +170,7 @@ class Run:
     resume: Literal["auto", "none"] | Path = option(
         "auto",
         "where to begin in a folder without a checkpoint of this run: at the start (`auto` or `none`), or at the "
-        "checkpoint of this path; a folder that has one goes on from there",
+        "checkpoint of this path; in a folder that has one, the run continues from that",
     )
     accept_changes: tuple[str, ...] = option(
         (),
