@@ -35,7 +35,7 @@ demo: $(ENV) $(DEMO_TAR)  ## generate a sample dataset, convert it, train on it,
 	rm -rf $(DEMO_RUN)
 	$(PYTHON) train_imagenet.py --config-file rn50_configs/cpu_demo.yaml --data.dir=$(DEMO_DATA) --run.dir=$(DEMO_RUN)
 
-report: $(ENV)  ## report.html and curves.png of the demo's run, into its folder
+report: $(ENV)  ## write report.html and curves.png of the demo into its run folder
 	@[ -f $(DEMO_RUN)/epochs.csv ] || { echo "make: no run in $(DEMO_RUN) yet; make demo makes one" >&2; exit 1; }
 	$(PYTHON) -m training.report $(DEMO_RUN)
 
@@ -46,7 +46,7 @@ $(DEMO_TAR): $(wildcard data_tools/sample/*.py) | $(ENV)
 # A shell starts what it puts into the background deaf to Ctrl-C, and that is inherited; some tests send it.
 PYTEST = env --default-signal=INT,QUIT $(PYTHON) -m pytest
 
-test: $(ENV)  ## run the tests, but for those marked slow
+test: $(ENV)  ## run the tests, except the slow ones
 	$(PYTEST) -m "not slow" -n logical --maxprocesses 4 --dist loadfile --durations=15
 
 soak: $(ENV)  ## run the slow tests
@@ -60,14 +60,14 @@ bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 	$(PYTHON) benchmarks/write.py --source=$(PHOTOGRAPHS) | tee $(BENCH)/write.txt
 	$(PYTHON) benchmarks/train_step.py | tee $(BENCH)/train_step.txt
 
-gpu: $(ENV)  ## the tests, speeds and goals of a machine with a GPU, in 9 minutes; a table and bench/gpu
+gpu: $(ENV)  ## run the GPU tests and measurements, in 9 minutes; results in bench/gpu
 	$(PYTHON) -m scripts.gpu_acceptance --out $(BENCH)/gpu
 
-wheels: $(ENV)  ## what a machine without network needs, into OUT; docs/OFFLINE.md
-	@[ -n "$(OUT)" ] || { echo "make: say where to: make wheels OUT=wheels" >&2; exit 1; }
+wheels: $(ENV)  ## build what a machine without network needs, into OUT; docs/OFFLINE.md
+	@[ -n "$(OUT)" ] || { echo "make: give a folder: make wheels OUT=wheels" >&2; exit 1; }
 	PATH="$(CURDIR)/.tools/bin:$$PATH" PYTHONS="$(PYTHONS)" LARGE="$(LARGE)" scripts/build_wheels.sh "$(OUT)"
 
-docs: $(ENV)  ## renew what docs/ shows of recipes and options
+docs: $(ENV)  ## update the recipes and options shown in docs/
 	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
 	$(PYTHON) scripts/render_option_docs.py
 
@@ -78,7 +78,7 @@ lint: $(ENV)  ## check style and format
 type: $(ENV)  ## check types
 	$(PYTHON) -m mypy
 
-format: $(ENV)  ## put the code into its format
+format: $(ENV)  ## format the code
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
@@ -113,7 +113,7 @@ lock:  ## renew uv.lock after a change to pyproject.toml, and environment.yml wi
 	  echo '      - -e .'; } > environment.yml.partial
 	mv environment.yml.partial environment.yml
 
-clean:  ## remove the environment, caches and what the demo made; betons and runs of your own stay
+clean:  ## remove the environment, caches and the demo; your own betons and runs stay
 	rm -rf .venv .tools build dist *.egg-info data_tools/native/_native*.so $(DEMO_DATA) $(DEMO_RUN)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ from data_tools.common.errors import program
 from data_tools.common.options import parse
 from data_tools.convert.config import WriteSpec
 
-DESCRIPTION = "Convert images to FFCV betons at several sizes from one read; interrupted, the same command continues."
+DESCRIPTION = "Convert images to FFCV betons at several sizes from one read. If interrupted, run it again."
 
 
 @program("write_datasets.py")

@@ -1,12 +1,12 @@
-"""How fast the loader is, against stock FFCV on the same files, a bare C loop around its native call, and peers.
+"""Compare the speed of the loader with stock FFCV on the same files, a plain loop around its native call, and others.
 
     python benchmarks/load.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
-    uv run --with nvidia-dali-cuda130 python benchmarks/load.py            # with DALI's CPU pipeline among the peers
+    uv run --with nvidia-dali-cuda130 python benchmarks/load.py            # with DALI's CPU pipeline, too
 
 `ours_other` and `stock_other` read the same pictures stored the other way: see contenders.Case.
 
 Random resized crop and horizontal flip, uint8 batches on the host, page cache warm. One row per loader and number of
-cores: every loader takes its turn in each repeat; medians are reported, and medians of the ratios within a repeat.
+cores. Every loader runs once in each repeat; the rows are medians, and medians of the ratios within a repeat.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
-    parser.add_argument("--images", type=int, default=1000, help="how many; the source's are repeated")
-    parser.add_argument("--repeats", type=int, default=5, help="alternations")
+    parser.add_argument("--images", type=int, default=1000, help="number of images; those of the source are repeated")
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns")
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=LOADERS, default=list(LOADERS), help="of the loaders"
+        "--only", nargs="+", metavar="NAME", choices=LOADERS, default=list(LOADERS), help="measure only these loaders"
     )
     parser.add_argument("--work", type=Path, help="folder for temporary files")
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
     if not options.source.exists():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")

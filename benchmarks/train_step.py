@@ -1,4 +1,4 @@
-"""Training steps a second: this engine against the eager loops of torchvision's references and ffcv-imagenet.
+"""Compare training steps with the eager loops of torchvision's references and ffcv-imagenet.
 
     python benchmarks/train_step.py [--betons DIR] [--compile MODE] [--json FILE]
 

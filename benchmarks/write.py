@@ -1,4 +1,4 @@
-"""How fast the conversion is, against the way ffcv-imagenet writes: PIL and cv2 through DatasetWriter, a pass a size.
+"""Compare the speed of the conversion with ffcv-imagenet's method: PIL and cv2 through DatasetWriter, a pass per size.
 
     python benchmarks/write.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
 
@@ -55,11 +55,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
-    parser.add_argument("--images", type=int, default=4000, help="how many; the source's are repeated")
-    parser.add_argument("--repeats", type=int, default=5, help="alternations")
-    parser.add_argument("--workers", type=int, default=2, help="1: leave out the case of two workers")
+    parser.add_argument("--images", type=int, default=4000, help="number of images; those of the source are repeated")
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns")
+    parser.add_argument("--workers", type=int, default=2, help="1: leave out the case with two workers")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
     if not options.source.exists():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")

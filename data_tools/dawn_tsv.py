@@ -1,4 +1,4 @@
-"""The table of a DAWNBench submission from a run's TensorBoard events.
+"""Print the table of a DAWNBench submission from a run's TensorBoard events.
 
 Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``times/first`` (there
 ``first``; once, at the start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose
@@ -123,7 +123,7 @@ class DawnOptions:
     """One table."""
 
     run: Path = option(REQUIRED, "a run folder, or an event file", argument="RUN_DIR", was=("events_path",))
-    ignore_eval: bool = option(False, "take the seconds of evaluation out of the hours")
+    ignore_eval: bool = option(False, "subtract the time of evaluation from the hours")
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,4 +1,4 @@
-"""Describe a beton: fields, sizes, classes, how its pictures are stored; and draw a contact sheet."""
+"""Describe a beton (fields, sizes, classes, how its images are stored), and draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DescribeOptions:
     """One description of a beton."""
 
     file: Path = option(REQUIRED, "the beton", argument="FILE.beton")
-    sheet: Path | None = option(None, "draw 48 of its pictures into this file (.png)", none="no sheet")
+    sheet: Path | None = option(None, "draw 48 of its images into this file (.png)", none="no sheet")
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,6 +1,6 @@
-"""Check betons: their structure in seconds, whatever their size; with --full every byte and every picture.
+"""Check betons: their structure, in seconds for any size; with --full, every byte and every image.
 
-Exit status 0 if all are sound; otherwise 1, and a line for each fault.
+Prints a line for each fault. The exit status is 0 if there is none, else 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class VerifyOptions:
 
     files: tuple[Path, ...] = option(REQUIRED, "betons to check", argument="FILE.beton")
     full: bool = option(False, "also compare every checksum and decode every picture")
-    workers: int | None = option(None, "threads for `--full`", low=1, none="one for each usable core")
+    workers: int | None = option(None, "threads for `--full`", low=1, none="one per usable core")
 
     def __post_init__(self) -> None:
         check(self)

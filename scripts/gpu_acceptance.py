@@ -1,11 +1,11 @@
-"""What a machine with one GPU is asked first: the GPU tests, the speed of step and whole path, the compile modes.
+"""Test and measure a machine with one GPU: the GPU tests, the speed of steps and of the whole path, the compile modes.
 
     python -m scripts.gpu_acceptance [--out bench/gpu] [--minutes 8.8]
 
-Each part runs in a process of its own and ends at its own time limit, so that one that hangs costs nothing else; what
-was not run is said. Prints a table and writes acceptance.json and acceptance.log to --out. Exit status 1 if a part
-failed or a goal was missed. With --stand-in the CPU takes the GPU's place, with little of everything: it shows that
-this program works, and its figures mean nothing.
+Each part runs in a process of its own with a time limit, so that one that hangs does not hold up the others. Prints a
+table, which also says what was not run, and writes acceptance.json and acceptance.log to --out. The exit status is 1 if
+a part failed or a goal was missed. --stand-in uses the CPU instead of a GPU, for a short trial of this program; its
+figures mean nothing.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def machine_of(stand_in: bool) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "gpu", help="folder for acceptance.json and .log")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for everything [{MINUTES}]")
-    parser.add_argument("--stand-in", action="store_true", help="the CPU in the GPU's place, with little of everything")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time limit of the whole [{MINUTES}]")
+    parser.add_argument("--stand-in", action="store_true", help="use the CPU instead of a GPU, for a short trial")
     options = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * options.minutes
     machine = machine_of(options.stand_in)

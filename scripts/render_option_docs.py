@@ -54,7 +54,7 @@ def tool_options() -> Iterator[str]:
         own = [row for name in sections(kind) if not (shared and name) for row in option_rows(kind, name)]
         rows += [[f"`{tool}`" if number == 0 else "", *row] for number, row in enumerate(own)]
         if shared:
-            rows.append(["", "all of `train_imagenet.py`", "", "the recipe, and what is changed of it"])
+            rows.append(["", "all of `train_imagenet.py`", "", "the recipe and changes to it"])
     yield from option_table(rows, first="program | option")
 
 

@@ -1,7 +1,7 @@
 """How long a recipe will take, and what it will cost.
 
-From tabulated images a second of a card, or measured on this machine (``--measure``: training steps on synthetic
-images, phase by phase, without the loader).
+Takes the images per second of a card from a table, or measures them on this machine (``--measure``: training steps on
+synthetic images, phase by phase, without the loader).
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
 class EstimateOptions(RunConfig):
     """One estimate; the recipe's options can be changed, too."""
 
-    gpu: str = option("titan8-run", f"a tabulated card: {', '.join(f'`{name}`' for name in CARDS)}")
-    measure: bool = option(False, "time training steps on this machine instead")
-    gpus: int | None = option(None, "cards", low=1, none="as many as the recipe is for")
-    price: float | None = option(None, "money per card and hour", low=0, none="no cost is shown")
-    val_images: int = option(IMAGENET_IMAGES["val"], "validation images of the data set", low=1)
+    gpu: str = option("titan8-run", f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}")
+    measure: bool = option(False, "measure training steps on this machine instead")
+    gpus: int | None = option(None, "number of cards", low=1, none="as many as the recipe is for")
+    price: float | None = option(None, "price per card and hour", low=0, none="show no cost")
+    val_images: int = option(IMAGENET_IMAGES["val"], "number of validation images", low=1)
 
     def __post_init__(self) -> None:
         check(self)

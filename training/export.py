@@ -33,9 +33,9 @@ class ExportOptions:
     """One file of weights."""
 
     checkpoint: Path = option(REQUIRED, "`last.pt` or `best.pt` of a run folder", argument="CHECKPOINT")
-    to: Literal["torchvision", "safetensors", "onnx"] = option(REQUIRED, "the format")
+    to: Literal["torchvision", "safetensors", "onnx"] = option(REQUIRED, "format")
     out: Path | None = option(None, "where to write it", none="beside the checkpoint")
-    ema: bool = option(False, "the averaged weights of a run with `train.ema`")
+    ema: bool = option(False, "export the averaged weights of a run with `train.ema`")
 
     def __post_init__(self) -> None:
         check(self)

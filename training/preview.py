@@ -1,6 +1,6 @@
 """Draw what the network sees: for each phase, training crops and validation crops from the loaders, with labels.
 
-Takes every option of train_imagenet.py. Crops are shown pixel by pixel; small ones are all enlarged by one factor.
+Takes every option of train_imagenet.py. Crops are shown pixel by pixel; small ones are enlarged by one factor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIN_PX = 112  # smaller crops are enlarged by a whole number
 class PreviewOptions(RunConfig):
     """One picture of a run's images; it takes the run's own options."""
 
-    out: Path = option(Path("preview.png"), "the picture to write (.png, .jpg, .webp)")
+    out: Path = option(Path("preview.png"), "image file to write (.png, .jpg, .webp)")
 
     def __post_init__(self) -> None:
         from PIL import Image

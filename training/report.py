@@ -1,6 +1,6 @@
-"""The report of one or several runs.
+"""Report on one or several runs.
 
-Prints the epochs and a summary, and writes report.html, one file that needs nothing else, and curves.png.
+Prints the epochs and a summary, and writes curves.png and report.html, a single file that needs no others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ReportOptions:
 
     runs: tuple[Path, ...] = option(REQUIRED, f"run folders, at most {charts.MAX_RUNS}", argument="RUN_DIR")
     out: Path | None = option(None, "folder for report.html and curves.png", none="that of the first run")
-    price: float | None = option(None, "money per GPU-hour", low=0, none="no cost is shown")
+    price: float | None = option(None, "price per GPU-hour", low=0, none="show no cost")
 
     def __post_init__(self) -> None:
         check(self)

@@ -157,7 +157,7 @@ def _beat(handle: int, holder: dict[str, Any], count: int) -> None:
 def _held(path: Path, holder: dict[str, Any]) -> UserError:
     who = f", process {holder['pid']} on {holder['host']}, since {holder['since']}" if "since" in holder else ""
     what = f"{holder.get('what', 'another program')} is writing there{who}"
-    return UserError(what, where=path.parent, remedy="wait for its end, or stop it; or give another folder")
+    return UserError(what, where=path.parent, remedy="wait until it ends, stop it, or give another folder")
 
 
 def too_many_open_files(error: BaseException, where: object = "") -> UserError | None:
@@ -165,7 +165,7 @@ def too_many_open_files(error: BaseException, where: object = "") -> UserError |
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
         return None
     if error.errno == errno.ENFILE:
-        return UserError("the machine has too many open files", where=where, remedy="end what holds them")
+        return UserError("the machine has too many open files", where=where, remedy="close programs that hold them")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     remedy = "raise the limit with `ulimit -n 4096`, or give fewer --write.workers"
     return UserError(f"too many open files: the limit is {limit}", where=where, remedy=remedy)

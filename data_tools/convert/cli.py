@@ -81,10 +81,10 @@ def _explained(error: OSError) -> ConversionError:
     """A failed system call as an error with a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = f"the disk of --data.out is full ({error.strerror})"
-        return ConversionError(what, remedy="make room, then the same command continues")
+        return ConversionError(what, remedy="make room, and run the same command again")
     if limit := too_many_open_files(error):
-        return ConversionError(limit.what, remedy=f"{limit.remedy}; then the same command continues")
-    return ConversionError(str(error), remedy="the same command continues")
+        return ConversionError(limit.what, remedy=f"{limit.remedy}; then run the same command again")
+    return ConversionError(str(error), remedy="run the same command again to continue")
 
 
 class Bar:

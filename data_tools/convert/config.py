@@ -14,29 +14,33 @@ from data_tools.common.resources import usable_cores
 class Data:
     """what is read, and which betons it becomes"""
 
-    source: tuple[Path, ...] = option(REQUIRED, "tars, folders, ILSVRC archives, parquet; comma-separated")
+    source: tuple[Path, ...] = option(
+        REQUIRED, "what to convert: tars, folders, ILSVRC archives, parquet; comma-separated"
+    )
     splits: tuple[Literal["train", "val"], ...] | None = option(
         None,
-        "what is converted, `train`, `val` or `train,val`; what is named may differ in its classes",
+        "splits to convert: `train`, `val` or `train,val`; if given, their classes may differ",
         none="both, which must have the same classes",
     )
-    follow_links: bool = option(False, "in a folder, follow links to images; those to folders of classes always are")
+    follow_links: bool = option(
+        False, "in a folder, follow links to images; links to folders of classes are always followed"
+    )
     out: Path = option(Path("data/beton"), "folder for the betons; made if it is missing")
     caps: tuple[str, ...] | None = option(
         None,
         "sizes in px, or `full`; comma-separated",
-        none="`160,320,full`; of a `-sz` source alone, the sizes that it has",
+        none="`160,320,full`; for a `-sz` source alone, the sizes that it has",
     )
-    side: Literal["shorter", "longer"] = option("shorter", "the side that a cap holds for")
+    side: Literal["shorter", "longer"] = option("shorter", "the side that a cap limits")
     expect: Literal["imagenet1k", "any"] | None = option(
         None, "what the source must hold", none="`imagenet1k` if its classes are 1000 wnids, else `any`"
     )
 
     image_column: str | None = option(
-        None, "of parquet: the column of images", none="`image`, or the only one that is usual"
+        None, "for parquet: the column of images", none="`image`, or the only one with a common name"
     )
     label_column: str | None = option(
-        None, "of parquet: the column of labels", none="`label`, or the only one that is usual"
+        None, "for parquet: the column of labels", none="`label`, or the only one with a common name"
     )
 
     def __post_init__(self) -> None:
@@ -61,26 +65,26 @@ class Data:
 class Write:
     """how images are stored"""
 
-    quality: int = option(90, "quality of the JPEGs that are encoded; always 4:2:0", low=1, high=100)
+    quality: int = option(90, "quality of the encoded JPEGs; always 4:2:0", low=1, high=100)
     seekable: bool = option(
-        True, "restart markers in the capped sizes: crops decode up to 1.2 times as fast, files are 4 % larger"
+        True, "put restart markers into capped sizes: crops decode up to 1.2 times as fast, files are 4 % larger"
     )
     full: Literal["encode", "original"] = option(
-        "encode", "at full size, `encode` anew as JPEG; `original` keeps a file's own bytes where it is a plain JPEG"
+        "encode", "at full size, `encode` every image; `original` keeps the bytes of files that are plain JPEGs"
     )
     mode: Literal["jpg", "raw", "proportion"] = option(
-        "jpg", "store as `jpg`, as `raw` pixels, or a `proportion` of either"
+        "jpg", "store images as `jpg`, as `raw` pixels, or in a `proportion` of both"
     )
-    raw_share: float = option(0.5, "for `proportion`: the share of samples stored as pixels", low=0, high=1)
-    seed: int = option(0, "for `proportion`: keys which samples are stored as pixels", low=0)
-    on_bad: Literal["fail", "skip"] = option("fail", "at a damaged image, `fail`, or `skip` it")
-    max_bad: int = option(10, "with `skip`: stop past this many in a split", low=0)
+    raw_share: float = option(0.5, "for `proportion`: the share of images stored as pixels", low=0, high=1)
+    seed: int = option(0, "for `proportion`: seed of the choice which images are stored as pixels", low=0)
+    on_bad: Literal["fail", "skip"] = option("fail", "on a damaged image, `fail`, or `skip` it")
+    max_bad: int = option(10, "with `skip`: stop if a split has more than this many", low=0)
     workers: int | None = option(
         None,
-        "processes that decode and encode; the bytes do not depend on it",
+        "processes that decode and encode; the files do not depend on it",
         low=1,
         high=1024,
-        none="one for each usable core",
+        none="one per usable core",
     )
 
     def __post_init__(self) -> None:

@@ -213,7 +213,7 @@ class PassRunner:
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[records["size"][order] > 0]
         if not len(order):
-            raise ConversionError("not one image could be stored", where=self.todo.paths[at].name)
+            raise ConversionError("no image could be stored", where=self.todo.paths[at].name)
         records = records[order]
         samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):

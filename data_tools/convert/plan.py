@@ -153,7 +153,7 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
     try:
         manifest = read_manifest(beton)
     except UserError as error:
-        raise ConversionError(error.fault, remedy=f"remove {beton}, and this command writes it again") from None
+        raise ConversionError(error.fault, remedy=f"remove {beton}, and run this command again") from None
     for key, value in settings.items():
         found = getattr(manifest, key)
         if key == "source_state":
@@ -187,7 +187,9 @@ def _check_expected(index: Index, spec: WriteSpec) -> None:
     expected = spec.data.expect or expected_dataset(index.classes)
     faults = shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)
     if expected == "imagenet1k" and faults:
-        raise ConversionError(f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is meant, --data.expect=any")
+        raise ConversionError(
+            f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is intended, give --data.expect=any"
+        )
 
 
 def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
@@ -200,11 +202,11 @@ def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
             px = min(cap or 0 for cap in missing)
             size = f" at {px} px" if found and px else ""
             several = len(wanted or SPLITS) > 1
-            remedy = f"--data.splits={_other(split)} does without" if several else "give a source that has them"
+            remedy = f"--data.splits={_other(split)} converts the rest" if several else "give a source that has them"
             raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=remedy)
     if wanted is None and (difference := class_difference(index)) and not are_wnids(index.classes):
         raise ConversionError(
-            difference, remedy="--data.splits=train converts train alone, --data.splits=train,val both as they are"
+            difference, remedy="--data.splits=train converts only train, --data.splits=train,val both as they are"
         )
 
 

@@ -1,6 +1,6 @@
 """Check that this machine is ready to convert and to train, and say what to do if it is not.
 
-A line for each check: OK, WARN (it works, but not well) or FAIL (it will not work). Exit status 1 after a FAIL.
+Prints a line for each check: OK, WARN (works, but not well) or FAIL (does not work). The exit status is 1 after a FAIL.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class DoctorOptions:
 
     betons: Path | None = option(
         None,
-        "look at this folder of betons, too",
-        none="no betons are looked at",
+        "also check this folder of betons",
+        none="check no betons",
         argument="BETON_DIR",
         was=("data.dir",),
     )

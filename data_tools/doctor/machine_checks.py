@@ -43,7 +43,7 @@ def cores(gpus: int) -> Finding:
     return Finding(
         "WARN",
         f"{what}, for {gpus or 'no'} GPU{'s' if gpus != 1 else ''}",
-        f"the loader wants {CORES_PER_GPU} a GPU; ask for more (docker --cpus, SLURM --cpus-per-task)",
+        f"the loader needs {CORES_PER_GPU} per GPU; ask for more (docker --cpus, SLURM --cpus-per-task)",
     )
 
 
@@ -54,8 +54,8 @@ def waiting_threads() -> Finding:
         return Finding("OK", "waiting threads sleep (OMP_WAIT_POLICY=passive, the programs' default)")
     return Finding(
         "WARN",
-        f"{' '.join(chosen)}: how long waiting threads spin is your choice",
-        "unset it where other work shares the cores; training may then be several times faster",
+        f"{' '.join(chosen)} sets how long waiting threads spin",
+        "if other work shares the cores, unset it: training may be several times faster",
     )
 
 

@@ -22,7 +22,7 @@ ENVIRONMENT = "`make env` (or conda env create -f environment.yml) makes the env
 SYSTEM_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev libjpeg-dev python3-dev"
 PYTHONS = ((3, 11), (3, 13))
 DRIVERS = {12: "525", 13: "580"}  # the first NVIDIA driver that runs programs of that CUDA
-OLDER_CARDS = "README.md, Set up, has the torch for older cards and drivers"
+OLDER_CARDS = "docs/INSTALL.md has the torch for older cards and drivers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Generate a sample dataset: ten kinds of pattern, photographed badly, as a sorted tar."""
+"""Generate a sample data set: images of ten kinds of pattern, with noise and distortion, as a sorted tar."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class SampleOptions:
 
     out: Path = option(REQUIRED, "where to write the tar", argument="OUT.tar")
     classes: int = option(10, "kinds of pattern", low=2, high=len(PATTERNS))
-    train: int = option(1600, "training images in all", low=2)
-    val: int = option(400, "validation images in all", low=2)
-    seed: int = option(0, "another seed gives other pictures", low=0)
-    workers: int | None = option(None, "processes", low=1, none="one for each usable core")
+    train: int = option(1600, "training images in total", low=2)
+    val: int = option(400, "validation images in total", low=2)
+    seed: int = option(0, "another seed gives other images", low=0)
+    workers: int | None = option(None, "processes", low=1, none="one per usable core")
 
     def __post_init__(self) -> None:
         check(self)

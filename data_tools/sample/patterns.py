@@ -1,4 +1,4 @@
-"""Pictures of ten kinds of pattern, photographed badly: what the sample dataset shows (numpy and PIL only)."""
+"""Images of ten kinds of pattern, bent, unevenly lit and grainy, for the sample data set (numpy and PIL only)."""
 
 # mypy: disable-error-code="no-any-return"
 # numpy's stubs give Any for every ufunc; each pattern below ends in one.

@@ -65,7 +65,7 @@ class _FolderReader:
         """`folders`: the path of `folder` below the root. Raises SourceError at a link in a loop."""
         info = folder.stat()
         if (info.st_dev, info.st_ino) in chain:
-            raise SourceError("a link to a folder that it lies in", where=folder, remedy="remove it")
+            raise SourceError("a link to a folder that contains it", where=folder, remedy="remove it")
         chain = (*chain, (info.st_dev, info.st_ino))
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
@@ -86,7 +86,7 @@ class _FolderReader:
             mode = entry.stat().st_mode
         except OSError:  # its target is missing, or it leads to itself
             in_place = locate(folders if has_image_name(entry.name) else inside, self.tree.above)
-            self._refuse(in_place, entry, "a link to nothing", "mend it or remove it")
+            self._refuse(in_place, entry, "a link to nothing", "fix it or remove it")
             return
         if stat.S_ISDIR(mode):
             if locate(inside, self.tree.above) or entry.name in _LEADING or _is_sized(inside):

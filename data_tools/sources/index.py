@@ -169,7 +169,7 @@ class IndexBuilder:
         if not self._class_order:
             return number_classes(self.class_ids)
         if others := sorted(self.class_ids.keys() - self._class_order.keys()):
-            what = f"class {others[0]} is none of the parquet's: {', '.join(list(self._class_order)[:5])}, ..."
+            what = f"class {others[0]} is not a class of the parquet: {', '.join(list(self._class_order)[:5])}, ..."
             raise SourceError(what, remedy="give sources of the same classes")
         return tuple(sorted(self.class_ids, key=self._class_order.__getitem__))
 

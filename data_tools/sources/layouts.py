@@ -186,7 +186,7 @@ def _check_names(path: Path, groups: Iterable[Group]) -> None:
         names = {each.split_folder for each in groups if each.resized == resized and each.layout != "flat"}
         if len(several := sorted(names & {"val", "valid", "validation"})) > 1:
             raise SourceError(
-                f"{' and '.join(several)} are both there", where=path, remedy="move away the one that is not meant"
+                f"{' and '.join(several)} are both there", where=path, remedy="move one of them out of the way"
             )
 
 

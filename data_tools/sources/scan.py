@@ -69,7 +69,7 @@ def read_index(
         _check_columns(paths, image_column, label_column)
         limit = f" that --data.splits={','.join(splits)} takes" if len(splits) == 1 else ""
         what = f"no images at .../{{train,val}}/<class>/<file>{limit}{_example(builder)}"
-        raise SourceError(what, where=names, remedy="docs/CONVERSION.md lists the layouts that are read")
+        raise SourceError(what, where=names, remedy="docs/CONVERSION.md lists the layouts that work")
     return builder.index()
 
 

@@ -158,7 +158,7 @@ class _Archive:
                 if looks_like_tar(os.pread(self._handle, BLOCK, at)):
                     return at
                 raise SourceError(
-                    f"after its end at {last}, from byte {at} on, there is something that is no tar",
+                    f"after its end at {last}, from byte {at} on, there is something that is not a tar",
                     where=self._where,
                     remedy="copy or download it again, or cut that off",
                 )

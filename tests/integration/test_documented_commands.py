@@ -56,7 +56,7 @@ EXCEPTIONS: dict[str, RunBy | NotRun] = {
     "uv pip install": NotRun("network", "(not run here; the next `make env`"),
     ".venv/bin/tensorboard": NotRun("a server", "`.venv/bin/tensorboard --logdir runs`"),
     ".venv/bin/pre-commit run": RunBy("tests/unit/test_docs_tables.py::test_pre_commit_hooks_are_the_checks_of_make"),
-    ".venv/bin/pre-commit ": NotRun("it changes the reader's .git", "switches them on"),
+    ".venv/bin/pre-commit ": NotRun("it changes the reader's .git", "switches the checks on"),
     ".venv/bin/python -m pytest ": CI,
     ".venv/bin/python benchmarks/": NotRun("photographs, and time", "photographs"),
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 .venv/bin/torchrun": NotRun(
@@ -76,7 +76,7 @@ MAKE: dict[str, RunBy | NotRun | None] = {
     "docs": RunBy("tests/integration/scripts/test_render_recipe_docs.py::test_command_renews_page_and_plots"),
     "soak": NotRun("hours", "The long half"),
     "bench": NotRun("photographs, and time", "run the benchmarks"),
-    "format": NotRun("it changes the sources", "put the code into its format"),
+    "format": NotRun("it changes the sources", "format the code"),
     "lock": NotRun("network", "renew uv.lock"),
     "clean": NotRun("it removes the environment", "remove the environment"),
 }

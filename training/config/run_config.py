@@ -34,25 +34,27 @@ class Data:
     )
     checksums: bool = option(
         True,
-        "compare each sample's bytes with NAME.beton.xxh64 as they are read; without, only tables and digests are "
-        "compared, before the first epoch",
+        "compare each sample's bytes with NAME.beton.xxh64 as they are read; `false`: check only tables and digests, "
+        "before the first epoch",
         was=("data.verify",),
     )
     page_window: int = option(
-        0, "0: shuffle uniformly; n: n random pages (8 MB) at a time, for a set larger than memory", low=0
+        0,
+        "0: shuffle all images; n: shuffle within n random pages (8 MB) at a time, for a set larger than memory",
+        low=0,
     )
     augment: list[object] = option(
         [],
-        "augmentations after crop and flip, a list; in the YAML: classes of `ffcv.transforms` on the host, then of "
+        "augmentations after crop and flip, a list in the YAML: classes of `ffcv.transforms` on the host, then of "
         "`torchvision.transforms.v2` on the device, each with its arguments",
-        none="crop and flip alone",
+        none="only crop and flip",
     )
     augmentations: tuple[Augmentation, ...] = dataclasses.field(init=False, repr=False, compare=False)
     train_images: int | None = option(
         None,
-        "for `run.plan` and `training.estimate`: training images of each set",
+        "for `run.plan` and `training.estimate`: number of training images in each set",
         low=1,
-        none="as the manifests say; for the estimate, ImageNet's 1281167",
+        none="taken from the manifests; for the estimate, ImageNet's 1281167",
         was=("train_images",),
     )
 
@@ -65,13 +67,13 @@ class Data:
 class ScheduleOptions:
     """epochs, sizes, batches, learning rates"""
 
-    phases: list[object] | None = option(None, "the phases, a list; in the YAML", none="`imagenet18` is given")
+    phases: list[object] | None = option(None, "the phases, a list in the YAML", none="give `imagenet18`")
     imagenet18: str | None = option(
-        None, "the same in the published one-line syntax, in place of `phases`", none="`phases` are given"
+        None, "instead of `phases`: the same in the published one-line syntax", none="give `phases`"
     )
     gpus: int = option(
         1,
-        "GPUs of the whole job that the learning rates are meant for; a note is printed where others are at work",
+        "total number of GPUs that the learning rates are meant for; with another number, a note is printed",
         low=1,
     )
     parsed: Schedule = dataclasses.field(init=False, repr=False, compare=False)
@@ -99,7 +101,7 @@ class Dist:
     )
     device: Literal["auto", "cuda", "cpu"] = option("auto", "`cuda` or `cpu`; `auto`: GPUs if there are any")
     emulate_gpus: int | None = option(
-        None, "keep the global batch of this many GPUs on fewer, by accumulation", low=1, none="no accumulation"
+        None, "keep the global batch of this many GPUs on fewer, by accumulation", low=1, none="do not accumulate"
     )
     timeout_minutes: float = option(
         10.0, "give up when a process makes no progress for this long", low=0.05, high=43_200
@@ -120,7 +122,7 @@ class Run:
     resume: Literal["auto", "none"] | Path = option(
         "auto",
         "where to begin in a folder without a checkpoint of this run: at the start (`auto` or `none`), or at the "
-        "checkpoint of this path; a folder that has one goes on from there",
+        "checkpoint of this path; in a folder that has one, the run continues from that",
     )
     init_from: Path | None = option(
         None,
@@ -130,17 +132,15 @@ class Run:
     )
     accept_changes: tuple[str, ...] = option(
         (),
-        "options whose other values a checkpoint may be continued with, comma-separated; as the refusal names them",
+        "options that may differ from those of the checkpoint, comma-separated; the refusal names them",
     )
     checkpoint_minutes: float = option(
-        10.0, "minutes between checkpoints within an epoch; its end has one in any case", low=0
+        10.0, "minutes between checkpoints within an epoch; one is always written at its end", low=0
     )
     plan: bool = option(
-        False, "print the schedule, a line an epoch, and stop", hint="a file for it is --run.plan_csv=FILE.csv"
+        False, "print the schedule, a line per epoch, and stop", hint="a file for it is --run.plan_csv=FILE.csv"
     )
-    plan_csv: Path | None = option(
-        None, "write the schedule, a row a batch, to this file and stop", none="no such file"
-    )
+    plan_csv: Path | None = option(None, "write the schedule to this file, a row per batch, and stop", none="no file")
     eval_only: bool = option(False, "validate `run.checkpoint` as the last phase does, and stop")
     checkpoint: Path | None = option(
         None,
@@ -155,7 +155,7 @@ class Run:
         None, "for `run.eval_only`: rectangles, or squares", none="as the last phase", was=("run.eval_rect",)
     )
     profile: bool = option(False, "write the torch profiler's trace of ten steps of each phase into the run folder")
-    deterministic: bool = option(False, "the same bits on every run of the same machine; slower on a GPU")
+    deterministic: bool = option(False, "get the same bits in every run on the same machine; slower on a GPU")
 
     def __post_init__(self) -> None:
         check(self)
@@ -176,16 +176,16 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
-    """how a run is followed"""
+    """how to follow a run"""
 
     format: Literal["text", "json"] = option(
         "text",
-        "standard output: `text`, a table of epochs; `json`, a JSON object a line for every epoch and for progress",
+        "format of standard output: `text`, a table of epochs; `json`, a line of JSON for each epoch and for progress",
         was=("run.log",),
     )
     seconds: float = option(
         30.0,
-        "seconds between lines of progress; on a terminal, `text` has a bar instead",
+        "seconds between lines of progress; on a terminal, `text` shows a bar instead",
         low=0,
         was=("run.log_seconds",),
     )

@@ -112,13 +112,13 @@ class Phase:
     start: int
     end: int
     px: int = option(REQUIRED, "side of the square training crop", low=8, high=4096)
-    batch_per_gpu: int = option(REQUIRED, "images a GPU and step", low=1, high=1 << 20)
-    data: str = option(REQUIRED, "the set that it trains on: a cap in px, or `full`")
-    min_scale: float = option(0.08, "the least share of an image's area that a random crop keeps", low=0, high=1)
+    batch_per_gpu: int = option(REQUIRED, "images per GPU and step", low=1, high=1 << 20)
+    data: str = option(REQUIRED, "the set to train on: a cap in px, or `full`")
+    min_scale: float = option(0.08, "the smallest share of an image's area that a random crop keeps", low=0, high=1)
     rectangular_val: bool = option(
         False, "validate on rectangles, cut to the mean shape of their batch, instead of squares"
     )
-    val_data: str = option("", "the set that it validates on", none="that of `data`")
+    val_data: str = option("", "the set to validate on", none="that of `data`")
     val_px: int = option(0, "side of a validation crop, the shorter one of a rectangle; 0: as `px`", low=0, high=4096)
     val_resize: int = option(
         0,
@@ -128,7 +128,7 @@ class Phase:
     )
     val_batch: int = option(
         0,
-        "images a validation batch; 0: 512 at 128 px, 256 at 224, else 128, or `batch_per_gpu` if that is more",
+        "images in a validation batch; 0: 512 at 128 px, 256 at 224, else 128, or `batch_per_gpu` if that is more",
         low=0,
         high=1 << 20,
     )

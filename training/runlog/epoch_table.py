@@ -166,7 +166,7 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
     except (ValueError, csv.Error) as error:
         where = f"row {len(rows) + 1}: " if rows else ""
         raise OptionError(
-            f"damaged, or of another version ({where}{error})", where=path, remedy="restore it, or do without"
+            f"damaged, or of another version ({where}{error})", where=path, remedy="restore it, or remove it"
         ) from None
     return rows
 

@@ -143,7 +143,7 @@ def test_killed_worker_ends_the_conversion(tmp_path: Path, source: Path, uninter
     assert process.returncode == 2
     last = errors.strip().splitlines()[-1]
     assert last.startswith("write_datasets.py: error: a worker was ended by SIGKILL")
-    assert "same command continues" in last
+    assert "run the same command again" in last
     wait_for_end_of_session(process.pid)
     assert list(tmp_path.glob("*.beton")) == []
     assert start(source, tmp_path).wait() == 0

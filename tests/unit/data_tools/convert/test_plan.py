@@ -24,8 +24,8 @@ def planned(tmp_path: Path, files: dict[str, bytes], splits: tuple[str, ...] | N
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (TRAIN, "no val images in the source; --data.splits=train does without"),
-        (VAL, "no train images in the source; --data.splits=val does without"),
+        (TRAIN, "no val images in the source; --data.splits=train converts the rest"),
+        (VAL, "no train images in the source; --data.splits=val converts the rest"),
         (TRAIN | {"misc/1.JPEG": b"x"}, r"no val images in the source; ignored was .*misc/1\.JPEG"),
         (
             TRAIN | {"val/cats/1.JPEG": b"x", "val/dogs/1.JPEG": b"x"},

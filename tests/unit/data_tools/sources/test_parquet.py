@@ -278,7 +278,7 @@ def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
             stored_images(read_index([table(tmp_path / "train.parquet", columns)]))
     with pytest.raises(SourceError, match=r"row 1 of group 0: label 0\.5 is not a whole number"):
         read_index([table(tmp_path / "train.parquet", {"image": B, "label": [0, 0.5, 1]})])
-    with pytest.raises(SourceError, match="class cat is none of the parquet's: dog"):
+    with pytest.raises(SourceError, match="class cat is not a class of the parquet: dog"):
         tar = write_tar(tmp_path / "a.tar", {"val/cat/1.png": b"x"})
         read_index([shard(tmp_path / "train.parquet", [("1.png", 0, b"x")], ["dog"]), tar])
     whole = shard(tmp_path / "train.parquet", [("1.png", 0, b"x" * 999)]).read_bytes()

@@ -218,6 +218,6 @@ def test_concatenated_archives_are_read_on(tmp_path: Path, padding: int) -> None
 @pytest.mark.parametrize("rest", [b"PK\3\4", bytes(512) + b"x" * 600, bytes(100) + FILE])
 def test_something_else_after_the_end_is_refused(tmp_path: Path, rest: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(FILE + bytes(10240) + rest)
-    with pytest.raises(SourceError, match="something that is no tar") as caught:
+    with pytest.raises(SourceError, match="something that is not a tar") as caught:
         list(members(tmp_path / "a.tar"))
     assert caught.value.where == str(tmp_path / "a.tar") and caught.value.remedy
