@@ -39,7 +39,8 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     def call(*argv: str) -> str:
         status = train_imagenet.main(["--config-file", str(recipe), f"--run.dir={tmp_path / 'run'}", *argv])
         out, err = capsys.readouterr()
-        assert (status, out, err.count("\n")) == (2, "", 1), (status, out, err)
+        assert (status, out, err.count("error: ")) == (2, "", 1), (status, out, err)
+        assert err.count("\n") == 1 + err.count("\n  remedy: ")  # which has a line of its own if it is long
         return err
 
     return call
