@@ -45,7 +45,10 @@ class TrainState:
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
         net, train = config.model, config.train
-        self.model = resnet.build(net.arch, len(datasets.classes), net.init_bn0, net.blurpool).to(world.device)
+        self.model = resnet.build(
+            net.arch, len(datasets.classes), net.init_bn0, net.blurpool, stem_blocks=net.stem_blocks
+        )
+        self.model.to(world.device)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             resnet.parameter_groups(self.model, train.weight_decay, train.decay_norm, train.decay_bias),

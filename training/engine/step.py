@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from training.config.run_config import Train
 from training.engine.metrics import MetricSums
+from training.model.layers import batch_counts
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -135,6 +136,7 @@ class TrainStep:
         self.optimizer = optimizer
         begin_momentum(optimizer)
         self.statistics = Statistics(loss_module)
+        self.batch_counts = batch_counts(loss_module)
         self.accumulation_steps = accumulation_steps
         self.mixing = mixing
         self.rank, self.ranks = rank, ranks
@@ -182,6 +184,8 @@ class TrainStep:
             group["lr"] = lr
         before = self.statistics.copy() if self.scaler.is_enabled() else None
         loss = self._accumulate(images, labels, key, sums)
+        if self.batch_counts:
+            torch._foreach_add_(self.batch_counts, self.accumulation_steps)
         self.scaler.step(self.optimizer)
         bad = ~torch.isfinite(loss)
         if before is not None:

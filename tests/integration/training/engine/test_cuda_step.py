@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "accumulation": {"emulate_gpus": 2, "mixup": 0.2},
     "flip_tta": {"flip_tta": True},
     "blurpool": {"blurpool": True},
+    "stem_blocks": {"stem_blocks": True},
     "deterministic": {},
 }
 SQUARES, RECTANGLES = [(PX, PX)], [(PX, 80), (96, PX)]
@@ -53,11 +54,17 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 def state_on(
-    device: torch.device, *, arch: Arch = "resnet18", emulate_gpus: int = 1, blurpool: bool = False, **train: Any
+    device: torch.device,
+    *,
+    arch: Arch = "resnet18",
+    emulate_gpus: int = 1,
+    blurpool: bool = False,
+    stem_blocks: bool = False,
+    **train: Any,
 ) -> TrainState:
     config = RunConfig(
         schedule=ScheduleOptions(phases=[PHASE]),
-        model=Model(arch=arch, blurpool=blurpool),
+        model=Model(arch=arch, blurpool=blurpool, stem_blocks=stem_blocks),
         train=Train(**train),
         dist=Dist(emulate_gpus=emulate_gpus),
     )
@@ -158,7 +165,7 @@ def test_moving_average_takes_two_launches(device: torch.device) -> None:
 COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
-    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9}, SQUARES),
+    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": True}, SQUARES),
     pytest.param({"amp": "bf16", "arch": "resnet50"}, RECTANGLES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp16", "arch": "resnet50"}, SQUARES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp32", "label_smoothing": 0.1}, SQUARES, marks=pytest.mark.slow),
