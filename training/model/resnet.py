@@ -29,6 +29,7 @@ def build(arch: str, classes: int, init_bn0: bool, blurpool: bool = False, stem_
     if blurpool:
         _blur_strided_convolutions(model)
     if stem_blocks:
+        assert isinstance(model.conv1, nn.Conv2d)
         model.conv1 = BlockStem(model.conv1)
     return model
 
