@@ -25,6 +25,7 @@ from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._inductor.runtime.hints import DeviceProperties
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
+from triton.compiler import CompiledKernel
 
 from helpers.fake_cuda import fake_cuda
 
@@ -145,7 +146,8 @@ def _answers(card: Card, architecture: int, found: Generated, assemble: bool) ->
 
     def precompile(kernel: Any, *_: Any, **__: Any) -> None:
         if assemble:
-            binary = kernel._precompile_config(kernel.configs[0]).kernel.cubin_raw
+            made = kernel._precompile_config(kernel.configs[0]).kernel
+            binary = made.asm["cubin"] if isinstance(made, CompiledKernel) else made.cubin_raw
             # An ELF file, with the architecture in a byte of its flags.
             assert binary.startswith(b"\x7fELF") and architecture in binary[48:52], kernel.fn.__name__
             found.assembled.add(kernel.fn.__name__)

@@ -109,7 +109,7 @@ def compile_phase(config: RunConfig, datasets: Datasets, world: World, phase: Ph
 
         dist.init_process_group("fake", store=FakeStore(), rank=world.rank, world_size=world.ranks)
     state = TrainState(config, datasets, world)
-    CompiledFxGraph.__call__ = _stop  # type: ignore[method-assign]
+    CompiledFxGraph.__call__ = _stop  # type: ignore[method-assign, assignment]
     batch = phase.batch_per_gpu * state.accumulation_steps
     with functorch_config.patch(force_non_lazy_backward_lowering=True):
         try:

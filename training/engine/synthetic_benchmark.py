@@ -16,8 +16,18 @@ from training.model import resnet
 class SyntheticRun:
     """Repeats ``step`` on one random batch of ``batch`` images of ``px`` x ``px``."""
 
-    def __init__(self, arch: str, classes: int, px: int, batch: int, device: torch.device, options: Train) -> None:
-        net = resnet.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
+    def __init__(
+        self,
+        arch: str,
+        classes: int,
+        px: int,
+        batch: int,
+        device: torch.device,
+        options: Train,
+        stem_blocks: bool = False,
+    ) -> None:
+        net = resnet.build(arch, classes, init_bn0=True, stem_blocks=stem_blocks).to(device)
+        net.to(memory_format=torch.channels_last)
         predict = Predictor(net, resnet.amp_dtype(options.amp, device), device)
         groups = resnet.parameter_groups(net, options.weight_decay, options.decay_norm, options.decay_bias)
         optimizer = torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, fused=True)
