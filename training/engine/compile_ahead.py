@@ -64,7 +64,7 @@ class CompileAhead:
         if self._process is None or self._result is None:
             return ""
         try:
-            outcome = self._result.recv() if self._result.poll() else "was not done compiling it ahead"
+            outcome = self._result.recv() if self._result.poll() else "was not done compiling ahead"
         except EOFError:
             outcome = "ended without a result"
         # By SIGKILL, as it ignores what asks the run to stop.
@@ -82,6 +82,9 @@ def _has_room(device: torch.device) -> bool:
 def _compile(config: RunConfig, datasets: Datasets, world: World, phase: Phase, result: Connection) -> None:
     """The process: compile the step of ``phase`` as the rank of ``world`` will, without running it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid != os.getppid():
+        return  # it has ended while this process started
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the training, which ends this process
     os.nice(NICE)
