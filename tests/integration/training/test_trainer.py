@@ -165,7 +165,7 @@ def test_tensorboard_events_have_the_published_tags(finished_run: Path) -> None:
     events.Reload()
     assert set(events.Tags()["scalars"]) == {
         *("first", "losses/test_1", "losses/test_5", "losses/xent", "losses/train_1", "losses/train_5"),
-        *("times/eval_sec", "times/step", "times/data", "sizes/lr", "sizes/batch", "sizes/image"),
+        *("times/prepare_sec", "times/eval_sec", "times/step", "times/data", "sizes/lr", "sizes/batch", "sizes/image"),
     }
     tests = events.Scalars("losses/test_5")
     state = checkpoint.load(finished_run / "last.pt")

@@ -162,6 +162,28 @@ def test_moving_average_takes_two_launches(device: torch.device) -> None:
     assert not log.waits
 
 
+@pytest.mark.parametrize(
+    ("train", "launches"),
+    [({"amp": "bf16"}, 33), ({"amp": "fp16"}, 57), ({"amp": "fp16", "loss_scale": "dynamic"}, 57)],
+    ids=["bf16", "fp16", "dynamic_loss_scale"],
+)
+def test_step_around_the_network_takes_the_recorded_launches(
+    train: dict[str, Any], launches: int, device: torch.device
+) -> None:
+    state = state_on(device, arch="resnet50", compile="off", **train)
+    images, labels = batch_on(device)
+
+    def compiled(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for parameter in state.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        return torch.empty((), device=device, requires_grad=True), torch.empty(BATCH, 10, device=device)
+
+    state.step.forward = compiled
+    with DeviceLog() as log:
+        state.step(images, labels, 0.1, MetricSums(device))
+    assert sum(log.launches.values()) == launches, log.launches
+
+
 COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
