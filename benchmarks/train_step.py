@@ -1,10 +1,11 @@
 """Compare training steps with the eager loops of torchvision's references and ffcv-imagenet.
 
-    python benchmarks/train_step.py [--betons DIR] [--compile MODE] [--json FILE]
+    python benchmarks/train_step.py [--betons DIR] [--compile MODE] [--variants NAME ...] [--json FILE]
 
 Synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
 ``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a case run in turn, several
-rounds in one process; figures are medians over the rounds, ratios are taken round by round. Without a GPU it runs on
+rounds in one process; figures are medians over the rounds, ratios are taken round by round. ``--variants`` adds other
+ways to compute our step, against ours. Without a GPU it runs on
 the CPU, on a smaller network and smaller batches, and says so.
 """
 
@@ -17,12 +18,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
 import torchvision
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from data_tools.common.resources import usable_cores
 from training.config.train_config import Train
@@ -34,6 +37,25 @@ from training.loader.loaders import TrainLoader
 
 CLASSES = 1000
 SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """What differs from our step: options of Inductor, CUDA graphs, or how the stem is computed."""
+
+    inductor: dict[str, Any] = field(default_factory=dict)
+    cuda_graphs: bool = False
+    stem_blocks: bool = False
+
+
+# None is on by default: whether they gain anything is for a GPU to say.
+VARIANTS = {
+    "stem_blocks": Variant(stem_blocks=True),
+    "cuda_graphs": Variant(cuda_graphs=True),
+    "combo_kernels": Variant(inductor={"combo_kernels": True, "combo_kernels_pointwise_only": True}),
+    "cooperative_reductions": Variant(inductor={"triton.cooperative_reductions": True}),
+    "conv_1x1_as_mm": Variant(inductor={"conv_1x1_as_mm": True}),
+}
 
 
 class Reference:
@@ -108,8 +130,13 @@ def measure_case(
     px: int, arch: str, batch: int, options: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
     set_name, _, min_scale = SIZES[px]
+    variants = {name: VARIANTS[name] for name in options.variants}
+    contenders: dict[str, Callable[[], None]] = {}
+    for name, variant in variants.items():
+        train = Train(compile="reduce-overhead" if variant.cuda_graphs else options.compile)
+        contenders[name] = SyntheticRun(arch, CLASSES, px, batch, device, train, variant.stem_blocks)
     engine = SyntheticRun(arch, CLASSES, px, batch, device, Train(compile=options.compile))
-    contenders: dict[str, Callable[[], None]] = {
+    contenders |= {
         "ours": engine,
         "ffcv_imagenet": Reference(arch, px, batch, device, channels_last=True),
         "torchvision": Reference(arch, px, batch, device, channels_last=False),
@@ -132,7 +159,9 @@ def measure_case(
     waits: list[float] = []
     for number in range(options.rounds + 1):
         for name, step in contenders.items():
-            seconds[name].append(timed(step, options.steps if number else 2, device))
+            # Making one drops the code of those before, so the warm-up compiles; with CUDA graphs it takes three steps.
+            with inductor_config.patch(variants.get(name, Variant()).inductor):
+                seconds[name].append(timed(step, options.steps if number else 3, device))
         if paths is not None:
             taken, waited = next(paths)
             seconds.setdefault("ours_whole_path", []).append(taken)
@@ -149,9 +178,8 @@ def rows(
     table = []
     for name, seconds in rounds.items():
         rate = steps * batch / statistics.median(seconds)
-        baselines = (
-            ["ours"] if name == "ours_whole_path" else ["ffcv_imagenet", "torchvision"] if name == "ours" else [""]
-        )
+        against_ours = name == "ours_whole_path" or name in VARIANTS
+        baselines = ["ours"] if against_ours else ["ffcv_imagenet", "torchvision"] if name == "ours" else [""]
         for baseline in baselines:
             other = rounds.get(baseline, seconds)
             ratio = statistics.median(b / a for a, b in zip(seconds, other, strict=True))
@@ -179,6 +207,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="alternations counted [5]")
     parser.add_argument("--steps", type=int, help="steps of each in a round [20 on a GPU, 2 on a CPU]")
     parser.add_argument("--compile", choices=get_args(get_type_hints(Train)["compile"]), default="auto", help="of ours")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[], help="compared with ours")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -190,7 +219,7 @@ def main(argv: list[str]) -> int:
         torch.cuda.get_device_name(device) if on_gpu else f"CPU only, {usable_cores()} cores: ResNet-18, batch 16, fp32"
     )
     print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}; medians of {options.rounds} rounds")
-    print(f"{'px':>4} {'name':<16} {'img/s':>9} {'against':<14} {'ratio':>6} {'TFLOP/s':>8} {'MFU %':>6} {'wait %':>7}")
+    print(f"{'px':>4} {'name':<22} {'img/s':>9} {'against':<14} {'ratio':>6} {'TFLOP/s':>8} {'MFU %':>6} {'wait %':>7}")
     table = []
     for px in options.px:
         arch, batch = ("resnet50", SIZES[px][1]) if on_gpu else ("resnet18", 16)
@@ -198,7 +227,7 @@ def main(argv: list[str]) -> int:
             table.append(row)
             mfu, wait = (("" if row[key] is None else row[key]) for key in ("mfu_percent", "data_wait_percent"))
             print(
-                f"{px:>4} {row['name']:<16} {row['images_per_s']:>9} {row['baseline']:<14} {row['ratio']:>6} "
+                f"{px:>4} {row['name']:<22} {row['images_per_s']:>9} {row['baseline']:<14} {row['ratio']:>6} "
                 f"{row['tflops']:>8} {mfu:>6} {wait:>7}",
                 flush=True,
             )

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
 from data_tools.common.runtime import expendable_output
@@ -26,7 +24,7 @@ from training.engine.evaluate import EvaluationStopped, evaluate
 from training.engine.metrics import NO_SUMS, MetricSums, scores_of
 from training.engine.phase_loaders import PhaseLoaders, PhasePrefetcher, check_betons, loader_options, val_loader
 from training.engine.run_logger import RunLog
-from training.engine.state import TrainState
+from training.engine.state import TrainState, configure_torch
 from training.engine.throughput import StepClock, bottleneck, forward_flops, profiled
 from training.loader.loaders import TrainLoader
 from training.loader.sample_order import batch_key
@@ -68,11 +66,7 @@ def _run(config: RunConfig) -> None:
         world(config.dist) as this,
         StopSignals(this, config.run.checkpoint_minutes, config.dist.timeout_minutes) as signals,
     ):
-        torch.use_deterministic_algorithms(config.run.deterministic)
-        # Filling every torch.empty takes 95 ms for a host batch of 100 MB, and no memory is read before it is written.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = not config.run.deterministic
-        torch.set_float32_matmul_precision("high")  # TF32 for what remains fp32
+        configure_torch(config.run)
         state = TrainState(config, datasets, this)
         if config.run.checkpoint is not None:
             validate(state, config.run.checkpoint)
@@ -112,8 +106,9 @@ def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = N
         with PhasePrefetcher(state) as prefetcher:
             for phase in state.schedule.phases:
                 if phase.end > state.progress.epoch:
+                    began = time.perf_counter()
                     with contextlib.closing(prefetcher.take(phase)) as loaders:
-                        fit_phase(state, phase, loaders, prefetcher, signals, log)
+                        fit_phase(state, phase, loaders, prefetcher, signals, log, began)
     finally:
         if log is not None:
             log.close()
@@ -138,12 +133,16 @@ def fit_phase(
     prefetcher: PhasePrefetcher,
     signals: StopSignals,
     log: RunLog | None,
+    asked: float,
 ) -> None:
-    """The remaining epochs of ``phase``. Preparing the step for its shapes does not count as training time."""
+    """The remaining epochs of ``phase``, whose loaders were ``asked`` for at this time. Preparing the step for its
+    shapes does not count as training time."""
     training, validation = loaders.training, loaders.validation
     net = state.config.model
     flops = forward_flops(net.arch, len(state.datasets.classes), phase.px, net.blurpool)
     state.step.prepare(phase.px, training.batch, state.world.device)
+    if log is not None:
+        log.phase_prepared(phase, time.perf_counter() - asked, prefetcher.compiled)
     for epoch in range(max(phase.start, state.progress.epoch), phase.end):
         if epoch == phase.end - 1:
             prefetcher.begin(phase.end)

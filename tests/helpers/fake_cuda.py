@@ -73,7 +73,7 @@ class DeviceLog(TorchDispatchMode):
             # Without pinned memory, the host waits for a copy to the device even if that is non_blocking.
             if source != target and not (kwargs.get("non_blocking", len(args) > 2 and args[2]) and source == "cuda"):
                 self._wait(f"{name} from {source} to {target}")
-        if not (func.is_view or name.startswith(("empty", "new_empty", "detach"))) and any(
+        if not (func.is_view or name.startswith(("empty", "new_empty", "detach", "device"))) and any(
             t.device.type == "cuda" for t in inputs + outputs
         ):
             self.launches[name] += 1

@@ -17,7 +17,7 @@ from training.config.train_config import Model, Train
 
 SCHEDULE, VALIDATION = "schedule", "validation"
 # They change what is tried, shown or how fast it goes, but not what is learned.
-HARMLESS = {"train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
+HARMLESS = {"model.stem_blocks", "train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
 # Weights of one network do not fit another.
 FIXED = {"model.arch", "model.blurpool", "classes"}
 # Checkpoints from before there was an option were made without it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +87,14 @@ class RunLog:
         self.eta.begin_epoch(at.epoch, at.batch, at.seconds)
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
         self._images_before = at.images_seen
+
+    def phase_prepared(self, phase: Phase, seconds: float, compiled: str) -> None:
+        """The step is ready for ``phase``, ``seconds`` after the end of what came before; ``compiled`` says how far the
+        compilation in the background came, if there was one."""
+        self._scalars({"times/prepare_sec": seconds})
+        ahead = f"; its code {compiled}" if compiled else ""
+        where = f"epochs {phase.start + 1}-{phase.end}, {phase.px} px"
+        print(f"{where}: ready for the first step after {seconds:.1f} s{ahead}", file=sys.stderr)
 
     def batches_done(self, lr: float, momentum: float | None, scores: Scores, clock: StepClock) -> None:
         """Log the batches since the last call; ``scores`` are theirs."""

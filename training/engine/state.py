@@ -14,13 +14,22 @@ from torch.nn.parallel import DistributedDataParallel
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
 from training.config.preflight import accumulation_steps
-from training.config.run_config import RunConfig, as_mapping
+from training.config.run_config import Run, RunConfig, as_mapping
 from training.config.schedule import Phase
 from training.distributed.world import World
 from training.engine.metrics import NO_SUMS
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
 from training.model import optimizer, resnet, weights
 from training.model.moving_average import MovingAverage
+
+
+def configure_torch(run: Run) -> None:
+    """Set what torch keeps for the whole process, before anything is computed or compiled."""
+    torch.use_deterministic_algorithms(run.deterministic)
+    # Filling every torch.empty takes 95 ms for a host batch of 100 MB, and no memory is read before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not run.deterministic
+    torch.set_float32_matmul_precision("high")  # TF32 for what remains fp32
 
 
 @dataclass(slots=True)
@@ -47,7 +56,9 @@ class TrainState:
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
         net, train = config.model, config.train
-        self.model = resnet.build(net.arch, len(datasets.classes), net.init_bn0, net.blurpool, net.prior_bias)
+        self.model = resnet.build(
+            net.arch, len(datasets.classes), net.init_bn0, net.blurpool, net.prior_bias, net.stem_blocks
+        )
         self.model.to(world.device)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer.build(

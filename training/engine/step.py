@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from training.config.train_config import Train
 from training.engine.metrics import MetricSums
+from training.model.layers import batch_counts
 from training.model.loss import training_loss
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
@@ -136,6 +137,7 @@ class TrainStep:
         self.optimizer = optimizer
         begin_momentum(optimizer)
         self.statistics = Statistics(loss_module)
+        self.batch_counts = batch_counts(loss_module)
         self.accumulation_steps = accumulation_steps
         self.mixing = mixing
         self.rank, self.ranks = rank, ranks
@@ -196,6 +198,8 @@ class TrainStep:
         if self.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.loss_module.parameters(), self.clip_norm, foreach=True)
+        if self.batch_counts:
+            torch._foreach_add_(self.batch_counts, self.accumulation_steps)
         self.scaler.step(self.optimizer)
         bad = ~torch.isfinite(loss)
         if before is not None:

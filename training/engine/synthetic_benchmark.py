@@ -17,8 +17,18 @@ from training.model import optimizer, resnet
 class SyntheticRun:
     """Repeats ``step`` on one random batch of ``batch`` images of ``px`` x ``px``."""
 
-    def __init__(self, arch: str, classes: int, px: int, batch: int, device: torch.device, options: Train) -> None:
-        net = resnet.build(arch, classes, init_bn0=True).to(device).to(memory_format=torch.channels_last)
+    def __init__(
+        self,
+        arch: str,
+        classes: int,
+        px: int,
+        batch: int,
+        device: torch.device,
+        options: Train,
+        stem_blocks: bool = False,
+    ) -> None:
+        net = resnet.build(arch, classes, init_bn0=True, stem_blocks=stem_blocks).to(device)
+        net.to(memory_format=torch.channels_last)
         predict = Predictor(net, resnet.amp_dtype(options.amp, device), device)
         loss_module = LossModule(predict, options.label_smoothing, options.loss)
         self.step = TrainStep(loss_module, optimizer.build(net, options, highest_lr=1e-3), options)

@@ -9,18 +9,30 @@ import torch
 import torchvision
 from torch import nn
 
+from training.model.layers import BlockStem, UncountedBatchNorm
+
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def build(arch: str, classes: int, init_bn0: bool, blurpool: bool = False, prior_bias: bool = False) -> nn.Module:
+def build(
+    arch: str,
+    classes: int,
+    init_bn0: bool,
+    blurpool: bool = False,
+    prior_bias: bool = False,
+    stem_blocks: bool = False,
+) -> nn.Module:
     """A torchvision ResNet, which takes any image size because it ends in global average pooling.
 
     ``init_bn0`` zeroes the last BatchNorm of each residual block, so that each block starts as the identity, and
     draws the fc weights from N(0, 0.01). Source: imagenet18's ``init_bn0``; Goyal et al. 2017, section 5.1.
     ``prior_bias`` sets the fc biases to -log(classes). Source: composer's ``linear_log_constant_bias``.
+    ``stem_blocks`` computes the first convolution as :class:`BlockStem`.
     """
-    model: nn.Module = getattr(torchvision.models, arch)(num_classes=classes, zero_init_residual=init_bn0)
+    model: nn.Module = getattr(torchvision.models, arch)(
+        num_classes=classes, zero_init_residual=init_bn0, norm_layer=UncountedBatchNorm
+    )
     if init_bn0:
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -29,6 +41,9 @@ def build(arch: str, classes: int, init_bn0: bool, blurpool: bool = False, prior
         nn.init.constant_(model.get_parameter("fc.bias"), -math.log(classes))
     if blurpool:
         _blur_strided_convolutions(model)
+    if stem_blocks:
+        assert isinstance(model.conv1, nn.Conv2d)
+        model.conv1 = BlockStem(model.conv1)
     return model
 
 

@@ -169,6 +169,7 @@ def test_tensorboard_events_have_the_published_tags(finished_run: Path) -> None:
             "losses/test_xent",
             "times/first",
             "times/eval_sec",
+            "times/prepare_sec",
             "times/step",
             "times/data",
             "sizes/lr",

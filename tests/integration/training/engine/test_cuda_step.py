@@ -42,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bce": {"loss": "bce", "label_smoothing": 0.08},
     "decay_and_clipping": {"amp": "fp16", "decay_decoupled": True, "clip_norm": 1.0},
     "decay_without_a_scale": {"amp": "bf16", "decay_decoupled": True, "clip_norm": 1.0},
+    "stem_blocks": {"stem_blocks": True},
     "deterministic": {},
 }
 SQUARES, RECTANGLES = [(PX, PX)], [(PX, 80), (96, PX)]
@@ -57,11 +58,17 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 def state_on(
-    device: torch.device, *, arch: Arch = "resnet18", emulate_gpus: int = 1, blurpool: bool = False, **train: Any
+    device: torch.device,
+    *,
+    arch: Arch = "resnet18",
+    emulate_gpus: int = 1,
+    blurpool: bool = False,
+    stem_blocks: bool = False,
+    **train: Any,
 ) -> TrainState:
     config = RunConfig(
         schedule=ScheduleOptions(phases=[PHASE]),
-        model=Model(arch=arch, blurpool=blurpool),
+        model=Model(arch=arch, blurpool=blurpool, stem_blocks=stem_blocks),
         train=Train(**train),
         dist=Dist(emulate_gpus=emulate_gpus),
     )
@@ -159,10 +166,32 @@ def test_moving_average_takes_two_launches(device: torch.device) -> None:
     assert not log.waits
 
 
+@pytest.mark.parametrize(
+    ("train", "launches"),
+    [({"amp": "bf16"}, 33), ({"amp": "fp16"}, 57), ({"amp": "fp16", "loss_scale": "dynamic"}, 57)],
+    ids=["bf16", "fp16", "dynamic_loss_scale"],
+)
+def test_step_around_the_network_takes_the_recorded_launches(
+    train: dict[str, Any], launches: int, device: torch.device
+) -> None:
+    state = state_on(device, arch="resnet50", compile="off", **train)
+    images, labels = batch_on(device)
+
+    def compiled(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for parameter in state.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        return torch.empty((), device=device, requires_grad=True), torch.empty(BATCH, 10, device=device)
+
+    state.step.forward = compiled
+    with DeviceLog() as log:
+        state.step(images, labels, 0.1, MetricSums(device))
+    assert sum(log.launches.values()) == launches, log.launches
+
+
 COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
-    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9}, SQUARES),
+    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": True}, SQUARES),
     ({"amp": "fp16", "loss": "bce", "decay_decoupled": True, "clip_norm": 1.0}, SQUARES),
     pytest.param({"amp": "bf16", "arch": "resnet50"}, RECTANGLES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp16", "arch": "resnet50"}, SQUARES, marks=pytest.mark.slow),

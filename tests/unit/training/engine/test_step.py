@@ -13,6 +13,7 @@ from training.distributed.world import World
 from training.engine import step as step_module
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep, compile_mode
+from training.model.layers import UncountedBatchNorm
 from training.model.optimizer import build
 from training.model.resnet import parameter_groups
 
@@ -196,6 +197,23 @@ def test_overflow_in_the_forward_pass_leaves_every_buffer_as_it_was() -> None:
     step(images, labels, 0.1, MetricSums(CPU))
     assert not all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_batches_are_counted_as_torch_does_but_for_skipped_steps(accumulation_steps: int) -> None:
+    theirs = tiny()
+    ours = copy.deepcopy(theirs)
+    ours[1] = UncountedBatchNorm(4)
+    images, labels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), torch.arange(4)
+    for net in (ours, theirs):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
+        loss_module = LossModule(Predictor(net, torch.float16, CPU), 0.0)
+        step = TrainStep(loss_module, optimizer, Train(), accumulation_steps=accumulation_steps)
+        step.prepare(8, 4, CPU)
+        step(images, labels, 0.1, MetricSums(CPU))
+        step(loss_module.predict.normalise(images) * float("inf"), labels, 0.1, MetricSums(CPU))
+    assert int(ours[1].num_batches_tracked) == accumulation_steps
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
