@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.output_code import CompiledFxGraph
 
@@ -114,11 +113,10 @@ def compile_phase(config: RunConfig, datasets: Datasets, world: World, phase: Ph
     state = TrainState(config, datasets, world)
     CompiledFxGraph.__call__ = _stop  # type: ignore[method-assign, assignment]
     batch = phase.batch_per_gpu * state.accumulation_steps
-    with functorch_config.patch(force_non_lazy_backward_lowering=True):
-        try:
-            state.step.prepare(phase.px, batch, world.device)
-        except CompiledAhead:
-            return
+    try:
+        state.step.prepare(phase.px, batch, world.device)
+    except CompiledAhead:
+        return
     raise RuntimeError("nothing was compiled")
 
 
