@@ -22,6 +22,7 @@ from torch._inductor.output_code import CompiledFxGraph
 from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
+from training.distributed.stop_signals import SIGNALS
 from training.distributed.world import World, limit_compile_workers
 from training.engine.state import TrainState, configure_torch
 
@@ -84,7 +85,7 @@ def _compile(config: RunConfig, datasets: Datasets, world: World, phase: Phase, 
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid != os.getppid():
         return  # it has ended while this process started
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # they are meant for the training, which ends this process
     os.nice(NICE)
     for stream in (1, 2):
