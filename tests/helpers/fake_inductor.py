@@ -16,7 +16,6 @@ from unittest import mock
 import torch
 import triton.runtime
 from torch._dynamo import device_interface
-from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor import graph as inductor_graph
 from torch._inductor.ir import MultiOutput
@@ -80,10 +79,9 @@ def fake_inductor(architecture: int, *, assemble: bool = False) -> Iterator[tupl
             mock.patch.dict(device_interface.caching_worker_device_properties, {"cuda": [_asked(card)]})
         )
         stack.enter_context(mock.patch.dict(device_interface.caching_worker_current_devices, {"cuda": 0}))
-        # The folding of constants makes scalars on the card; the backward pass is to be compiled before it is needed.
+        # The folding of constants makes scalars on the card.
         quick = {"compile_threads": 1, "joint_graph_constant_folding": False, "force_disable_caches": True}
         stack.enter_context(inductor_config.patch(quick))
-        stack.enter_context(functorch_config.patch(force_non_lazy_backward_lowering=True))
         active = triton.runtime.driver._active
         stack.callback(triton.runtime.driver.set_active, active)
         triton.runtime.driver.set_active(_driver(card, architecture))

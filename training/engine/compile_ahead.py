@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.output_code import CompiledFxGraph
 
 from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
+from training.distributed.stop_signals import SIGNALS
 from training.distributed.world import World, limit_compile_workers
 from training.engine.state import TrainState, configure_torch
 
@@ -85,7 +85,7 @@ def _compile(config: RunConfig, datasets: Datasets, world: World, phase: Phase, 
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid != os.getppid():
         return  # it has ended while this process started
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # they are meant for the training, which ends this process
     os.nice(NICE)
     for stream in (1, 2):
@@ -114,11 +114,10 @@ def compile_phase(config: RunConfig, datasets: Datasets, world: World, phase: Ph
     state = TrainState(config, datasets, world)
     CompiledFxGraph.__call__ = _stop  # type: ignore[method-assign, assignment]
     batch = phase.batch_per_gpu * state.accumulation_steps
-    with functorch_config.patch(force_non_lazy_backward_lowering=True):
-        try:
-            state.step.prepare(phase.px, batch, world.device)
-        except CompiledAhead:
-            return
+    try:
+        state.step.prepare(phase.px, batch, world.device)
+    except CompiledAhead:
+        return
     raise RuntimeError("nothing was compiled")
 
 

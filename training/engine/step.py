@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch_config
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
@@ -171,9 +172,13 @@ class TrainStep:
         images = images.contiguous(memory_format=torch.channels_last)
         self.parallel.train()
         # With CUDA graphs the first run only warms up and the second records; the third is the first that replays.
-        for _ in range(3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
-            self._accumulate(images, labels, 0, MetricSums(device))
-            self.optimizer.zero_grad(set_to_none=True)
+        runs = 3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1
+        # Compile the backward pass along with the forward pass, as `compile_ahead` must, which runs neither: compiled
+        # when it first runs, that of DDP has another key in the cache.
+        with functorch_config.patch(force_non_lazy_backward_lowering=True):
+            for _ in range(runs):
+                self._accumulate(images, labels, 0, MetricSums(device))
+                self.optimizer.zero_grad(set_to_none=True)
         self.statistics.put_back(before, torch.ones((), dtype=torch.bool, device=device))
 
     def __call__(
