@@ -6,15 +6,19 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from helpers.fake_streams import needs_torch, own_gradients
 from helpers.processes import wait_until
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
+from torch.nn.parallel import DistributedDataParallel
 
 from training.config.datasets import Datasets
 from training.config.run_config import Model, RunConfig, ScheduleOptions, Train
@@ -32,8 +36,8 @@ DATASETS = Datasets(folder=Path("unused"), manifests={}, classes=tuple("abcdefgh
 FIRST = CONFIG.schedule.parsed.phases[0]
 
 
-def world(device: torch.device) -> World:
-    return World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=device)
+def world(device: torch.device, ranks: int = 1) -> World:
+    return World(rank=0, ranks=ranks, local_rank=0, local_ranks=ranks, device=device)
 
 
 def without_network(mode: str | None, device: torch.device = CPU) -> Any:
@@ -46,12 +50,27 @@ def give_free_memory(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(gib * 2**30), 80 * 2**30))
 
 
+@pytest.fixture
+def eight_processes() -> Iterator[None]:
+    """This process as the first of eight, the others made up."""
+    needs_torch("2.15.0")
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    yield
+    dist.destroy_process_group()
+
+
+# Forward and backward; DDP has them for each of the three buckets of ResNet-18's 45 MB.
 @pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "graphs"), [(1, 2), (8, 6)])
 def test_phase_takes_its_code_from_the_cache_that_the_process_filled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ranks: int, graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eight_processes: None
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    state = TrainState(CONFIG, DATASETS, world(CPU))
+    state = TrainState(CONFIG, DATASETS, world(CPU, ranks))
+    if isinstance(state.step.parallel, DistributedDataParallel):
+        state.step.parallel.register_comm_hook(None, own_gradients)
     ahead = CompileAhead(state)
     before = torch.random.get_rng_state()
     ahead.begin(FIRST)
@@ -63,7 +82,7 @@ def test_phase_takes_its_code_from_the_cache_that_the_process_filled(
     counters.clear()
     state.step.prepare(FIRST.px, FIRST.batch_per_gpu, CPU)
     found = counters["inductor"]
-    assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (2, 0)  # forward and backward
+    assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (graphs, 0)
 
 
 def test_failure_is_told_and_leaves_the_training_alone(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.fake_streams import needs_torch
+from helpers.fake_streams import needs_torch, own_gradients
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
@@ -31,13 +31,6 @@ def eight_processes() -> Iterator[World]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     yield World(rank=0, ranks=RANKS, local_rank=0, local_ranks=RANKS, device=CPU)
     dist.destroy_process_group()
-
-
-def own_gradients(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """In place of the sum over processes, since the fake group's work has no result."""
-    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    future.set_result(bucket.buffer())
-    return future
 
 
 @pytest.mark.slow
