@@ -172,8 +172,12 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
         self.statistics.put_back(before, torch.ones((), dtype=torch.bool, device=device))
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, lr: float, sums: MetricSums, key: int = 0) -> None:
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, lr: float, sums: MetricSums, key: int = 0
+    ) -> torch.Tensor:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; metrics go to ``sums``.
+
+        Returns their mean loss () before the update, on the device.
 
         ``key`` is the number of the global batch. All random numbers are drawn from it and the position in that batch,
         so it does not matter how many processes share the batch.
@@ -193,6 +197,7 @@ class TrainStep:
         # A number is the published static scale; None lets the scaler adapt.
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
+        return loss / self.accumulation_steps
 
     def _count(self, bad: torch.Tensor) -> None:
         """Count steps in a row without a finite loss or, under a gradient scale, without finite gradients.

@@ -29,6 +29,7 @@ from training.loader.loaders import ValLoader
 
 PHOTOGRAPHS = ROOT.parent / "shared/data/imagenet-sample.tar"
 IMAGES, CLASS_STEP, PX, BATCH = 250, 4, 224, 25
+RESIZE = int(PX * 1.14)  # 255; the network's authors take 256
 # What ImageNet's images are normalised with, as torchvision documents it.
 CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STORED = {
@@ -64,11 +65,11 @@ def load_network() -> EfficientNetLite0:
 
 
 def pil_logits(network: nn.Module) -> torch.Tensor:
-    """Logits (250, 1000) of the photographs in the order of their classes, by Resize(256) and CenterCrop(224)."""
+    """Logits (250, 1000) of the photographs in the order of their classes, by Resize(255) and CenterCrop(224)."""
     with tarfile.open(PHOTOGRAPHS) as tar:
         members = sorted((m for m in tar if m.isfile()), key=lambda member: Path(member.name).parent.name)
         images = [Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB") for member in members]
-    cropped = v2.Compose([v2.Resize(256), v2.CenterCrop(PX)])
+    cropped = v2.Compose([v2.Resize(RESIZE), v2.CenterCrop(PX)])
     pixels = torch.from_numpy(np.stack([np.asarray(cropped(image)) for image in images])).permute(0, 3, 1, 2)
     with torch.inference_mode():
         return torch.cat([network((batch.float() - MEAN) / STD) for batch in pixels.split(BATCH)])
@@ -146,8 +147,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_network_knows_the_photographs_by_pil(by_pil: torch.Tensor) -> None:
     """Or the comparisons below would say nothing."""
     top1, top5 = hits(by_pil)
-    assert top1 >= 222
-    assert top5 >= 242
+    assert top1 >= 220
+    assert top5 >= 243
 
 
 @pytest.mark.parametrize("stored", STORED)
