@@ -209,7 +209,7 @@ class TrainStep:
 
     def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, sums: MetricSums) -> torch.Tensor:
         """Accumulate the gradients of all parts; returns the sum of their losses."""
-        total = torch.zeros((), device=images.device)
+        total = torch.zeros((), dtype=torch.float64, device=images.device)
         for part in range(self.accumulation_steps):
             # Every n-th image, as in the batch of one of n emulated processes.
             inputs, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
