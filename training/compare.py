@@ -136,11 +136,12 @@ def say_ends(folders: Sequence[Path], steps: Sequence[Sequence[StepRow]], common
 @program("training.compare")
 def main(argv: Sequence[str]) -> int:
     options = parse(CompareOptions, argv, prog="training.compare", description=__doc__ or "")
-    steps = [read_steps(folder) for folder in options.runs]
+    first, second = options.runs
+    steps = read_steps(first), read_steps(second)
     common, found = compare_steps(*steps, options.tolerance)
     if not common:
         raise OptionError("the two runs have no step in common", where="RUN_DIR")
-    epochs = compare_epochs(*(read_epochs(folder) for folder in options.runs), options.tolerance)
+    epochs = compare_epochs(read_epochs(first), read_epochs(second), options.tolerance)
     for cause in possible_causes(options.runs):
         print(cause)
     say_ends(options.runs, steps, common)
