@@ -25,6 +25,7 @@ TOOLS = {  # module and options class of each program
     "training.preview": ("training.preview", "PreviewOptions"),
     "training.export": ("training.export", "ExportOptions"),
     "training.report": ("training.report", "ReportOptions"),
+    "training.compare": ("training.compare", "CompareOptions"),
 }
 END = "<!-- end of options -->"
 

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
 from data_tools.common.runtime import expendable_output
@@ -21,7 +23,7 @@ from training.distributed.world import Preempted, max_over_ranks, world
 from training.engine import checkpoints, run_logger
 from training.engine.checkpoints import Diverged, end_of_epoch, last_good, save_within_epoch
 from training.engine.evaluate import EvaluationStopped, evaluate
-from training.engine.metrics import NO_SUMS, MetricSums, scores_of
+from training.engine.metrics import NO_SUMS, MetricSums, over_batch, scores_of
 from training.engine.phase_loaders import PhaseLoaders, PhasePrefetcher, check_betons, loader_options, val_loader
 from training.engine.run_logger import RunLog
 from training.engine.state import TrainState, configure_torch
@@ -182,6 +184,7 @@ def train_epoch(
     total, recent = MetricSums(device), MetricSums(device)
     if state.world.is_main:
         total.load(progress.sums)
+    losses: list[torch.Tensor] = []  # of the steps that are not logged yet
     start, seconds_before = progress.batch, progress.seconds
     profile = state.config.run.profile and state.world.is_main and epoch == state.schedule.phase(epoch).start
     trace = state.config.run.dir / f"trace_{loader.px}px_epoch{epoch + 1}.json.gz" if profile else None
@@ -192,7 +195,7 @@ def train_epoch(
             lr = state.schedule.lr(epoch, batch, loader.batches)
             momentum = state.schedule.momentum(epoch, batch, loader.batches)
             key = batch_key(state.config.run.seed, epoch, batch)
-            state.step(images, labels, lr, recent, key, momentum)
+            losses.append(state.step(images, labels, lr, recent, key, momentum))
             if state.ema is not None:
                 state.ema.update(state.model)
             clock.lap()
@@ -204,6 +207,10 @@ def train_epoch(
                 scores = recent.scores(state.world)
                 total.sums += recent.sums
                 recent.sums.zero_()
+                step_losses = over_batch(losses, state.world)
+                losses.clear()
+                if log is not None:
+                    log.steps_done(step_losses)
                 check_finite(state, epoch, batch, lr, loader.px)
                 progress.seconds = seconds_before + clock.elapsed()
                 if log is not None:

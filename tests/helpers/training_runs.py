@@ -18,6 +18,7 @@ from helpers import ROOT
 from helpers.processes import processes_of_session
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
+from training.runlog.step_table import read_steps
 
 BATCHES_BEFORE_EPOCH = (0, 5, 10, 20)  # of the tiny recipe
 BATCHES = BATCHES_BEFORE_EPOCH[-1]
@@ -104,7 +105,8 @@ def batches_done(run_dir: Path) -> int:
 
 
 def assert_same_result(run_dir: Path, expected: Path) -> None:
-    """Both runs have the same weights and averaged weights bit for bit, and the same epochs but for times."""
+    """Both runs have the same weights and averaged weights bit for bit, the same epochs but for times, and the same
+    steps."""
     ours, theirs = (checkpoint.load(folder / checkpoint.LAST) for folder in (run_dir, expected))
     assert ours["progress"]["images_seen"] == theirs["progress"]["images_seen"]
     for part in ("model", "ema"):
@@ -116,6 +118,7 @@ def assert_same_result(run_dir: Path, expected: Path) -> None:
         for folder in (run_dir, expected)
     ]
     assert rows[0] == rows[1]
+    assert read_steps(run_dir) == read_steps(expected)
 
 
 def ranks_of(launcher: TrainingProcess) -> list[int]:

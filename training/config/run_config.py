@@ -116,7 +116,8 @@ class Run:
     """what to do, and where the results go"""
 
     dir: Path = option(
-        Path("runs/imagenet"), "run folder: `config.json`, `environment.json`, `epochs.csv`, events, checkpoints"
+        Path("runs/imagenet"),
+        "run folder: `config.json`, `environment.json`, `epochs.csv`, `steps.csv`, events, checkpoints",
     )
     seed: int = option(0, "seed of weights, order, crops and flips", low=0, high=(1 << 63) - 1)
     resume: Literal["auto", "none"] | Path = option(

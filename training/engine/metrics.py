@@ -39,6 +39,15 @@ class MetricSums:
         return scores_of(self.over_ranks(world))
 
 
+def over_batch(losses: list[torch.Tensor], world: World) -> list[float]:
+    """The ``losses`` () of steps, each a mean over this process's share, as means over the global batches.
+
+    Waits for the device; every process must call it.
+    """
+    sums: list[float] = sum_over_ranks(torch.stack(losses).double(), world).tolist()
+    return [total / world.ranks for total in sums]
+
+
 def scores_of(sums: list[float]) -> Scores:
     """The scores of sums like those of :class:`MetricSums`."""
     images, loss, top1, top5 = sums

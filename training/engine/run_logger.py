@@ -1,11 +1,11 @@
-"""The log of a run: config, environment, epochs.csv, TensorBoard events, W&B and the console."""
+"""The log of a run: config, environment, epochs.csv, steps.csv, TensorBoard events, W&B and the console."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from training.runlog.epoch_table import (
 )
 from training.runlog.eta import EtaEstimator, WorkModel
 from training.runlog.sessions import Session, add_session, current_session, gpu_names
+from training.runlog.step_table import STEPS, StepRow, add_steps, begin_steps
 from training.runlog.wandb_logger import Tracker
 
 
@@ -50,6 +51,7 @@ class RunLog:
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
+        begin_steps(self.dir, progress.epoch, progress.batch)
         add_session(self.dir, session)
         write_epochs(self.dir, self.rows)
         write_atomically(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
@@ -112,6 +114,16 @@ class RunLog:
         self._scalars(values)
         if self.console.is_due():
             self.console.progress(self._snapshot(lr, scores.loss, clock))
+
+    def steps_done(self, losses: Sequence[float]) -> None:
+        """Record the steps since the last call, whose mean losses are ``losses``."""
+        work, epoch, batch = self.eta.work, self.progress.epoch, self.progress.batch
+        rows = [
+            StepRow(epoch=epoch + 1, batch=number, lr=work.schedule.lr(epoch, number, work.batches(epoch)), loss=loss)
+            for number, loss in enumerate(losses, start=batch - len(losses) + 1)
+        ]
+        with warn_on_write_error(STEPS):
+            add_steps(self.dir, rows)
 
     def batch_done(self) -> None:
         """A batch was trained whose metrics are still on the device."""

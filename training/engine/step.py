@@ -189,8 +189,10 @@ class TrainStep:
         sums: MetricSums,
         key: int = 0,
         momentum: float | None = None,
-    ) -> None:
+    ) -> torch.Tensor:
         """Train on uint8 ``images`` (n, 3, px, px) and ``labels`` (n,) at rate ``lr``; metrics go to ``sums``.
+
+        Returns their mean loss () before the update, on the device.
 
         ``momentum``: None for that of the optimizer. ``key``: number of the global batch. All random numbers are drawn
         from it and the position in that batch, so it does not matter how many processes share the batch.
@@ -216,6 +218,7 @@ class TrainStep:
         # A number is the published static scale; None lets the scaler adapt.
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
+        return loss / self.accumulation_steps
 
     def _count(self, bad: torch.Tensor) -> None:
         """Count steps in a row without a finite loss or, under a gradient scale, without finite gradients.
@@ -227,7 +230,7 @@ class TrainStep:
 
     def _accumulate(self, images: torch.Tensor, labels: torch.Tensor, key: int, sums: MetricSums) -> torch.Tensor:
         """Accumulate the gradients of all parts; returns the sum of their losses."""
-        total = torch.zeros((), device=images.device)
+        total = torch.zeros((), dtype=torch.float64, device=images.device)
         for part in range(self.accumulation_steps):
             # Every n-th image, as in the batch of one of n emulated processes.
             inputs, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]

@@ -116,12 +116,13 @@ def _run(folder: Path, name: str) -> RunFolder:
     if not rows:
         what = "no epoch is complete yet" if (folder / EPOCHS).is_file() else f"no {EPOCHS} here; give a run folder"
         raise OptionError(f"{what}", where=folder)
-    config, schedule = _config(folder)
+    config, schedule = read_config(folder)
     sessions = read_sessions(folder)
     return RunFolder(name=printable(name), dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
 
 
-def _config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
+def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
+    """The configuration of a run, by section, and its schedule. OptionError if it is missing or damaged."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -23,16 +23,17 @@ import torch
 from ffcv.loader import Loader
 from helpers.betons import overwrite
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
-from helpers.training_runs import TrainingProcess, assert_same_result, attempt, train, training_script
+from helpers.training_runs import TrainingProcess, assert_same_result, attempt, run_main, train, training_script
 
 from data_tools.beton.format import SAMPLES_START
-from training import trainer
+from training import compare, trainer
 from training.config.schedule import Phase
 from training.engine import phase_loaders
 from training.engine.state import TrainState
 from training.loader.loaders import TrainLoader
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
+from training.runlog.step_table import read_steps
 
 
 def test_finished_run_has_epochs_config_and_checkpoints(finished_run: Path) -> None:
@@ -250,9 +251,30 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
     run_dir = tmp_path / "two"
     printed, _ = TrainingProcess(recipe, run_dir, "--dist.processes=2").finish()
     assert [line.split()[0] for line in printed.splitlines()] == ["epoch", "1", "2", "3"]
-    last = read_epochs(run_dir)[-1]
+    *_, last = rows = read_epochs(run_dir)
+    for row in rows:  # of batches of one size, the mean loss of the images is that of the steps
+        losses = [step.loss for step in read_steps(run_dir) if step.epoch == row.epoch]
+        assert sum(losses) / len(losses) == pytest.approx(row.train_loss, rel=1e-6)
     alone = train(recipe, tmp_path, "--run.eval_only=true", f"--run.checkpoint={run_dir / 'last.pt'}")
     assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} % (12 images" in alone
+
+
+def test_change_of_the_result_is_found_at_its_first_step(
+    recipe: Path, betons: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    """Averaging leaves the losses as they are; another size in the second phase changes them from there on."""
+    train(recipe, tmp_path, "--train.ema=0")
+    status, out, err = run_main(compare.main, [str(finished_run), str(tmp_path)])
+    assert (status, err) == (1, "")
+    assert "train.ema: 0.5 and 0.0\nthe losses of 20 steps are the same\nfirst difference: epoch 1: ema_top1" in out
+    other = write_recipe(
+        tmp_path / "other.yaml", [TINY_PHASES[0], TINY_PHASES[1] | {"px": 40}], data={"dir": str(betons)}
+    )
+    train(other, tmp_path / "other")
+    status, out, _ = run_main(compare.main, [str(finished_run), str(tmp_path / "other")])
+    assert status == 1
+    assert "first difference: epoch 3, batch 1: loss " in out
+    assert "10 of 20 steps differ" in out
 
 
 def test_profile_and_other_step_options_train(betons: Path, tmp_path: Path) -> None:
