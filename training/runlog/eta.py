@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
+from training.config.run_time import VAL_COST
 from training.config.schedule import Schedule, batches_per_epoch
-
-# A validation image needs only the forward pass; a training image costs three of those.
-VAL_COST = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
