@@ -70,6 +70,7 @@ wheels: $(ENV)  ## what a machine without network needs, into OUT; docs/OFFLINE.
 docs: $(ENV)  ## renew what docs/ shows of recipes and options
 	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
 	$(PYTHON) scripts/render_option_docs.py
+	$(PYTHON) scripts/render_scale_docs.py docs/PERFORMANCE.md rn50_configs
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check

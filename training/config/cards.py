@@ -23,7 +23,7 @@ class Software:
 ENGINE = Software(step_s=0.005, epoch_s=1.0, phase_s=20.0, gradient_bytes=4)
 # The published runs of the imagenet18 recipes: PyTorch 0.4 and 1.0, fp16 weights with fp32 copies, worker processes
 # that start in every epoch. Read off the epochs in dawn-bench-entries: from 4 machines to 8 with the same batch a GPU
-# (6 to 19 s of an epoch stay), from batches of 64 to 512, and a phase's first epoch beside its others (13 to 85 s more).
+# (6 to 19 s of an epoch stay), from batches of 64 to 512, and a phase's first epoch beside its others (13 to 85 s).
 IMAGENET18 = Software(step_s=0.02, epoch_s=8.0, phase_s=30.0, gradient_bytes=2)
 BENCHMARK_BATCH = 256  # at which tabulated rates were taken
 

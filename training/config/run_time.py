@@ -16,7 +16,7 @@ from training.config.schedule import FULL, Phase, Schedule, batches_per_epoch
 VAL_COST = 1 / 3  # a validation image needs only the forward pass; a training image costs three of those
 PARAMETERS = 25_557_032  # of a ResNet-50
 # What NCCL made of the 25 Gbit/s of an AWS p3.16xlarge over TCP in the published runs on several machines: 7.5, three
-# quarters of what a single flow may have there (AWS's guide). RDMA makes more of a link. The one figure fitted to them.
+# quarters of what a single flow may have there (AWS's guide). RDMA makes more of a link. Fitted to their times.
 NETWORK_SHARE = 0.3
 HOP_S = 25e-6  # latency of a TCP message in a data centre
 BUCKET_BYTES = 25 << 20  # gradients that DDP sends at once
@@ -191,7 +191,7 @@ def hours_after(times: list[PhaseTime], epochs: int) -> float:
 
 
 def same_global_batch(schedule: Schedule, gpus: int, on: int) -> Schedule:
-    """``schedule`` of ``gpus`` GPUs with the same global batches ``on`` others. ValueError where one does not divide."""
+    """``schedule`` of ``gpus`` GPUs with its global batches ``on`` others. ValueError where one does not divide."""
 
     def phases() -> Iterator[Phase]:
         for phase in schedule.phases:

@@ -16,9 +16,9 @@ TRAIN, VAL = 1_281_167, 50_000
 FREE = Software(step_s=0.0, epoch_s=0.0, phase_s=0.0, gradient_bytes=4)
 
 
-# Recipe, GPUs, card, disk, epochs to the published time, hours, how near. The rates of titan8-run and v100-run come from
-# epochs of the first two, on one machine. To the last two nothing is fitted; they have BlurPool, of which the estimate
-# knows nothing.
+# Recipe, GPUs, card, disk, epochs to the published time, hours, how near. The rates of titan8-run and v100-run are read
+# off epochs of the first two, on one machine. To the last two nothing is fitted; they have BlurPool, of which the
+# estimate knows nothing.
 @pytest.mark.parametrize(
     ("recipe", "gpus", "card", "disk_mb_s", "epochs", "hours", "within"),
     [
