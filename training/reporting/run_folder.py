@@ -26,6 +26,7 @@ from training.runlog.epoch_table import (
     duration,
     figure,
     read_epochs,
+    tells_top5,
     time_unit,
     validation_images,
 )
@@ -34,7 +35,6 @@ from training.runlog.sessions import Session, hardware, read_sessions
 PUBLISHED = Path(__file__).with_name("titan8_epochs.csv")
 PUBLISHED_NAME = "titan8 as published: 8 Titan RTX, 2019"
 PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
-MAX_CLASSES_BY_TOP1 = 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ class RunFolder:
     @property
     def by_top5(self) -> bool:
         """Whether top-5 says anything: among a few classes, five guesses are nearly always right."""
-        return not self.sessions or self.sessions[-1].classes > MAX_CLASSES_BY_TOP1
+        return not self.sessions or tells_top5(self.sessions[-1].classes)
 
     @property
     def table(self) -> EpochTable:
