@@ -218,6 +218,11 @@ class Log:
         "project on Weights & Biases (`pip install wandb`; `WANDB_MODE=offline` works)",
         none="nothing is sent",
     )
+    mllog: Path | None = option(
+        None,
+        "file for the events of MLPerf's log, as of training 4.0's open ResNet; a new run replaces them",
+        none="no such log",
+    )
 
     def __post_init__(self) -> None:
         check(self)

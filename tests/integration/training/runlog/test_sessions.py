@@ -19,7 +19,16 @@ def test_session_has_the_driver_version_of_nvidia_smi(
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    facts = {"processes": 1, "precision": "float16", "epoch": 2, "hours": 0.5, "classes": 3, "images": {"val_160": 9}}
+    facts = {
+        "run_dir": tmp_path,
+        "betons": [],
+        "processes": 1,
+        "precision": "float16",
+        "epoch": 2,
+        "hours": 0.5,
+        "classes": 3,
+        "images": {"val_160": 9},
+    }
     here = current_session(gpus=("NVIDIA T4",), **facts)
     assert (here.driver, here.from_epoch, here.from_hours, here.gpus) == (driver, 2, 0.5, ("NVIDIA T4",))
     assert here.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
