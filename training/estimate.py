@@ -36,7 +36,9 @@ class EstimateOptions(RunConfig):
     gpu: str = option("titan8-run", f"a tabulated card: {', '.join(f'`{name}`' for name in CARDS)}")
     measure: bool = option(False, "time training steps on this machine instead")
     gpus: int | None = option(None, "cards", low=1, none="as many as the recipe is for")
-    machines: int | None = option(None, "machines that hold them", low=1, none="one for each 8 cards")
+    machines: int | None = option(
+        None, "machines that hold them", low=1, none="of 8 cards, or fewer, that share them evenly"
+    )
     network_gbit: float = option(25.0, "Gbit/s between machines; TCP is taken to make 30 % of it", low=0.1)
     cores_per_gpu: float | None = option(None, "cores that load for a card", low=0.1, none="the loader keeps up")
     disk_mb_s: float | None = option(None, "MB/s that a machine's disk reads", low=0.1, none="the disk keeps up")
@@ -58,7 +60,8 @@ class EstimateOptions(RunConfig):
     def site(self) -> Site:
         """The cards and machines. OptionError where they cannot be shared out."""
         gpus = self.gpus or self.schedule.gpus
-        machines = self.machines or -(-gpus // GPUS_PER_MACHINE)
+        least = -(-gpus // GPUS_PER_MACHINE)
+        machines = self.machines or next(count for count in range(least, gpus + 1) if gpus % count == 0)
         if gpus % machines:
             what = f"{plural(gpus, 'GPU')} cannot be shared out evenly among {plural(machines, 'machine')}"
             raise OptionError(what, where="--machines", remedy="give --gpus and --machines")

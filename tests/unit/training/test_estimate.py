@@ -70,3 +70,5 @@ def test_what_bounds_each_phase_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert not [line for line in printed if "keep up" in line]
     assert estimate.main([*recipe, "--cores_per_gpu=0.1", "--machines=128"]) == 0
     assert "the loader: " in capsys.readouterr().out
+    assert estimate.main([*recipe, "--gpus=18"]) == 0
+    assert "on 18 GPUs in 3 machines, 25 Gbit/s" in capsys.readouterr().out
