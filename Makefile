@@ -70,6 +70,7 @@ wheels: $(ENV)  ## build what a machine without network needs, into OUT; docs/OF
 docs: $(ENV)  ## update the recipes and options shown in docs/
 	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
 	$(PYTHON) scripts/render_option_docs.py
+	$(PYTHON) scripts/render_scale_docs.py docs/PERFORMANCE.md rn50_configs
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check

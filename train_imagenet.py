@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from training.config import preflight
 from training.config.datasets import Datasets, check_batches, read_datasets
 from training.config.run_config import RunConfig, from_argv
 from training.distributed.ranks import join_job
-from training.runlog import console, wandb_logger
+from training.runlog import console, provenance, wandb_logger
 
 
 @program("train_imagenet.py")
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     if config.run.plan or config.run.plan_csv:
         plan.show(config)
         return 0
+    os.environ[provenance.COMMAND] = shlex.join(["train_imagenet.py", *argv])
     # All that can be known without a GPU is checked before any process starts.
     join_job(os.environ)
     datasets = read_datasets(config.data.dir, config.betons())

@@ -33,18 +33,9 @@ def mark(schedule: Schedule, gpus: int) -> str:
     return hashlib.sha256(repr((schedule, gpus)).encode()).hexdigest()[:16]
 
 
-STYLE = (
-    f":root {{ --paper: #ffffff; {plotting.variables(plotting.LIGHT)} }} "
-    f"@media (prefers-color-scheme: dark) {{ :root {{ --paper: #0d1117; {plotting.variables(plotting.DARK)} }} }}"
-)
-
-
 def picture(name: str, schedule: Schedule, gpus: int) -> str:
-    """The plot as an SVG file, on white or, for readers who prefer that, dark."""
-    element = plotting.use_css_colors(plotting.svg(plot(schedule, gpus, plotting.PAGE), name))
-    start = element.index(">") + 1
-    about = f"<title>{name}</title><desc>schedule {mark(schedule, gpus)}</desc><style>{STYLE}</style>"
-    return f'{element[:start]}{about}<rect width="100%" height="100%" style="fill: var(--paper)"/>{element[start:]}\n'
+    """The plot as an SVG file."""
+    return plotting.svg_file(plot(schedule, gpus, plotting.PAGE), name, f"schedule {mark(schedule, gpus)}")
 
 
 def sections(recipes: Sequence[Path]) -> Iterator[str]:

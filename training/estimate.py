@@ -1,4 +1,4 @@
-"""How long a recipe will take, and what it will cost.
+"""How long a recipe will take, what bounds it, and what it will cost.
 
 Takes the images per second of a card from a table, or measures them on this machine (``--measure``: training steps on
 synthetic images, phase by phase, without the loader).
@@ -7,87 +7,19 @@ synthetic images, phase by phase, without the loader).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from data_tools.common.errors import program
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import OptionError, check, nearest, option, parse
 from data_tools.common.text import plural
 from training.config.run_config import RunConfig
-from training.config.schedule import Phase, Schedule, batches_per_epoch
-from training.runlog.eta import VAL_COST
+from training.config.schedule import Phase
+from training.estimation.cards import CARDS, ENGINE
+from training.estimation.run_time import PhaseTime, Site, card_times, hours_after, phase_times
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    """Published ResNet-50 training rates of a card, images a second, by px; other sizes are scaled by area.
-
-    ``whole_epochs``: the rates include validation; ``phase_start_s``: extra seconds of a phase's first epoch.
-    """
-
-    rates: Mapping[int, float]
-    source: str
-    whole_epochs: bool = False
-    phase_start_s: float = 0.0
-
-    def rate(self, px: int) -> float:
-        nearest = min(self.rates, key=lambda known: abs(known - px))
-        return self.rates[nearest] * (nearest / px) ** 2
-
-
-CARDS = {
-    "titan8-run": Card(
-        rates={128: 1152, 224: 391, 288: 202},
-        source="the published titan8 run, whole epochs (Lambda, January 2019)",
-        whole_epochs=True,
-        phase_start_s=68,
-    ),
-    "titan-rtx": Card(rates={224: 646}, source="Lambda's benchmark, AMP, synthetic images"),
-    "a100": Card(rates={224: 2470}, source="NVIDIA's examples, AMP, synthetic images"),
-    "h100": Card(rates={224: 2791}, source="Lambda's benchmark, AMP, synthetic images"),
-    "h200": Card(rates={224: 3079}, source="NVIDIA's examples, AMP, synthetic images"),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhaseTime:
-    phase: Phase
-    images_per_s_per_gpu: float
-    seconds: float
-
-
-def phase_times(
-    schedule: Schedule, rate: Callable[[Phase], float], gpus: int, train: int, val: int, start_s: float
-) -> list[PhaseTime]:
-    """Seconds of each phase on ``gpus`` cards of ``rate(phase)`` training images a second each. ValueError for no card
-    or a negative count."""
-    if gpus < 1 or train < 1 or val < 0:
-        raise ValueError(f"no estimate for {train} training and {val} validation images on {gpus} cards")
-    times = []
-    for phase in schedule.phases:
-        batches = batches_per_epoch(train, phase.batch_per_gpu, gpus)
-        trained = batches * phase.batch_per_gpu * gpus
-        validated = val * VAL_COST * (phase.val_px / phase.px) ** 2
-        per_s = rate(phase)
-        seconds = (phase.end - phase.start) * (trained + validated) / (per_s * gpus) + start_s
-        times.append(PhaseTime(phase=phase, images_per_s_per_gpu=per_s, seconds=seconds))
-    return times
-
-
-def hours_after(times: list[PhaseTime], epochs: int) -> float:
-    """Hours until ``epochs`` epochs are complete."""
-    seconds = 0.0
-    for time in times:
-        span = time.phase.end - time.phase.start
-        seconds += time.seconds * min(max(epochs - time.phase.start, 0), span) / span
-    return seconds / 3600
-
-
-def card_times(schedule: Schedule, card: Card, gpus: int, train: int, val: int) -> list[PhaseTime]:
-    """Times on a tabulated card."""
-    counted = 0 if card.whole_epochs else val
-    return phase_times(schedule, lambda phase: card.rate(phase.px), gpus, train, counted, card.phase_start_s)
+GPUS_PER_MACHINE = 8
 
 
 def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
@@ -104,39 +36,81 @@ class EstimateOptions(RunConfig):
     gpu: str = option("titan8-run", f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}")
     measure: bool = option(False, "measure training steps on this machine instead")
     gpus: int | None = option(None, "number of cards", low=1, none="as many as the recipe is for")
+    machines: int | None = option(
+        None, "machines that hold them", low=1, none="of 8 cards, or fewer, that share them evenly"
+    )
+    network_gbit: float = option(25.0, "Gbit/s between machines; TCP is taken to make 30 % of it", low=0.1)
+    cores_per_gpu: float | None = option(None, "cores that load for a card", low=0.1, none="the loader keeps up")
+    disk_mb_s: float | None = option(None, "MB/s that a machine's disk reads", low=0.1, none="the disk keeps up")
+    cache_gb: float | None = option(
+        None, "GB of a machine's memory for its page cache, with `disk_mb_s`", low=0, none="all that it read stays"
+    )
     price: float | None = option(None, "price per card and hour", low=0, none="show no cost")
     val_images: int = option(IMAGENET_IMAGES["val"], "number of validation images", low=1)
 
     def __post_init__(self) -> None:
         check(self)
         if self.gpu not in CARDS:
-            raise OptionError(f"{self.gpu!r} is not one of {', '.join(CARDS)}{nearest(self.gpu, CARDS)}", where="--gpu")
+            what = f"{self.gpu!r} is not one of {', '.join(CARDS)}{nearest(self.gpu, CARDS)}"
+            raise OptionError(what, where="--gpu", remedy="on a machine that has the card, --measure=true times it")
+        if self.cache_gb is not None and self.disk_mb_s is None:
+            raise OptionError("says nothing without --disk_mb_s", where="--cache_gb")
+
+    @property
+    def site(self) -> Site:
+        """The cards and machines. OptionError where they cannot be shared out."""
+        gpus = self.gpus or self.schedule.gpus
+        least = -(-gpus // GPUS_PER_MACHINE)
+        machines = self.machines or next(count for count in range(least, gpus + 1) if gpus % count == 0)
+        if gpus % machines:
+            what = f"{plural(gpus, 'GPU')} cannot be shared out evenly among {plural(machines, 'machine')}"
+            raise OptionError(what, where="--machines", remedy="give --gpus and --machines")
+        return Site(
+            gpus=gpus,
+            machines=machines,
+            network_gbit=self.network_gbit,
+            cores_per_gpu=self.cores_per_gpu,
+            disk_mb_s=self.disk_mb_s,
+            cache_gb=self.cache_gb,
+        )
+
+
+def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]]:
+    """Where the cards' rates come from, and the times of the phases."""
+    schedule, train = options.schedule.parsed, options.data.train_images or IMAGENET_IMAGES["train"]
+    if not options.measure:
+        card = CARDS[options.gpu]
+        return f"{options.gpu}: {card.source}", card_times(schedule, card, site, train, options.val_images)
+    image_s = {phase: 1 / measured_rate(options, phase) for phase in schedule.phases}
+    software = replace(ENGINE, step_s=0.0)  # the measured steps have it
+    times = phase_times(schedule, image_s.__getitem__, software, site, train, options.val_images)
+    return "measured here, synthetic images on the device", times
+
+
+def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
+    """A line a phase, and what is not counted."""
+    yield f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}  bound by"
+    for time in times:
+        span, so_far = f"{time.phase.start + 1}-{time.phase.end}", hours_after(times, time.phase.end)
+        rate, hours = time.images_per_s_per_gpu, time.seconds / 3600
+        yield f"{span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}  {time.bound}"
+    parts = {"the loader (--cores_per_gpu)": site.cores_per_gpu, "the disk (--disk_mb_s)": site.disk_mb_s}
+    if unknown := [name for name, given in parts.items() if given is None]:
+        yield f"taken to keep up: {' and '.join(unknown)}"
 
 
 @program("training.estimate")
 def main(argv: Sequence[str]) -> int:
     options = parse(EstimateOptions, argv, prog="training.estimate", description=__doc__ or "")
-    schedule, gpus = options.schedule.parsed, options.gpus or options.schedule.gpus
-    train_images = options.data.train_images or IMAGENET_IMAGES["train"]
-    if options.measure:
-        source = "measured here, synthetic images on the device"
-        rates = {phase: measured_rate(options, phase) for phase in schedule.phases}
-        times = phase_times(schedule, rates.__getitem__, gpus, train_images, options.val_images, 0.0)
-    else:
-        card = CARDS[options.gpu]
-        source = f"{options.gpu}: {card.source}"
-        times = card_times(schedule, card, gpus, train_images, options.val_images)
-    print(f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}; {source}")
-    print(f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}")
-    for time in times:
-        span, so_far = f"{time.phase.start + 1}-{time.phase.end}", hours_after(times, time.phase.end)
-        rate, hours = time.images_per_s_per_gpu, time.seconds / 3600
-        print(f"{span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}")
-    total = hours_after(times, schedule.epochs)
-    cost = (
-        f", {total * gpus * options.price:,.2f} at {options.price:g} per GPU-hour" if options.price is not None else ""
-    )
-    print(f"in all {total:.4f} hours, {total * gpus:.2f} GPU-hours{cost}")
+    site, epochs = options.site, options.schedule.parsed.epochs
+    source, times = estimate(options, site)
+    machines = f" in {plural(site.machines, 'machine')}, {site.network_gbit:g} Gbit/s" if site.machines > 1 else ""
+    print(f"{plural(epochs, 'epoch')} on {plural(site.gpus, 'GPU')}{machines}; {source}")
+    print("\n".join(lines(times, site)))
+    total = hours_after(times, epochs)
+    price = options.price
+    cost = "" if price is None else f", {total * site.gpus * price:,.2f} at {price:g} per GPU-hour"
+    print(f"in all {total:.4f} hours, {total * site.gpus:.2f} GPU-hours{cost}")
     return 0
 
 

@@ -1,19 +1,20 @@
 """Report on one or several runs.
 
-Prints the epochs and a summary, and writes curves.png and report.html, a single file that needs no others.
+Prints the epochs and a summary, and for runs of one recipe how much they differ; writes curves.png and report.html, a
+single file that needs no others.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.common.errors import program
 from data_tools.common.files import write_atomically
 from data_tools.common.options import REQUIRED, OptionError, check, option, parse
-from training.reporting import charts
+from training.reporting import charts, run_sample
 from training.reporting.report_html import page
 from training.reporting.run_folder import RunFolder, read_runs, summary
 
@@ -22,15 +23,27 @@ from training.reporting.run_folder import RunFolder, read_runs, summary
 class ReportOptions:
     """One report."""
 
-    runs: tuple[Path, ...] = option(REQUIRED, f"run folders, at most {charts.MAX_RUNS}", argument="RUN_DIR")
+    runs: tuple[Path, ...] = option(
+        REQUIRED, f"run folders; more than {charts.MAX_RUNS} only of one recipe", argument="RUN_DIR"
+    )
     out: Path | None = option(None, "folder for report.html and curves.png", none="that of the first run")
     price: float | None = option(None, "price per GPU-hour", low=0, none="show no cost")
 
     def __post_init__(self) -> None:
         check(self)
-        if len(self.runs) > charts.MAX_RUNS:
-            what = f"{len(self.runs)} runs; at most {charts.MAX_RUNS} can be told apart"
-            raise OptionError(what, where="RUN_DIR", remedy="give fewer")
+
+
+def check_count(runs: Sequence[RunFolder]) -> None:
+    """OptionError for more runs than charts can show, unless they are of one recipe, where some stand for all."""
+    if len(runs) > charts.MAX_RUNS and len({run_sample.recipe(run) for run in runs}) > 1:
+        what = f"{len(runs)} runs; at most {charts.MAX_RUNS} of several recipes can be told apart"
+        raise OptionError(what, where="RUN_DIR", remedy="give fewer, or runs of one recipe")
+
+
+def show_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        print(f"{name:<24} {value}")
+    print()
 
 
 def show(run: RunFolder, price: float | None) -> None:
@@ -40,9 +53,7 @@ def show(run: RunFolder, price: float | None) -> None:
     for row in run.rows:
         print(run.table.line(row))
     print()
-    for name, value in summary(run, price):
-        print(f"{name:<24} {value}")
-    print()
+    show_pairs(summary(run, price))
 
 
 @program("training.report")
@@ -50,12 +61,18 @@ def main(argv: Sequence[str]) -> int:
     options = parse(ReportOptions, argv, prog="training.report", description=__doc__ or "")
     out = options.out or options.runs[0]
     runs = read_runs(options.runs)
+    check_count(runs)
+    shown, samples = runs[: charts.MAX_RUNS], run_sample.samples(runs)
     for run in runs:
         show(run, options.price)
+    for sample in samples:
+        print(sample.title)
+        show_pairs(run_sample.summary(sample))
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "report.html", page(runs, options.price).encode())
-    write_atomically(out / "curves.png", charts.png(runs))
-    print(f"{out / 'report.html'}\n{out / 'curves.png'}")
+    write_atomically(out / "report.html", page(shown, options.price, samples).encode())
+    write_atomically(out / "curves.png", charts.png(shown))
+    only = f"; both draw the first {len(shown)} runs" if len(runs) > len(shown) else ""
+    print(f"{out / 'report.html'}\n{out / 'curves.png'}{only}")
     return 0
 
 

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "data_tools.doctor": BETON_PACKAGES,
     "data_tools": BETON_PACKAGES | {"data_tools.convert"},
     "training.config": BETON_PACKAGES,
-    "training.runlog": BETON_PACKAGES | {"training.config"},
+    "training.estimation": BETON_PACKAGES | {"training.config"},
+    "training.runlog": BETON_PACKAGES | {"training.config", "training.estimation"},
     "training.reporting": BETON_PACKAGES | {"training.config", "training.runlog"},
     "training.model": BETON_PACKAGES | {"training.config"},
     "training.loader": BETON_PACKAGES | {"training.config"},
@@ -34,7 +35,10 @@ MAY_IMPORT = {
     "training.engine": BETON_PACKAGES
     | {f"training.{name}" for name in ("config", "runlog", "model", "loader", "distributed")},
     "training": BETON_PACKAGES
-    | {f"training.{name}" for name in ("config", "runlog", "reporting", "model", "loader", "distributed", "engine")},
+    | {
+        f"training.{name}"
+        for name in ("config", "estimation", "runlog", "reporting", "model", "loader", "distributed", "engine")
+    },
 }
 MAY_IMPORT_FFCV = {"training.loader"}
 MOST_FILES = 10

@@ -195,6 +195,11 @@ class Log:
         "project on Weights & Biases (`make env EXTRAS=wandb`; `WANDB_MODE=offline` works)",
         none="nothing is sent",
     )
+    mllog: Path | None = option(
+        None,
+        "file for the events of MLPerf's log, as of training 4.0's open ResNet; a new run replaces them",
+        none="no such log",
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -32,7 +32,8 @@ from training.runlog.epoch_table import (
     write_epochs,
 )
 from training.runlog.eta import EtaEstimator, WorkModel
-from training.runlog.sessions import Session, add_session, current_session, gpu_names
+from training.runlog.mllog import MlLog, facts
+from training.runlog.sessions import Session, add_session, current_session, gpu_names, hardware
 from training.runlog.step_table import STEPS, StepRow, add_steps, begin_steps
 from training.runlog.wandb_logger import Tracker
 
@@ -47,7 +48,10 @@ class RunLog:
         # After a crash, the log may be ahead of the checkpoint; those epochs are trained again.
         earlier = read_epochs(self.dir) if progress.epoch else []
         self.rows = [row for row in earlier if row.epoch <= progress.epoch]
-        # wandb may refuse, so it comes before anything in the run folder is changed.
+        # These two may refuse, so they come before anything in the run folder is changed.
+        path = config.log.mllog
+        self.mllog = MlLog(path, epoch=progress.epoch, batch=progress.batch) if path is not None else None
+        self.facts = facts(config, work, hardware(session))
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
@@ -88,6 +92,8 @@ class RunLog:
         self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
         self.eta.begin_epoch(at.epoch, at.batch, at.seconds)
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
+        if self.mllog is not None:
+            self.mllog.epoch_begins(at.epoch + 1, at.batch, self.facts)
         self._images_before = at.images_seen
 
     def phase_prepared(self, phase: Phase, seconds: float, compiled: str) -> None:
@@ -131,6 +137,8 @@ class RunLog:
 
     def validation_begins(self) -> None:
         self.console.validating(self.progress.batch)
+        if self.mllog is not None:
+            self.mllog.validation_begins(self.progress.epoch + 1)
 
     def _snapshot(self, lr: float, loss: float, clock: StepClock) -> ProgressSnapshot:
         at, schedule, seconds = self.progress, self.eta.work.schedule, clock.elapsed()
@@ -157,6 +165,8 @@ class RunLog:
             "times/eval_sec": eval_seconds,
         }
         self._scalars(values, flush=True)
+        if self.mllog is not None:
+            self.mllog.epoch_done(row.epoch, row.top1, last=row.epoch == self.eta.work.schedule.epochs)
         self.rows.append(row)
         with warn_on_write_error(EPOCHS):
             write_epochs(self.dir, self.rows)
@@ -166,18 +176,21 @@ class RunLog:
 def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
     """The main process's log; every process must call it, and gets an OptionError if the log cannot be started."""
     images = {name: manifest.images for name, manifest in state.datasets.manifests.items()}
-    session = current_session(
-        gpus=gpu_names(state.world.device, signals.every_rank),
-        processes=state.world.ranks,
-        precision=str(amp_dtype(state.config.train.amp, state.world.device)).removeprefix("torch."),
-        epoch=state.progress.epoch,
-        hours=state.progress.seconds / 3600,
-        classes=len(state.datasets.classes),
-        images=images,
-    )
+    gpus = gpu_names(state.world.device, signals.every_rank)
     log, problem = None, OptionError("the main process could not start its log", where="run.dir")
     if state.world.is_main:
         try:
+            session = current_session(
+                run_dir=state.config.run.dir,
+                betons=[state.datasets.beton(name) for name in images],
+                gpus=gpus,
+                processes=state.world.ranks,
+                precision=str(amp_dtype(state.config.train.amp, state.world.device)).removeprefix("torch."),
+                epoch=state.progress.epoch,
+                hours=state.progress.seconds / 3600,
+                classes=len(state.datasets.classes),
+                images=images,
+            )
             work = WorkModel(schedule=state.schedule, images=images, gpus=state.accumulation_steps * state.world.ranks)
             log = RunLog(state.config, state.progress, session, work)
         except OptionError as error:

@@ -97,3 +97,16 @@ def use_css_colors(element: str) -> str:
     for colour, name in named.items():
         element = element.replace(colour, f"var(--{name})")
     return element
+
+
+def svg_file(fig: Figure, name: str, about: str) -> str:
+    """A figure drawn in :data:`PAGE` as an SVG file that says what it is ``about``: on white or, for readers who prefer
+    that, dark."""
+    element = use_css_colors(svg(fig, name))
+    style = (
+        f":root {{ --paper: #ffffff; {variables(LIGHT)} }} "
+        f"@media (prefers-color-scheme: dark) {{ :root {{ --paper: #0d1117; {variables(DARK)} }} }}"
+    )
+    start = element.index(">") + 1
+    head = f"<title>{name}</title><desc>{about}</desc><style>{style}</style>"
+    return f'{element[:start]}{head}<rect width="100%" height="100%" style="fill: var(--paper)"/>{element[start:]}\n'

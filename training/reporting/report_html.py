@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
-from training.reporting import plotting, schedule_table
+from training.reporting import plotting, run_sample, schedule_table
 from training.reporting.charts import charts_of, svg_elements
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
 from training.runlog.epoch_table import EpochRow, figure
@@ -15,8 +15,8 @@ from training.runlog.epoch_table import EpochRow, figure
 STYLE = Path(__file__).with_name("report.css")
 
 
-def page(runs: Sequence[RunFolder], price: float | None) -> str:
-    """The report; ``price`` is that of a GPU-hour."""
+def page(runs: Sequence[RunFolder], price: float | None, samples: Sequence[run_sample.RunSample] = ()) -> str:
+    """The report of ``runs``, and of ``samples``, which may have more; ``price`` is that of a GPU-hour."""
     title = f"Training report: {', '.join(run.name for run in runs)}"
     style = STYLE.read_text(encoding="utf-8")
     style = style.replace("LIGHT", plotting.variables(plotting.LIGHT)).replace(
@@ -26,6 +26,7 @@ def page(runs: Sequence[RunFolder], price: float | None) -> str:
         f"<h1>{escape(title)}</h1>",
         "<p>Times are those of training and validation; preparing a phase does not count.</p>",
         *_summaries(runs, price),
+        *_samples(samples),
         *_charts(runs),
         *_differences(runs),
         *_tables(runs),
@@ -49,6 +50,12 @@ def _summaries(runs: Sequence[RunFolder], price: float | None) -> Iterator[str]:
         yield f'<section class="card" {_tone(number)}><h3>{escape(run.name)}</h3>'
         yield _pairs(summary(run, price)) + "</section>"
     yield "</div>"
+
+
+def _samples(samples: Sequence[run_sample.RunSample]) -> Iterator[str]:
+    for sample in samples:
+        yield f'<h2>{sample.title}</h2>\n<section class="card">{_pairs(run_sample.summary(sample))}</section>'
+        yield f"<p>{escape(', '.join(run.name for run in sample.runs))}.</p>"
 
 
 def _pairs(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]], kind: str = "") -> str:

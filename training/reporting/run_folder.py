@@ -26,15 +26,15 @@ from training.runlog.epoch_table import (
     duration,
     figure,
     read_epochs,
+    tells_top5,
     time_unit,
     validation_images,
 )
-from training.runlog.sessions import Session, hardware, read_sessions
+from training.runlog.sessions import Session, hardware, launches_of, read_sessions
 
 PUBLISHED = Path(__file__).with_name("titan8_epochs.csv")
 PUBLISHED_NAME = "titan8 as published: 8 Titan RTX, 2019"
 PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
-MAX_CLASSES_BY_TOP1 = 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ class RunFolder:
     @property
     def by_top5(self) -> bool:
         """Whether top-5 says anything: among a few classes, five guesses are nearly always right."""
-        return not self.sessions or self.sessions[-1].classes > MAX_CLASSES_BY_TOP1
+        return not self.sessions or tells_top5(self.sessions[-1].classes)
 
     @property
     def table(self) -> EpochTable:
@@ -184,9 +184,18 @@ def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
     lines = list(dict.fromkeys(hardware(session) for session in run.sessions))
     latest = run.sessions[-1]
     yield "hardware", "; then ".join(lines)
-    started = [datetime.fromisoformat(session.started).strftime("%Y-%m-%d %H:%M UTC") for session in run.sessions]
+    launches = launches_of(run.sessions)
+    started = [datetime.fromisoformat(launch.started).strftime("%Y-%m-%d %H:%M UTC") for launch in launches]
     yield "started", started[0] + (f"; the last of {len(started)} times {started[-1]}" if started[1:] else "")
+    if commands := list(dict.fromkeys(launch.command for launch in launches if launch.command)):
+        yield "command", "; then ".join(commands)
+        yield "commit", "; then ".join(dict.fromkeys(launch.commit or "not a checkout" for launch in launches))
     yield "precision", latest.precision
     yield "data", f"{plural(latest.classes, 'class')}; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
-    yield "versions", ", ".join(f"{name} {number}" for name, number in latest.versions.items())
+    if latest.cached_percent:
+        shares = latest.cached_percent.items()
+        said = [f"{name} {'unknown' if share is None else f'{share:.0f} %'}" for name, share in shares]
+        yield "in the page cache", f"{', '.join(said)}, when it last started"
+    decoder = [latest.decoder] if latest.decoder else []
+    yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), *decoder])
     yield "system", latest.system

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from training.config.schedule import Schedule, batches_per_epoch
-
-# A validation image needs only the forward pass; a training image costs three of those.
-VAL_COST = 1 / 3
+from training.estimation.run_time import VAL_COST
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,5 @@
-"""Where a run was trained: ``environment.json`` has a session for every time it was started."""
+"""Where a run was trained: ``environment.json`` has a session for every time that it was started and went on from, and
+every launch besides."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,8 @@ from data_tools.common.files import write_atomically
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
 from data_tools.common.text import plural
+from data_tools.native import codec
+from training.runlog import provenance
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +30,22 @@ NAME_BYTES = 96  # of a GPU's name, padded so that all processes exchange the sa
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """A start of a run at ``started`` (UTC) with ``from_epoch`` epochs complete; ``commit`` is that of the sources,
+    None outside a checkout."""
+
+    started: str
+    from_epoch: int
+    command: str
+    commit: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
     """A run from one start to the next: begun at ``started`` (UTC) with ``from_epoch`` epochs complete and
     ``from_hours`` on the clock; ``gpus`` names the card of every process (none on CPUs), ``images`` counts those of
-    each set."""
+    each set. Since a later version: ``launches``, all of the run up to this one, also those whose epochs were trained
+    again; ``decoder``; and how much of each beton was in the page cache, in percent, or None where it is unknown."""
 
     started: str
     from_epoch: int
@@ -46,6 +61,14 @@ class Session:
     versions: Mapping[str, str]
     classes: int
     images: Mapping[str, int]
+    launches: tuple[Launch, ...] = ()
+    decoder: str = ""
+    cached_percent: Mapping[str, float | None] = field(default_factory=dict)
+
+
+ADDED = {"launches", "decoder", "cached_percent"}  # entries that files of earlier versions lack
+REQUIRED = {each.name for each in fields(Session)} - ADDED
+MAPPINGS = ("versions", "images", "cached_percent")
 
 
 def hardware(session: Session) -> str:
@@ -72,13 +95,15 @@ def read_sessions(run_dir: Path) -> list[Session]:
 
 
 def _session(entry: dict[str, Any]) -> Session:
-    if set(entry) != {field.name for field in fields(Session)}:
+    if not REQUIRED <= set(entry) <= REQUIRED | ADDED:
         raise ValueError("other entries than expected")
     numbers = [float(entry[key]) for key in ("from_epoch", "from_hours", "processes", "cores", "memory_gib", "classes")]
-    if min(numbers) < 0 or not all(isinstance(entry[key], dict) for key in ("versions", "images")):
+    if min(numbers) < 0 or not all(isinstance(entry.get(key, {}), dict) for key in MAPPINGS):
         raise ValueError("entries of the wrong kind")
-    datetime.fromisoformat(entry["started"])
-    return Session(**{**entry, "gpus": tuple(map(str, entry["gpus"]))})
+    launches = tuple(Launch(**launch) for launch in entry.get("launches", ()))
+    for each in (entry["started"], *(launch.started for launch in launches)):
+        datetime.fromisoformat(each)
+    return Session(**{**entry, "gpus": tuple(map(str, entry["gpus"])), "launches": launches})
 
 
 def add_session(run_dir: Path, session: Session) -> None:
@@ -88,8 +113,17 @@ def add_session(run_dir: Path, session: Session) -> None:
     write_atomically(run_dir / ENVIRONMENT, text.encode() + b"\n")
 
 
+def launches_of(sessions: Sequence[Session]) -> tuple[Launch, ...]:
+    """Every launch of a run; where an earlier version recorded none, the starts of its ``sessions``."""
+    if sessions and sessions[-1].launches:
+        return sessions[-1].launches
+    return tuple(Launch(started=each.started, from_epoch=each.from_epoch, command="", commit=None) for each in sessions)
+
+
 def current_session(
     *,
+    run_dir: Path,
+    betons: Sequence[Path],
     gpus: tuple[str, ...],
     processes: int,
     precision: str,
@@ -98,9 +132,16 @@ def current_session(
     classes: int,
     images: Mapping[str, int],
 ) -> Session:
-    """A session that begins now, on this machine."""
+    """A session of the run in ``run_dir`` that begins now, on this machine, with these ``betons``. OptionError if what
+    is recorded there is damaged."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    earlier = launches_of(read_sessions(run_dir))
+    launch = Launch(started=started, from_epoch=epoch, command=provenance.command(), commit=provenance.git_commit())
     return Session(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        launches=(*earlier, launch),
+        decoder=codec.libjpeg_version(),
+        cached_percent={path.stem: provenance.cached_percent(path) for path in betons},
+        started=started,
         from_epoch=epoch,
         from_hours=hours,
         processes=processes,

@@ -81,3 +81,19 @@ def test_differing_phases_are_a_table(tmp_path: Path) -> None:
     assert "{&quot;" not in html
     assert "batch_per_gpu" not in html
     assert "n/a" in html.partition("<h2>Epochs</h2>")[2]  # their validation loss
+
+
+def test_more_runs_than_can_be_drawn_are_taken_of_one_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        run_folder(tmp_path / f"run{seed}", [*[50] * 27, 93 + seed / 10], argv=[f"--run.seed={seed}"])
+        for seed in range(7)
+    ]
+    assert report.main([str(folder) for folder in folders]) == 0
+    printed = capsys.readouterr().out
+    assert "7 runs of one recipe" in printed
+    assert re.search(r"93 % in the last epoch +7 of 7, 100 %", printed)
+    assert "run6" in printed
+    assert printed.endswith("both draw the first 6 runs\n")
+    assert "<h2>7 runs of one recipe</h2>" in (folders[0] / "report.html").read_text()

@@ -1,31 +1,17 @@
-"""Predicted hours, against the published run and against numbers by hand."""
+"""The estimate as a user asks for it."""
 
 import pytest
-from helpers.recipes import RECIPES, schedule
+from helpers.recipes import RECIPES
 
 from training import estimate
 
 
-def test_published_rates_predict_the_published_hours() -> None:
-    times = estimate.card_times(schedule("titan8"), estimate.CARDS["titan8-run"], 8, 1_281_167, 50_000)
-    assert estimate.hours_after(times, 27) == pytest.approx(2.3657, rel=0.03)
-    # The published table's own marks at the ends of the first two phases.
-    assert estimate.hours_after(times, 13) == pytest.approx(0.5174, rel=0.03)
-    assert estimate.hours_after(times, 25) == pytest.approx(1.8957, rel=0.03)
-
-
-def test_phase_times_by_hand() -> None:
-    card = estimate.Card(rates={128: 100.0}, source="none")
-    times = estimate.card_times(schedule("titan8"), card, 8, 4096, 300)
-    # One batch of 4,096 and 300 / 3 validation images an epoch, 13 epochs, 800 images a second.
-    assert times[0].seconds == pytest.approx(13 * (4096 + 100) / 800)
-    assert times[1].images_per_s_per_gpu == pytest.approx(100 * (128 / 224) ** 2)
-    assert estimate.hours_after(times, 0) == 0
-    assert estimate.hours_after(times, 99) == pytest.approx(sum(t.seconds for t in times) / 3600)
-
-
 @pytest.mark.parametrize(
-    "wrong", ["--gpus=0", "--gpus=-8", "--price=-1", "--data.train_images=0", "--val_images=-5", "--schedule.gpus=0"]
+    "wrong",
+    [
+        *("--gpus=0", "--gpus=-8", "--price=-1", "--data.train_images=0", "--val_images=-5", "--schedule.gpus=0"),
+        *("--machines=0", "--network_gbit=0", "--cores_per_gpu=0", "--disk_mb_s=0"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert estimate.main(["--config-file", str(RECIPES["titan8"]), wrong]) == 2
@@ -34,10 +20,20 @@ def test_numbers_out_of_range_are_refused(wrong: str, capsys: pytest.CaptureFixt
     assert "is out of range" in printed.err
 
 
-@pytest.mark.parametrize(("gpus", "train", "val"), [(0, 4096, 300), (-1, 4096, 300), (1, 0, 300), (1, 4096, -1)])
-def test_estimate_in_python_refuses_what_cannot_be(gpus: int, train: int, val: int) -> None:
-    with pytest.raises(ValueError, match="no estimate"):
-        estimate.card_times(schedule("titan8"), estimate.CARDS["h100"], gpus, train, val)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpu=gtx-1080-ti"], "--measure=true times it"),
+        (["--gpu=rtx-509"], "did you mean rtx-5090?"),
+        (["--machines=3"], "8 GPUs cannot be shared out evenly among 3 machines"),
+        (["--cache_gb=100"], "says nothing without --disk_mb_s"),
+    ],
+)
+def test_mistakes_are_answered_with_a_remedy(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert estimate.main(["--config-file", str(RECIPES["titan8"]), *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_images_of_the_plan_are_those_of_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,5 +55,20 @@ def test_command_prints_source_and_price(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert "NVIDIA's examples" in printed
     assert "at 2 per GPU-hour" in printed
+    assert "taken to keep up: the loader (--cores_per_gpu) and the disk (--disk_mb_s)" in printed
     assert estimate.main(["--config-file", "none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_what_bounds_each_phase_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ["--config-file", str(RECIPES["machines16"]), "--gpu=v100-run"]
+    assert estimate.main([*recipe, "--cores-per-gpu=8", "--disk-mb-s=500"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("50 epochs on 128 GPUs in 16 machines, 25 Gbit/s; v100-run: ")
+    assert "the network: 83 ms of the all-reduce's 104 ms are not hidden" in printed[2]
+    assert "the cards: " in printed[6]
+    assert not [line for line in printed if "keep up" in line]
+    assert estimate.main([*recipe, "--cores_per_gpu=0.1", "--machines=128"]) == 0
+    assert "the loader: " in capsys.readouterr().out
+    assert estimate.main([*recipe, "--gpus=18"]) == 0
+    assert "on 18 GPUs in 3 machines, 25 Gbit/s" in capsys.readouterr().out

@@ -60,8 +60,9 @@ def test_wrong_arguments_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no such folder; give a run folder" in capsys.readouterr().err
     assert report.main([str(folder), str(folder)]) == 2
     assert "given twice" in capsys.readouterr().err
-    assert report.main([str(tmp_path / str(i)) for i in range(7)]) == 2
-    assert "7 runs; at most 6" in capsys.readouterr().err
+    others = [str(run_folder(tmp_path / str(i), [50], argv=[f"--train.momentum=0.{i + 1}"])) for i in range(7)]
+    assert report.main(others) == 2
+    assert "7 runs; at most 6 of several recipes can be told apart" in capsys.readouterr().err
     for price in ("nan", "-1", "x"):
         assert report.main([str(folder), "--price", price]) == 2
         assert "price" in capsys.readouterr().err

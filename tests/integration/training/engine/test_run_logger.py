@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.mlperf import complaints
 from helpers.training_runs import attempt, training_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -101,10 +103,12 @@ def test_output_to_a_file_has_no_control_characters(recipe: Path, tmp_path: Path
 def test_continued_run_continues_every_log(
     recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
-    assert attempt(recipe, tmp_path)[0] == 75
+    mllog = f"--log.mllog={tmp_path / 'mllog.txt'}"
+    assert attempt(recipe, tmp_path, mllog)[0] == 75
     stop_after_an_epoch.undo()
-    status, out, err = attempt(recipe, tmp_path)
+    status, out, err = attempt(recipe, tmp_path, mllog)
     assert status == 0, err
+    assert complaints(tmp_path / "mllog.txt") == ""
     assert err.splitlines()[0] == f"continued at the start of epoch 2 from {tmp_path / 'last.pt'}"
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     rows = read_epochs(tmp_path)
@@ -113,6 +117,10 @@ def test_continued_run_continues_every_log(
     assert second.from_hours == pytest.approx(rows[0].hours)
     assert (first.gpus, first.processes, first.classes, first.images["val_160"]) == ((), 1, 4, 12)
     assert first.versions["torch"]
+    assert [launch.from_epoch for launch in second.launches] == [0, 1]
+    assert all(launch.command.endswith(f" {mllog}") for launch in second.launches)
+    assert first.launches == second.launches[:1]
+    assert set(first.cached_percent) == {"train_160", "val_160", "train_full", "val_full"}
     scores = dawn_tsv.read(tmp_path)[dawn_tsv.TOP1].by_step
     # The scores of the first epoch stand at the step where the second start began, and are still there.
     assert list(scores) == [40, 80, 120]
@@ -121,7 +129,13 @@ def test_continued_run_continues_every_log(
     tensorboard.Reload()
     assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
     (noted,) = read_runs([tmp_path])
-    assert dict(summary(noted, None))["data"] == "4 classes; train_160 40, val_160 12, train_full 40, val_full 12"
+    said = dict(summary(noted, None))
+    assert said["command"].startswith("train_imagenet.py --config-file ")
+    assert said["started"].count("; the last of 2 times ") == 1
+    # Of such small betons most is the unwritten rest of a page.
+    assert re.match(r"train_160 [1-9]\d* %, val_160 [1-9]\d* %, ", said["in the page cache"])
+    assert "libjpeg" in said["versions"]
+    assert said["data"] == "4 classes; train_160 40, val_160 12, train_full 40, val_full 12"
     assert report.main([str(tmp_path)]) == 0
 
 

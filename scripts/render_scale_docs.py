@@ -1,0 +1,140 @@
+"""Write what docs/PERFORMANCE.md shows of several machines: estimates beside published times, cards, and a plot.
+
+Replaces the text between the page's two marks, and the plot ``machines.svg`` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_tools.common.errors import program
+from data_tools.common.files import replace_between, write_atomically
+from data_tools.common.imagenet import IMAGENET_IMAGES
+from data_tools.common.options import REQUIRED, check, option, parse
+from training.config.run_config import RunConfig
+from training.config.schedule import Schedule
+from training.estimation.cards import CARDS
+from training.estimation.run_time import Site, card_times, hours_after, same_global_batch
+from training.reporting.plotting import PAGE, Palette, figure, style_axes, svg_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BEGIN, END = "<!-- machines: made by make docs -->", "<!-- end of machines -->"
+TRAIN, VAL = IMAGENET_IMAGES["train"], IMAGENET_IMAGES["val"]
+MACHINES = tuple(2**power for power in range(8))
+SCALED = ("machines16", 128, 38)  # the recipe of the plot, its GPUs, and its epochs to 93 %
+LINES = (("v100-run", 25.0), ("v100", 25.0), ("a100", 100.0), ("h100", 25.0), ("h100", 100.0), ("h100", 400.0))
+# recipe, machines of 8, card, MB/s of a disk, epochs to the published time, and that in minutes
+PUBLISHED = (
+    ("titan8", 1, "titan8-run", None, 27, 60 * 2.3657),
+    ("titan8", 1, "v100-run", 130.0, 27, 60 * 1.70637),
+    ("machines4", 4, "v100-run", None, 29, 29 + 44 / 60),
+    ("machines8", 8, "v100-run", None, 30, 19 + 4 / 60),
+    ("machines16", 16, "v100-run", None, 38, 16 + 8 / 60),
+    ("rn50_16_epochs", 1, "a100", None, 16, 14.9),
+    ("rn50_88_epochs", 1, "a100", None, 88, 77.2),
+)
+
+
+def minutes(schedule: Schedule, card: str, site: Site, epochs: int) -> float:
+    """Estimated minutes of the first ``epochs`` epochs."""
+    return 60 * hours_after(card_times(schedule, CARDS[card], site, TRAIN, VAL), epochs)
+
+
+def scaled(schedule: Schedule, card: str, network_gbit: float, machines: int) -> float:
+    """Minutes of the plot's recipe on ``machines`` of 8 cards, its global batches kept."""
+    _, gpus, epochs = SCALED
+    site = Site(gpus=8 * machines, machines=machines, network_gbit=network_gbit)
+    return minutes(same_global_batch(schedule, gpus, site.gpus), card, site, epochs)
+
+
+def plot(curves: dict[str, list[float]], published: float, palette: Palette) -> Figure:
+    """Minutes, and what is kept of perfect scaling, over machines."""
+    fig, (time, share) = figure(9.6, 4.2, columns=2)
+    for (name, values), colour in zip(curves.items(), palette.series, strict=True):
+        time.plot(MACHINES, values, color=colour, linewidth=1.8, label=name)
+        kept = [100 * values[0] / (value * machines) for value, machines in zip(values, MACHINES, strict=True)]
+        share.plot(MACHINES, kept, color=colour, linewidth=1.8)
+    time.plot([16], [published], "o", color=palette.ink, markersize=5, label="published, 16 machines of V100")
+    style_axes(time, palette, f"simulated: minutes to epoch {SCALED[2]} of {SCALED[0]}", "machines of 8 cards")
+    style_axes(share, palette, "simulated: % of perfect scaling", "machines of 8 cards")
+    time.set_yscale("log")
+    share.set_ylim(0, 105)
+    for axes in (time, share):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(MACHINES, [str(count) for count in MACHINES])
+        axes.minorticks_off()
+    time.set_yticks([2, 5, 10, 20, 50, 100, 200], ["2", "5", "10", "20", "50", "100", "200"])
+    fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=palette.ink)
+    return fig
+
+
+def content(schedules: dict[str, Schedule]) -> Iterator[str]:
+    """The text between the marks."""
+    yield "| recipe | on | disk MB/s | epochs | published, min | estimated, min | |\n|---|---|---:|---:|---:|---:|---:|"
+    for recipe, machines, card, disk, epochs, known in PUBLISHED:
+        site = Site(gpus=8 * machines, machines=machines, disk_mb_s=disk)
+        guess = minutes(schedules[recipe], card, site, epochs)
+        cells = (f"`{recipe}`", f"{machines} x 8 `{card}`", f"{disk:g}" if disk else "", str(epochs))
+        yield f"| {' | '.join(cells)} | {known:.1f} | {guess:.1f} | {100 * (guess / known - 1):+.1f} % |"
+    yield "\n![Simulated minutes, and share of perfect scaling, over 1 to 128 machines of 8 cards](machines.svg)\n"
+    yield "| card | images/s at 224 px, batch 256 | source |\n|---|---:|---|"
+    for name, card in CARDS.items():
+        rate = 1 / (card.seconds(224) + card.software.step_s / 256)
+        yield f"| `{name}` | {rate:,.0f} | {card.source} |"
+
+
+def mark(curves: dict[str, list[float]]) -> str:
+    """Identifies the figures that the plot was made from."""
+    text = repr({name: [f"{value:.4g}" for value in values] for name, values in curves.items()})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def curves_of(schedule: Schedule) -> dict[str, list[float]]:
+    """Minutes over :data:`MACHINES` of each line."""
+    return {
+        f"{card}, {gbit:g} Gbit/s": [scaled(schedule, card, gbit, machines) for machines in MACHINES]
+        for card, gbit in LINES
+    }
+
+
+def read(folder: Path) -> dict[str, Schedule]:
+    """The schedules of the recipes that the page shows."""
+    prog = "scripts/render_scale_docs.py"
+    paths = {name: folder / f"{name}.yaml" for name, *_ in PUBLISHED}
+    return {n: parse(RunConfig, ["--config-file", str(p)], prog=prog).schedule.parsed for n, p in paths.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleDocsOptions:
+    """One page."""
+
+    page: Path = option(REQUIRED, "the page to renew", argument="PAGE.md")
+    recipes: Path = option(REQUIRED, "the folder of the recipes", argument="RECIPES")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@program("render_scale_docs.py")
+def main(argv: Sequence[str]) -> int:
+    options = parse(ScaleDocsOptions, argv, prog="scripts/render_scale_docs.py", description=__doc__ or "")
+    schedules = read(options.recipes)
+    curves = curves_of(schedules[SCALED[0]])
+    published = next(known for recipe, *_, known in PUBLISHED if recipe == SCALED[0])
+    picture = svg_file(plot(curves, published, PAGE), "machines", f"simulated; figures {mark(curves)}")
+    text = replace_between(options.page.read_text(encoding="utf-8"), BEGIN, END, "\n".join(content(schedules)))
+    write_atomically(options.page.with_name("machines.svg"), picture.encode())
+    write_atomically(options.page, text.encode())
+    print(f"{options.page}: {len(PUBLISHED)} published times, {len(CARDS)} cards, a plot")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

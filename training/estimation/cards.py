@@ -1,0 +1,99 @@
+"""Cards, and how fast they train a ResNet-50: published figures, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Software:
+    """What a training pays beside the images themselves: seconds of every step, of every epoch, of the first epoch with
+    other images, and bytes of a parameter's gradient in the all-reduce."""
+
+    step_s: float
+    epoch_s: float
+    phase_s: float
+    gradient_bytes: int
+
+
+# The engine of this project. A step: what batches of 64 to 512 cost in tf_cnn_benchmarks, fp16, is a line in the batch
+# with 8 ms (RTX 3090) and 3 ms (RTX 4090) at no images (server-gear.com, 2023). Loaders stay open between epochs; a
+# phase compiles and tunes its shapes. These two are assumed, not measured. Weights, and so gradients, are fp32.
+ENGINE = Software(step_s=0.005, epoch_s=1.0, phase_s=20.0, gradient_bytes=4)
+# The published runs of the imagenet18 recipes: PyTorch 0.4 and 1.0, fp16 weights with fp32 copies, worker processes
+# that start in every epoch. Read off the epochs in dawn-bench-entries: from 4 machines to 8 with the same batch a GPU
+# (6 to 19 s of an epoch stay), from batches of 64 to 512, and a phase's first epoch beside its others (13 to 85 s).
+IMAGENET18 = Software(step_s=0.02, epoch_s=8.0, phase_s=30.0, gradient_bytes=2)
+BENCHMARK_BATCH = 256  # at which tabulated rates were taken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """``image_s``: seconds of a training image on one card by px, without what ``software`` costs a step; other sizes
+    are scaled by area, which convolutions are proportional to."""
+
+    image_s: Mapping[int, float]
+    source: str
+    software: Software = ENGINE
+
+    def seconds(self, px: int) -> float:
+        """Seconds of a training image of ``px``."""
+        nearest = min(self.image_s, key=lambda known: abs(known - px))
+        return self.image_s[nearest] * (px / nearest) ** 2
+
+
+def _rated(rate: float, source: str) -> Card:
+    """A card that trains ``rate`` images of 224 px a second, in batches of BENCHMARK_BATCH."""
+    return Card(image_s={224: 1 / rate - ENGINE.step_s / BENCHMARK_BATCH}, source=source)
+
+
+def _run(epochs: Mapping[int, tuple[float, int]], source: str) -> Card:
+    """A card of which 8 trained ImageNet: by px, seconds of an epoch that is not its phase's first, and the batch."""
+    image_s = {}
+    for px, (seconds, batch) in epochs.items():
+        steps = 1_281_167 // (8 * batch)
+        image_s[px] = ((seconds - IMAGENET18.epoch_s) / steps - IMAGENET18.step_s) / batch
+    return Card(image_s=image_s, source=source, software=IMAGENET18)
+
+
+LAMBDA = "Lambda's benchmark, AMP, synthetic images"
+RATES = {
+    "titan-rtx": (646, LAMBDA),
+    "v100": (833, LAMBDA),
+    "a10": (638, LAMBDA),
+    "a100": (2078, "NVIDIA's examples, AMP, DALI, one of 8 cards in a machine (one alone: 2,470)"),
+    "h100": (2791, LAMBDA),
+    "h200": (3079, "NVIDIA's examples, AMP, synthetic images"),
+    "rtx-3090": (905, LAMBDA),
+    "rtx-4090": (1301, LAMBDA),
+    "rtx-5090": (1301 * 1.44, "RTX 4090's by Lambda x 1.44, the mean over timm's networks (mtechresearch.tech)"),
+    "rtx-6000-ada": (1146, LAMBDA),
+}
+
+
+def _scaled(base: str, *, gb_s: tuple[float, float], tflops: tuple[float, float]) -> Card:
+    """A card without a published rate, from another's: (its own, the other's) memory bandwidth and dense fp16 peak. A
+    ResNet-50 is bound by either, so the smaller ratio counts."""
+    memory, peak = gb_s[0] / gb_s[1], tflops[0] / tflops[1]
+    by = f"memory bandwidth, x {memory:.2f}" if memory <= peak else f"peak FLOPS, x {peak:.2f}"
+    return _rated(RATES[base][0] * min(memory, peak), f"scaled from {base} by {by}; no published rate was found")
+
+
+CARDS = {
+    "titan8-run": _run(
+        {128: (139.3, 512), 224: (408.6, 224), 288: (792.8, 128)},
+        "the published titan8 run, 8 Titan RTX (Lambda, January 2019)",
+    ),
+    # The same schedule as titan8's, on one machine: nothing of it comes from the runs on several.
+    "v100-run": _run(
+        {128: (90.3, 512), 224: (253.0, 224), 288: (451.7, 128)},
+        "setu_resnet50_azure-ndv2 of dawn-bench-entries, titan8's schedule on 8 V100 (2019)",
+    ),
+    **{name: _rated(*rated) for name, rated in RATES.items()},
+    "a10g": _scaled("a10", gb_s=(600, 600), tflops=(70, 125)),
+    "l4": _scaled("rtx-4090", gb_s=(300, 1008), tflops=(121, 165)),
+    "l40s": _scaled("rtx-6000-ada", gb_s=(864, 960), tflops=(362, 364)),
+    "b200": _scaled("h200", gb_s=(8000, 4800), tflops=(2250, 989)),
+    "mi300x": _scaled("h100", gb_s=(5300, 3350), tflops=(1307, 989)),
+}
