@@ -79,7 +79,8 @@ def losses(name: str, betons: Path) -> list[float]:
             # In proportion to the batch: rates for a larger one would make rounding grow from step to step.
             lr = state.schedule.lr(0, batch, of_epoch) * BATCH / (phase.batch_per_gpu * options.schedule.gpus)
             key = batch_key(options.run.seed, 0, batch)
-            found.append(state.step(images, labels, lr, MetricSums(SINGLE.device), key=key))
+            momentum = state.schedule.momentum(0, batch, of_epoch)
+            found.append(state.step(images, labels, lr, MetricSums(SINGLE.device), key, momentum))
     return over_batch(found, SINGLE)
 
 

@@ -35,10 +35,10 @@ CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STORED = {
     "original bytes": {"caps": ("full",), "full": "original"},
     "quality 90": {"caps": ("full",), "quality": 90},
-    "restart markers, 320 px": {"caps": ("320",), "quality": 90, "seekable": True},
+    "restart markers": {"caps": ("4000",), "quality": 90, "seekable": True},  # larger than any of them
 }
 # PIL's own filters, bilinear and box, agree on 95.6 %: some photographs are close calls. The loader averages areas.
-LEAST_AGREEMENT = 0.95
+LEAST_AGREEMENT = 0.97
 
 pytestmark = [
     pytest.mark.slow,
