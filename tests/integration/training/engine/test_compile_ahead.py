@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from helpers.fake_streams import needs_torch, own_gradients
+from helpers.fake_ranks import fake_ranks, own_gradients
 from helpers.processes import wait_until
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
@@ -50,39 +49,29 @@ def give_free_memory(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(gib * 2**30), 80 * 2**30))
 
 
-@pytest.fixture
-def eight_processes() -> Iterator[None]:
-    """This process as the first of eight, the others made up."""
-    needs_torch("2.15.0")
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-    yield
-    dist.destroy_process_group()
-
-
 # Forward and backward; DDP has them for each of the three buckets of ResNet-18's 45 MB.
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "graphs"), [(1, 2), (8, 6)])
 def test_phase_takes_its_code_from_the_cache_that_the_process_filled(
-    ranks: int, graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eight_processes: None
+    ranks: int, graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    state = TrainState(CONFIG, DATASETS, world(CPU, ranks))
-    if isinstance(state.step.parallel, DistributedDataParallel):
-        state.step.parallel.register_comm_hook(None, own_gradients)
-    ahead = CompileAhead(state)
-    before = torch.random.get_rng_state()
-    ahead.begin(FIRST)
-    assert ahead._process is not None
-    ahead._process.join()
-    assert ahead.end().startswith("was compiled ahead in ")
-    assert torch.equal(torch.random.get_rng_state(), before)
-    configure_torch(CONFIG.run)
-    counters.clear()
-    state.step.prepare(FIRST.px, FIRST.batch_per_gpu, CPU)
-    found = counters["inductor"]
-    assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (graphs, 0)
+    with fake_ranks(8) if ranks == 8 else contextlib.nullcontext():
+        state = TrainState(CONFIG, DATASETS, world(CPU, ranks))
+        if isinstance(state.step.parallel, DistributedDataParallel):
+            state.step.parallel.register_comm_hook(None, own_gradients)
+        ahead = CompileAhead(state)
+        before = torch.random.get_rng_state()
+        ahead.begin(FIRST)
+        assert ahead._process is not None
+        ahead._process.join()
+        assert ahead.end().startswith("was compiled ahead in ")
+        assert torch.equal(torch.random.get_rng_state(), before)
+        configure_torch(CONFIG.run)
+        counters.clear()
+        state.step.prepare(FIRST.px, FIRST.batch_per_gpu, CPU)
+        found = counters["inductor"]
+        assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (graphs, 0)
 
 
 def test_failure_is_told_and_leaves_the_training_alone(
