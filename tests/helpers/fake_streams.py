@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from helpers import ROOT
 
@@ -161,10 +160,3 @@ def needs_torch(version: str) -> None:
     if have in locked:
         pytest.fail(f"made for torch {version}, and {have} is locked: see what has changed inside it", pytrace=False)
     pytest.skip(f"made for torch {version}", allow_module_level=True)
-
-
-def own_gradients(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """In place of the sum over processes, since the fake group's work has no result."""
-    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    future.set_result(bucket.buffer())
-    return future

@@ -291,6 +291,17 @@ def test_profile_and_other_step_options_train(betons: Path, tmp_path: Path) -> N
     assert checkpoint.load(run_dir / "last.pt")["ema"]["n_averaged"] > 0
 
 
+def test_next_phase_is_compiled_ahead_without_waiting_for_it(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)  # the process beside has torch's own
+    status, _, err = attempt(recipe, tmp_path, "--train.compile=default")
+    assert status == 0, err
+    first, second = (line for line in err.splitlines() if "ready for the first step after" in line)
+    assert first.startswith("epochs 1-2, 32 px: ") and first.endswith(" s")
+    assert second.startswith("epochs 3-3, 48 px: ") and second.endswith(" s; its code was not done compiling ahead")
+
+
 def test_bf16_trains(betons: Path, tmp_path: Path) -> None:
     train(write_recipe(tmp_path / "one.yaml", ONE_EPOCH, data={"dir": str(betons)}), tmp_path, "--train.amp=bf16")
     assert all(weight.isfinite().all() for weight in checkpoint.load(tmp_path / "last.pt")["model"].values())

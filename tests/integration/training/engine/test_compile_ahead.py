@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from helpers.fake_streams import needs_torch, own_gradients
+from helpers.fake_ranks import fake_ranks, own_gradients
 from helpers.processes import wait_until
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
@@ -26,6 +26,7 @@ from training.distributed.world import World
 from training.engine.compile_ahead import CompileAhead
 from training.engine.state import TrainState, configure_torch
 
+SPAWN = multiprocessing.get_context("spawn")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 PHASE = {"epochs": [0, 1], "px": 32, "batch_per_gpu": 4, "data": 160}
 PHASE["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
@@ -50,39 +51,37 @@ def give_free_memory(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(gib * 2**30), 80 * 2**30))
 
 
-@pytest.fixture
-def eight_processes() -> Iterator[None]:
-    """This process as the first of eight, the others made up."""
-    needs_torch("2.15.0")
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-    yield
-    dist.destroy_process_group()
+def _compile_ahead_and_prepare(ranks: int, told: Connection) -> None:
+    configure_torch(CONFIG.run)
+    with fake_ranks(ranks) if ranks > 1 else contextlib.nullcontext():
+        state = TrainState(CONFIG, DATASETS, world(CPU, ranks))
+        if isinstance(state.step.parallel, DistributedDataParallel):
+            state.step.parallel.register_comm_hook(None, own_gradients)
+        ahead = CompileAhead(state)
+        ahead.begin(FIRST)
+        assert ahead._process is not None
+        ahead._process.join()
+        outcome = ahead.end()
+        state.step.prepare(FIRST.px, FIRST.batch_per_gpu, CPU)
+    found = counters["inductor"]
+    told.send((outcome, found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]))
 
 
 # Forward and backward; DDP has them for each of the three buckets of ResNet-18's 45 MB.
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "graphs"), [(1, 2), (8, 6)])
 def test_phase_takes_its_code_from_the_cache_that_the_process_filled(
-    ranks: int, graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eight_processes: None
+    ranks: int, graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    state = TrainState(CONFIG, DATASETS, world(CPU, ranks))
-    if isinstance(state.step.parallel, DistributedDataParallel):
-        state.step.parallel.register_comm_hook(None, own_gradients)
-    ahead = CompileAhead(state)
-    before = torch.random.get_rng_state()
-    ahead.begin(FIRST)
-    assert ahead._process is not None
-    ahead._process.join()
-    assert ahead.end().startswith("was compiled ahead in ")
-    assert torch.equal(torch.random.get_rng_state(), before)
-    configure_torch(CONFIG.run)
-    counters.clear()
-    state.step.prepare(FIRST.px, FIRST.batch_per_gpu, CPU)
-    found = counters["inductor"]
-    assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (graphs, 0)
+    receiver, sender = SPAWN.Pipe(duplex=False)
+    training = SPAWN.Process(target=_compile_ahead_and_prepare, args=(ranks, sender))
+    training.start()
+    sender.close()
+    outcome, hits, misses = receiver.recv()
+    training.join()
+    assert outcome.startswith("was compiled ahead in ")
+    assert (hits, misses) == (graphs, 0)
 
 
 def test_failure_is_told_and_leaves_the_training_alone(
@@ -117,7 +116,7 @@ def status_of(pid: int) -> list[str]:
         return ["gone"]
 
 
-def _begin_and_wait(told: Any) -> None:
+def _begin_and_wait(told: Connection) -> None:
     ahead = CompileAhead(without_network("default"))
     ahead.begin(FIRST)
     assert ahead._process is not None
@@ -126,9 +125,8 @@ def _begin_and_wait(told: Any) -> None:
 
 
 def test_process_ends_with_a_training_that_is_killed() -> None:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    training = context.Process(target=_begin_and_wait, args=(sender,))
+    receiver, sender = SPAWN.Pipe(duplex=False)
+    training = SPAWN.Process(target=_begin_and_wait, args=(sender,))
     training.start()
     pid = receiver.recv()
     wait_until(lambda: status_of(pid)[16] == "19")  # it has begun, and gives way

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from helpers.fake_streams import needs_torch, own_gradients
+from helpers.fake_ranks import fake_ranks, own_gradients
+from helpers.fake_streams import needs_torch
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
@@ -19,7 +19,6 @@ from training.engine.step import LossModule, Predictor, TrainStep
 from training.model import resnet
 
 needs_torch("2.15.0")  # for the fake process group, the reducer's hook and the counters
-from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
 
 CPU = torch.device("cpu")
 RANKS = 8
@@ -28,9 +27,8 @@ RANKS = 8
 @pytest.fixture
 def eight_processes() -> Iterator[World]:
     """This process as the first of eight."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
-    yield World(rank=0, ranks=RANKS, local_rank=0, local_ranks=RANKS, device=CPU)
-    dist.destroy_process_group()
+    with fake_ranks(RANKS):
+        yield World(rank=0, ranks=RANKS, local_rank=0, local_ranks=RANKS, device=CPU)
 
 
 @pytest.mark.slow
