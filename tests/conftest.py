@@ -40,10 +40,12 @@ def recipe(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of `recipe` that nothing interrupted, with its output in stdout.txt; not to be changed."""
-    from helpers.training_runs import train
+    """The folder of a run of `recipe` that nothing interrupted, with its output in stdout.txt; not to be changed.
+
+    In a process of its own, so that it does not depend on what other tests have left behind in this one.
+    """
+    from helpers.training_runs import TrainingProcess
 
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    printed = train(recipe, run_dir)
-    (run_dir / "stdout.txt").write_text(printed)
+    TrainingProcess(recipe, run_dir).finish()
     return run_dir

@@ -27,6 +27,8 @@ from helpers.training_runs import (
 from data_tools.common.files import locked
 from training import trainer
 from training.model import checkpoint
+from training.runlog.epoch_table import read_epochs
+from training.runlog.sessions import read_sessions
 
 SAVE_EVERY_BATCH = "--run.checkpoint_minutes=0"
 
@@ -150,8 +152,10 @@ def test_same_command_continues_whatever_run_resume_says(
     assert status == 0, err
     assert stopped_at > BATCHES_BEFORE_EPOCH[1]
     assert "earlier-1" not in err
-    ours, theirs = (checkpoint.load(folder / checkpoint.LAST)["model"] for folder in (run_dir, finished_run))
-    assert all(torch.equal(weight, ours[key]) for key, weight in theirs.items())
+    ours, theirs = (checkpoint.load(folder / checkpoint.LAST)["progress"] for folder in (run_dir, finished_run))
+    assert ours["images_seen"] == theirs["images_seen"]
+    assert read_epochs(run_dir)[-1].epoch == 3
+    assert read_sessions(run_dir)[-1].from_epoch > 0
 
 
 def test_other_start_is_refused_where_the_folder_has_its_own_checkpoint(recipe: Path, finished_run: Path) -> None:

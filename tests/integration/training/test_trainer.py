@@ -321,6 +321,7 @@ def test_batch_larger_than_the_dataset_is_refused(recipe: Path, tmp_path: Path) 
     assert "on 1,000 GPUs is 8000, but train_160 holds 40 images" in err
 
 
+@pytest.mark.slow
 def test_two_nodes_on_loopback_train_together(recipe: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

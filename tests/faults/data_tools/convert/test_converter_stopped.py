@@ -168,7 +168,7 @@ def test_too_small_disk_is_an_error_before_and_while_writing(
     out = small_disk / "out"
     with pytest.raises(ConversionError, match=r"about [\d.]+ MB will be written where 2\.1 MB are free; make room"):
         convert(spec_for(source, out))
-    assert list(out.iterdir()) == []
+    assert not out.exists()
     monkeypatch.setattr(estimate, "check_room", lambda *_: None)
     with pytest.raises(OSError) as caught:
         convert(spec_for(source, out))

@@ -130,6 +130,7 @@ def test_lost_machine_ends_the_job_on_the_others(recipe: Path, tmp_path: Path) -
         again.bind(("127.0.0.1", port))
 
 
+@pytest.mark.slow
 def test_max_restarts_continues_from_the_last_checkpoint(recipe: Path, tmp_path: Path) -> None:
     job = Torchrun(recipe, tmp_path, "--standalone", "--nproc-per-node=2", "--max-restarts=1")
     wait_until(lambda: batches_done(tmp_path) >= 6, 240)

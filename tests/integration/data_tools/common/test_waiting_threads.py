@@ -13,7 +13,7 @@ from helpers import ROOT
 
 from data_tools.common.runtime import WAITING
 
-TRAIN = ("train_imagenet.py", "--run.eval_only=true", "--run.checkpoint=none.pt", "--dist.device=cpu")
+TRAIN = ("train_imagenet.py", "--run.eval_only=true", "--dist.device=cpu")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
 
 
@@ -38,7 +38,9 @@ def test_a_program_lets_waiting_threads_sleep() -> None:
 def test_so_do_the_processes_of_a_training(
     start: tuple[str, ...], options: tuple[str, ...], loaded: int, recipe: Path, tmp_path: Path
 ) -> None:
-    found = policies((*start, *TRAIN, "--config-file", str(recipe), f"--run.dir={tmp_path}", *options))
+    (tmp_path / "bad.pt").touch()  # read when torch is loaded
+    given = "--config-file", str(recipe), f"--run.dir={tmp_path}", f"--run.checkpoint={tmp_path / 'bad.pt'}"
+    found = policies((*start, *TRAIN, *given, *options))
     # torchrun itself is no program of ours; its environment is the user's.
     ours = found[1:] if start else found
     assert len(found) >= loaded

@@ -195,6 +195,7 @@ def train_as_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     # From a process that has torch loaded: see helpers.training_runs.
     start_processes(train_as_rank, (str(tmp_path),), nprocs=2, start_method=SERVER.get_start_method())

@@ -109,6 +109,7 @@ def epoch_by_sample(path: Path, **options: Any) -> dict[int, bytes]:
     return got
 
 
+@pytest.mark.slow
 def test_ffcv_augmentation_depends_on_seed_epoch_and_sample_alone(betons: Path) -> None:
     path = betons / "train_160.beton"
 
