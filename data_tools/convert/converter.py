@@ -31,6 +31,7 @@ from data_tools.beton.manifest import (
 from data_tools.beton.writer import BetonWriter
 from data_tools.common.errors import printable
 from data_tools.common.files import locked, sync_folder, write_atomically
+from data_tools.common.text import plural
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
@@ -77,6 +78,8 @@ def convert(
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
         passes = plan(index, spec)
+        if difference := class_difference(index):
+            print_line(f"note: {difference}")
         summaries = [_summary(path) for p in passes if all(p.done) for path in p.paths]
         passes = [p for p in passes if not all(p.done)]
         if passes:
@@ -107,9 +110,7 @@ def _describe(index: Index) -> str:
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
     ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    difference = class_difference(index)
-    lines = [f"{counts} images of {len(index.classes):,} classes{ignored}", *index.notes]
-    lines += [f"note: {difference}"] if difference else []
+    lines = [f"{counts} images of {plural(len(index.classes), 'class')}{ignored}", *index.notes]
     return "\n".join(map(printable, lines))
 
 
