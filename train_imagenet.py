@@ -36,13 +36,14 @@ def main(argv: Sequence[str]) -> int:
         _check_batches(config, datasets, ranks)
     with contextlib.ExitStack() as held:
         held.enter_context(expendable_output())
-        if not config.run.eval_only and os.environ.get("RANK", "0") == "0":
+        is_main = os.environ.get("RANK", "0") == "0"
+        if is_main and not config.run.eval_only:
             try:
                 held.enter_context(locked(config.run.dir, "a training"))
             except OSError as error:
                 raise preflight.unusable_folder(config.run.dir, error) from None
         # torch takes seconds to load; a plan or a mistake above needs none of it.
-        if "torch" not in sys.modules:
+        if is_main and "torch" not in sys.modules:
             console.print_start(config)
         from training import trainer
         from training.distributed import launcher, world
