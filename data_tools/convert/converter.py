@@ -35,9 +35,9 @@ from data_tools.common.text import plural
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import SPLITS, ConversionError, ConversionPass, class_difference, plan, versions
+from data_tools.convert.plan import ConversionError, ConversionPass, class_difference, plan, versions
 from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
-from data_tools.sources.index import Index
+from data_tools.sources.index import SPLITS, Index
 from data_tools.sources.parquet import group_of
 from data_tools.sources.scan import read_index
 

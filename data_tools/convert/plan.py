@@ -19,7 +19,7 @@ from data_tools.convert import journal
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.transcode import StorageOptions
 from data_tools.native import codec
-from data_tools.sources.index import Index, SplitIndex
+from data_tools.sources.index import SPLITS, Index, SplitIndex
 
 DEFAULT_CAPS = (160, 320, None)
 # What a change of `source_state` means, by kind of source.
@@ -28,7 +28,6 @@ _CHANGES = {
     "folder": "its files have other contents or times of modification",
     "parquet": "its shards have other contents",
 }
-SPLITS = ("train", "val")
 _MAX_PAGE_BYTES = 64 << 20  # nobody trains on larger image files
 
 

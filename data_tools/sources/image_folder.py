@@ -14,7 +14,7 @@ from data_tools.common.file_kinds import has_image_name, is_hidden, special_kind
 from data_tools.common.names import from_path
 from data_tools.sources import ilsvrc
 from data_tools.sources.index import IndexBuilder
-from data_tools.sources.layouts import SPLITS, TINY_IMAGES, Folders, Location, Tree, locate
+from data_tools.sources.layouts import SPLIT_FOLDERS, TINY_IMAGES, Folders, Location, Tree, locate
 from data_tools.sources.tar import SourceError, members
 
 _LEADING = ("ILSVRC", "Data", "CLS-LOC", "sz")  # folders in front of the splits, in Kaggle's copy and in resized sets
@@ -43,7 +43,7 @@ def read_folder(builder: IndexBuilder, root: Path, follow_links: bool = False) -
     names = (root.absolute(), root.resolve())  # it may be a link
     reader = _FolderReader(builder, Tree(root, tuple(name.parts[-2:] for name in names)), follow_links)
     reader.read(root, (), ())
-    split_folder = next((name.name for name in names if name.name.lower() in SPLITS), "")
+    split_folder = next((name.name for name in names if name.name.lower() in SPLIT_FOLDERS), "")
     if split_folder and not reader.tree.groups:
         above = tuple(name.parent.parts[-2:] for name in names)
         reader = _FolderReader(builder, Tree(root, above), follow_links)

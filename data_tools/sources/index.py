@@ -20,6 +20,7 @@ from data_tools.sources.reader import File, FileKind, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
+SPLITS = ("train", "val")
 _PROBED = 256  # images of a split whose bytes are read for its state
 
 
@@ -95,7 +96,7 @@ class Rows:
 class IndexBuilder:
     """Collects what the readers of all kinds of source find; images of splits that are not wanted are dropped."""
 
-    def __init__(self, splits: Sequence[str] = ("train", "val")) -> None:
+    def __init__(self, splits: Sequence[str] = SPLITS) -> None:
         self.splits = splits
         self.files: list[File] = []
         self.class_ids: dict[str, int] = {}

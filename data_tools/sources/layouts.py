@@ -25,7 +25,7 @@ from data_tools.sources import ilsvrc
 from data_tools.sources.index import IndexBuilder
 from data_tools.sources.tar import SourceError
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
 TINY_IMAGES, TINY_LABELS = "images", "val_annotations.txt"
 
 Folders = tuple[str, ...]  # of a path below the root
@@ -62,7 +62,7 @@ class Staged:
 
     @property
     def split(self) -> str:
-        return SPLITS[self.split_folder]
+        return SPLIT_FOLDERS[self.split_folder]
 
 
 @lru_cache(maxsize=1 << 12)  # folders of a data set, in whatever order a tar has them
@@ -71,12 +71,16 @@ def locate(folders: Folders, above: Above = ((),)) -> Location | None:
     count = len(folders)
     layouts: tuple[tuple[Layout, int], ...] = (("class", count - 2), ("nested", count - 3), ("flat", count - 1))
     for layout, depth in layouts:
-        if depth < 0 or folders[depth].lower() not in SPLITS or (layout == "nested" and folders[-1] != TINY_IMAGES):
+        if (
+            depth < 0
+            or folders[depth].lower() not in SPLIT_FOLDERS
+            or (layout == "nested" and folders[-1] != TINY_IMAGES)
+        ):
             continue
         # Kaggle's Annotations holds an XML file for each image, in the same folders.
         if is_hidden(folders[depth:]) or is_junk_folder(folders[:depth]) or "Annotations" in folders[:depth]:
             return None
-        outer = tuple(at for at in range(depth) if folders[at].lower() in SPLITS)
+        outer = tuple(at for at in range(depth) if folders[at].lower() in SPLIT_FOLDERS)
         caps = [_cap((*front, *folders[:depth])) for front in above]
         cap = next((cap for cap in caps if cap is not None), None)
         group = Group(depth, cap is not None, folders[depth].lower(), layout, outer)

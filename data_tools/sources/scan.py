@@ -20,15 +20,15 @@ from data_tools.common.file_kinds import START_BYTES, archive_kind, picture_kind
 from data_tools.common.names import from_path
 from data_tools.sources import ilsvrc
 from data_tools.sources.image_folder import read_folder, read_tar
-from data_tools.sources.index import Index, IndexBuilder
-from data_tools.sources.layouts import SPLITS, Tree
+from data_tools.sources.index import SPLITS, Index, IndexBuilder
+from data_tools.sources.layouts import SPLIT_FOLDERS, Tree
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 
 def read_index(
     paths: Sequence[Path],
     *,
-    splits: Sequence[str] = ("train", "val"),
+    splits: Sequence[str] = SPLITS,
     follow_links: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -91,7 +91,7 @@ def _add_trees(builder: IndexBuilder, trees: Sequence[Tree], labels: dict[str, s
         if tree.groups or not tree.label_files:  # of a devkit, nothing else is wanted
             builder.ignore(tree.ignored_example, tree.ignored)
         for folder, fault in tree.unlabelled.items():
-            split = SPLITS[folder]
+            split = SPLIT_FOLDERS[folder]
             if split in builder.splits and not any(split == found for found, _ in builder.rows):
                 raise fault
 

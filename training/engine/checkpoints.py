@@ -112,22 +112,19 @@ def resume(state: TrainState, signals: StopSignals) -> Path | None:
     """
     run_dir, wanted = state.config.run.dir, state.config.run.resume
     own = checkpoint.load_newest(run_dir)
-    if own is not None and _is_own(state, *own):
-        start: tuple[dict[str, Any], Path] | None = own
-        state.restore(own[0])
-        _note_changes(state, *own)
-    else:
-        start = (checkpoint.load(wanted), wanted) if isinstance(wanted, Path) else None
-        if start is not None:
-            _check(state, *start)
-            state.restore(start[0])
-            _note_changes(state, *start)
-        elif state.config.run.init_from is not None:
-            _begin_from(state, state.config.run.init_from, signals)
-        _agree(state, signals)
-        if state.world.is_main:
-            set_aside(run_dir)
-    _agree(state, signals)
+    start = own if own is not None and _is_own(state, *own) else None
+    is_new = start is None
+    if is_new and isinstance(wanted, Path):
+        start = checkpoint.load(wanted), wanted
+        _check(state, *start)
+    if start is not None:
+        state.restore(start[0])
+        _note_changes(state, *start)
+    elif state.config.run.init_from is not None:
+        _begin_from(state, state.config.run.init_from, signals)
+    _agree(state, signals)  # by now all have read what may be moved
+    if is_new and state.world.is_main:
+        set_aside(run_dir)
     return start[1] if start is not None else None
 
 
