@@ -1,12 +1,12 @@
 """Compare training steps with the eager loops of torchvision's references and ffcv-imagenet.
 
-    python benchmarks/train_step.py [--betons DIR] [--compile MODE] [--variants NAME ...] [--json FILE]
+    python benchmarks/train_step.py [--betons DIR] [--variants NAME ...] [--json FILE]
 
 Synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
 ``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a case run in turn, several
-rounds in one process; figures are medians over the rounds, ratios are taken round by round. ``--variants`` adds other
-ways to compute our step, against ours. Without a GPU it runs on
-the CPU, on a smaller network and smaller batches, and says so.
+rounds in one process; figures are medians over the rounds, ratios are taken round by round. ``--variants`` measures
+other ways to compute our step against ours, without the other loops. Without a GPU it runs on the CPU, on a smaller
+network and smaller batches, and says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 import torchvision
@@ -41,17 +41,21 @@ SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What differs from our step: options of Inductor, CUDA graphs, or how the stem is computed."""
+    """What differs from our step: its options, those of Inductor, or how the stem is computed."""
 
+    train: Train = field(default_factory=Train)
+    stem_blocks: str = "auto"
     inductor: dict[str, Any] = field(default_factory=dict)
-    cuda_graphs: bool = False
-    stem_blocks: bool = False
 
 
-# None is on by default: whether they gain anything is for a GPU to say.
+# What they gain on a GPU is in docs/PERFORMANCE.md.
 VARIANTS = {
-    "stem_blocks": Variant(stem_blocks=True),
-    "cuda_graphs": Variant(cuda_graphs=True),
+    "eager": Variant(train=Train(compile="off")),
+    "cuda_graphs": Variant(train=Train(compile="reduce-overhead")),
+    "max_autotune": Variant(train=Train(compile="max-autotune")),
+    "fp16": Variant(train=Train(amp="fp16")),
+    "stem_blocks": Variant(stem_blocks="true"),
+    "no_stem_blocks": Variant(stem_blocks="false"),
     "combo_kernels": Variant(inductor={"combo_kernels": True, "combo_kernels_pointwise_only": True}),
     "cooperative_reductions": Variant(inductor={"triton.cooperative_reductions": True}),
     "conv_1x1_as_mm": Variant(inductor={"conv_1x1_as_mm": True}),
@@ -133,14 +137,14 @@ def measure_case(
     variants = {name: VARIANTS[name] for name in options.variants}
     contenders: dict[str, Callable[[], None]] = {}
     for name, variant in variants.items():
-        train = Train(compile="reduce-overhead" if variant.cuda_graphs else options.compile)
-        contenders[name] = SyntheticRun(arch, CLASSES, px, batch, device, train, variant.stem_blocks)
-    engine = SyntheticRun(arch, CLASSES, px, batch, device, Train(compile=options.compile))
-    contenders |= {
-        "ours": engine,
-        "ffcv_imagenet": Reference(arch, px, batch, device, channels_last=True),
-        "torchvision": Reference(arch, px, batch, device, channels_last=False),
-    }
+        with inductor_config.patch(variant.inductor):
+            contenders[name] = SyntheticRun(arch, CLASSES, px, batch, device, variant.train, variant.stem_blocks)
+    engine = contenders["ours"] = SyntheticRun(arch, CLASSES, px, batch, device, Train())
+    if not variants:
+        contenders["ffcv_imagenet"] = Reference(arch, px, batch, device, channels_last=True)
+        contenders["torchvision"] = Reference(arch, px, batch, device, channels_last=False)
+    if options.warm_up:
+        return []
     paths: Iterator[tuple[float, float]] | None = None
     if options.betons is not None:
         loader = TrainLoader(
@@ -159,7 +163,8 @@ def measure_case(
     waits: list[float] = []
     for number in range(options.rounds + 1):
         for name, step in contenders.items():
-            # Making one drops the code of those before, so the warm-up compiles; with CUDA graphs it takes three steps.
+            # Making one drops the code of those before, so the warm-up takes it from the cache; with CUDA graphs it
+            # takes three steps.
             with inductor_config.patch(variants.get(name, Variant()).inductor):
                 seconds[name].append(timed(step, options.steps if number else 3, device))
         if paths is not None:
@@ -179,7 +184,8 @@ def rows(
     for name, seconds in rounds.items():
         rate = steps * batch / statistics.median(seconds)
         against_ours = name == "ours_whole_path" or name in VARIANTS
-        baselines = ["ours"] if against_ours else ["ffcv_imagenet", "torchvision"] if name == "ours" else [""]
+        references = [each for each in ("ffcv_imagenet", "torchvision") if each in rounds]
+        baselines = ["ours"] if against_ours else references if name == "ours" and references else [""]
         for baseline in baselines:
             other = rounds.get(baseline, seconds)
             ratio = statistics.median(b / a for a, b in zip(seconds, other, strict=True))
@@ -206,8 +212,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--px", type=int, nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=5, help="alternations counted [5]")
     parser.add_argument("--steps", type=int, help="steps of each in a round [20 on a GPU, 2 on a CPU]")
-    parser.add_argument("--compile", choices=get_args(get_type_hints(Train)["compile"]), default="auto", help="of ours")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[], help="compared with ours")
+    parser.add_argument("--warm-up", action="store_true", help="measure nothing: compile, for the caches on the disk")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -53,7 +53,7 @@ repair "$work"/imagenet18_ffcv-*.whl
 say "their requirements, and pytest, in the versions of uv.lock"
 options=(-q --locked --no-hashes --no-annotate --no-header --no-emit-project --no-emit-package ffcv)
 uv export "${options[@]}" --no-dev "${not_wanted[@]/#/--prune=}" >"$work/requirements.txt"
-uv export "${options[@]}" --only-dev | grep -E '^(pytest|iniconfig|pluggy|pygments)==' >>"$work/requirements.txt"
+uv export "${options[@]}" --only-dev | grep -E '^(pytest|pytest-xdist|execnet|iniconfig|pluggy|pygments)==' >>"$work/requirements.txt"
 for python in "${pythons[@]}"; do
     uvx --quiet --python "$python" pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir "$out" \
         --find-links "$out" -r "$work/requirements.txt"

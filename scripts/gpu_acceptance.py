@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from data_tools.doctor.software_checks import cards
 from scripts.gpu_report import Result, goals, outcomes, table
@@ -37,19 +37,25 @@ BENCHMARK = "benchmarks/train_step.py"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """A command for this Python with a time limit; ``rows``: a benchmark, which writes rows with --json."""
+    """A command for this Python with a time limit; ``rows``: a benchmark, which writes rows with --json.
+
+    The commands ``beside`` run at the same time; what they have not done by the part's limit is left.
+    """
 
     name: str
     command: tuple[str, ...]
     seconds: float
     rows: bool = False
+    beside: tuple[tuple[str, ...], ...] = ()
 
 
 def parts(work: Path, stand_in: bool) -> list[Part]:
     """In the order of their worth: where time runs out, the last are not run."""
     train, val = (64, 12) if stand_in else (10_240, 1_000)
     quick = ("--rounds", "1", "--steps", "1") if stand_in else ("--rounds", "3")
-    few = ("-k", "fp32 or equal") if stand_in else ()
+    tests = ("tests/gpu", "-k", "fp32 or equal") if stand_in else ("tests/gpu",)
+    sizes = ("128",) if stand_in else ("128", "288")
+    compiled = () if stand_in else ("fp16", "cuda_graphs")
     sample, betons = work / "sample.tar", work / "betons"
     caps = "--data.caps=160,320,full"
 
@@ -67,17 +73,20 @@ def parts(work: Path, stand_in: bool) -> list[Part]:
             command=("-m", "write_datasets", f"--data.source={sample}", f"--data.out={betons}", caps),
             seconds=90,
         ),
-        benchmark("step 224", 224, 120, f"--betons={betons}"),
+        # Nothing is timed in the tests, so meanwhile the code of the steps is compiled for the caches on the disk.
         Part(
             name="tests",
-            command=("-m", "pytest", "-v", "-p", "no:cacheprovider", "-o", "pythonpath=tests", "tests/gpu", *few),
+            command=("-m", "pytest", "-v", "-n", "4", "-p", "no:cacheprovider", "-o", "pythonpath=tests", *tests),
             seconds=200,
+            beside=(
+                (BENCHMARK, "--warm-up", "--px", "224", "--variants", "eager", *compiled),
+                (BENCHMARK, "--warm-up", "--px", *sizes),
+            ),
         ),
-        *(benchmark(f"step {px}", px, 90, f"--betons={betons}") for px in ((128,) if stand_in else (128, 288))),
-        *(
-            benchmark(f"compile {mode}", 224, 90, "--compile", mode)
-            for mode in (("off",) if stand_in else ("off", "reduce-overhead", "max-autotune"))
-        ),
+        benchmark("step 224", 224, 120, f"--betons={betons}"),
+        *(benchmark(f"step {px}", int(px), 120, f"--betons={betons}") for px in sizes),
+        benchmark("variants 224", 224, 120, "--variants", "eager", *compiled),
+        *(() if stand_in else (benchmark("max-autotune 224", 224, 180, "--variants", "max_autotune"),)),
     ]
     return [replace(part, seconds=part.seconds * (10 if stand_in else 1)) for part in found]
 
@@ -95,19 +104,22 @@ def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> 
         return Result(name=part.name, status="not run: no time left")
     with tempfile.TemporaryDirectory() as folder, log.open("a+") as output:
         rows = Path(folder) / "rows.json"
-        command = [sys.executable, *part.command, *(("--json", str(rows)) if part.rows else ())]
+        command = (*part.command, *(("--json", str(rows)) if part.rows else ()))
         print(f"\n== {part.name}: {' '.join(command)}", file=output, flush=True)
         at = output.tell()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        beside = [_start(each, environment, subprocess.DEVNULL) for each in part.beside]
+        process = _start(command, environment, output)
         try:
             exit_status = process.wait(limit)
             status = "done" if exit_status == 0 else f"failed with exit status {exit_status}"
+            for each in beside:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    each.wait(max(0, began + limit - time.monotonic()))
         except subprocess.TimeoutExpired:
             status = f"stopped after {limit:.0f} s"
-        finally:  # also what it left running
-            _kill(process)
+        finally:  # also what they left running
+            for each in (process, *beside):
+                _kill(each)
         output.seek(at)
         return Result(
             name=part.name,
@@ -116,6 +128,17 @@ def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> 
             tests=outcomes(output.read()) if "pytest" in part.command else None,
             rows=tuple(json.loads(rows.read_text())) if rows.exists() else (),
         )
+
+
+def _start(command: Sequence[str], environment: dict[str, str], output: IO[str] | int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

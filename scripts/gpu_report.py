@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-COLUMNS = ("ours", "img/s", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %")
+COLUMNS = ("ours", "img/s", "x ours", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %")
+NOT_VARIANTS = {"ours", "ours_whole_path", "ffcv_imagenet", "torchvision"}
 # What is wanted at 224 px: of a row of the benchmark (name, baseline) a figure, and its limit.
 WANTED = (
     ("step, x ffcv-imagenet's, >= 1.25", ("ours", "ffcv_imagenet", "ratio"), operator.ge, 1.25),
@@ -38,9 +39,11 @@ class Goal:
 
 
 def outcomes(output: str) -> dict[str, list[str]]:
-    """The tests that `pytest -v` has finished, by outcome; it may have been stopped before its summary."""
+    """The tests that `pytest -v -n N` has finished, by outcome; it may have been stopped before its summary."""
     found: dict[str, list[str]] = {"PASSED": [], "FAILED": [], "ERROR": [], "SKIPPED": []}
-    for name, outcome in re.findall(r"^tests/(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", output, re.MULTILINE):
+    for outcome, name in re.findall(
+        r"^\[gw\d+\] .*?(PASSED|FAILED|ERROR|SKIPPED) tests/(\S+::.+?) *$", output, re.MULTILINE
+    ):
         found[outcome].append(name)
     return found
 
@@ -50,6 +53,15 @@ def figure(results: Sequence[Result], part: str, name: str, baseline: str, key: 
     rows = [row for each in results if each.name == part for row in each.rows]
     found = [row[key] for row in rows if row["name"] == name and row["baseline"] == baseline]
     return found[0] if found else None
+
+
+def _figures(rows: Sequence[dict[str, Any]], name: str) -> list[float | None]:
+    """The columns of the table for one of ``rows``'s contenders."""
+    against = {row["baseline"]: row for row in rows if row["name"] == name}
+    rate = next((row["images_per_s"] for row in against.values()), None)
+    ratios = [against.get(other, {}).get("ratio") for other in ("ours", "ffcv_imagenet", "torchvision")]
+    path = next((row for row in rows if row["name"] == f"{name}_whole_path"), {})
+    return [rate, *ratios, path.get("ratio"), path.get("data_wait_percent")]
 
 
 def goals(results: Sequence[Result], *, on_gpu: bool) -> list[Goal]:
@@ -70,18 +82,14 @@ def table(machine: dict[str, Any], results: Sequence[Result], wanted: Sequence[G
         tests = {outcome: len(names) for outcome, names in (each.tests or {}).items() if names}
         counts = ", ".join(f"{count} {outcome.lower()}" for outcome, count in tests.items())
         yield f"{each.name:<24}{each.seconds:>8.1f}  {each.status}{f' ({counts})' if counts else ''}"
-    yield "\n{:<24}{:>8}{:>17}{:>15}{:>13}{:>13}".format(*COLUMNS)
+    line = "{:<24}{:>8}{:>8}{:>17}{:>15}{:>13}{:>13}"
+    yield "\n" + line.format(*COLUMNS)
     for each in results:
-        if each.name.startswith(("step", "compile")):
-            columns = [
-                figure(results, each.name, "ours", "ffcv_imagenet", "images_per_s"),
-                figure(results, each.name, "ours", "ffcv_imagenet", "ratio"),
-                figure(results, each.name, "ours", "torchvision", "ratio"),
-                figure(results, each.name, "ours_whole_path", "ours", "ratio"),
-                figure(results, each.name, "ours_whole_path", "ours", "data_wait_percent"),
-            ]
-            shown = ["not run" if value is None else f"{value:g}" for value in columns]
-            yield "{:<24}{:>8}{:>17}{:>15}{:>13}{:>13}".format(each.name, *shown)
+        if each.name.startswith(("step", "variants", "max-autotune")):
+            variants = [row["name"] for row in each.rows if row["name"] not in NOT_VARIANTS]
+            for name in ("ours", *variants):
+                shown = ["not run" if value is None else f"{value:g}" for value in _figures(each.rows, name)]
+                yield line.format(each.name if name == "ours" else f"  {name}", *shown)
     yield f"\n{'goal at 224 px':<40}{'measured':>10}"
     for goal in wanted:
         measured = "not run" if goal.measured is None else f"{goal.measured:g}"

@@ -15,7 +15,7 @@ import torch
 
 import train_imagenet
 from helpers import ROOT
-from helpers.processes import processes_of_session
+from helpers.processes import processes_of_session, wait_until
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
 from training.runlog.step_table import read_steps
@@ -57,13 +57,17 @@ def training_script(recipe: Path, run_dir: Path, *options: str) -> list[str]:
 
 
 class TrainingProcess:
-    """train_imagenet.py in a process and a session of its own; what it prints goes to files in the run's folder."""
+    """train_imagenet.py in a process and a session of its own; what it prints goes to files in the run's folder.
+
+    On a GPU it starts anew: to import FFCV loads CUDA, which a forked process cannot use.
+    """
 
     def __init__(self, recipe: Path, run_dir: Path, *options: str) -> None:
         run_dir.mkdir(exist_ok=True)
         self.logs = run_dir / "stdout.txt", run_dir / "stderr.txt"
         arguments = training_arguments(recipe, run_dir, *options)
-        self.process = SERVER.Process(target=run_with_logs, args=(arguments, self.logs))
+        context = multiprocessing.get_context("spawn") if "--dist.device=cuda" in options else SERVER
+        self.process = context.Process(target=run_with_logs, args=(arguments, self.logs))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid
@@ -74,6 +78,12 @@ class TrainingProcess:
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         self.process.join(60)
+
+    def wait_for_batches(self, number: int) -> None:
+        """Until its newest checkpoint holds ``number`` batches or more."""
+        folder = self.logs[0].parent
+        wait_until(lambda: batches_done(folder) >= number or not self.process.is_alive())
+        assert batches_done(folder) >= number, self.logs[1].read_text()
 
     def finish(self, status: int = 0, seconds: float = 300) -> tuple[str, str]:
         """Standard output and standard error; it has to end with ``status``."""

@@ -17,10 +17,10 @@ class Model:
     arch: Arch = option("resnet50", "a ResNet of torchvision")
     init_bn0: bool = option(True, "zero the last BatchNorm of each residual block; fc weights from N(0, 0.01)")
     blurpool: bool = option(False, "blur before every strided convolution but the first, against aliasing")
-    stem_blocks: bool = option(
-        False,
-        "compute the first convolution as 4x4 on blocks of 2x2 pixels, which tensor cores do better; equal but for "
-        "rounding, and the same weights in checkpoints",
+    stem_blocks: Literal["auto", "true", "false"] = option(
+        "auto",
+        "compute the first convolution as 4x4 on blocks of 2x2 pixels: equal but for rounding, and the same weights in "
+        "checkpoints; `auto`: on a GPU in bf16, where it is faster",
     )
     prior_bias: bool = option(
         False, "begin with fc biases of -log(classes), so that with `train.loss=bce` each class begins as a rare one"

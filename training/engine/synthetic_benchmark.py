@@ -25,11 +25,13 @@ class SyntheticRun:
         batch: int,
         device: torch.device,
         options: Train,
-        stem_blocks: bool = False,
+        stem_blocks: str = "auto",
     ) -> None:
-        net = resnet.build(arch, classes, init_bn0=True, stem_blocks=stem_blocks).to(device)
+        dtype = resnet.amp_dtype(options.amp, device)
+        blocks = resnet.stem_on_blocks(stem_blocks, dtype, device)
+        net = resnet.build(arch, classes, init_bn0=True, stem_blocks=blocks).to(device)
         net.to(memory_format=torch.channels_last)
-        predict = Predictor(net, resnet.amp_dtype(options.amp, device), device)
+        predict = Predictor(net, dtype, device)
         loss_module = LossModule(predict, options.label_smoothing, options.loss)
         self.step = TrainStep(loss_module, optimizer.build(net, options, highest_lr=1e-3), options)
         self.step.prepare(px, batch, device)
@@ -52,7 +54,7 @@ def measure(config: RunConfig, px: int, batch: int, steps: int) -> float:
     """Images a second over ``steps`` steps of the run's network and options, after two to warm up."""
     device = torch.device("cuda" if world.use_cuda(config.dist) else "cpu")
     torch.backends.cudnn.benchmark = True
-    run = SyntheticRun(config.model.arch, 1000, px, batch, device, config.train)
+    run = SyntheticRun(config.model.arch, 1000, px, batch, device, config.train, config.model.stem_blocks)
     for _ in range(2):
         run()
     synchronise(device)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.library import triton_op, wrap_triton
+
+try:
+    from training.model.max_pool import launch, pool_windows, spread_gradients
+except ImportError:  # torch for the CPU alone comes without Triton
+    launch = None  # type: ignore[assignment]
 
 
 class UncountedBatchNorm(nn.BatchNorm2d):
@@ -56,3 +64,53 @@ def _blocks(x: torch.Tensor) -> torch.Tensor:
     rows = x.permute(0, 2, 3, 1).reshape(n, height // 2, 2, width // 2, 2, channels)
     blocks = rows.transpose(2, 3).reshape(n, height // 2, width // 2, 4 * channels)
     return nn.functional.pad(blocks, (0, 4)).permute(0, 3, 1, 2)
+
+
+class MaxPool(nn.Module):
+    """ResNet's max pooling (3x3, stride 2, padding 1): as nn.MaxPool2d, in own kernels where a GPU's step is compiled.
+
+    Eager steps take torch's kernels, since Triton needs a C compiler on the machine.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.training and x.is_cuda and x.dtype.itemsize <= 4 and torch.compiler.is_compiling()
+        if launch is None or not own:
+            return torch.max_pool2d(x, (3, 3), (2, 2), (1, 1))
+        pooled: torch.Tensor = max_pool(x)[0]
+        return pooled
+
+
+@triton_op("imagenet18::max_pool", mutates_args=())
+def max_pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x`` (n, c, h, w), pooled to (n, c, ceil(h / 2), ceil(w / 2)), and the pixel that each value is of (0 to 8)."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    shape = (*x.shape[:2], (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    taken = torch.empty(shape, dtype=torch.int8, device=x.device, memory_format=torch.channels_last)
+    launch(wrap_triton(pool_windows), (x, y, taken), x.shape, y.shape)
+    return y, taken
+
+
+@triton_op("imagenet18::max_pool_backward", mutates_args=())
+def max_pool_backward(grad: torch.Tensor, taken: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The gradient (n, c, ``height``, ``width``) of the pooling whose output has the gradient ``grad``."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    shape = (*grad.shape[:2], height, width)
+    out = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+    launch(wrap_triton(spread_gradients), (grad, taken, out), out.shape, grad.shape)
+    return out
+
+
+def _keep(ctx: Any, inputs: tuple[torch.Tensor], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.size = inputs[0].shape[2:]
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: torch.Tensor, _: Any) -> torch.Tensor:
+    (taken,) = ctx.saved_tensors
+    spread: torch.Tensor = max_pool_backward(grad, taken, *ctx.size)
+    return spread
+
+
+max_pool.register_autograd(_backward, setup_context=_keep)

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from training.model.layers import BlockStem, UncountedBatchNorm
+from training.model.layers import BlockStem, MaxPool, UncountedBatchNorm
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -44,6 +44,7 @@ def build(
     if stem_blocks:
         assert isinstance(model.conv1, nn.Conv2d)
         model.conv1 = BlockStem(model.conv1)
+    model.maxpool = MaxPool()
     return model
 
 
@@ -104,6 +105,14 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def stem_on_blocks(stem_blocks: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``model.stem_blocks`` means :class:`BlockStem`. With ``auto`` where cuDNN has no kernels for 3 channels:
+    on an H200 it has them for fp16, and for bf16 pads each batch to 8 channels."""
+    if stem_blocks != "auto":
+        return stem_blocks == "true"
+    return device.type == "cuda" and dtype == torch.bfloat16
 
 
 def amp_name(dtype: torch.dtype) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.processes import wait_until
 from helpers.recipes import ONE_EPOCH, write_recipe
 from helpers.training_runs import (
     BATCHES,
@@ -42,7 +41,7 @@ def test_run_stopped_by_sigterm_continues_to_the_same_bits(
     """The recipe has run.deterministic, averaged weights and MixUp."""
     options = (f"--dist.device={device.type}", "--train.compile=off")
     process = TrainingProcess(recipe, tmp_path, "--run.checkpoint_minutes=0", *options)
-    wait_until(lambda: batches_done(tmp_path) >= after)
+    process.wait_for_batches(after)
     process.signal(signal.SIGTERM)
     assert "the same command continues" in process.finish(75)[1]
     assert after <= batches_done(tmp_path) < BATCHES

@@ -47,6 +47,27 @@ def test_steps_are_measured_without_betons_too(tmp_path: Path) -> None:
     assert not any("betons" in word for word in without_betons(step).command)
 
 
+def test_command_beside_a_part_runs_until_the_limit_of_the_part(tmp_path: Path) -> None:
+    done, session = tmp_path / "done", tmp_path / "session"
+    short = ("-c", f"import time; time.sleep(1); open({str(done)!r}, 'w')")
+    endless = ("-c", f"import os, time; open({str(session)!r}, 'w').write(str(os.getsid(0))); time.sleep(600)")
+    part = Part(name="part", command=("-c", ""), seconds=5, beside=(short, endless))
+    assert run_now(part, tmp_path).status == "done"
+    assert done.exists()
+    wait_for_end_of_session(int(session.read_text()))
+
+
+def test_variants_are_shown_against_our_step() -> None:
+    rows = (
+        {"name": "fp16", "baseline": "ours", "images_per_s": 110, "ratio": 1.1},
+        {"name": "ours", "baseline": "", "images_per_s": 100, "ratio": 1.0},
+    )
+    results = [Result(name="variants 224", status="done", rows=rows)]
+    shown = [line.split() for line in table(MACHINE, results, goals(results, on_gpu=True))]
+    assert ["variants", "224", "100", *["not", "run"] * 5] in shown
+    assert ["fp16", "110", "1.1", *["not", "run"] * 4] in shown
+
+
 def test_rows_of_a_benchmark_that_failed_later_are_kept(tmp_path: Path) -> None:
     code = "import json, sys; open(sys.argv[2], 'w').write(json.dumps([{'name': 'ours'}])); raise SystemExit(1)"
     result = run_now(python("step 224", code, rows=True), tmp_path)
@@ -55,10 +76,11 @@ def test_rows_of_a_benchmark_that_failed_later_are_kept(tmp_path: Path) -> None:
 
 def test_tests_are_counted_without_a_summary() -> None:
     output = (
-        "tests/gpu/a.py::one[fp16, dynamic scale] PASSED [  5%]\n"
-        "tests/gpu/a.py::two FAILED [ 10%]\n"
-        "tests/gpu/a.py::three SKIPPED (no GPU) [ 15%]\n"
-        "tests/gpu/a.py::four "
+        "tests/gpu/a.py::four \n"
+        "[gw1] [  5%] PASSED tests/gpu/a.py::one[fp16, dynamic scale] \n"
+        "tests/gpu/a.py::five \n"
+        "[gw0] [ 10%] FAILED tests/gpu/a.py::two \n"
+        "[gw3] [100%] SKIPPED tests/gpu/a.py::three "
     )
     assert outcomes(output) == {
         "PASSED": ["gpu/a.py::one[fp16, dynamic scale]"],
@@ -93,7 +115,7 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["--stand-in", "--minutes=30", f"--out={tmp_path}"]) == 0, (tmp_path / "acceptance.log").read_text()
     record = json.loads((tmp_path / "acceptance.json").read_text())
     assert {part["name"]: part["status"] for part in record["parts"]} == dict.fromkeys(
-        ("sample", "betons", "step 224", "tests", "step 128", "compile off"), "done"
+        ("sample", "betons", "tests", "step 224", "step 128", "variants 224"), "done"
     )
     tests = next(part["tests"] for part in record["parts"] if part["tests"])
     assert len(tests["PASSED"]) == 2 and not tests["FAILED"] and not tests["SKIPPED"]

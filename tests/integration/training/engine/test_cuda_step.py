@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bce": {"loss": "bce", "label_smoothing": 0.08},
     "decay_and_clipping": {"amp": "fp16", "decay_decoupled": True, "clip_norm": 1.0},
     "decay_without_a_scale": {"amp": "bf16", "decay_decoupled": True, "clip_norm": 1.0},
-    "stem_blocks": {"stem_blocks": True},
+    "stem_blocks": {"stem_blocks": "true"},
     "deterministic": {},
 }
 SQUARES, RECTANGLES = [(PX, PX)], [(PX, 80), (96, PX)]
@@ -63,7 +63,7 @@ def state_on(
     arch: Arch = "resnet18",
     emulate_gpus: int = 1,
     blurpool: bool = False,
-    stem_blocks: bool = False,
+    stem_blocks: str = "auto",
     **train: Any,
 ) -> TrainState:
     config = RunConfig(
@@ -191,7 +191,7 @@ def test_step_around_the_network_takes_the_recorded_launches(
 COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
-    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": True}, SQUARES),
+    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": "true"}, SQUARES),
     ({"amp": "fp16", "loss": "bce", "decay_decoupled": True, "clip_norm": 1.0}, SQUARES),
     pytest.param({"amp": "bf16", "arch": "resnet50"}, RECTANGLES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp16", "arch": "resnet50"}, SQUARES, marks=pytest.mark.slow),

@@ -41,7 +41,7 @@ def test_same_options_have_no_differences() -> None:
     [
         options(train=Train(max_bad_steps=3)),
         options(train=Train(compile="off")),
-        options(model=Model(stem_blocks=True)),
+        options(model=Model(stem_blocks="true")),
         options(train=Train(flip_tta=True)),
         options(phase={"val_batch": 7, "rectangular_val": True}),
         options(phase={"val_resize": 140}),
