@@ -76,7 +76,7 @@ def parts(work: Path, stand_in: bool) -> list[Part]:
         # Nothing is timed in the tests, so meanwhile the code of the steps is compiled for the caches on the disk.
         Part(
             name="tests",
-            command=("-m", "pytest", "-v", "-n", "4", "-p", "no:cacheprovider", "-o", "pythonpath=tests", *tests),
+            command=("-m", "pytest", "-v", "-n", "6", "-p", "no:cacheprovider", "-o", "pythonpath=tests", *tests),
             seconds=200,
             beside=(
                 (BENCHMARK, "--warm-up", "--px", "224", "--variants", "eager", *compiled),

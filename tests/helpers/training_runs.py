@@ -82,7 +82,7 @@ class TrainingProcess:
     def wait_for_batches(self, number: int) -> None:
         """Until its newest checkpoint holds ``number`` batches or more."""
         folder = self.logs[0].parent
-        wait_until(lambda: batches_done(folder) >= number or not self.process.is_alive())
+        wait_until(lambda: batches_done(folder) >= number or not self.process.is_alive(), 240)
         assert batches_done(folder) >= number, self.logs[1].read_text()
 
     def finish(self, status: int = 0, seconds: float = 300) -> tuple[str, str]:

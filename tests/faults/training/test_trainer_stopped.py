@@ -36,7 +36,7 @@ SAVE_EVERY_BATCH = "--run.checkpoint_minutes=0"
 @pytest.mark.parametrize("after", [3, 5, 14])
 def test_killed_run_continues_to_the_same_result(recipe: Path, finished_run: Path, tmp_path: Path, after: int) -> None:
     process = TrainingProcess(recipe, tmp_path, SAVE_EVERY_BATCH)
-    wait_until(lambda: batches_done(tmp_path) >= after)
+    process.wait_for_batches(after)
     process.kill()
     assert after <= batches_done(tmp_path) < BATCHES
     TrainingProcess(recipe, tmp_path).finish()
@@ -59,7 +59,7 @@ def test_signal_saves_and_exits_75(recipe: Path, finished_run: Path, tmp_path: P
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(recipe: Path, finished_run: Path, tmp_path: Path) -> None:
     process = TrainingProcess(recipe, tmp_path, SAVE_EVERY_BATCH)
-    wait_until(lambda: batches_done(tmp_path) >= 7)
+    process.wait_for_batches(7)
     process.kill()
     wait_until(lambda: (tmp_path / checkpoint.LAST).exists())
     last = tmp_path / checkpoint.LAST
@@ -84,7 +84,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(betons: Path, tmp_p
 
 def test_killed_process_ends_the_other(recipe: Path, tmp_path: Path) -> None:
     process = TrainingProcess(recipe, tmp_path, SAVE_EVERY_BATCH, "--dist.processes=2")
-    wait_until(lambda: batches_done(tmp_path) > 0, 240)
+    process.wait_for_batches(1)
     os.kill(ranks_of(process)[0], signal.SIGKILL)
     assert "failed first" in process.finish(1)[1]
     wait_for_end_of_session(process.pid)

@@ -42,7 +42,11 @@ def test_images_of_the_plan_are_those_of_the_estimate(capsys: pytest.CaptureFixt
     whole = capsys.readouterr().out.splitlines()
     assert estimate.main([*arguments, "--data.train_images=20000"]) == 0
     part = capsys.readouterr().out.splitlines()
-    assert whole[0] == part[0] == "28 epochs on 1 GPU; h200: NVIDIA's examples, AMP, synthetic images"
+    assert (
+        whole[0]
+        == part[0]
+        == "28 epochs on 1 GPU; h200: this project's compiled step on one card, torch 2.11 (On a GPU)"
+    )
     assert whole[-1] != part[-1]
     assert part[-1].endswith("0.00 at 0 per GPU-hour")
     assert estimate.main([*arguments, "--train-images=20000"]) == 2
@@ -53,7 +57,7 @@ def test_command_prints_source_and_price(capsys: pytest.CaptureFixture[str]) -> 
     recipe = str(RECIPES["titan8"])
     assert estimate.main(["--config-file", recipe, "--gpu", "h200", "--gpus", "8", "--price", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "NVIDIA's examples" in printed
+    assert "this project's compiled step" in printed
     assert "at 2 per GPU-hour" in printed
     assert "taken to keep up: the loader (--cores_per_gpu) and the disk (--disk_mb_s)" in printed
     assert estimate.main(["--config-file", "none.yaml"]) == 2

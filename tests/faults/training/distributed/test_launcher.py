@@ -69,7 +69,7 @@ def test_modules_in_the_current_folder_are_not_imported_by_the_processes(tmp_pat
 def test_hanging_process_ends_the_job(recipe: Path, tmp_path: Path) -> None:
     options = "--run.checkpoint_minutes=0", "--dist.processes=2", "--dist.timeout_minutes=0.1"
     process = TrainingProcess(recipe, tmp_path, *options)
-    wait_until(lambda: batches_done(tmp_path) > 0, 240)
+    process.wait_for_batches(1)
     os.kill(ranks_of(process)[1], signal.SIGSTOP)
     # The timeout is 6 s, and the launcher gives the stopped process 30 s to leave.
     _, err = process.finish(1)
