@@ -1,0 +1,46 @@
+"""The loop that equivalence.py compares with has the recipe's network and decay, by its own means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT
+
+from benchmarks import plain_training
+from training.config.run_config import from_argv
+from training.model import resnet
+
+RECIPE = ROOT / "benchmarks" / "equivalence.yaml"
+
+
+def test_network_and_decayed_parameters_are_those_of_the_training() -> None:
+    torch.manual_seed(3)
+    theirs = plain_training.network("resnet18", 10)
+    torch.manual_seed(3)
+    ours = resnet.build("resnet18", 10, init_bn0=True)
+    weights = dict(theirs.named_parameters())
+    assert all(torch.equal(weights[name], parameter) for name, parameter in ours.named_parameters())
+
+    def decay(model: torch.nn.Module, groups: list[dict[str, object]]) -> dict[str, object]:
+        of = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+        return {name: of[parameter] for name, parameter in model.named_parameters()}
+
+    expected = resnet.parameter_groups(ours, 0.01, decay_norm=False, decay_bias=True)
+    assert decay(theirs, plain_training.groups(theirs, 0.01)) == decay(ours, expected)
+
+
+def test_benchmark_recipe_is_one_that_the_plain_loop_can_do() -> None:
+    plain_training.check(from_argv(["--config-file", str(RECIPE)]))
+
+
+@pytest.mark.parametrize("more", [("train", "mixup", 0.2), ("model", "blurpool", True), ("train", "ema", 0.5)])
+def test_what_the_plain_loop_does_not_do_is_refused(tmp_path: Path, more: tuple[str, str, object]) -> None:
+    section, key, value = more
+    recipe = yaml.safe_load(RECIPE.read_text())
+    recipe[section][key] = value
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(SystemExit, match="asks for more"):
+        plain_training.check(from_argv(["--config-file", str(tmp_path / "recipe.yaml")]))
