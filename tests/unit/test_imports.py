@@ -14,13 +14,14 @@ SOURCES = sorted(
     for pattern in ("*.py", *(f"{folder}/**/*.py" for folder in FOLDERS))
     for path in ROOT.glob(pattern)
 )
-BETON_PACKAGES = {"data_tools.common", "data_tools.native", "data_tools.beton"}
+BETON_PACKAGES = {"data_tools.common", "data_tools.common.options", "data_tools.native", "data_tools.beton"}
 # A package and the packages that it may import; the root of each of the two holds its programs.
 MAY_IMPORT = {
     "data_tools.common": set(),
+    "data_tools.common.options": {"data_tools.common"},
     "data_tools.native": {"data_tools.common"},
     "data_tools.beton": {"data_tools.common", "data_tools.native"},
-    "data_tools.sample": {"data_tools.common"},
+    "data_tools.sample": {"data_tools.common", "data_tools.common.options"},
     "data_tools.sources": BETON_PACKAGES,
     "data_tools.convert": BETON_PACKAGES | {"data_tools.sources"},
     "data_tools.doctor": BETON_PACKAGES,
