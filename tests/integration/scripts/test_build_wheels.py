@@ -88,6 +88,8 @@ def test_installed_without_network_or_compiler_they_convert_load_and_train(
         mount --bind '{tmp_path}/empty' /usr/lib/gcc
         mount --bind '{bare}' {LIBRARIES}
         {image} -m pip install --quiet --no-index --find-links='{wheels}' imagenet18-ffcv >&2
+        {image} -m pip install --quiet --no-index --find-links='{wheels}' pytest-xdist >&2
+        {image} -m pytest --version --numprocesses 1 >&2
         {image} -m write_datasets --data.source='{sorted_tar}' --data.out=betons --data.caps=160 >&2
         {image} load.py
         {image} -m train_imagenet --config-file tiny.yaml >&2
