@@ -254,7 +254,7 @@ def _plain(section: Any) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml."
+DESCRIPTION = "Train a ResNet on ImageNet betons with a progressive schedule. Recipes: rn50_configs/*.yaml."
 
 
 def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:
