@@ -18,7 +18,8 @@ class PhaseKeys(Phase):
 
     epochs: list[int] = option(
         REQUIRED,
-        "`[a, b]`: begins after epoch a and ends after epoch b; the phases follow each other without gap or overlap",
+        "`[a, b]`: begins after epoch a and ends after epoch b, counted from 1; the phases follow each other without "
+        "gap or overlap",
     )
     lr: list[object] = option(
         [],
