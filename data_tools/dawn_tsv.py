@@ -2,7 +2,7 @@
 
 Reads what train_imagenet.py writes, and what the published imagenet18 code wrote: the scalars ``times/first`` (there
 ``first``; once, at the start), ``losses/test_1``, ``losses/test_5`` and ``times/eval_sec`` (after every epoch), whose
-steps count examples. An epoch's hours are the wall time from the first to its ``losses/test_5``, including phase
+steps count images. An epoch's hours are the wall time from the first to its ``losses/test_5``, including phase
 preparation and interruptions.
 """
 

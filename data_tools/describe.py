@@ -31,7 +31,7 @@ SOURCES = 5  # that are named
 class DescribeOptions:
     """One description of a beton."""
 
-    file: Path = option(REQUIRED, "the beton", argument="FILE.beton")
+    file: Path = option(REQUIRED, "beton to describe", argument="FILE.beton")
     sheet: Path | None = option(None, "draw 48 of its images into this file (.png)", none="no sheet")
 
     def __post_init__(self) -> None:

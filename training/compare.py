@@ -1,6 +1,6 @@
-"""Whether two runs learned the same: their losses step by step, then the scores of their epochs.
+"""Compare two runs: their losses step by step, then the scores of their epochs.
 
-Names the first difference. The exit status is 0 where there is none, and 1 where there is one.
+Names the first difference. The exit status is 0 if there is none, else 1.
 """
 
 from __future__ import annotations

@@ -37,13 +37,17 @@ class EstimateOptions(RunConfig):
     measure: bool = option(False, "measure training steps on this machine instead")
     gpus: int | None = option(None, "number of cards", low=1, none="as many as the recipe is for")
     machines: int | None = option(
-        None, "machines that hold them", low=1, none="of 8 cards, or fewer, that share them evenly"
+        None, "number of machines", low=1, none="the fewest with at most 8 cards each that share the cards evenly"
     )
-    network_gbit: float = option(25.0, "Gbit/s between machines; TCP is taken to make 30 % of it", low=0.1)
-    cores_per_gpu: float | None = option(None, "cores that load for a card", low=0.1, none="the loader keeps up")
-    disk_mb_s: float | None = option(None, "MB/s that a machine's disk reads", low=0.1, none="the disk keeps up")
+    network_gbit: float = option(25.0, "Gbit/s between machines, of which TCP is assumed to use 30 %", low=0.1)
+    cores_per_gpu: float | None = option(
+        None, "CPU cores per card that load images", low=0.1, none="the loader keeps up"
+    )
+    disk_mb_s: float | None = option(
+        None, "MB/s that the disk of each machine reads", low=0.1, none="the disk keeps up"
+    )
     cache_gb: float | None = option(
-        None, "GB of a machine's memory for its page cache, with `disk_mb_s`", low=0, none="all that it read stays"
+        None, "GB of memory per machine for the page cache; needs `disk_mb_s`", low=0, none="all that was read stays"
     )
     price: float | None = option(None, "price per card and hour", low=0, none="show no cost")
     val_images: int = option(IMAGENET_IMAGES["val"], "number of validation images", low=1)

@@ -24,7 +24,7 @@ class ReportOptions:
     """One report."""
 
     runs: tuple[Path, ...] = option(
-        REQUIRED, f"run folders; more than {charts.MAX_RUNS} only of one recipe", argument="RUN_DIR"
+        REQUIRED, f"run folders; more than {charts.MAX_RUNS} only if all are of one recipe", argument="RUN_DIR"
     )
     out: Path | None = option(None, "folder for report.html and curves.png", none="that of the first run")
     price: float | None = option(None, "price per GPU-hour", low=0, none="show no cost")

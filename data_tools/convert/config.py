@@ -29,7 +29,7 @@ class Data:
     caps: tuple[str, ...] | None = option(
         None,
         "sizes in px, or `full`; comma-separated",
-        none="`160,320,full`; for a `-sz` source alone, the sizes that it has",
+        none="`160,320,full`; if all sources are `-sz`, the sizes that they have",
     )
     side: Literal["shorter", "longer"] = option("shorter", "the side that a cap limits")
     expect: Literal["imagenet1k", "any"] | None = option(
@@ -76,12 +76,12 @@ class Write:
         "jpg", "store images as `jpg`, as `raw` pixels, or in a `proportion` of both"
     )
     raw_share: float = option(0.5, "for `proportion`: the share of images stored as pixels", low=0, high=1)
-    seed: int = option(0, "for `proportion`: seed of the choice which images are stored as pixels", low=0)
+    seed: int = option(0, "for `proportion`: seed of the random choice of images to store as pixels", low=0)
     on_bad: Literal["fail", "skip"] = option("fail", "on a damaged image, `fail`, or `skip` it")
     max_bad: int = option(10, "with `skip`: stop if a split has more than this many", low=0)
     workers: int | None = option(
         None,
-        "processes that decode and encode; the files do not depend on it",
+        "processes that decode and encode; the files do not depend on their number",
         low=1,
         high=1024,
         none="one per usable core",

@@ -18,18 +18,19 @@ class PhaseKeys(Phase):
 
     epochs: list[int] = option(
         REQUIRED,
-        "`[a, b]`: from after epoch a to epoch b, counted from 1; the phases follow each other without gap or overlap",
+        "`[a, b]`: begins after epoch a and ends after epoch b, counted from 1; the phases follow each other without "
+        "gap or overlap",
     )
     lr: list[object] = option(
         [],
-        "ramps `{epochs: [a, b], from: x, to: y}`, for the whole job; those of all phases together cover every epoch "
-        "once. Linear, or with `shape: cosine`, or with `shape: polynomial` and `power: n`",
+        "ramps `{epochs: [a, b], from: x, to: y}` of the rate for the whole job; those of all phases together cover "
+        "every epoch once. Linear, unless they have `shape: cosine`, or `shape: polynomial` and `power: n`",
     )
     momentum: list[object] = option([], "ramps of momentum, in the same way", none="`train.momentum`")
     px_ramp: dict[str, object] | None = option(
         None,
-        "`{from: px, epochs: [a, b]}`: over these epochs, which may be fractions, the size goes from there to `px`, in "
-        "multiples of 32, or of `multiple: n`",
+        "`{from: px, epochs: [a, b]}`: over these epochs, which may be fractions, the size goes from `from` to `px`, "
+        "in multiples of 32, or of `multiple: n`",
         none="one size",
     )
 

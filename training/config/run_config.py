@@ -97,11 +97,14 @@ class Dist:
         "processes to start; under `torchrun`, torchrun decides",
         low=1,
         high=MOST_WORKERS,
-        none="one per visible GPU, else 1",
+        none="one per visible GPU, or 1 without GPUs",
     )
     device: Literal["auto", "cuda", "cpu"] = option("auto", "`cuda` or `cpu`; `auto`: GPUs if there are any")
     emulate_gpus: int | None = option(
-        None, "keep the global batch of this many GPUs on fewer, by accumulation", low=1, none="do not accumulate"
+        None,
+        "keep the global batch of this many GPUs on fewer, by accumulating gradients",
+        low=1,
+        none="do not accumulate",
     )
     timeout_minutes: float = option(
         10.0, "give up when a process makes no progress for this long", low=0.05, high=43_200
@@ -127,13 +130,13 @@ class Run:
     )
     init_from: Path | None = option(
         None,
-        "weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or safetensors. For "
-        "other classes the fc layer is new. A folder that has a checkpoint of this run goes on from that",
+        "weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or safetensors. "
+        "If the classes differ, the fc layer is new. A run with a checkpoint in its folder continues from that",
         none="random weights",
     )
     accept_changes: tuple[str, ...] = option(
         (),
-        "options that may differ from those of the checkpoint, comma-separated; the refusal names them",
+        "options that may differ from those of the checkpoint, comma-separated; the error message names them",
     )
     checkpoint_minutes: float = option(
         10.0, "minutes between checkpoints within an epoch; one is always written at its end", low=0
@@ -153,7 +156,10 @@ class Run:
         None, "for `run.eval_only`: size of the crop", low=8, high=4096, none="that of the last phase"
     )
     eval_rectangular: bool | None = option(
-        None, "for `run.eval_only`: rectangles, or squares", none="as the last phase", was=("run.eval_rect",)
+        None,
+        "for `run.eval_only`: validate on rectangles, or on squares",
+        none="as the last phase",
+        was=("run.eval_rect",),
     )
     profile: bool = option(False, "write the torch profiler's trace of ten steps of each phase into the run folder")
     deterministic: bool = option(False, "get the same bits in every run on the same machine; slower on a GPU")
@@ -197,7 +203,7 @@ class Log:
     )
     mllog: Path | None = option(
         None,
-        "file for the events of MLPerf's log, as of training 4.0's open ResNet; a new run replaces them",
+        "write an MLPerf log to this file, as for an open ResNet run of training 4.0; a new run replaces it",
         none="no such log",
     )
 
@@ -248,7 +254,7 @@ def _plain(section: Any) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-DESCRIPTION = "Train a ResNet on ImageNet betons by a progressive schedule. Recipes: rn50_configs/*.yaml."
+DESCRIPTION = "Train a ResNet on ImageNet betons with a progressive schedule. Recipes: rn50_configs/*.yaml."
 
 
 def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:

@@ -119,7 +119,7 @@ class Phase:
         False, "validate on rectangles, cut to the mean shape of their batch, instead of squares"
     )
     val_data: str = option("", "the set to validate on", none="that of `data`")
-    val_px: int = option(0, "side of a validation crop, the shorter one of a rectangle; 0: as `px`", low=0, high=4096)
+    val_px: int = option(0, "side of a validation crop; for rectangles, the shorter side; 0: as `px`", low=0, high=4096)
     val_resize: int = option(
         0,
         "shorter side that a validation image is resized to before its centre is cut out; 0: int(1.14 · `val_px`)",

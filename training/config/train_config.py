@@ -19,7 +19,7 @@ class Model:
     blurpool: bool = option(False, "blur before every strided convolution but the first, against aliasing")
     stem_blocks: Literal["auto", "true", "false"] = option(
         "auto",
-        "compute the first convolution as 4x4 on blocks of 2x2 pixels: equal but for rounding, and the same weights in "
+        "compute the first convolution as 4x4 on blocks of 2x2 pixels: equal up to rounding, with the same weights in "
         "checkpoints; `auto`: on a GPU in bf16, where it is faster",
     )
     prior_bias: bool = option(
@@ -39,13 +39,13 @@ class Train:
         "training loss: `cross_entropy`, or `bce`, composer's: binary cross-entropy of each class against the rest, "
         "summed over classes and averaged over images. The validation loss is cross-entropy",
     )
-    momentum: float = option(0.9, "momentum of SGD, where the schedule has no ramps of it", low=0, high=1)
+    momentum: float = option(0.9, "momentum of SGD, unless the schedule has momentum ramps", low=0, high=1)
     nesterov: bool = option(False, "Nesterov momentum")
     weight_decay: float = option(1e-4, "weight decay of convolution and linear weights", low=0)
     decay_decoupled: bool = option(
         False,
-        "multiply weights by 1 - `weight_decay` · rate / highest rate of the schedule in each step, as composer's "
-        "DecoupledSGDW, instead of adding the decay to the gradient",
+        "multiply weights by 1 - `weight_decay` · rate / highest rate of the schedule in each step, as in "
+        "composer's DecoupledSGDW, instead of adding the decay to the gradient",
     )
     decay_norm: bool = option(False, "weight decay on BatchNorm parameters, too")
     decay_bias: bool = option(True, "weight decay on the fc layer's bias, too")
@@ -54,12 +54,12 @@ class Train:
         0.0, "alpha of MixUp; 0: off. With CutMix as well, one of the two is drawn for each batch", low=0
     )
     cutmix: float = option(0.0, "alpha of CutMix; 0: off", low=0)
-    clip_norm: float = option(0.0, "scale gradients down to this norm of all of them together; 0: off", low=0)
+    clip_norm: float = option(0.0, "scale gradients down to this total norm; 0: off", low=0)
     ema: float = option(
         0.0, "decay per update of averaged weights, which are validated beside the plain ones; 0: off", low=0, high=1
     )
     ema_half_life: float = option(
-        0.0, "in place of `ema`: steps after which a step's weights count half in the average; 0: off", low=0
+        0.0, "in place of `ema`: steps after which a step's weights count for half in the average; 0: off", low=0
     )
     ema_every: int = option(1, "steps from one update of the averaged weights to the next", low=1)
     amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
@@ -69,7 +69,7 @@ class Train:
     loss_scale: float | Literal["dynamic"] = option(1024.0, "loss scale for fp16: a number, or `dynamic`", low=1)
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option(
         "auto",
-        "torch.compile of the step: `off`, or its mode `default`, `reduce-overhead` or `max-autotune`; "
+        "use torch.compile for the step: `off`, or its mode `default`, `reduce-overhead` or `max-autotune`; "
         "`auto`: `default` on a GPU, `off` on a CPU. The last two use CUDA graphs, but not where `dist.emulate_gpus` "
         "accumulates gradients. Validation is not compiled",
     )
