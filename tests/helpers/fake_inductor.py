@@ -22,6 +22,7 @@ from torch._inductor.ir import MultiOutput
 from torch._inductor.output_code import CompiledFxGraph
 from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._inductor.runtime.hints import DeviceProperties
+from torch.utils._triton import has_triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
 from triton.compiler import CompiledKernel
@@ -71,8 +72,9 @@ def fake_inductor(architecture: int, *, assemble: bool = False) -> Iterator[tupl
     backward, and raises NotRun where it would run it. With ``assemble``, every Triton kernel goes through ptxas."""
     card, found = CARDS[architecture], Generated()
     with contextlib.ExitStack() as stack:
-        DeviceProperties.create.__func__.cache_clear()
-        stack.callback(DeviceProperties.create.__func__.cache_clear)
+        for answer in (DeviceProperties.create.__func__, has_triton):  # they remember what there was before
+            answer.cache_clear()
+            stack.callback(answer.cache_clear)
         for target, name, answer in _answers(card, architecture, found, assemble):
             stack.enter_context(mock.patch.object(target, name, answer))
         stack.enter_context(

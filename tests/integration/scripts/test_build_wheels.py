@@ -93,7 +93,7 @@ def test_installed_without_network_or_compiler_they_convert_load_and_train(
         {image} -m write_datasets --data.source='{sorted_tar}' --data.out=betons --data.caps=160 >&2
         {image} load.py
         {image} -m train_imagenet --config-file tiny.yaml >&2
-        {image} -m data_tools.doctor --data.dir=betons >&2
+        {image} -m data_tools.doctor betons >&2
         """,
         cwd=tmp_path,
     )

@@ -93,7 +93,7 @@ def validate(state: TrainState, shapes: list[tuple[int, int]], monkeypatch: pyte
 
 
 class Batches(list[Any]):
-    rectangular = False
+    rectangular, batch = False, BATCH
 
     @property
     def rounds(self) -> int:
