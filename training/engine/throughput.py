@@ -163,6 +163,6 @@ def bottleneck(speed: Speed) -> str:
             "load on the machine, a slow disk, or (run.profile=true) where the long steps spend their time"
         )
     return (
-        f"compute-bound: waiting for images {speed.data_wait_percent:.1f} % of the time; a larger batch, bf16 or "
-        "fp16 and torch.compile are what is left to try"
+        f"compute-bound: waiting for images {speed.data_wait_percent:.1f} % of the time; to go faster, try a larger "
+        "batch, bf16 or fp16, or torch.compile"
     )
