@@ -54,7 +54,6 @@ VARIANTS = {
     "cuda_graphs": Variant(train=Train(compile="reduce-overhead")),
     "max_autotune": Variant(train=Train(compile="max-autotune")),
     "fp16": Variant(train=Train(amp="fp16")),
-    "stem_blocks": Variant(stem_blocks="true"),
     "no_stem_blocks": Variant(stem_blocks="false"),
     "combo_kernels": Variant(inductor={"combo_kernels": True, "combo_kernels_pointwise_only": True}),
     "cooperative_reductions": Variant(inductor={"triton.cooperative_reductions": True}),

@@ -47,3 +47,19 @@ def test_batch_norms_are_torchs_but_for_the_count_of_batches() -> None:
     torch._foreach_add_(batch_counts(ours), 1)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("option", "dtype", "device", "blocks"),
+    [
+        ("auto", torch.bfloat16, "cuda", True),
+        ("auto", torch.float16, "cuda", False),
+        ("auto", torch.bfloat16, "cpu", False),
+        ("true", torch.float32, "cpu", True),
+        ("false", torch.bfloat16, "cuda", False),
+    ],
+)
+def test_stem_is_on_blocks_by_itself_only_in_bf16_on_a_gpu(
+    option: str, dtype: torch.dtype, device: str, blocks: bool
+) -> None:
+    assert resnet.stem_on_blocks(option, dtype, torch.device(device)) is blocks
