@@ -10,9 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import ALLOC, assign_offsets, beton_digest, data_start, pack_head
+from data_tools.beton.manifest import Manifest, checksums_path, manifest_path, write_manifest
+from data_tools.common.files import sync_folder, write_atomically
 from data_tools.native import codec
 
 Array = NDArray[Any]
+
+
+def partial_path(beton: Path) -> Path:
+    """Where a beton is written until it is complete."""
+    return beton.with_name(f"{beton.name}.partial")
 
 
 class BetonWriter:
@@ -20,7 +27,7 @@ class BetonWriter:
 
     def __init__(self, path: Path, images: int, page_bytes: int) -> None:
         self.path, self.page_bytes = path, page_bytes
-        self.partial = path.with_name(path.name + ".partial")
+        self.partial = partial_path(path)
         self.start = self.position = data_start(images, page_bytes)
         self.pointers = np.zeros(images, np.uint64)
         self.handle = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -60,6 +67,13 @@ class BetonWriter:
         _write_all(self.handle, memoryview(head), 0)
         os.fsync(self.handle)
         return beton_digest(head, alloc.tobytes(), checksums)
+
+    def rename(self, manifest: Manifest, checksums: bytes) -> None:
+        """Give the finished beton its final name, after writing the files that belong to it."""
+        write_atomically(checksums_path(self.path), checksums)
+        write_manifest(manifest, manifest_path(self.path))
+        self.partial.rename(self.path)
+        sync_folder(self.path.parent)
 
     def close(self) -> None:
         os.close(self.handle)

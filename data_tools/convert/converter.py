@@ -19,23 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.beton.format import JPG, RAW, SAMPLE, read_layout
-from data_tools.beton.manifest import (
-    MANIFEST_VERSION,
-    Manifest,
-    Skipped,
-    checksums_path,
-    manifest_path,
-    read_manifest,
-    write_manifest,
-)
+from data_tools.beton.manifest import MANIFEST_VERSION, Manifest, Skipped, read_manifest
 from data_tools.beton.writer import BetonWriter
 from data_tools.common.errors import printable
-from data_tools.common.files import locked, sync_folder, write_atomically
+from data_tools.common.files import locked
 from data_tools.common.text import plural
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.journal import Journal
-from data_tools.convert.plan import ConversionError, ConversionPass, class_difference, plan, versions
+from data_tools.convert.plan import (
+    ConversionError,
+    ConversionPass,
+    class_difference,
+    plan,
+    remove_finished_journals,
+    remove_journal,
+    versions,
+)
 from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import SPLITS, Index
 from data_tools.sources.parquet import group_of
@@ -77,6 +77,7 @@ def convert(
     print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
+        remove_finished_journals(index, spec)
         passes = plan(index, spec)
         if difference := class_difference(index):
             print_line(f"note: {difference}")
@@ -146,9 +147,7 @@ class PassRunner:
             journal.close()
             for output in outputs.values():
                 output.close()
-        todo.journal.unlink()
-        for path in todo.paths:  # of one that was completed otherwise
-            path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
+        remove_journal(todo.journal, todo.paths)
         seconds = time.monotonic() - started
         return [_summary(path, 0.0 if done else seconds) for path, done in zip(todo.paths, todo.done, strict=True)]
 
@@ -224,10 +223,7 @@ class PassRunner:
         checksums = records["checksum"].astype("<u8").tobytes()
         digest = output.finish(samples, records["size"], checksums)
         manifest = self._manifest(journal, at, records, output, digest, checksums)
-        write_atomically(checksums_path(output.path), checksums)
-        write_manifest(manifest, manifest_path(output.path))
-        output.partial.rename(output.path)
-        sync_folder(output.path.parent)
+        output.rename(manifest, checksums)
 
     def _samples(self, positions: NDArray[Any]) -> NDArray[Any]:
         return positions if self.split_index.order is None else self.split_index.order[positions]

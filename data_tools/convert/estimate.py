@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.beton.format import ALLOC, data_start
+from data_tools.beton.writer import partial_path
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.convert.plan import ConversionError, ConversionPass
@@ -93,7 +94,7 @@ def _file_bytes(mean_bytes: float, count: int, page_bytes: int) -> float:
 
 def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     """Raise ConversionError if the disk is too small for what is still to be written."""
-    written = sum(_allocated(beton.path.with_name(beton.path.name + ".partial")) for beton in estimates)
+    written = sum(_allocated(partial_path(beton.path)) for beton in estimates)
     needed = sum(beton.bytes for beton in estimates) - written
     free = free_bytes(folder)
     if needed * MARGIN > free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from data_tools.beton.classes import are_wnids, expected_dataset, shortfalls
 from data_tools.beton.format import PAGE_BYTES
 from data_tools.beton.manifest import read_manifest
+from data_tools.beton.writer import partial_path
 from data_tools.common.errors import UserError
 from data_tools.convert import journal
 from data_tools.convert.config import WriteSpec
@@ -82,11 +84,36 @@ def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
     return passes
 
 
-def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: WriteSpec) -> ConversionPass:
+def remove_finished_journals(index: Index, spec: WriteSpec) -> None:
+    """Remove journals whose betons are all there: of conversions that were killed after the last one was renamed."""
+    for split_index in index.split_indexes:
+        path = _journal_path(split_index, spec)
+        if identity := journal.peek(path):
+            betons = [_beton_path(split_index, cap, spec) for cap in identity["betons"]]
+            if all(beton.exists() for beton in betons):
+                remove_journal(path, betons)
+
+
+def remove_journal(journal_path: Path, betons: Iterable[Path]) -> None:
+    """Remove the journal of complete betons, after what was left of their `.partial` files."""
+    for beton in betons:
+        partial_path(beton).unlink(missing_ok=True)
+    journal_path.unlink()
+
+
+def _journal_path(split_index: SplitIndex, spec: WriteSpec) -> Path:
     name = split_index.split if split_index.cap is None else f"{split_index.split}_{split_index.cap}"
-    journal_path = spec.data.out / f"{name}.journal"
+    return spec.data.out / f"{name}.journal"
+
+
+def _beton_path(split_index: SplitIndex, cap: int | str | None, spec: WriteSpec) -> Path:
+    return spec.data.out / f"{split_index.split}_{cap or 'full'}.beton"
+
+
+def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: WriteSpec) -> ConversionPass:
+    journal_path = _journal_path(split_index, spec)
     settings = {cap: _settings(split_index, cap, spec) for cap in caps}
-    paths = {cap: spec.data.out / f"{split_index.split}_{cap or 'full'}.beton" for cap in caps}
+    paths = {cap: _beton_path(split_index, cap, spec) for cap in caps}
     complete = {cap: is_complete(paths[cap], settings[cap]) for cap in caps}
     missing = tuple(cap for cap in caps if not complete[cap])
     # A pass that was interrupted while its betons were renamed must continue with the same betons.

@@ -110,6 +110,28 @@ def test_twenty_kills_at_random_moments_do_not_change_the_result(
     assert file_digests(out) == uninterrupted
 
 
+@pytest.mark.parametrize("caps", [("160", "320"), None])
+def test_conversion_killed_after_its_last_rename_leaves_nothing_behind(
+    tmp_path: Path,
+    source: Path,
+    uninterrupted: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caps: tuple[str, ...] | None,
+) -> None:
+    """Whether the same command comes next or one for more betons."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(converter, "remove_journal", killed)
+        convert(spec_for(source, tmp_path, caps=caps, splits=("train",)))
+    assert (tmp_path / "train.journal").exists()
+    (tmp_path / "train_160.beton.partial").touch()  # of a beton that was complete before that pass
+    convert(spec_for(source, tmp_path))
+    assert file_digests(tmp_path) == uninterrupted
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_conversion_that_can_be_continued(
     tmp_path: Path, source: Path, uninterrupted: dict[str, str], number: signal.Signals
