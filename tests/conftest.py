@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,25 @@ from data_tools.common.runtime import let_waiting_threads_sleep
 # Tests run side by side; threads that spin at each other's barriers make two trainings ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 let_waiting_threads_sleep(os.environ)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_torch() -> Iterator[None]:
+    """A test leaves torch's settings as they were: a training changes some, and a stock FFCV Loader the number of
+    threads, by which sums round."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    filled, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+    torch.backends.cudnn.benchmark = benchmark
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import RLock
 from typing import Any, Self
 
+import numba
 import numpy as np
 import torch
 from ffcv.loader import Loader
@@ -79,7 +80,6 @@ class BetonLoader(Loader):
         self.batch = batch
         self._crops, self._augment, self._on_device = crops, list(augment), list(on_device)
         self._under_way: Callable[[], BatchIterator | None] = lambda: None  # nobody but the caller keeps it alive
-        threads = torch.get_num_threads()  # which FFCV sets, too
         with _compiler(enabled=False):
             super().__init__(
                 str(beton.path),
@@ -92,7 +92,6 @@ class BetonLoader(Loader):
                 },
                 drop_last=False,
             )
-        torch.set_num_threads(threads)
         if self._augment:
             self.generate_code()
 
@@ -159,9 +158,19 @@ class BetonLoader(Loader):
 
 @contextlib.contextmanager
 def _compiler(enabled: bool) -> Iterator[None]:
+    """FFCV's compiler on or off. It leaves torch's threads alone: on a CPU a training that runs meanwhile would round
+    otherwise."""
     with _compiling:
+        set_num_threads = Compiler.set_num_threads
         Compiler.set_enabled(enabled)
+        Compiler.set_num_threads = _set_threads_of_augmentations
         try:
             yield
         finally:
+            Compiler.set_num_threads = set_num_threads
             Compiler.set_enabled(True)
+
+
+def _set_threads_of_augmentations(number: int) -> None:
+    Compiler.num_threads = number
+    numba.set_num_threads(number)
