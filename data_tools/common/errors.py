@@ -6,6 +6,7 @@ mistake that the user can mend; 75 a training that was told to stop and has save
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -13,7 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from data_tools.common.runtime import let_waiting_threads_sleep, open_standard_streams
+from data_tools.common.runtime import (
+    checked_output,
+    expendable_output,
+    let_waiting_threads_sleep,
+    open_standard_streams,
+)
 
 MISTAKE = 2
 LONG = 80  # characters; a longer remedy has a line of its own
@@ -52,7 +58,8 @@ def printable(text: str) -> str:
 
 def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
     """Makes ``main(argv) -> status`` a program: a :class:`UserError` is a line on standard error and its status, and
-    a reader who has seen enough of the output ends it quietly. Anything else keeps its traceback. ``main`` must import
+    a reader who has seen enough of the output, or Ctrl-C, ends it quietly. Standard output that cannot be written is an
+    error, too; standard error is dropped then. Anything else keeps its traceback. ``main`` must import
     torch, and what else has threads of OpenMP, itself: OpenMP reads the environment once, when it is loaded."""
 
     def wrap(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
@@ -60,38 +67,37 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
         def guarded(argv: Sequence[str]) -> int:
             open_standard_streams()
             let_waiting_threads_sleep(os.environ)
-            try:
-                status = main(argv)
-                sys.stdout.flush()
-            except HelpRequested as help:
-                return _print_help(str(help))
-            except UserError as error:
-                return print_error(name, error)
-            except BrokenPipeError:
-                _write_no_more()
-                return 128 + signal.SIGPIPE
-            except OSError as error:
-                if error.filename is None:
-                    raise
-                return print_error(name, UserError(error.strerror or str(error), where=error.filename))
-            return status
+            with expendable_output("stderr"), checked_output():
+                try:
+                    return _run(name, main, argv)
+                except KeyboardInterrupt:
+                    print(f"{name}: stopped", file=sys.stderr)
+                    return 128 + signal.SIGINT
+                except BrokenPipeError:
+                    return 128 + signal.SIGPIPE
+                except OSError as error:
+                    if error.filename is None:
+                        raise
+                    return print_error(name, UserError(error.strerror or str(error), where=error.filename))
 
         return guarded
 
     return wrap
 
 
-def _print_help(text: str) -> int:
+def _run(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     try:
-        print(text, flush=True)
-    except BrokenPipeError:  # as by `--help | head`
-        _write_no_more()
-    return 0
-
-
-def _write_no_more() -> None:
-    """Nobody reads standard output any more; without this, Python complains of it at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = main(argv)
+        sys.stdout.flush()
+    except HelpRequested as help:
+        with contextlib.suppress(BrokenPipeError):  # as by `--help | head`
+            print(help, flush=True)
+        return 0
+    except UserError as error:
+        status = print_error(name, error)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+    return status
 
 
 def print_error(name: str, error: UserError) -> int:

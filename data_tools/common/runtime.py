@@ -10,7 +10,7 @@ import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -77,11 +77,13 @@ def open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-class Expendable:
-    """A stream that drops what cannot be written; everything else is the stream's own."""
+class Output:
+    """A stream for what a program prints; all but writing is the stream's own. What cannot be written is dropped, and
+    unless it is ``expendable``, the error names "standard output" as its file."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | Output, expendable: bool) -> None:
+        self._stream: TextIO = stream._stream if isinstance(stream, Output) else stream
+        self._expendable = expendable
 
     def write(self, text: str) -> int:
         with self._dropping():
@@ -100,9 +102,14 @@ class Expendable:
         try:
             yield
         except OSError as error:
-            self._empty(for_good=error.errno != errno.ENOSPC)  # a disk may have room again
+            # A disk may have room again.
+            self._empty(for_good=not self._expendable or error.errno != errno.ENOSPC)
+            if not self._expendable:
+                error.filename = "standard output"
+                raise
         except ValueError:  # closed
-            pass
+            if not self._expendable:
+                raise
 
     def _empty(self, for_good: bool) -> None:
         """Let what the stream still holds go to nowhere, or Python tries again at its exit and ends with status 120."""
@@ -118,13 +125,33 @@ class Expendable:
 
 
 @contextlib.contextmanager
-def expendable_output() -> Iterator[None]:
-    """Inside the block, output that cannot be written is dropped; a run is worth more than what it prints."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Expendable(before[0]), Expendable(before[1])
+def checked_output() -> Iterator[None]:
+    """Inside the block, an OSError of standard output says so, and is the last one of it."""
+    with _replaced({"stdout": Output(sys.stdout, expendable=False)}):
+        yield
+
+
+@contextlib.contextmanager
+def expendable_output(*names: str) -> Iterator[None]:
+    """Inside the block, what cannot be written to the streams ``names`` of ``sys``, by default both, is dropped; a run
+    is worth more than what it prints."""
+    streams = {name: Output(getattr(sys, name), expendable=True) for name in names or ("stdout", "stderr")}
+    with _replaced(streams):
+        try:
+            yield
+        finally:
+            for stream in streams.values():
+                stream.flush()
+
+
+@contextlib.contextmanager
+def _replaced(streams: Mapping[str, Output]) -> Iterator[None]:
+    """Standard streams by name, replaced inside the block."""
+    before = {name: getattr(sys, name) for name in streams}
+    for name, stream in streams.items():
+        setattr(sys, name, stream)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+        for name, stream in before.items():
+            setattr(sys, name, stream)

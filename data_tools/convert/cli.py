@@ -38,7 +38,8 @@ class StoppedError(Exception):
 def run(spec: WriteSpec) -> int:
     """Write the betons; returns the exit status. However it ends, the same command can resume it."""
     for number in _STOP_SIGNALS:
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     started = time.monotonic()
     bar = Bar()
     # The headers of a large tar take minutes; what is refused at once is one line, the error.

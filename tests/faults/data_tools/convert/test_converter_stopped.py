@@ -57,9 +57,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, source: Path) -> dic
     return file_digests(out)
 
 
-def start(source: Path, out: Path) -> subprocess.Popen[str]:
-    """A conversion in a session of its own, so that whatever it leaves behind can be found."""
-    command = [sys.executable, "-c", DRIVER, f"--data.source={source}", f"--data.out={out}", "--write.workers=2"]
+def start(source: Path, out: Path, *before: str) -> subprocess.Popen[str]:
+    """A conversion in a session of its own, so that whatever it leaves behind can be found; its command may follow
+    another that starts it."""
+    options = [f"--data.source={source}", f"--data.out={out}", "--write.workers=2"]
+    command = [*before, sys.executable, "-c", DRIVER, *options]
     return subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -152,6 +154,16 @@ def test_signal_stops_conversion_that_can_be_continued(
     again = start(source, tmp_path)
     assert again.communicate()[1]
     assert again.returncode == 0
+    assert file_digests(tmp_path) == uninterrupted
+
+
+def test_closed_terminal_and_full_disk_of_the_log_do_not_end_a_conversion(
+    tmp_path: Path, source: Path, uninterrupted: dict[str, str]
+) -> None:
+    process = start(source, tmp_path, "sh", "-c", 'trap "" HUP; exec "$@" > /dev/full 2>&1', "nohup")
+    wait_for_samples(process, tmp_path)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
     assert file_digests(tmp_path) == uninterrupted
 
 

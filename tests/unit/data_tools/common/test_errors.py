@@ -12,6 +12,8 @@ import pytest
 from data_tools.common.errors import HelpRequested, MissingFileError, UserError, program
 from data_tools.common.runtime import WAITING
 
+FULL = Path("/dev/full")
+
 
 def run(action: Callable[[], int]) -> int:
     @program("some.tool")
@@ -114,3 +116,33 @@ def test_reader_who_went_away_ends_a_program_quietly(
             assert run(lambda: print("x" * 1000) or 0) == 141
         gone.flush()  # as at the interpreter's exit: nothing more is complained of
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("what", ["output", "help", "much output"])
+def test_standard_output_on_a_full_disk_is_one_line(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FULL.open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        length = 100_000 if what == "much output" else 1000
+        assert run(fail(HelpRequested("x" * length)) if what == "help" else lambda: print("x" * length) or 0) == 2
+        full.flush()  # as at the interpreter's exit
+    assert capsys.readouterr().err == "some.tool: error: standard output: No space left on device\n"
+
+
+def test_output_that_cannot_be_written_does_not_hide_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> int:
+        print("some output")
+        raise UserError("wrong")
+
+    with FULL.open("w") as out, FULL.open("w") as err, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        assert run(main) == 2
+        out.flush()
+        err.flush()
+
+
+def test_ctrl_c_ends_a_program_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "some.tool: stopped\n"
