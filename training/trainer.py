@@ -71,14 +71,14 @@ def _run(config: RunConfig) -> None:
         configure_torch(config.run)
         state = TrainState(config, datasets, this)
         if config.run.checkpoint is not None:
-            validate(state, config.run.checkpoint)
+            validate(state, config.run.checkpoint, signals)
         else:
             check_betons(state)
             fit(state, signals, continued_from=checkpoints.resume(state, signals))
 
 
-def validate(state: TrainState, path: Path) -> None:
-    """Print the scores of the weights at ``path``."""
+def validate(state: TrainState, path: Path, signals: StopSignals) -> None:
+    """Print the scores of the weights at ``path``. Preempted if ``signals`` ask to stop."""
     try:
         found = weights.read(path)
         weights.load_into(state.model, found, state.datasets.classes)
@@ -88,8 +88,11 @@ def validate(state: TrainState, path: Path) -> None:
         print(f"note: the averaged weights ({found.averaged}) that {path} also holds are not read", file=sys.stderr)
     phase = state.config.evaluated()
     loader = val_loader(state.config, state.datasets, phase, **loader_options(state))
-    scores = evaluate(state.predict, loader, state.world)
-    loader.close()
+    with contextlib.closing(loader):
+        try:
+            scores = evaluate(state.predict, loader, state.world, signals)
+        except EvaluationStopped:
+            raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
     if state.world.is_main:
         console.print_scores(state.config, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular_val)
 

@@ -5,12 +5,13 @@ Source of the rule: a run that was stopped and continued must be the run that wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.options import OptionError
+from data_tools.common.options import OptionError, nearest
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase, Schedule
 from training.config.train_config import Model, Train
@@ -27,6 +28,12 @@ ABSENT: Mapping[str, Any] = {
     for field in fields(section)
 }
 MOST_SHOWN = 4
+# What a checkpoint records, besides the betons.
+RECORDED = {
+    *ABSENT,
+    *("gpus", "classes", "run.seed", "run.init_from", "data.page_window", "data.augment", SCHEDULE, VALIDATION),
+}
+BETON = re.compile(r"(train|val)_(full|\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +117,15 @@ def _schedules_differ(key: str, old: Sequence[str], new: Sequence[str]) -> Diffe
 def _shown(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_accepted(accepted: Sequence[str]) -> None:
+    """OptionError for an option of ``run.accept_changes`` that no checkpoint records."""
+    for key in accepted:
+        if key not in RECORDED and not BETON.fullmatch(key):
+            remedy = "the message that refuses to continue a run names what can be accepted"
+            what = f"{key!r} is nothing that a checkpoint records{nearest(key, RECORDED)}"
+            raise OptionError(what, where="run.accept_changes", remedy=remedy)
 
 
 def check_changes(found: Sequence[Difference], accepted: Sequence[str], source: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_tools.common.options import OptionError, nearest
+from training.config.continuation import check_accepted
 from training.config.run_config import Dist, Run
 
 _CHECKPOINTS = ("last.pt", "best.pt")
@@ -19,9 +20,14 @@ def check_files(run: Run) -> None:
         check_checkpoint("run.checkpoint", run.checkpoint)
         return
     _check_folder(run.dir)
+    check_accepted(run.accept_changes)
     # A folder's own checkpoint goes on, and the one that it began from may be gone.
-    if isinstance(run.resume, Path) and not any(run.dir.glob("*.pt")):
+    if any(run.dir.glob("*.pt")):
+        return
+    if isinstance(run.resume, Path):
         check_checkpoint("run.resume", run.resume, _WORDS)
+    if run.init_from is not None:
+        check_checkpoint("run.init_from", run.init_from)
 
 
 def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> None:
@@ -36,6 +42,8 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
         raise OptionError(f"{path}: no checkpoint here{near}", where=where, remedy="" if near else remedy + also)
     if not os.access(path, os.R_OK):
         raise OptionError(f"{path} cannot be read", where=where, remedy="look at its permissions")
+    if not path.stat().st_size:
+        raise OptionError(f"{path} is empty", where=where, remedy=remedy)
 
 
 def _check_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -62,9 +64,10 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
             rank, failure = failed.get_first_failure()
             if failure.exitcode == MISTAKE:  # the process has printed it
                 return MISTAKE
-            if received and failure.exitcode in (-received[0], 128 + received[0]):
-                print(f"stopped by {signal.Signals(received[0]).name}; nothing was saved", file=sys.stderr)
-                return 128 + received[0]
+            for number in received:
+                if failure.exitcode in (-number, 128 + number):
+                    print(f"stopped by {signal.Signals(number).name}; nothing was saved", file=sys.stderr)
+                    return 128 + number
             print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
             return 1
     return max(statuses.values())
@@ -77,10 +80,20 @@ def forwarded_signals() -> Iterator[list[int]]:
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for process in multiprocessing.active_children():
+        if not pass_on(number):  # they start only now
+            threading.Thread(target=wait_to_pass_on, args=(number,), daemon=True).start()
+
+    def pass_on(number: int) -> bool:
+        processes = multiprocessing.active_children()
+        for process in processes:
             if process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, number)
+        return bool(processes)
+
+    def wait_to_pass_on(number: int) -> None:
+        while not pass_on(number):
+            time.sleep(0.05)
 
     with handling(SIGNALS, forward):
         yield received

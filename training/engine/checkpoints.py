@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,10 +49,7 @@ def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, sig
     if averaged is not None:
         progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
     rank = rank_of(scores, len(state.datasets.classes))
-    best = rank > progress.best or not progress.best
-    if best:
-        progress.best = rank
-    saved = _save(state, signals, best)
+    saved = _save(state, signals, rank if rank > progress.best else None)
     if progress.epoch < state.schedule.epochs:
         if signals.poll()[0]:
             _stop(state, signals, f"the end of epoch {progress.epoch}", saved)
@@ -63,29 +62,39 @@ def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, sig
 
 def rank_of(scores: Scores, classes: int) -> list[float]:
     """What decides which epoch is the best: top-5 where it tells epochs apart, then top-1, then the loss."""
-    return [scores.top5 if tells_top5(classes) else 0.0, scores.top1, -scores.loss]
+    loss = scores.loss if math.isfinite(scores.loss) else math.inf
+    return [scores.top5 if tells_top5(classes) else 0.0, scores.top1, -loss]
 
 
-def _save(state: TrainState, signals: StopSignals, best: bool = False) -> bool:
-    """Whether the main process has saved; the others wait for its word."""
+def _save(state: TrainState, signals: StopSignals, best: list[float] | None = None) -> bool:
+    """Whether the main process has saved; the others wait for its word. ``best``: the rank of the best epoch so far, if
+    that is the last one."""
     random = signals.every_rank(torch.get_rng_state())
     signals.saved()
     saved = state.world.is_main and _save_main(state, random, best)
     return bool(signals.every_rank(torch.tensor([int(saved)]))[0])
 
 
-def _save_main(state: TrainState, random: torch.Tensor, best: bool) -> bool:
+def _save_main(state: TrainState, random: torch.Tensor, best: list[float] | None) -> bool:
     run_dir = state.config.run.dir
     if not state.is_sound():
         print(f"warning: {checkpoint.LAST} not written: the weights are not finite", file=sys.stderr)
         return False
-    content = state.to_checkpoint(random)
+    if best is not None:
+        # First, so that last.pt does not call an epoch the best that best.pt does not hold.
+        before, state.progress.best = state.progress.best, best
+        content = state.to_checkpoint(random)
+        if not _written(checkpoint.BEST, lambda: checkpoint.save(run_dir / checkpoint.BEST, content)):
+            state.progress.best = before
+    return _written(checkpoint.LAST, lambda: checkpoint.save_last(run_dir, state.to_checkpoint(random)))
+
+
+def _written(name: str, write: Callable[[], None]) -> bool:
+    """Whether ``write`` could; else there is a warning."""
     try:
-        checkpoint.save_last(run_dir, content)
-        if best:
-            checkpoint.save(run_dir / checkpoint.BEST, content)
+        write()
     except OSError as error:
-        print(f"warning: {checkpoint.LAST} not written: {error}", file=sys.stderr)
+        print(f"warning: {name} not written: {error}", file=sys.stderr)
         return False
     return True
 

@@ -132,6 +132,36 @@ def test_stop_that_cannot_save_says_so_and_does_not_exit_75(
     assert "continues" not in err
 
 
+def test_stopped_validation_of_a_checkpoint_ends_without_scores(
+    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_by(monkeypatch, signal.SIGTERM)
+    last = finished_run / checkpoint.LAST
+    status, out, err = attempt(recipe, tmp_path, "--run.eval_only", f"--run.checkpoint={last}")
+    assert (status, out) == (128 + signal.SIGTERM, "")
+    assert "stopped; there are no scores" in err
+
+
+def test_best_that_cannot_be_written_is_named_and_not_recorded(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def full(path: Path, state: dict[str, Any]) -> None:
+        if path.name == checkpoint.BEST:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        stopped_by(patch, signal.SIGTERM, at_evaluation=3)
+        status, _, err = attempt(recipe, tmp_path)
+    assert status == 75
+    assert "warning: best.pt not written: [Errno 28]" in err
+    assert "last.pt not written" not in err
+    assert checkpoint.load(tmp_path / checkpoint.LAST)["progress"]["best"] == []
+
+
 @pytest.mark.parametrize("resume", ["none", "path"])
 def test_same_command_continues_whatever_run_resume_says(
     recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str
@@ -178,8 +208,7 @@ def test_files_of_another_run_move_away_before_the_new_one_begins(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "fit", killed)
-        with pytest.raises(KeyboardInterrupt):
-            attempt(other, run_dir, "--run.resume=none")
+        assert attempt(other, run_dir, "--run.resume=none")[0] == 128 + signal.SIGINT
     assert not list(run_dir.glob("*.pt"))
     kept = run_dir / "earlier-1"
     assert (kept / checkpoint.LAST).read_bytes() == (finished_run / checkpoint.LAST).read_bytes()

@@ -65,6 +65,18 @@ def test_job_ends_starts_again_or_is_requeued_by_the_status(
     assert (told.read_text() if told.exists() else "") == ("requeue 4711\n" if requeued else "")
 
 
+@pytest.mark.parametrize("status", [75, 143])
+def test_cancelled_job_is_neither_requeued_nor_started_again(tmp_path: Path, status: int) -> None:
+    # scancel sends TERM to the tasks and to the script, which is the parent of srun.
+    task = f'#!/bin/bash\necho >> {tmp_path}/tries\nkill -TERM "$(cut -d" " -f4 /proc/$PPID/stat)"\nexit {status}\n'
+    program(tmp_path / ".venv/bin/python", task)
+    job = start(tmp_path, "recipe.yaml", tasks=1)
+    job.communicate(timeout=60)
+    assert job.returncode == status
+    assert len((tmp_path / "tries").read_text().splitlines()) == 1
+    assert not (tmp_path / "scontrol.txt").exists()
+
+
 @pytest.mark.slow
 def test_warned_job_saves_is_requeued_and_continues(recipe: Path, tmp_path: Path) -> None:
     for name in ("train_imagenet.py", "training", "data_tools", ".venv"):

@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from helpers.betons import overwrite, sample_place
 from helpers.processes import processes_of_session, wait_for_end_of_session, wait_until
 from helpers.training_runs import (
+    SERVER,
     TrainingProcess,
     batches_done,
     ranks_of,
@@ -23,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_tools.common.options import OptionError
 from training.config.run_config import Dist
+from training.distributed.launcher import forwarded_signals
 from training.distributed.world import world
 from training.runlog.epoch_table import read_epochs
 
@@ -39,6 +42,16 @@ def test_error_of_a_process_is_shown_and_ends_the_job(recipe: Path, betons: Path
     assert len(said) == 1
     assert "train_160.beton: sample 5 (label 0) cannot be loaded" in said[0]
     wait_for_end_of_session(process.pid)
+
+
+def test_signal_to_a_launcher_that_is_still_starting_reaches_its_processes() -> None:
+    with forwarded_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        process = SERVER.Process(target=time.sleep, args=(60,))
+        process.start()
+        process.join(30)
+    assert received == [signal.SIGTERM]
+    assert process.exitcode == -signal.SIGTERM
 
 
 SCRIPT = """

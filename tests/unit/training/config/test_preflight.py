@@ -58,7 +58,7 @@ def test_run_folder_that_cannot_be_made_is_refused(refused: Callable[..., str], 
     assert "is not a folder" in refused("--run.plan", "--data.train_images=40", f"--run.dir={tmp_path / 'file'}")
 
 
-@pytest.mark.parametrize("option", ["--run.resume={}", "--run.eval_only --run.checkpoint={}"])
+@pytest.mark.parametrize("option", ["--run.resume={}", "--run.init_from={}", "--run.eval_only --run.checkpoint={}"])
 def test_missing_checkpoint_is_refused(option: str, refused: Callable[..., str], tmp_path: Path) -> None:
     name = option.split("=")[0].split()[-1].removeprefix("--")
     options = option.format(tmp_path / "none.pt").split()
@@ -70,6 +70,14 @@ def test_missing_checkpoint_is_refused(option: str, refused: Callable[..., str],
     (tmp_path / "old/best.pt").touch()
     line = refused(*option.format(tmp_path / "old").split())
     assert f"{tmp_path / 'old'} is a folder; give {tmp_path / 'old/best.pt'}" in line
+    assert "old/best.pt is empty; give the last.pt" in refused(*option.format(tmp_path / "old/best.pt").split())
+
+
+def test_change_that_no_checkpoint_records_cannot_be_accepted(refused: Callable[..., str], tmp_path: Path) -> None:
+    line = refused("--run.accept_changes=schedule,train.ampp")
+    assert "run.accept_changes: 'train.ampp' is nothing that a checkpoint records; did you mean train.amp?" in line
+    known = "schedule,validation,gpus,run.seed,data.augment,train.amp,model.arch,train_full,val_160"
+    assert "no beton here" in refused(f"--run.accept_changes={known}", f"--data.dir={tmp_path}")
 
 
 def test_misspelt_word_for_resume_is_answered_with_the_word(refused: Callable[..., str]) -> None:
@@ -84,12 +92,13 @@ def test_home_is_expanded_in_the_path_to_resume_from(
     assert f"run.resume: {tmp_path}/none.pt: no checkpoint here" in refused("--run.resume=~/none.pt")
 
 
+@pytest.mark.parametrize("option", ["resume", "init_from"])
 def test_started_run_does_not_need_the_checkpoint_that_it_began_from(
-    refused: Callable[..., str], tmp_path: Path
+    option: str, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pt").touch()
-    assert "no beton here" in refused(f"--run.resume={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
+    assert "no beton here" in refused(f"--run.{option}={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
 
 
 def test_all_missing_betons_are_named_with_the_command_that_makes_them(
