@@ -132,13 +132,15 @@ def _torchvision(path: Path, state: dict[str, Any], network: nn.Module, about: d
     import torch
     import torchvision
 
+    from training.model import checkpoint
+
     if _blurs(state):
         raise OptionError(
             f"torchvision's {state['arch']} has no BlurPool, so it cannot load these weights",
             where=path,
             remedy="--to safetensors and --to onnx can hold them",
         )
-    torch.save(network.state_dict(), partial)
+    checkpoint.write(partial, network.state_dict())
     model = getattr(torchvision.models, state["arch"])(num_classes=len(state["classes"]))
     model.load_state_dict(torch.load(partial, weights_only=True), strict=True)
     return f"; torchvision.models.{state['arch']}(num_classes={len(state['classes'])}) loads it"

@@ -231,9 +231,10 @@ def train_epoch(
 
 
 def check_finite(state: TrainState, epoch: int, batch: int, lr: float, px: int) -> None:
-    """Raise Diverged, in every process, if there were ``train.max_bad_steps`` bad steps in a row."""
+    """Raise Diverged, in every process, if there were ``train.max_bad_steps`` bad steps in a row, or all steps of the
+    run were bad."""
     bad = int(max_over_ranks(state.step.longest_bad_run, state.world))
-    if bad >= state.config.train.max_bad_steps:
+    if bad >= min(state.config.train.max_bad_steps, state.total_steps()):
         raise Diverged(
             f"no finite loss or gradient for {bad} steps in a row, up to "
             f"batch {batch} of epoch {epoch + 1} at {px} px, lr {lr:.6g}; {last_good(state.config.run.dir)}",

@@ -29,7 +29,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, which replaces it if the block succeeds and is removed otherwise.
 
     It is synced first, so that ``path`` is the whole old file or the whole new one even after a power cut. It keeps
-    the suffix, from which some writers infer the format.
+    the suffix, from which some writers infer the format. An OSError names a file: where a write fails, ``path``.
     """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
@@ -37,8 +37,10 @@ def partial_file(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

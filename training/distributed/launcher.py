@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
 
 C = TypeVar("C")
+TORCHS_LOGGER = "torch.distributed.elastic.multiprocessing.api"
 
 
 def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
@@ -80,6 +82,8 @@ def forwarded_signals() -> Iterator[list[int]]:
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        # To end by a signal is no failure, of which torch logs every process's traceback.
+        logging.getLogger(TORCHS_LOGGER).disabled = True
         if not pass_on(number):  # they start only now
             threading.Thread(target=wait_to_pass_on, args=(number,), daemon=True).start()
 

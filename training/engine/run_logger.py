@@ -195,6 +195,9 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
             log = RunLog(state.config, state.progress, session, work)
         except OptionError as error:
             problem = error
+        except OSError as error:
+            remedy = "make room there, or give another folder"
+            problem = OptionError(f"{error.filename}: {error.strerror}", where="run.dir", remedy=remedy)
     if not signals.every_rank(torch.tensor([int(log is not None)])).any():
         raise problem  # in all processes, or the others would wait for this one
     return log

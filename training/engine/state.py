@@ -15,7 +15,7 @@ from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
 from training.config.preflight import accumulation_steps
 from training.config.run_config import Run, RunConfig, as_mapping
-from training.config.schedule import Phase
+from training.config.schedule import Phase, batches_per_epoch
 from training.distributed.world import World
 from training.engine.metrics import NO_SUMS
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
@@ -112,6 +112,15 @@ class TrainState:
 
     def global_batch(self, phase: Phase) -> int:
         return phase.batch_per_gpu * self.accumulation_steps * self.world.ranks
+
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        gpus = self.accumulation_steps * self.world.ranks
+        batches = (
+            (phase.end - phase.start) * batches_per_epoch(self.datasets.images(phase), phase.batch_per_gpu, gpus)
+            for phase in self.schedule.phases
+        )
+        return sum(batches)
 
     def is_sound(self) -> bool:
         """Whether training can continue from here: every weight, statistic and momentum is finite."""

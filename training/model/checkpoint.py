@@ -26,7 +26,19 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path`` atomically."""
     with partial_file(path) as partial:
-        torch.save({"version": VERSION, **state}, partial)
+        write(partial, {"version": VERSION, **state})
+
+
+def write(path: Path, content: Any) -> None:
+    """``torch.save`` to ``path``, but with an OSError where the file cannot be written; torch's is a RuntimeError about
+    positions in its archive."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def save_last(run_dir: Path, state: dict[str, Any]) -> None:

@@ -105,6 +105,14 @@ def test_run_that_ends_without_finite_weights_fails(betons: Path, tmp_path: Path
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
+def test_run_whose_every_step_is_skipped_fails(betons: Path, tmp_path: Path) -> None:
+    recipe = one_epoch_at(0.01, betons, tmp_path / "overflows.yaml")
+    status, _, err = attempt(recipe, tmp_path / "run", "--train.amp=fp16", "--train.loss_scale=1e30")
+    assert status == 2
+    assert "no finite loss or gradient for 5 steps in a row" in err
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
 def stopped_by(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at_evaluation: int = 1) -> None:
     """Send a signal to this process as its validation number ``at_evaluation`` begins."""
     evaluate, begun = trainer.evaluate, []

@@ -22,6 +22,7 @@ import pytest
 import torch
 from ffcv.loader import Loader
 from helpers.betons import overwrite
+from helpers.processes import largest_file
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
 from helpers.training_runs import TrainingProcess, assert_same_result, attempt, run_main, train, training_script
 
@@ -358,9 +359,15 @@ def test_full_disk_fails_a_run_only_at_its_end(
     status, _, err = attempt(recipe, run_dir)
     assert (status, len(written)) == (0, 3)
     assert err.count("warning: last.pt not written") == 1
-    monkeypatch.setattr(checkpoint, "save_last", raise_disk_full)
+    monkeypatch.setattr(checkpoint, "save_last", save_last)
     one_epoch = write_recipe(tmp_path / "one.yaml", ONE_EPOCH, data={"dir": str(betons)})
-    status, _, err = attempt(one_epoch, tmp_path / "full_at_the_end")
+    with largest_file(1_000_000):
+        status, _, err = attempt(one_epoch, tmp_path / "full_at_the_end")
     assert status == 2
-    assert "last.pt not written: [Errno 28] No space left" in err
+    assert "last.pt not written: [Errno 27] File too large" in err
     assert "its last weights are not saved" in err
+    with largest_file(10):
+        status, _, err = attempt(one_epoch, tmp_path / "full_at_the_start")
+    assert status == 2
+    assert f"run.dir: {tmp_path / 'full_at_the_start'}/" in err
+    assert "File too large; make room there, or give another folder" in err

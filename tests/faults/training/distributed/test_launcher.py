@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from helpers.betons import overwrite, sample_place
 from helpers.processes import processes_of_session, wait_for_end_of_session, wait_until
 from helpers.training_runs import (
@@ -55,27 +56,50 @@ def test_signal_to_a_launcher_that_is_still_starting_reaches_its_processes() -> 
 
 
 SCRIPT = """
-import sys
+import sys, time
 from training.config.run_config import Dist
 from training.distributed.launcher import launch
 
-def main(config):
+def main(seconds):
+    print("started", flush=True)
+    time.sleep(seconds)
     return 0
 
 if __name__ == "__main__":
-    sys.exit(launch(main, None, Dist(device="cpu", processes=2)))
+    sys.exit(launch(main, int(sys.argv[1]), Dist(device="cpu", processes=2)))
 """
+
+
+def start_script(folder: Path, seconds: int) -> subprocess.Popen[str]:
+    """A launcher in ``folder`` of two processes that only wait."""
+    script = folder.with_suffix(".py")
+    script.write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(seconds)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_ctrl_c_before_the_first_step_is_one_line(tmp_path: Path) -> None:
+    with start_script(tmp_path, 60) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "stopped by SIGINT; nothing was saved\n"
 
 
 def test_modules_in_the_current_folder_are_not_imported_by_the_processes(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     (here / "pickle.py").write_text("raise SystemExit('pickle.py was imported')")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    root = str(Path(__file__).parents[4])
-    command = [sys.executable, str(tmp_path / "script.py")]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
-    assert done.returncode == 0, done.stderr
+    with start_script(here, 0) as process:
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import largest_file
 
 from data_tools.common.options import OptionError
 from training.model import checkpoint
@@ -30,6 +31,16 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="unsaveable"):
         checkpoint.save(path, {"progress": Unsaveable()})
     assert checkpoint.load(path)["progress"] == {"epoch": 1}
+
+
+def test_disk_without_room_is_an_os_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"progress": {"epoch": 1}})
+    with largest_file(5000), pytest.raises(OSError, match="File too large") as error:
+        checkpoint.save(path, {"model": {"w": torch.zeros(10_000)}})
+    assert error.value.filename == str(path)
+    assert checkpoint.load(path)["progress"] == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_missing_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """steps.csv keeps every bit, is continued from where a run goes on, and is refused where it is damaged."""
 
 import math
-import resource
 from pathlib import Path
 
 import pytest
+from helpers.processes import largest_file
 
 from data_tools.common.options import OptionError
 from training.runlog.step_table import STEPS, StepRow, add_steps, begin_steps, read_steps
@@ -39,13 +39,8 @@ def test_continued_run_keeps_the_steps_behind_it(tmp_path: Path, epochs: int, ba
 def test_steps_that_do_not_fit_on_the_disk_leave_the_table_whole(tmp_path: Path) -> None:
     begin_steps(tmp_path, 0, 0)
     add_steps(tmp_path, rows()[:2])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / STEPS).stat().st_size + 10, limits[1]))
-    try:
-        with pytest.raises(OSError, match="No space"):
-            add_steps(tmp_path, rows()[2:])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with largest_file((tmp_path / STEPS).stat().st_size + 10), pytest.raises(OSError, match="No space"):
+        add_steps(tmp_path, rows()[2:])
     add_steps(tmp_path, rows()[3:])
     assert read_steps(tmp_path) == [*rows()[:2], *rows()[3:]]
 
