@@ -47,6 +47,8 @@ def test_same_options_have_no_differences() -> None:
         options(phase={"val_resize": 140}),
         options(train=Train(amp="fp16")),  # what auto was
         options(MORE),
+        options({**MORE, "data": 320}) | {"train_320": "cd", "val_320": "ef"},
+        options(phase={"val_data": "full"}) | {"val_full": "ef"},
     ],
 )
 def test_harmless_changes_are_taken(now: dict[str, Any]) -> None:
@@ -91,6 +93,13 @@ def test_change_of_the_result_is_refused_readably_until_accepted(now: dict[str, 
     assert shown in message
     assert f"--run.accept_changes={key}" in message
     check_changes(differences(options(), now), (key,), SOURCE)
+
+
+def test_betons_of_the_epochs_behind_cannot_change() -> None:
+    assert "train_160 is cd, was ab" in said(options() | {"train_160": "cd"})
+    message = said({**options(phase={"data": 320}), "train_320": "ab"})
+    assert "128 px of 320, batch 64" in message
+    assert message.endswith("--run.accept_changes=schedule")
 
 
 def test_all_keys_to_accept_are_named_at_once() -> None:
