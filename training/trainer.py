@@ -174,8 +174,7 @@ def fit_phase(
         end_of_epoch(state, scores, averaged, signals)
     if state.world.is_main and not math.isnan(speed.step_p50_ms):
         # Standard output is for the table alone.
-        epochs = f"epochs {phase.start + 1}-{phase.end}" if phase.end > phase.start + 1 else f"epoch {phase.end}"
-        print(f"{epochs}, {phase.px} px: {bottleneck(speed)}", file=sys.stderr)
+        print(f"{run_logger.described(phase)}: {bottleneck(speed)}", file=sys.stderr)
 
 
 def train_epoch(

@@ -12,6 +12,7 @@ from training.config.run_config import Dist, Run
 
 _CHECKPOINTS = ("last.pt", "best.pt")
 _WORDS = ("auto", "none")
+_CONTINUED = ("last.pt", "fresh.pt", "previous.pt")  # what a run goes on from, as in training/model/checkpoint.py
 
 
 def check_files(run: Run) -> None:
@@ -22,12 +23,21 @@ def check_files(run: Run) -> None:
     _check_folder(run.dir)
     check_accepted(run.accept_changes)
     # A folder's own checkpoint goes on, and the one that it began from may be gone.
-    if any(run.dir.glob("*.pt")):
+    if any((run.dir / name).exists() for name in _CONTINUED):
         return
     if isinstance(run.resume, Path):
         check_checkpoint("run.resume", run.resume, _WORDS)
+        _check_outside(run.dir, "run.resume", run.resume, "rename it to last.pt and leave out --run.resume")
     if run.init_from is not None:
         check_checkpoint("run.init_from", run.init_from)
+        _check_outside(run.dir, "run.init_from", run.init_from, "move it")
+
+
+def _check_outside(folder: Path, where: str, path: Path, remedy: str) -> None:
+    """OptionError for a file that a new run would move aside, so that the same command would not find it again."""
+    if path.resolve().parent == folder.resolve():
+        what = f"{path} is in the run folder, whose files a new run moves aside"
+        raise OptionError(what, where=where, remedy=f"{remedy}, or give another --run.dir")
 
 
 def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> None:

@@ -101,8 +101,7 @@ class RunLog:
         compilation in the background came, if there was one."""
         self._scalars({"times/prepare_sec": seconds})
         ahead = f"; its code {compiled}" if compiled else ""
-        where = f"epochs {phase.start + 1}-{phase.end}, {phase.px} px"
-        print(f"{where}: ready for the first step after {seconds:.1f} s{ahead}", file=sys.stderr)
+        print(f"{described(phase)}: ready for the first step after {seconds:.1f} s{ahead}", file=sys.stderr)
 
     def batches_done(self, lr: float, momentum: float | None, scores: Scores, clock: StepClock) -> None:
         """Log the batches since the last call; ``scores`` are theirs."""
@@ -171,6 +170,12 @@ class RunLog:
         with warn_on_write_error(EPOCHS):
             write_epochs(self.dir, self.rows)
         self.console.epoch_done(row)
+
+
+def described(phase: Phase) -> str:
+    """The epochs of ``phase``, counted from 1, and its size."""
+    epochs = f"epochs {phase.start + 1}-{phase.end}" if phase.end > phase.start + 1 else f"epoch {phase.end}"
+    return f"{epochs}, {phase.px} px"
 
 
 def begin(state: TrainState, signals: StopSignals) -> RunLog | None:

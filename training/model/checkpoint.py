@@ -98,6 +98,8 @@ def _objects(path: Path) -> list[str]:
 
 def _unreadable(path: Path, error: Exception) -> OptionError:
     """Without torch's own message, which fills a screen and advises to run what the file says."""
+    if not path.stat().st_size:
+        return OptionError("not a readable checkpoint: empty", where=path)
     if type(error).__name__ == "UnpicklingError":
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if objects := [named[1]] if named else _objects(path)[:1]:
@@ -122,13 +124,16 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
     """
     # fresh.pt exists if the machine stopped before it was renamed.
     paths = [path for path in (run_dir / LAST, run_dir / "fresh.pt", run_dir / PREVIOUS) if path.exists()]
-    error: OptionError | None = None
+    damaged: list[OptionError] = []
     for path in paths:
         try:
-            return load(path), path
-        except OptionError as damaged:
-            error = error or damaged
-            print(f"note: {damaged}; going back to the checkpoint before", file=sys.stderr)
-    if error is not None:
-        raise OptionError(f"{error}; nothing older is left", where="run.dir", remedy="give another --run.dir")
+            found = load(path)
+        except OptionError as error:
+            damaged.append(error)
+            continue
+        for each in damaged:
+            print(f"note: {each}; going back to the checkpoint before", file=sys.stderr)
+        return found, path
+    if damaged:
+        raise OptionError(f"{damaged[0]}; nothing older is left", where="run.dir", remedy="give another --run.dir")
     return None

@@ -80,6 +80,19 @@ def test_change_that_no_checkpoint_records_cannot_be_accepted(refused: Callable[
     assert "no beton here" in refused(f"--run.accept_changes={known}", f"--data.dir={tmp_path}")
 
 
+@pytest.mark.parametrize("option", ["resume", "init_from"])
+def test_checkpoint_that_the_new_run_would_move_aside_is_refused(
+    option: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    best = tmp_path / "run/best.pt"
+    best.parent.mkdir()
+    best.write_bytes(b"weights")
+    line = refused(f"--run.{option}={best}")
+    assert f"run.{option}: {best} is in the run folder, whose files a new run moves aside; " in line
+    assert "or give another --run.dir" in line
+    assert "no beton here" in refused(f"--run.{option}={best}", f"--data.dir={tmp_path}", f"--run.dir={tmp_path / 'b'}")
+
+
 def test_misspelt_word_for_resume_is_answered_with_the_word(refused: Callable[..., str]) -> None:
     assert "run.resume: atuo: no checkpoint here; did you mean auto?" in refused("--run.resume=atuo")
     assert "no checkpoint here; give the last.pt or best.pt" in refused("--run.resume=./none.pt")
