@@ -22,6 +22,7 @@ from data_tools.common.errors import UserError
 LOCK = ".lock"
 BEAT_SECONDS = 5.0
 WATCH_SECONDS = 3 * BEAT_SECONDS
+STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # what is in them leads to open files and devices
 
 
 @contextlib.contextmanager
@@ -29,18 +30,23 @@ def partial_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, which replaces it if the block succeeds and is removed otherwise.
 
     It is synced first, so that ``path`` is the whole old file or the whole new one even after a power cut. It keeps
-    the suffix, from which some writers infer the format. An OSError names a file: where a write fails, ``path``.
+    the suffix, from which some writers infer the format. A device or a pipe, as /dev/stdout, cannot be replaced: it is
+    yielded itself. An OSError names ``path``.
     """
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    in_place = path.parent in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
+    partial = path if in_place else path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
         yield partial
+        if in_place:
+            return
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
+        if not in_place:
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename, error.filename2 = str(path), None
         raise
     sync_folder(path.parent)
 

@@ -96,7 +96,7 @@ def test_output_to_a_file_has_no_control_characters(recipe: Path, tmp_path: Path
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     assert [line for line in err.splitlines() if line.startswith("epoch 2/3, 100 % of 5 batches, 32 px: loss ")]
     ready = [line for line in err.splitlines() if "px: ready for the first step after " in line]
-    assert [line.split(":")[0] for line in ready] == ["epochs 1-2, 32 px", "epochs 3-3, 48 px"]
+    assert [line.split(":")[0] for line in ready] == ["epochs 1-2, 32 px", "epoch 3, 48 px"]
     assert all(character.isprintable() or character == "\n" for character in out + err)
 
 

@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from data_tools.common.files import write_atomically
+
+
+@pytest.mark.parametrize("name", ["none/x.csv", "folder"])
+def test_error_names_the_file_and_not_the_temporary_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as error:
+        write_atomically(tmp_path / name, b"x")
+    assert (error.value.filename, error.value.filename2) == (str(tmp_path / name), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"content")
+    assert os.read(reader, 100) == b"content"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_open_file_of_this_process_is_written_to(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:  # as /dev/stdout, which leads there
+        write_atomically(Path(f"/dev/fd/{file.fileno()}"), b"content")
+    assert (tmp_path / "out").read_bytes() == b"content"
