@@ -99,9 +99,9 @@ def validate(state: TrainState, path: Path, signals: StopSignals) -> None:
 
 def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = None) -> None:
     """Train and validate the remaining epochs; ``continued_from`` is the checkpoint that was restored."""
-    if state.progress.epoch == state.schedule.epochs:
+    if state.progress.epoch >= state.schedule.epochs:  # more: a shorter schedule was accepted
         if state.world.is_main:
-            console.print_complete(state.config, state.schedule.epochs)
+            console.print_complete(state.config, state.progress.epoch)
         return
     _warn_of_another_batch(state)
     log = run_logger.begin(state, signals)

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data_tools.common.files import warn_on_write_error, write_atomically
 from data_tools.common.options import OptionError
+from training.config.preflight import unusable_folder
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
 from training.distributed.stop_signals import StopSignals
@@ -201,8 +202,7 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
         except OptionError as error:
             problem = error
         except OSError as error:
-            remedy = "make room there, or give another folder"
-            problem = OptionError(f"{error.filename}: {error.strerror}", where="run.dir", remedy=remedy)
+            problem = unusable_folder(Path(error.filename or state.config.run.dir), error)
     if not signals.every_rank(torch.tensor([int(log is not None)])).any():
         raise problem  # in all processes, or the others would wait for this one
     return log

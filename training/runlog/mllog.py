@@ -104,10 +104,10 @@ def _key(line: str) -> str:
 def _kept(path: Path, epoch: int, batch: int) -> Iterator[str]:
     """The events of a log up to epoch ``epoch``, and the beginning of the next if ``batch`` batches of it are done;
     none of a run that begins anew. OptionError for a file that holds anything else."""
+    if not (path.is_file() or path.is_dir()):  # nothing, or a device or a pipe, which keeps nothing and may never end
+        return
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot be read ({error})", where="log.mllog") from None
     for number, line in enumerate(text.splitlines(), start=1):

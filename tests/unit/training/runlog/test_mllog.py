@@ -1,6 +1,7 @@
 """MLPerf's log, by MLPerf's compliance checker and by hand."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,16 @@ def test_other_files_are_left_alone(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(OptionError, match=r"log\.mllog"):
         MlLog(path, epoch=0, batch=0)
     assert path.read_bytes() == content
+
+
+def test_pipe_is_written_to_and_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.delattr(Path, "read_text")
+    MlLog(pipe, epoch=1, batch=0)
+    assert b"init_start" in os.read(reader, 10_000)
+    os.close(reader)
 
 
 def test_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
