@@ -45,8 +45,8 @@ def partial_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         if not in_place:
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
 
