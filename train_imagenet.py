@@ -22,13 +22,13 @@ from training.runlog import console, provenance, wandb_logger
 @program("train_imagenet.py")
 def main(argv: Sequence[str]) -> int:
     config = from_argv(argv)
-    preflight.check_files(config.run)
+    preflight.check_files(config)
+    join_job(os.environ)
     if config.run.plan or config.run.plan_csv:
         plan.show(config)
         return 0
     os.environ[provenance.COMMAND] = shlex.join(["train_imagenet.py", *argv])
     # All that can be known without a GPU is checked before any process starts.
-    join_job(os.environ)
     datasets = read_datasets(config.data.dir, config.betons())
     wandb_logger.check(config.log.wandb)
     ranks = preflight.known_ranks(config.dist, os.environ)

@@ -97,11 +97,13 @@ def _number(value: Any) -> float:
     return float(make_ndarray(value.tensor).item())
 
 
-def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]:
-    """The epochs up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all evaluations so
-    far, including its own, out of its hours. EventsError for a tag that is missing."""
+def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool, path: Path) -> Iterator[Row]:
+    """The epochs of ``path`` up to the first one at or above 93 % top-5; ``ignore_eval`` takes the seconds of all
+    evaluations so far, including its own, out of its hours. EventsError for a tag that is missing."""
     if not scalars_by_tag[FIRST].by_step:
-        raise EventsError(f"no scalar 'first' or {FIRST!r}, which marks the start")
+        raise EventsError(
+            f"no scalar 'first' or {FIRST!r}, which marks the start", where=path, remedy="give the events of a run"
+        )
     start = next(iter(scalars_by_tag[FIRST].by_step.values()))[0]
     evaluating = 0.0
     for epoch, (step, (wall_time, top5)) in enumerate(scalars_by_tag[TOP5].by_step.items(), start=1):
@@ -110,7 +112,7 @@ def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool) -> Iterator[Row]
                 # The run ended while it logged this epoch.
                 if step == next(reversed(scalars_by_tag[TOP5].by_step)):
                     return
-                raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})")
+                raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})", where=path)
         evaluating += scalars_by_tag[EVAL].by_step[step][1] if ignore_eval else 0.0
         hours, top1 = (wall_time - start - evaluating) / 3600, scalars_by_tag[TOP1].by_step[step][1]
         yield Row(epoch=epoch, hours=hours, top1=top1, top5=top5)
@@ -132,7 +134,7 @@ class DawnOptions:
 @program("data_tools.dawn_tsv")
 def main(argv: Sequence[str]) -> int:
     options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
-    table = list(rows(read(options.run), options.ignore_eval))
+    table = list(rows(read(options.run), options.ignore_eval, options.run))
     if not table:
         raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.run)
     print("epoch\thours\ttop1\ttop5")

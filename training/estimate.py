@@ -35,7 +35,7 @@ class EstimateOptions(RunConfig):
 
     gpu: str = option("titan8-run", f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}")
     measure: bool = option(False, "measure training steps on this machine instead")
-    gpus: int | None = option(None, "number of cards", low=1, none="as many as the recipe is for")
+    gpus: int | None = option(None, "number of cards", low=1, high=1 << 20, none="as many as the recipe is for")
     machines: int | None = option(
         None, "number of machines", low=1, none="the fewest with at most 8 cards each that share the cards evenly"
     )

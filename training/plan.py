@@ -35,8 +35,13 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[B
         phase = schedule.phase(epoch)
         batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
-            lr, momentum = schedule.lr(epoch, batch, batches), schedule.momentum(epoch, batch, batches)
-            yield Batch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
+            yield _batch(schedule, epoch, batch, batches)
+
+
+def _batch(schedule: Schedule, epoch: int, batch: int, batches: int) -> Batch:
+    """Batch ``batch`` (from 1) of ``batches`` in ``epoch`` (from 0)."""
+    lr, momentum = schedule.lr(epoch, batch, batches), schedule.momentum(epoch, batch, batches)
+    return Batch(epoch=epoch + 1, batch=batch, batches=batches, phase=schedule.phase(epoch), lr=lr, momentum=momentum)
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
@@ -48,17 +53,17 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
         f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} {heading}"
         f"{'batches':>7} {'images':>8}  validation"
     )
-    epochs: dict[int, list[Batch]] = {}
-    for batch in plan(schedule, images, gpus):
-        epochs.setdefault(batch.epoch, []).append(batch)
-    for epoch, batches in epochs.items():
-        phase, global_batch = batches[0].phase, batches[0].phase.batch_per_gpu * gpus
+    for epoch in range(schedule.epochs):
+        phase = schedule.phase(epoch)
+        global_batch = phase.batch_per_gpu * gpus
+        batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
+        first, last = (_batch(schedule, epoch, batch, batches) for batch in (1, batches))
         kind = "rectangles" if phase.rectangular_val else "squares"
-        momenta = f"{batches[0].momentum:>13.4f} {batches[-1].momentum:>6.4f} " if ramped else ""
+        momenta = f"{first.momentum:>13.4f} {last.momentum:>6.4f} " if ramped else ""
         yield (
-            f"{epoch:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
-            f"{batches[0].lr:>10.6f} {batches[-1].lr:>10.6f} {momenta}{len(batches):>7} "
-            f"{len(batches) * global_batch:>8}  val_{phase.val_data} {kind}, batch {phase.val_batch}"
+            f"{epoch + 1:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
+            f"{first.lr:>10.6f} {last.lr:>10.6f} {momenta}{batches:>7} "
+            f"{batches * global_batch:>8}  val_{phase.val_data} {kind}, batch {phase.val_batch}"
         )
 
 

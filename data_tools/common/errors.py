@@ -78,7 +78,8 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
                 except OSError as error:
                     if error.filename is None:
                         raise
-                    return print_error(name, UserError(error.strerror or str(error), where=error.filename))
+                    file = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+                    return print_error(name, UserError(error.strerror or str(error), where=file))
 
         return guarded
 

@@ -35,6 +35,8 @@ def partial_file(path: Path) -> Iterator[Path]:
     """
     in_place = path.parent in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
     partial = path if in_place else path.with_name(f"{path.stem}.partial{path.suffix}")
+    if path.is_dir():  # known before the work is done
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         yield partial
         if in_place:
@@ -44,7 +46,8 @@ def partial_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except BaseException as error:
         if not in_place:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder, too, may not be there
+                partial.unlink()
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(partial)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -64,6 +67,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def folder_fault(folder: Path) -> str:
+    """Why ``folder`` cannot be written to or made, "" if nothing is in the way. Creates nothing."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written to"
 
 
 @contextlib.contextmanager

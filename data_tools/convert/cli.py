@@ -15,7 +15,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from data_tools.common.errors import UserError
-from data_tools.common.files import too_many_open_files
+from data_tools.common.files import folder_fault, too_many_open_files
 from data_tools.common.progress_bar import TerminalBar
 from data_tools.common.text import plural
 from data_tools.convert.config import WriteSpec
@@ -24,6 +24,8 @@ from data_tools.convert.plan import ConversionError
 
 LOG_SECONDS = 30.0  # between the lines of a log
 ANNOUNCE_SECONDS = 0.2
+# What a second try does not change.
+_OF_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,12 +39,14 @@ class StoppedError(Exception):
 
 def run(spec: WriteSpec) -> int:
     """Write the betons; returns the exit status. However it ends, the same command can resume it."""
+    if what := folder_fault(spec.data.out):  # the headers of a large tar take minutes
+        raise ConversionError(what, where="data.out", remedy="give another folder")
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
     started = time.monotonic()
     bar = Bar()
-    # The headers of a large tar take minutes; what is refused at once is one line, the error.
+    # What is refused at once is one line, the error.
     announcement = threading.Timer(ANNOUNCE_SECONDS, _print_line, [f"reading {', '.join(map(str, spec.data.source))}"])
     announcement.start()
 
@@ -85,7 +89,8 @@ def _explained(error: OSError) -> ConversionError:
         return ConversionError(what, remedy="make room, and run the same command again")
     if limit := too_many_open_files(error):
         return ConversionError(limit.what, remedy=f"{limit.remedy}; then run the same command again")
-    return ConversionError(str(error), remedy="run the same command again to continue")
+    remedy = "mend that, or give another path" if error.errno in _OF_PATHS else "run the same command again to continue"
+    return ConversionError(error.strerror or str(error), where=error.filename or "", remedy=remedy)
 
 
 class Bar:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 from data_tools.common.options import REQUIRED, OptionError, check, option
 from data_tools.common.resources import usable_cores
@@ -103,6 +105,19 @@ class Write:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteSpec:
     """One conversion."""
+
+    # ffcv-imagenet's options, with or without its section cfg.
+    ELSEWHERE: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "data_dir": "give --data.source",
+            "dataset": "give --data.source, a folder of class folders or a tar of it",
+            "write_path": "give --data.out, a folder",
+            "max_resolution": "give --data.caps, with --data.side=longer for the same sizes",
+            "compress_probability": "give --write.raw_share, 1 minus the value",
+            "jpeg_quality": "give --write.quality",
+            "num_workers": "give --write.workers",
+        }
+    )
 
     data: Data
     write: Write = Write()

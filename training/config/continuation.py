@@ -28,12 +28,7 @@ ABSENT: Mapping[str, Any] = {
     for field in fields(section)
 }
 MOST_SHOWN = 4
-# What a checkpoint records, besides the betons.
-RECORDED = {
-    *ABSENT,
-    *("gpus", "classes", "run.seed", "run.init_from", "data.page_window", "data.augment", SCHEDULE, VALIDATION),
-}
-BETON = re.compile(r"(train|val)_(full|\d+)")
+_BETON = re.compile(r"(train|val)_(full|\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +64,18 @@ def options_of_result(
     return options | dict(digests)
 
 
+def check_accepted(config: RunConfig) -> None:
+    """OptionError for a key of ``run.accept_changes`` that is not among `options_of_result`."""
+    known = [*options_of_result(config, amp="", gpus=1, digests={}, classes=1), "run.init_from"]
+    for key in config.run.accept_changes:
+        if key not in known and not _BETON.fullmatch(key):
+            raise OptionError(
+                f"{key!r} is not an option that checkpoints record{nearest(key, known)}",
+                where="run.accept_changes",
+                remedy="give those that the message about the checkpoint names",
+            )
+
+
 def _epoch(schedule: Schedule, epoch: int) -> str:
     phase = schedule.phase(epoch)
     shown = f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}"
@@ -93,7 +100,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     for key in dict.fromkeys([*now, *before]):
         old, new = before.get(key, ABSENT.get(key)), now.get(key, ABSENT.get(key))
         # A beton that only one of them reads belongs to epochs that the schedules differ in.
-        if old == new or (BETON.fullmatch(key) and None in (old, new)):
+        if old == new or (_BETON.fullmatch(key) and None in (old, new)):
             continue
         if key in (SCHEDULE, VALIDATION):
             found.append(_schedules_differ(key, old or [], new or []))
@@ -118,15 +125,6 @@ def _schedules_differ(key: str, old: Sequence[str], new: Sequence[str]) -> Diffe
 def _shown(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def check_accepted(accepted: Sequence[str]) -> None:
-    """OptionError for an option of ``run.accept_changes`` that no checkpoint records."""
-    for key in accepted:
-        if key not in RECORDED and not BETON.fullmatch(key):
-            remedy = "the message that refuses to continue a run names what can be accepted"
-            what = f"{key!r} is nothing that a checkpoint records{nearest(key, RECORDED)}"
-            raise OptionError(what, where="run.accept_changes", remedy=remedy)
 
 
 def check_changes(found: Sequence[Difference], accepted: Sequence[str], source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -55,11 +56,14 @@ def from_phases(entries: object) -> Schedule:
     for number, entry in enumerate(entries):
         where = f"phases[{number}]"
         keys = _mapping(where, entry, KEYS, NEEDED)
-        phases.extend(_phases(where, keys))
-        for lr_from, lr_to, ramp in _ramps(where, "lr", keys):
-            rates.append(LrRamp(lr_from=lr_from, lr_to=lr_to, **ramp))
-        for momentum_from, momentum_to, ramp in _ramps(where, "momentum", keys):
-            momenta.append(MomentumRamp(momentum_from=momentum_from, momentum_to=momentum_to, **ramp))
+        with _numbered("phases[]", where):
+            phases.extend(_phases(where, keys))
+        for at, lr_from, lr_to, ramp in _ramps(where, "lr", keys):
+            with _numbered("phases[].lr[]", at):
+                rates.append(LrRamp(lr_from=lr_from, lr_to=lr_to, **ramp))
+        for at, momentum_from, momentum_to, ramp in _ramps(where, "momentum", keys):
+            with _numbered("phases[].momentum[]", at):
+                momenta.append(MomentumRamp(momentum_from=momentum_from, momentum_to=momentum_to, **ramp))
     return Schedule(
         phases=tuple(phases),
         ramps=tuple(sorted(rates, key=lambda r: r.start)),
@@ -87,6 +91,15 @@ def to_phases(schedule: Schedule) -> list[object]:
 def _written(ramp: Ramp, first: float, last: float) -> dict[str, object]:
     written: dict[str, object] = {"epochs": [ramp.start, ramp.end], "from": first, "to": last, "shape": ramp.shape}
     return written if ramp.power is None else written | {"power": ramp.power}
+
+
+@contextlib.contextmanager
+def _numbered(part: str, where: str) -> Iterator[None]:
+    """An OptionError of a part of the schedule says which of the list's it is."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(error.what, where=error.where.replace(part, where), remedy=error.remedy) from None
 
 
 def _phases(where: str, entry: Mapping[str, Any]) -> Iterator[Phase]:
@@ -125,15 +138,15 @@ def _sizes(where: str, entry: Mapping[str, Any], start: int, end: int, px: int) 
     return [(first, after, size(first)) for first, after in pairwise([*changes, end])]
 
 
-def _ramps(where: str, key: str, keys: Mapping[str, Any]) -> Iterator[tuple[float, float, dict[str, Any]]]:
-    """(first value, last value, what any ramp has) of each ramp under ``key`` of a phase."""
+def _ramps(where: str, key: str, keys: Mapping[str, Any]) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
+    """(where it is, first value, last value, what any ramp has) of each ramp under ``key`` of a phase."""
     for number, entry in enumerate(_list(f"{where}.{key}", keys.get(key, []))):
         at = f"{where}.{key}[{number}]"
         ramp = _mapping(at, entry, RAMP_KEYS, RAMP_NEEDED)
         start, end = _span(f"{at}.epochs", ramp["epochs"])
         first, last = (_value(f"{at}.{end_of}", ramp[end_of], float) for end_of in ("from", "to"))
         power = None if ramp.get("power") is None else _value(f"{at}.power", ramp["power"], float)
-        yield first, last, {"start": start, "end": end, "shape": ramp.get("shape", "linear"), "power": power}
+        yield at, first, last, {"start": start, "end": end, "shape": ramp.get("shape", "linear"), "power": power}
 
 
 def _mapping(where: str, entry: object, keys: tuple[str, ...], needed: tuple[str, ...]) -> Mapping[str, Any]:

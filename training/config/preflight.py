@@ -6,22 +6,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_tools.common.files import folder_fault
 from data_tools.common.options import OptionError, nearest
 from training.config.continuation import check_accepted
-from training.config.run_config import Dist, Run
+from training.config.run_config import Dist, RunConfig
 
 _CHECKPOINTS = ("last.pt", "best.pt")
 _WORDS = ("auto", "none")
 _CONTINUED = ("last.pt", "fresh.pt", "previous.pt")  # what a run goes on from, as in training/model/checkpoint.py
 
 
-def check_files(run: Run) -> None:
-    """OptionError for a checkpoint that is not there, or a run folder that cannot be written to. Creates nothing."""
+def check_files(config: RunConfig) -> None:
+    """OptionError for weights that are not there, or a run folder or a log that cannot be written. Creates nothing."""
+    run = config.run
     if run.eval_only and run.checkpoint is not None:
         check_checkpoint("run.checkpoint", run.checkpoint)
         return
-    _check_folder(run.dir)
-    check_accepted(run.accept_changes)
+    if what := folder_fault(run.dir):
+        raise OptionError(what, where="run.dir", remedy="give another folder")
+    check_accepted(config)
+    if config.log.mllog is not None:
+        _check_log(config.log.mllog, run.dir)
     # A folder's own checkpoint goes on, and the one that it began from may be gone.
     if any((run.dir / name).exists() for name in _CONTINUED):
         return
@@ -56,18 +61,13 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
         raise OptionError(f"{path} is empty", where=where, remedy=remedy)
 
 
-def _check_folder(folder: Path) -> None:
-    """OptionError if ``folder``, or the folder that it would be made in, is none or cannot be written to."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    what = (
-        f"{existing} is not a folder"
-        if not existing.is_dir()
-        else f"{existing} cannot be written to"
-        if not os.access(existing, os.W_OK | os.X_OK)
-        else ""
-    )
+def _check_log(path: Path, run_dir: Path) -> None:
+    """OptionError unless a file can be written at ``path``; the run makes the folder ``run_dir`` itself."""
+    folder = path.absolute().parent
+    missing = not folder.is_dir() and folder != run_dir.absolute()
+    what = f"{path} is a folder" if path.is_dir() else f"no folder {folder}" if missing else folder_fault(folder)
     if what:
-        raise OptionError(what, where="run.dir", remedy="give another folder")
+        raise OptionError(what, where="log.mllog", remedy="give another file")
 
 
 def unusable_folder(folder: Path, error: OSError) -> OptionError:

@@ -200,6 +200,7 @@ class Log:
         None,
         "project on Weights & Biases (`make env EXTRAS=wandb`; `WANDB_MODE=offline` works)",
         none="nothing is sent",
+        hint="give the name of a project, or leave it out",
     )
     mllog: Path | None = option(
         None,

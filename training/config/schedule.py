@@ -17,6 +17,7 @@ from data_tools.common.options import REQUIRED, OptionError, check, option
 from data_tools.common.text import plural
 
 FULL = "full"
+MOST_EPOCHS = 100_000  # a checkpoint keeps a line of text for each
 STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values a channel
 Shape = Literal["linear", "cosine", "polynomial"]
 SHAPES: tuple[str, ...] = get_args(Shape)
@@ -217,6 +218,8 @@ class Schedule:
 
 def check_span(where: str, start: float, end: float) -> None:
     """OptionError unless ``[start, end)`` is a range of at least one epoch."""
+    if end > MOST_EPOCHS:
+        raise OptionError(f"[{start}, {end}] has more than {MOST_EPOCHS:,} epochs", where=where)
     if not 0 <= start < end:
         raise OptionError(
             f"[{start}, {end}] is empty or runs backwards",

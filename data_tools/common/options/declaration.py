@@ -128,8 +128,14 @@ def bounds_text(low: float | None, high: float | None) -> str:
 
 def nearest(word: Any, valid: Iterable[Any]) -> str:
     """The end of an error line about an unknown `word`: ``; did you mean X?``, or nothing if none is near."""
-    close = difflib.get_close_matches(str(word), [str(each) for each in valid], n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    names = {str(each).lower(): str(each) for each in valid}
+    close = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]}?" if close else ""
+
+
+def _own_name(key: str) -> str:
+    """The key without its section."""
+    return key.rpartition(".")[2]
 
 
 def refuse_unknown(key: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str], where: str = "") -> NoReturn:
@@ -143,7 +149,11 @@ def refuse_unknown(key: str, known: Mapping[str, Entry], elsewhere: Mapping[str,
             values = " (true or false)" if entry.kind is bool else ""
             now = entry.argument or f"{'' if where else '--'}{entry.key}{values}"
             raise OptionError(f"{kind} {shown} is now {now}{', without a name' if entry.argument else ''}", where=where)
-    valid = [*known, CONFIG_FILE]
-    named_so = [each for each in valid if each.rpartition(".")[2] == key]
+    valid, name = [*known, CONFIG_FILE], _own_name(key)
+    named_so = [each for each in valid if _own_name(each) == name]
+    if not named_so and name in elsewhere:  # with a section before it
+        raise OptionError(f"unknown {kind} {shown}; here, {elsewhere[name]}", where=where)
+    if "." in key:  # what is near only by its section is another option
+        valid = [each for each in valid if nearest(name, [_own_name(each)])]
     near = nearest(named_so[0] if len(named_so) == 1 else key, valid)
     raise OptionError(f"unknown {kind} {shown}{near if where else near.replace('mean ', 'mean --')}", where=where)

@@ -20,8 +20,12 @@ FALSE = {"0", "false", "no", "off"}
 def convert(value: Any, kind: Any) -> Any:
     """`value`, text of the command line or anything out of YAML, as `kind`; ValueError says what is wrong."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(value, str) and not value.strip() and Path in (kind, *arguments) and origin is not tuple:
+    if Path in (kind, *arguments) and _has_empty(value, origin):
         raise ValueError("empty, as of an unset variable; give a path")
+    if value is None and kind not in (object, Any) and type(None) not in arguments:
+        raise ValueError("null, which is an empty value or `~` in YAML; give a value, or leave it out")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{value!r} holds a NUL character")
     if kind in (object, Any, list, dict) or origin in (list, dict):
         return _structure(value, origin or kind)
     if origin in (typing.Union, types.UnionType):
@@ -44,6 +48,13 @@ def convert(value: Any, kind: Any) -> Any:
         items = [each.strip() if isinstance(each, str) else each for each in items]
         return tuple(convert(each, arguments[0]) for each in items if each != "")
     return _scalar(value, kind)
+
+
+def _has_empty(value: Any, origin: Any) -> bool:
+    """Whether a path is empty: the value, or one of several words, or all that is between commas."""
+    if isinstance(value, str):
+        return not value.strip(", " if origin is tuple else None)
+    return origin is tuple and isinstance(value, (list, tuple)) and any(_has_empty(each, None) for each in value)
 
 
 def _items(text: str, kind: Any) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.options.declaration import Entry, OptionError, refuse_unknown
+from data_tools.common.options.declaration import CONFIG_FILE, Entry, OptionError, refuse_unknown
+from data_tools.common.options.values import convert
 
 
 def read_yaml(file: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str]) -> dict[str, Any]:
@@ -15,16 +16,20 @@ def read_yaml(file: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str
     import yaml
 
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_loader(file))
+        path: Path = convert(file, Path)
+    except ValueError as error:
+        raise OptionError(str(error), where=f"--{CONFIG_FILE}") from None
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader(file))
     except OSError as error:
-        raise OptionError(f"{file}: {error.strerror}", where="--config-file") from None
+        raise OptionError(f"{file}: {error.strerror}", where=f"--{CONFIG_FILE}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise OptionError(f"not YAML: {' '.join(str(error).split())}", where=file) from None
     flat: dict[str, Any] = {}
-    for section, body in _mapping(file, content or {}, "the file").items():
+    for section, body in _mapping(file, {} if content is None else content, "the file").items():
         if section in elsewhere and not isinstance(body, dict | None):
             refuse_unknown(section, known, elsewhere, where=file)
-        pairs = {section: body} if section in known else _mapping(file, body or {}, section)
+        pairs = {section: body} if section in known else _mapping(file, {} if body is None else body, section)
         for key, value in pairs.items():
             name = key if section in known else f"{section}.{key}"
             if name not in known:

@@ -137,6 +137,7 @@ def test_unusable_events_end_in_one_line_and_status_2(tmp_path: Path, capsys: py
         assert dawn_tsv.main([str(path), *more]) == 2
         printed = capsys.readouterr()
         assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+        assert str(path) in printed.err
         return printed.err
 
     assert "no such file or folder" in error(tmp_path / "none")

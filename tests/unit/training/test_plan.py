@@ -8,7 +8,7 @@ from helpers.recipes import arguments
 import train_imagenet
 from training.config.phases_yaml import from_phases
 from training.config.schedule import batches_per_epoch
-from training.plan import plan
+from training.plan import plan, table
 
 TITAN8 = arguments("titan8")
 
@@ -30,6 +30,22 @@ def test_table_has_a_row_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     # 1,281,167 // 4,096 = 312 batches; lr of the first: 1 + 1 / (7 * 312)
     assert first[:9] == ["1", "160", "128", "512", "4096", "1.000458", "1.142857", "312", "1277952"]
     assert "val_full rectangles, batch 128" in lines[-1]
+
+
+def test_table_of_many_images_does_not_go_through_all_batches() -> None:
+    lr = [{"epochs": [0, 2], "from": 1.0, "to": 0.0}]
+    schedule = from_phases([{"epochs": [0, 2], "px": 128, "batch_per_gpu": 1, "data": 160, "lr": lr}])
+    _, _, last = table(schedule, {"160": 10**15}, 1)
+    assert last.split()[5:8] == ["0.500000", "0.000000", str(10**15)]
+
+
+def test_csv_that_cannot_be_written_is_named_as_it_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, what in ((tmp_path / "none/a.csv", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert train_imagenet.main([*TITAN8, f"--run.plan_csv={path}", "--data.train_images=12500"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"train_imagenet.py: error: {path}: {what}"
+    assert not list(tmp_path.parent.glob("*.partial*"))
 
 
 def test_csv_has_a_row_per_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,8 @@ def test_long_remedy_has_its_own_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_failed_system_call_that_names_a_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(fail(PermissionError(errno.EACCES, "Permission denied", "/root/x"))) == 2
     assert capsys.readouterr().err == "some.tool: error: /root/x: Permission denied\n"
+    assert run(fail(PermissionError(errno.EACCES, "Permission denied", b"/root/x"))) == 2
+    assert capsys.readouterr().err == "some.tool: error: /root/x: Permission denied\n"
 
 
 def test_other_errors_keep_their_traceback() -> None:

@@ -133,6 +133,12 @@ def test_yaml_structures_are_passed_through(tmp_path: Path) -> None:
         ("write:\n  qualty: 1\n", ["a.yaml", "write.qualty", "did you mean write.quality"]),
         ("writ:\n  quality: 1\n", ["a.yaml", "writ.quality"]),
         ("write: 3\n", ["a.yaml", "mapping"]),
+        ("write: off\n", ["a.yaml", "write is not a mapping"]),
+        ("write: []\n", ["a.yaml", "write is not a mapping"]),
+        ("false\n", ["a.yaml", "the file is not a mapping"]),
+        ("write: {out: ~}\n", ["a.yaml: write.out: null, which is an empty value or `~` in YAML; give a value"]),
+        ("write: {scale: }\n", ["a.yaml: write.scale: null, which is"]),
+        ('write: {out: "a\\0b"}\n', ["a.yaml: write.out: 'a\\x00b' holds a NUL character"]),
         ("- 1\n", ["a.yaml", "mapping"]),
         ("write: {quality: [\n", ["a.yaml", "not YAML"]),
         ("write:\n  out: off\n", ["a.yaml", "write.out", "text"]),
@@ -157,6 +163,8 @@ def test_wrong_file_is_refused_in_one_line_that_names_the_key(tmp_path: Path, te
 def test_missing_file_and_missing_required_value(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"none\.yaml"):
         read("-C", str(tmp_path / "none.yaml"))
+    with pytest.raises(OptionError, match="--config-file: empty, as of an unset variable"):
+        read("-C", "")
     with pytest.raises(OptionError, match=r"need\.name is required"):
         parse(NeedSpec, [], prog="p.py")
 
@@ -178,6 +186,12 @@ def test_table_has_every_option_with_its_default() -> None:
     assert rows["`--write.side`"] == ["`shorter`", "side that is capped; `shorter` or `longer`"]
     assert rows["`--write.limit`"] == ["none", "a limit; none: as many as there are"]
     assert rows["`--write.dry`"] == ["`false`", "no files"]
+
+
+def test_file_of_options_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text("write: {quality: 7}\n")
+    assert read("--config-file=~/a.yaml").quality == 7
 
 
 @pytest.mark.parametrize(
@@ -256,6 +270,28 @@ def test_path_that_exists_is_not_split_at_its_commas(tmp_path: Path, monkeypatch
 
 def test_dashes_stand_for_underscores() -> None:
     assert parse(Tool, ["a", "--dry-run"], prog="a.tool").dry_run
+
+
+@pytest.mark.parametrize("argv", [[""], ["a", " "]])
+def test_empty_word_is_no_path(argv: list[str]) -> None:
+    with pytest.raises(OptionError, match="FILE: empty, as of an unset variable; give a path"):
+        parse(Tool, argv, prog="p.py")
+
+
+def test_suggestion_is_near_by_its_own_name() -> None:
+    for given, answer in (("--write.qualty=3", "--write.quality"), ("--wirte.quality=3", "--write.quality")):
+        with pytest.raises(OptionError, match=f"did you mean {answer}"):
+            read(given)
+    with pytest.raises(OptionError) as caught:
+        read("--write.colour=3")  # as near as write.out to the letters of both
+    assert str(caught.value) == "unknown option --write.colour"
+
+
+def test_case_does_not_keep_a_name_from_being_near() -> None:
+    with pytest.raises(OptionError, match=r"did you mean --write\.quality\?"):
+        read("--WRITE.QUALITY=3")
+    with pytest.raises(OptionError, match="did you mean longer"):
+        read("--write.side=LONGER")
 
 
 def test_missing_word_is_named() -> None:

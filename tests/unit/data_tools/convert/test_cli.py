@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import write_datasets
 from data_tools.convert import cli, estimate
 from data_tools.convert.converter import Summary
 from data_tools.convert.estimate import Estimate
@@ -66,3 +67,25 @@ def test_tables_have_one_unit_of_bytes_and_80_columns(tmp_path: Path) -> None:
         assert max(map(len, table.splitlines())) <= 80
     assert "80,000.0" in before
     assert "68.0" in after
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--data.source={0} --data.out={0}/file", "data.out: {0}/file is not a folder; give another folder"),
+        ("--data.source={0} --data.out={0}/file/betons", "data.out: {0}/file is not a folder; give another folder"),
+        ("--data.out={0}/out --data.source={0}/" + "x" * 300, "File name too long; mend that, or give another path"),
+        ("--cfg.write_path=x", "unknown option --cfg.write_path; here, give --data.out, a folder"),
+        ("--max-resolution=500", "unknown option --max_resolution; here, give --data.caps, with --data.side=longer"),
+        ("--cfg.jpeg_quality=90", "unknown option --cfg.jpeg_quality; here, give --write.quality"),
+    ],
+)
+def test_mistake_is_one_line(
+    options: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    (tmp_path / "file").touch()
+    status = write_datasets.main(options.format(tmp_path).split())
+    err = capsys.readouterr().err
+    assert (status, err.count("\n")) == (2, 1), err
+    assert message.format(tmp_path) in err

@@ -73,13 +73,6 @@ def test_missing_checkpoint_is_refused(option: str, refused: Callable[..., str],
     assert "old/best.pt is empty; give the last.pt" in refused(*option.format(tmp_path / "old/best.pt").split())
 
 
-def test_change_that_no_checkpoint_records_cannot_be_accepted(refused: Callable[..., str], tmp_path: Path) -> None:
-    line = refused("--run.accept_changes=schedule,train.ampp")
-    assert "run.accept_changes: 'train.ampp' is nothing that a checkpoint records; did you mean train.amp?" in line
-    known = "schedule,validation,gpus,run.seed,data.augment,train.amp,model.arch,train_full,val_160"
-    assert "no beton here" in refused(f"--run.accept_changes={known}", f"--data.dir={tmp_path}")
-
-
 @pytest.mark.parametrize("option", ["resume", "init_from"])
 def test_checkpoint_that_the_new_run_would_move_aside_is_refused(
     option: str, refused: Callable[..., str], tmp_path: Path
@@ -112,6 +105,38 @@ def test_started_run_does_not_need_the_checkpoint_that_it_began_from(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pt").touch()
     assert "no beton here" in refused(f"--run.{option}={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
+
+
+def test_log_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert f"log.mllog: {tmp_path} is a folder; give another file" in refused(f"--log.mllog={tmp_path}")
+    line = refused(f"--log.mllog={tmp_path / 'none/log'}")
+    assert f"log.mllog: no folder {tmp_path / 'none'}; give another file" in line
+    assert "no beton here" in refused(f"--log.mllog={tmp_path / 'run/log'}", f"--data.dir={tmp_path}")
+
+
+def test_wandb_switched_off_in_yaml_is_answered_with_how_to(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "log.yaml").write_text("log: {wandb: off}")
+    line = refused("-C", str(tmp_path / "log.yaml"))
+    assert "log.wandb: False is not text; give the name of a project, or leave it out" in line
+
+
+def test_accepted_change_that_is_none_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    line = refused("--run.accept_changes=schedule,train.weigth_decay")
+    assert "run.accept_changes: 'train.weigth_decay' is not an option that" in line
+    assert "mean train.weight_decay?" in line
+    keys = "schedule,validation,train.loss_scale,run.init_from,train_160,val_320,data.augment,gpus"
+    assert "no beton here" in refused(f"--run.accept_changes={keys}", f"--data.dir={tmp_path}")
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "0"}])
+def test_environment_that_contradicts_itself_is_refused_for_a_plan_too(
+    environment: dict[str, str], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert "environment: " in refused("--run.plan", "--data.train_images=40")
 
 
 def test_all_missing_betons_are_named_with_the_command_that_makes_them(

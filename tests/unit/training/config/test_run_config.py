@@ -82,6 +82,13 @@ def test_loss_scale_is_a_number_or_dynamic() -> None:
         (["--batch-size=256"], "here, the batch is schedule.phases[].batch_per_gpu in the YAML"),
         (["-b", "256"], "here, the batch is schedule.phases[].batch_per_gpu in the YAML"),
         (["--momentum=0.9"], "unknown option --momentum; did you mean --train.momentum?"),
+        (["--train.lr=0.1"], "unknown option --train.lr; here, rates are schedule.phases[].lr in the YAML"),
+        (["--run.epochs=3"], "unknown option --run.epochs; here, epochs are schedule.phases[].epochs"),
+        (["--schedule.batch_per_gpu=8"], "here, the batch is schedule.phases[].batch_per_gpu in the YAML"),
+        (["--train.optimizer=adam"], "unknown option --train.optimizer; here, the optimizer is SGD"),
+        (["--model.name=resnet18"], "unknown option --model.name; here, give --model.arch"),
+        (["--train.seed=1"], "unknown option --train.seed; did you mean --run.seed?"),
+        (["--node_rank=1"], "unknown option --node_rank; here, processes of several machines are started by torchrun"),
         (["--run.plan=tru"], "--run.plan: 'tru' is not a boolean (true or false); a file for it is --run.plan_csv"),
     ],
 )
