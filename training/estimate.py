@@ -95,9 +95,9 @@ def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
     """A line a phase, and what is not counted."""
     yield f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}  bound by"
     for time in times:
-        span, so_far = f"{time.phase.start + 1}-{time.phase.end}", hours_after(times, time.phase.end)
+        so_far = hours_after(times, time.phase.end)
         rate, hours = time.images_per_s_per_gpu, time.seconds / 3600
-        yield f"{span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}  {time.bound}"
+        yield f"{time.phase.span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}  {time.bound}"
     parts = {"the loader (--cores_per_gpu)": site.cores_per_gpu, "the disk (--disk_mb_s)": site.disk_mb_s}
     if unknown := [name for name, given in parts.items() if given is None]:
         yield f"taken to keep up: {' and '.join(unknown)}"

@@ -11,6 +11,7 @@ Other files (a README, a hidden file) are counted and reported as ignored.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def _add_trees(builder: IndexBuilder, trees: Sequence[Tree], labels: dict[str, s
 
 def _check_paths(paths: Sequence[Path]) -> None:
     for at, path in enumerate(paths):
+        if re.match(r"\w+:/", str(path)):
+            raise MissingFileError("an address", where=path, remedy="nothing is downloaded; give a path")
         if not path.exists():
             raise MissingFileError("no such source", where=path, remedy="--data.source takes tars, folders and parquet")
         if any(path.samefile(other) for other in paths[:at]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
     if path.is_dir():
         held = next((path / name for name in _CHECKPOINTS if (path / name).exists()), None)
         raise OptionError(f"{path} is a folder", where=where, remedy=f"give {held}" if held else remedy)
+    if re.match(r"\w+:/", str(path)):
+        raise OptionError(f"{path} is an address", where=where, remedy="nothing is downloaded; give a path to the file")
     if not path.exists():
         near = nearest(path, words) if str(path).isalpha() else ""  # a path has a dot or a slash
         also = f", or {' or '.join(words)}" if words and not near else ""

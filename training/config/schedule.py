@@ -163,6 +163,11 @@ class Phase:
             raise OptionError(what, where="phases[].val_resize", remedy="give at least val_px")
 
     @property
+    def span(self) -> str:
+        """Its epochs, counted from 1: ``1-18``, or ``19`` alone."""
+        return f"{self.start + 1}-{self.end}" if self.end > self.start + 1 else str(self.end)
+
+    @property
     def val_shorter_px(self) -> int:
         """The shorter side that a validation image is resized to."""
         return self.val_resize or int(self.val_px * 1.14)

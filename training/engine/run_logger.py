@@ -175,8 +175,7 @@ class RunLog:
 
 def described(phase: Phase) -> str:
     """The epochs of ``phase``, counted from 1, and its size."""
-    epochs = f"epochs {phase.start + 1}-{phase.end}" if phase.end > phase.start + 1 else f"epoch {phase.end}"
-    return f"{epochs}, {phase.px} px"
+    return f"epoch{'s' if '-' in phase.span else ''} {phase.span}, {phase.px} px"
 
 
 def begin(state: TrainState, signals: StopSignals) -> RunLog | None:

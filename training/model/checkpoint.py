@@ -68,6 +68,18 @@ class Skipped:
     def __setitem__(self, key: object, value: object) -> None: ...
 
 
+def _empty_dict(*args: object) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_list(*args: object) -> list[Any]:
+    return []
+
+
+# torch fills no other containers than dicts and lists, and OmegaConf's objects, as Hydra's users save, hold the first.
+_CONTAINERS = {"collections.defaultdict": _empty_dict, "collections.deque": _empty_list}
+
+
 def read(path: Path, *, skip_objects: bool = False) -> Any:
     """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read.
 
@@ -76,6 +88,7 @@ def read(path: Path, *, skip_objects: bool = False) -> Any:
     """
     if not path.is_file():
         raise OptionError("no checkpoint here", where=path, remedy="give the last.pt or best.pt of a run folder")
+    skipped: list[Any] = [(_CONTAINERS.get(name, Skipped), name) for name in _objects(path)] if skip_objects else []
     try:
         if zipfile.is_zipfile(path):  # the format before torch 1.6 has no checksums
             with zipfile.ZipFile(path) as file:
@@ -84,7 +97,7 @@ def read(path: Path, *, skip_objects: bool = False) -> Any:
                 raise ValueError(f"{damaged} does not match its checksum")
         with (
             warnings.catch_warnings(action="ignore"),  # of torch, about a pickle of another version
-            torch.serialization.safe_globals([(Skipped, name) for name in _objects(path)] if skip_objects else []),
+            torch.serialization.safe_globals(skipped),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise many types for a damaged or hostile file
@@ -93,21 +106,47 @@ def read(path: Path, *, skip_objects: bool = False) -> Any:
 
 def _objects(path: Path) -> list[str]:
     """The classes and functions that the file names and torch does not load, sorted; of old formats, none."""
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else []
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else []
+    except Exception:  # as many types as torch.load, which is to say what is wrong
+        return []
 
 
 def _unreadable(path: Path, error: Exception) -> OptionError:
     """Without torch's own message, which fills a screen and advises to run what the file says."""
-    if not path.stat().st_size:
-        return OptionError("not a readable checkpoint: empty", where=path)
-    if type(error).__name__ == "UnpicklingError":
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if objects := [named[1]] if named else _objects(path)[:1]:
-            what = f"not a readable checkpoint: it holds a Python object, {objects[0]}, which could run code"
-            return OptionError(what, where=path, remedy=state_dicts.REMEDY)
-        return OptionError("not a readable checkpoint: not written by torch.save, or damaged", where=path)
-    reason = " ".join(str(error).split())[:200]
-    return OptionError(f"not a readable checkpoint ({type(error).__name__}: {reason})", where=path)
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    objects = [named[1]] if named else _objects(path)[:1]
+    if objects and type(error).__name__ == "UnpicklingError":
+        what = f"not a readable checkpoint: it holds a Python object, {objects[0]}, which could run code"
+        return OptionError(what, where=path, remedy=state_dicts.REMEDY)
+    reason, remedy = _damage(path, error), "copy or fetch it again, or give another file"
+    if reason == _POINTER:
+        remedy = "fetch the file with `git lfs pull`"
+    return OptionError(f"not a readable checkpoint: {reason}", where=path, remedy=remedy)
+
+
+_POINTER = "a pointer of Git LFS, without the file's content"
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """Why the file at ``path``, which holds no unknown object, cannot be read."""
+    if isinstance(error, OSError | MemoryError):
+        return getattr(error, "strerror", None) or type(error).__name__
+    if "does not match its checksum" in str(error):
+        return str(error)
+    if "torchscript" in str(error).lower():
+        return "a TorchScript program"
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "empty"
+    if head.startswith(b"version https://git-lfs"):
+        return _POINTER
+    return (
+        "cut short"
+        if head.startswith(b"PK") and not zipfile.is_zipfile(path)
+        else "not written by torch.save, or damaged"
+    )
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
@@ -132,8 +171,8 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             damaged.append(error)
             continue
         for each in damaged:
-            print(f"note: {each}; going back to the checkpoint before", file=sys.stderr)
+            print(f"note: {each.fault}; going back to the checkpoint before", file=sys.stderr)
         return found, path
     if damaged:
-        raise OptionError(f"{damaged[0]}; nothing older is left", where="run.dir", remedy="give another --run.dir")
+        raise OptionError(f"{damaged[0].fault}; nothing older is left", where="run.dir", remedy="give another --run.dir")
     return None

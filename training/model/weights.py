@@ -39,12 +39,18 @@ def read(path: Path) -> Weights:
     if path.is_file() and _is_safetensors(path):
         return _from_safetensors(path)
     content = checkpoint.read(path, skip_objects=True)
-    if isinstance(content, dict) and {"version", "classes"} <= content.keys():
+    if isinstance(content, dict) and _is_ours(content):
         state = checkpoint.check_version(path, content)
         averaged = "ema" if state.get("ema") else ""
         return Weights(source=path, tensors=state["model"], classes=tuple(state["classes"]), averaged=averaged)
     tensors, averaged = state_dicts.find(path, content)
     return Weights(source=path, tensors=tensors, averaged=averaged)
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+    """Whether it has what `checkpoint.save` writes; other programs, too, have a version and classes."""
+    kinds = {"version": int, "classes": list, "model": Mapping}
+    return all(isinstance(content.get(key), kind) for key, kind in kinds.items())
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -62,11 +68,13 @@ def _from_safetensors(path: Path) -> Weights:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         classes = json.loads(metadata["classes"]) if "classes" in metadata else None
+        if classes is not None and not isinstance(classes, list):
+            raise ValueError("classes are no list")
     except (SafetensorError, ValueError) as error:
         raise OptionError(
             f"not readable safetensors ({error})", where=path, remedy="fetch or export it again"
         ) from error
-    names = classes and tuple(map(str, classes))
+    names = None if classes is None else tuple(map(str, classes))
     return Weights(source=path, tensors=state_dicts.find(path, tensors)[0], classes=names)
 
 
@@ -94,6 +102,7 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     wanted, given = _shapes(network.state_dict()), _shapes(weights.tensors)
     if wanted != given:
         raise OptionError(f"{_difference(wanted, given)}", where=weights.source)
+    _check_plain(weights)
     network.load_state_dict(weights.tensors)
 
 
@@ -112,8 +121,28 @@ def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -
     kept = FC if other_classes else ()
     if {k: v for k, v in wanted.items() if k not in kept} != {k: v for k, v in given.items() if k not in kept}:
         raise OptionError(_difference(wanted, given), where=weights.source)
+    _check_plain(weights)
     network.load_state_dict({**weights.tensors, **{key: own[key] for key in kept}})
     return other_classes
+
+
+def _check_plain(weights: Weights) -> None:
+    """OptionError for a tensor that torch does not copy into a parameter, or only with other values."""
+    for name, value in weights.tensors.items():
+        kind = (
+            "quantised"
+            if value.is_quantized
+            else "sparse"
+            if value.layout is not torch.strided
+            else "without content"
+            if value.is_meta
+            else f"of type {str(value.dtype).removeprefix('torch.')}"
+            if not (value.is_floating_point() or name.endswith(COUNTERS))
+            else ""
+        )
+        if kind:
+            remedy = "give weights in fp32, bf16 or fp16"
+            raise OptionError(f"{name} is {kind}", where=weights.source, remedy=remedy)
 
 
 def checksum(network: nn.Module) -> int:
@@ -129,7 +158,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    outputs = given.get("fc.bias", (1,))[0]
+    outputs = (*given.get("fc.bias", ()), 1)[0]
     for arch in ARCHES:
         for blurpool in (False, True):
             with torch.device("meta"):

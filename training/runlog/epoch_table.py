@@ -156,7 +156,7 @@ def read_epochs(run_dir: Path) -> list[EpochRow]:
         return []
     rows: list[EpochRow] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have saved it
             table = csv.DictReader(file, strict=True)
             if missing := set(COLUMNS) - ADDED - set(table.fieldnames or ()):
                 raise ValueError(f"no column {', '.join(sorted(missing))}")

@@ -65,6 +65,8 @@ def test_missing_checkpoint_is_refused(option: str, refused: Callable[..., str],
     line = refused(*options)
     assert f"{name}: {tmp_path / 'none.pt'}: no checkpoint here" in line
     assert "give the last.pt or best.pt of a run folder" in line
+    line = refused(*option.format("https://example.org/a.pth").split())
+    assert f"{name}: https:/example.org/a.pth is an address; nothing is downloaded; give a path to the file" in line
     (tmp_path / "old").mkdir()
     assert f"{tmp_path / 'old'} is a folder; give the last.pt" in refused(*option.format(tmp_path / "old").split())
     (tmp_path / "old/best.pt").touch()

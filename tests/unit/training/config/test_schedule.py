@@ -33,6 +33,12 @@ def test_ramp_reaches_its_end_exactly() -> None:
     assert ramp.at(0, 1, 7) == pytest.approx(0.1 + 0.2 / 21)
 
 
+def test_span_of_a_phase_counts_epochs_from_1() -> None:
+    spans = {(0, 2): "1-2", (2, 3): "3", (0, 1): "1", (18, 25): "19-25"}
+    for (start, end), span in spans.items():
+        assert Phase(start=start, end=end, px=128, batch_per_gpu=2, data="160").span == span
+
+
 def test_phase_of_an_epoch() -> None:
     titan8 = schedule("titan8")
     assert [titan8.phase(e).px for e in (0, 12, 13, 24, 25, 27)] == [128, 128, 224, 224, 288, 288]

@@ -1,6 +1,7 @@
 """Weights out of what other programs save: found in it, or refused in one line that says what to do."""
 
 import argparse
+import collections
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -94,6 +95,15 @@ def raw_pickle(content: object, path: Path) -> None:
     path.write_bytes(pickle.dumps(content))
 
 
+def raw_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torch.Tensor]]:
+    """The weights of the network with ``other`` in place of one of them."""
+    return lambda: {**named(""), name: other}
+
+
 @pytest.mark.parametrize(
     ("content", "save", "words"),
     [
@@ -102,7 +112,16 @@ def raw_pickle(content: object, path: Path) -> None:
         (network, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
         (lambda: {"epoch": 3}, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
         (lambda: [1, 2], torch.save, ["nor a state dict of tensors"]),
-        (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged"]),
+        (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged; copy or fetch it again"]),
+        (lambda: b"", raw_bytes, ["not a readable checkpoint: empty; copy or fetch it again"]),
+        (lambda: b"hello", raw_bytes, ["not written by torch.save, or damaged; copy or fetch it again"]),
+        (lambda: bytes(1000), raw_bytes, ["not written by torch.save, or damaged"]),
+        (lambda: b"\xff\xd8\xff\xe0" + bytes(99), raw_bytes, ["not written by torch.save, or damaged"]),
+        (lambda: b"version https://git-lfs.github.com/spec/v1\noid", raw_bytes, ["Git LFS", "`git lfs pull`"]),
+        (named_without("fc.bias", torch.tensor(1.0)), torch.save, ["not the weights of a ResNet"]),
+        (named_without("fc.bias", torch.zeros(3).to_sparse()), torch.save, ["fc.bias is sparse; give weights in fp32"]),
+        (named_without("fc.bias", torch.zeros(3, device="meta")), torch.save, ["fc.bias is without content"]),
+        (named_without("fc.bias", torch.zeros(3, dtype=torch.int8)), torch.save, ["fc.bias is of type int8"]),
         (lambda: named("student.") | named("teacher."), torch.save, ["several networks (student., teacher.)"]),
         (
             lambda: {
@@ -123,6 +142,30 @@ def test_other_files_are_refused_in_one_line_with_what_to_do(
     message = str(refused.value)
     assert all(word in message for word in words), message
     assert not [word for word in ("\n", "\x1b", "x1b", "weights_only", "add_safe_globals") if word in message], message
+
+
+def test_file_that_is_cut_short_is_said_to_be(tmp_path: Path) -> None:
+    torch.save(named(""), tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    for size in (len(content) - 10, len(content) // 2, 100):
+        (tmp_path / "cut.pth").write_bytes(content[:size])
+        with pytest.raises(OptionError, match="not a readable checkpoint: cut short; copy or fetch it again"):
+            weights.read(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"version": 1, "classes": 3},
+        {"version": "8.0.1", "classes": ["a"]},
+        {"hyper_parameters": collections.defaultdict(dict, {"a": {"b": 1}})},
+        {"window": collections.deque([1, 2], maxlen=3)},
+    ],
+)
+def test_other_entries_beside_weights_do_not_matter(beside: dict[str, object], tmp_path: Path) -> None:
+    torch.save({"model": named(""), **beside}, tmp_path / "other.pth")
+    found = weights.read(tmp_path / "other.pth")
+    assert (found.tensors.keys(), found.classes) == (named("").keys(), None)
 
 
 def test_averaged_weights_of_an_own_checkpoint_are_named(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ def test_epochs_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert ours.flat() == pytest.approx(theirs.flat(), nan_ok=True)
 
 
+def test_table_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    write_epochs(tmp_path, rows([10, 20]))
+    table = tmp_path / "epochs.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    assert [row.top5 for row in read_epochs(tmp_path)] == [10, 20]
+
+
 def test_tables_of_earlier_versions_are_read(tmp_path: Path) -> None:
     write_epochs(tmp_path, [replace(row, val_loss=2.5) for row in rows([10, 20])])
     table = tmp_path / "epochs.csv"
