@@ -42,6 +42,7 @@ class Data:
         0,
         "0: shuffle all images; n: shuffle within n random pages (8 MB) at a time, for a set larger than memory",
         low=0,
+        high=1 << 31,
     )
     augment: list[object] = option(
         [],

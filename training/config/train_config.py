@@ -30,6 +30,10 @@ class Model:
         check(self)
 
 
+# Of nearly all pairs of images mixed with a smaller alpha, one has the whole share; of the smallest, torch draws none.
+LEAST_ALPHA = 0.001
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
     """optimizer, loss, precision"""
@@ -77,6 +81,9 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self)
+        for key in ("mixup", "cutmix"):
+            if 0 < getattr(self, key) < LEAST_ALPHA:
+                raise OptionError(f"{getattr(self, key)} mixes nothing", where=key, remedy="give 0, or 0.001 or more")
         if self.nesterov and not self.momentum:
             raise OptionError("needs a momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
         if self.ema and self.ema_half_life:

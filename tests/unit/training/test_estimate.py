@@ -9,7 +9,15 @@ from training import estimate
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("--gpus=0", "--gpus=-8", "--price=-1", "--data.train_images=0", "--val_images=-5", "--schedule.gpus=0"),
+        *(
+            "--gpus=0",
+            "--gpus=-8",
+            "--gpus=99999999999999999999",
+            "--price=-1",
+            "--data.train_images=0",
+            "--val_images=-5",
+            "--schedule.gpus=0",
+        ),
         *("--machines=0", "--network_gbit=0", "--cores_per_gpu=0", "--disk_mb_s=0"),
     ],
 )
