@@ -174,5 +174,6 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             print(f"note: {each.fault}; going back to the checkpoint before", file=sys.stderr)
         return found, path
     if damaged:
-        raise OptionError(f"{damaged[0].fault}; nothing older is left", where="run.dir", remedy="give another --run.dir")
+        what = f"{damaged[0].fault}; nothing older is left"
+        raise OptionError(what, where="run.dir", remedy="give another --run.dir")
     return None
