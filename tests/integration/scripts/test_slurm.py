@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,16 +66,19 @@ def test_job_ends_starts_again_or_is_requeued_by_the_status(
     assert (told.read_text() if told.exists() else "") == ("requeue 4711\n" if requeued else "")
 
 
-@pytest.mark.parametrize("status", [75, 143])
-def test_cancelled_job_is_neither_requeued_nor_started_again(tmp_path: Path, status: int) -> None:
-    # scancel sends TERM to the tasks and to the script, which is the parent of srun.
+@pytest.mark.parametrize(("status", "seconds_left", "requeued"), [(75, 600, False), (143, 600, False), (75, 0, True)])
+def test_cancelled_job_is_neither_requeued_nor_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, seconds_left: int, requeued: bool
+) -> None:
+    # scancel sends TERM to the tasks and to the script, which is the parent of srun; so does SLURM at the time limit.
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + seconds_left))
     task = f'#!/bin/bash\necho >> {tmp_path}/tries\nkill -TERM "$(cut -d" " -f4 /proc/$PPID/stat)"\nexit {status}\n'
     program(tmp_path / ".venv/bin/python", task)
     job = start(tmp_path, "recipe.yaml", tasks=1)
     job.communicate(timeout=60)
     assert job.returncode == status
     assert len((tmp_path / "tries").read_text().splitlines()) == 1
-    assert not (tmp_path / "scontrol.txt").exists()
+    assert (tmp_path / "scontrol.txt").exists() == requeued
 
 
 @pytest.mark.slow
