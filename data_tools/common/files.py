@@ -60,6 +60,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+def append_whole(path: Path, content: bytes) -> None:
+    """Append ``content`` to a file: all of it, or none and an OSError. A device or a pipe may take a part."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell() if path.is_file() else None
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if before is not None:
+                file.truncate(before)
+            raise
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.files import warn_on_write_error, write_atomically
+from data_tools.common.files import append_whole, warn_on_write_error, write_atomically
 from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig
 from training.runlog.epoch_table import validation_images
@@ -78,8 +78,8 @@ class MlLog:
     def _event(self, key: str, value: Any = None, kind: str = "POINT_IN_TIME", **metadata: Any) -> None:
         entry = {"namespace": "", "time_ms": round(1000 * time.time()), "event_type": kind, "key": key, "value": value}
         line = json.dumps(entry | {"metadata": {"file": "training/runlog/mllog.py", "lineno": 0, **metadata}})
-        with warn_on_write_error("the MLPerf log"), self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{TOKEN}{line}\n")
+        with warn_on_write_error("the MLPerf log"):
+            append_whole(self.path, f"{TOKEN}{line}\n".encode())
 
 
 def facts(config: RunConfig, work: WorkModel, platform: str) -> dict[str, Any]:
@@ -103,14 +103,19 @@ def _key(line: str) -> str:
 
 def _kept(path: Path, epoch: int, batch: int) -> Iterator[str]:
     """The events of a log up to epoch ``epoch``, and the beginning of the next if ``batch`` batches of it are done;
-    none of a run that begins anew. OptionError for a file that holds anything else."""
+    none of a run that begins anew, and no end, since the run goes on. OptionError for a file that holds anything else.
+
+    A last line without its end is left out: the machine stopped, or the disk was full, while it was written."""
     if not (path.is_file() or path.is_dir()):  # nothing, or a device or a pipe, which keeps nothing and may never end
         return
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot be read ({error})", where="log.mllog") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    whole, _, torn = text.rpartition("\n")
+    if not torn.startswith(TOKEN[: len(torn)]):
+        whole = text  # of another file
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             event = json.loads(line.removeprefix(TOKEN))
             done, key = event["metadata"].get("epoch_num", 0), event["key"]
@@ -119,5 +124,5 @@ def _kept(path: Path, epoch: int, batch: int) -> Iterator[str]:
             what = f"{path} is there, and its line {number} is no event of MLPerf's"
             raise OptionError(what, where="log.mllog", remedy=remedy) from None
         is_of_next = batch and done == epoch + 1 and key == "epoch_start"
-        if (epoch or batch) and (done <= epoch or is_of_next):
+        if (epoch or batch) and (done <= epoch or is_of_next) and key != "run_stop":
             yield line.removeprefix(TOKEN)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.common.files import write_atomically
+from data_tools.common.files import append_whole, write_atomically
 from data_tools.common.options import OptionError
 
 STEPS = "steps.csv"
@@ -48,15 +46,7 @@ def begin_steps(run_dir: Path, epochs: int, batch: int) -> None:
 
 def add_steps(run_dir: Path, rows: Sequence[StepRow]) -> None:
     """Add the newest steps to the table: all of them, or none and an OSError."""
-    content = "".join(map(_line, rows)).encode()
-    with (run_dir / STEPS).open("ab", buffering=0) as file:
-        before = file.tell()
-        try:
-            if file.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            file.truncate(before)
-            raise
+    append_whole(run_dir / STEPS, "".join(map(_line, rows)).encode())
 
 
 def read_steps(run_dir: Path) -> list[StepRow]:

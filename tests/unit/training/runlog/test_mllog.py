@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.mlperf import complaints
+from helpers.processes import largest_file
 from helpers.recipes import config
 
 from data_tools.common.options import OptionError
@@ -89,6 +90,30 @@ def test_continued_run_goes_on_where_its_checkpoint_is(tmp_path: Path, batch: in
     assert complaints(path) == ""
 
 
+@pytest.mark.parametrize("torn", ["", TOKEN[:3], f'{TOKEN}{{"namespace": "", "ti'])
+def test_run_that_is_complete_and_then_made_longer_ends_once(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "log"
+    epoch(MlLog(path, epoch=0, batch=0), 1, 76.0, last=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(torn)  # the machine stopped as this was written
+    epoch(MlLog(path, epoch=1, batch=0), 2, 50.0, last=True)
+    assert keys(path) == ["run_start", *epoch_keys(1), *epoch_keys(2), "run_stop 2"]
+    assert complaints(path) == ""
+
+
+def test_event_that_does_not_fit_on_the_disk_is_left_out_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    log = MlLog(path, epoch=0, batch=0)
+    epoch(log, 1)
+    with largest_file(path.stat().st_size + 10):
+        log.epoch_begins(2, 0, FACTS)
+    assert "warning: the MLPerf log not written: " in capsys.readouterr().err
+    log.validation_begins(2)
+    assert keys(path) == ["run_start", *epoch_keys(1), "epoch_stop 2", "eval_start 2"]
+
+
 def test_log_begins_with_the_start_that_asks_for_it(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = MlLog(path, epoch=4, batch=7)
@@ -106,7 +131,7 @@ def test_new_run_replaces_the_log_of_another(tmp_path: Path) -> None:
     assert [event["key"] for event in events(path)] == ["init_start"]
 
 
-@pytest.mark.parametrize("content", [b"epoch,hours\n", b'{"key": 1}\n', b"3\n", b"\xff\n"])
+@pytest.mark.parametrize("content", [b"epoch,hours\n", b'{"key": 1}\n', b"3\n", b"\xff\n", b"notes", b": x"])
 def test_other_files_are_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "log"
     path.write_bytes(content)
