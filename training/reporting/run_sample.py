@@ -14,7 +14,8 @@ from training.runlog.epoch_table import duration
 
 # They change what is tried, shown or how fast it goes, but neither what is learned nor how it is scored.
 OTHERS = {"train.max_bad_steps", "train.compile"}
-DATA = {"data.augment", "data.page_window"}
+# Of the other sections, what the result depends on.
+ALSO = {"data.augment", "data.page_window", "run.init_from"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ def recipe(run: RunFolder) -> str:
     options = {
         key: value
         for key, value in run.options().items()
-        if (key.startswith(("model.", "train.")) or key in DATA) and key not in OTHERS
+        if (key.startswith(("model.", "train.")) or key in ALSO) and key not in OTHERS
     }
     setting = [(each.classes, each.precision) for each in run.sessions[-1:]]
     # With the schedule's batch a GPU, the first epoch's global batch stands for the number of GPUs, real or emulated.

@@ -50,7 +50,10 @@ def test_runs_that_are_not_complete_are_left_out(tmp_path: Path) -> None:
     assert samples([*runs_of(tmp_path / "one", LAST[:1]), *started]) == []
 
 
-@pytest.mark.parametrize("other", ["--train.weight_decay=5e-5", "--model.blurpool=true", "--train.flip_tta=true"])
+@pytest.mark.parametrize(
+    "other",
+    ["--train.weight_decay=5e-5", "--model.blurpool=true", "--train.flip_tta=true", "--run.init_from=resnet50.pth"],
+)
 def test_runs_of_other_recipes_are_no_sample(tmp_path: Path, other: str) -> None:
     both = [*runs_of(tmp_path / "a", LAST[:1]), *runs_of(tmp_path / "b", LAST[1:2], argv=[other])]
     assert samples(both) == []
