@@ -28,7 +28,9 @@ def pool_windows(
     column, row, image = pixel % columns, pixel // columns % rows, pixel // (columns * rows)
     inside = (pixel < pixels)[:, None] & (lane < channels)
     best = tl.full((PIXELS, LANES), -float("inf"), tl.float32)
-    place = tl.full((PIXELS, LANES), 4, tl.int32)  # the middle is never padding
+    # The first pixel that is no padding, where all are -inf.
+    first = 3 * (row == 0).to(tl.int32) + (column == 0).to(tl.int32)
+    place = tl.full((PIXELS, LANES), 0, tl.int32) + first[:, None]
     for k in tl.static_range(9):
         top, left = 2 * row + k // 3 - 1, 2 * column + k % 3 - 1
         there = (top >= 0) & (top < height) & (left >= 0) & (left < width)
