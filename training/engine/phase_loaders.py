@@ -33,13 +33,17 @@ class PhaseLoaders:
         self.validation.close()
 
 
-def train_loader(config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, **options: Any) -> TrainLoader:
-    """The training loader of ``phase``, ``batch`` images a process; ``options``: rank, workers and the like."""
-    operations, modules = augmentation.build(config.data.augmentations)
+def train_loader(
+    config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, rank: int = 0, ranks: int = 1, **options: Any
+) -> TrainLoader:
+    """The training loader of ``phase``, ``batch`` images a process; ``options``: workers and the like."""
+    operations, modules = augmentation.build(config.data.augmentations, rank, ranks)
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),
         px=phase.px,
         batch=batch,
+        rank=rank,
+        ranks=ranks,
         min_scale=phase.min_scale,
         seed=config.run.seed,
         page_window=config.data.page_window,

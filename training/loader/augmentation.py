@@ -18,8 +18,11 @@ from training.config.augmentations import Augmentation
 DRAWN_PER_IMAGE = (v2.AugMix, v2.AutoAugment, v2.RandAugment, v2.RandomErasing, v2.TrivialAugmentWide)
 
 
-def build(augmentations: tuple[Augmentation, ...]) -> tuple[list[Operation], list[nn.Module]]:
-    """(Operations on the host, modules on the device), in order. OptionError names the one that cannot be made."""
+def build(
+    augmentations: tuple[Augmentation, ...], rank: int = 0, ranks: int = 1
+) -> tuple[list[Operation], list[nn.Module]]:
+    """(Operations on the host, modules on the device), in order, for process ``rank`` of ``ranks``. OptionError names
+    the one that cannot be made."""
     operations: list[Operation] = []
     modules: list[nn.Module] = []
     for each in augmentations:
@@ -27,19 +30,31 @@ def build(augmentations: tuple[Augmentation, ...]) -> tuple[list[Operation], lis
         if isinstance(made, Operation):
             operations.append(made)
         else:
-            modules.append(EachImage(made) if isinstance(made, DRAWN_PER_IMAGE) else made)
+            modules.append(EachImage(made, rank, ranks) if isinstance(made, DRAWN_PER_IMAGE) else made)
     return operations, modules
 
 
 class EachImage(nn.Module):
-    """Applies ``module`` image by image, so that each draws its own random numbers; on a batch it would draw once."""
+    """Applies ``module`` image by image, so that each draws its own random numbers; on a batch it would draw once.
 
-    def __init__(self, module: nn.Module) -> None:
+    The images are every ``ranks``-th of a global batch, from ``rank`` on. All processes draw the seeds of the global
+    batch, so an image is changed in the same way however many processes there are, and what comes next draws the same
+    numbers in each.
+    """
+
+    def __init__(self, module: nn.Module, rank: int, ranks: int) -> None:
         super().__init__()
         self.module = module
+        self.rank, self.ranks = rank, ranks
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.stack([self.module(image) for image in images])
+        *seeds, after = torch.randint(1 << 62, (len(images) * self.ranks + 1,)).tolist()
+        changed = []
+        for image, seed in zip(images, seeds[self.rank :: self.ranks], strict=True):
+            torch.manual_seed(seed)
+            changed.append(self.module(image))
+        torch.manual_seed(after)
+        return torch.stack(changed)
 
 
 def _made(augmentation: Augmentation) -> Any:

@@ -21,6 +21,9 @@ from torchvision.transforms import v2
 from data_tools.beton.format import read_layout
 from data_tools.common.options import OptionError
 from training.config.augmentations import read_augmentations
+from training.config.datasets import read_datasets
+from training.config.run_config import Data, RunConfig, ScheduleOptions
+from training.engine.phase_loaders import train_loader
 from training.loader import augmentation
 from training.loader.beton_reader import LoadError
 from training.loader.ffcv_operations import DecodeBatch, checked
@@ -199,6 +202,31 @@ def test_published_augmentations_draw_for_each_image(betons: Path, entry: dict[s
     torch.manual_seed(0)
     same = made[0](torch.arange(3 * PX * PX).remainder(251).to(torch.uint8).view(1, 3, PX, PX).expand(16, -1, -1, -1))
     assert len({image.numpy().tobytes() for image in same}) > 4
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"RandAugment": {}},
+        {"RandomErasing": {"p": 0.5}, "ColorJitter": {"brightness": 0.9}, "TrivialAugmentWide": {}},
+        {"ColorJitter": {"brightness": 0.9}},
+    ],
+)
+def test_images_are_changed_alike_however_many_processes_share_a_batch(betons: Path, entries: dict[str, Any]) -> None:
+    augment = [{f"torchvision.transforms.v2.{name}": arguments} for name, arguments in entries.items()]
+    phase = {"epochs": [0, 1], "px": PX, "batch_per_gpu": 12, "data": 160}
+    phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
+    config = RunConfig(data=Data(dir=betons, augment=augment), schedule=ScheduleOptions(phases=[phase]))
+    datasets = read_datasets(betons, config.betons())
+
+    def batch_of(rank: int, ranks: int) -> torch.Tensor:
+        first = config.schedule.parsed.phases[0]
+        with train_loader(config, datasets, first, batch=12 // ranks, rank=rank, ranks=ranks) as loader:
+            return next(iter(loader.epoch(1)))[0]
+
+    whole = batch_of(0, 1)
+    for rank in range(3):
+        assert torch.equal(batch_of(rank, 3), whole[rank::3])
 
 
 def test_erased_parts_have_the_given_pixels() -> None:
