@@ -42,7 +42,8 @@ def read(path: Path) -> Weights:
     if isinstance(content, dict) and _is_ours(content):
         state = checkpoint.check_version(path, content)
         averaged = "ema" if state.get("ema") else ""
-        return Weights(source=path, tensors=state["model"], classes=tuple(state["classes"]), averaged=averaged)
+        tensors = state_dicts.find(path, state["model"])[0]
+        return Weights(source=path, tensors=tensors, classes=tuple(state["classes"]), averaged=averaged)
     tensors, averaged = state_dicts.find(path, content)
     return Weights(source=path, tensors=tensors, averaged=averaged)
 
@@ -67,15 +68,20 @@ def _from_safetensors(path: Path) -> Weights:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        classes = json.loads(metadata["classes"]) if "classes" in metadata else None
-        if classes is not None and not isinstance(classes, list):
-            raise ValueError("classes are no list")
-    except (SafetensorError, ValueError) as error:
+    except SafetensorError as error:
         raise OptionError(
             f"not readable safetensors ({error})", where=path, remedy="fetch or export it again"
         ) from error
-    names = None if classes is None else tuple(map(str, classes))
-    return Weights(source=path, tensors=state_dicts.find(path, tensors)[0], classes=names)
+    classes = _class_names(metadata.get("classes", ""))
+    return Weights(source=path, tensors=state_dicts.find(path, tensors)[0], classes=classes)
+
+
+def _class_names(text: str) -> tuple[str, ...] | None:
+    """The list that `training.export` writes; None for what other programs call classes, as their number."""
+    with contextlib.suppress(ValueError):
+        if isinstance(names := json.loads(text), list) and names:
+            return tuple(map(str, names))
+    return None
 
 
 @contextlib.contextmanager

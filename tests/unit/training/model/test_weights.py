@@ -61,6 +61,8 @@ FILES: dict[str, Callable[[], Any]] = {
         "state_dict": named("model.") | {"criterion.weight": torch.ones(3)},
         "callbacks": {"ModelCheckpoint": {"dirpath": Path("x"), "best": torch.ones(1)}},
     },
+    "a version and a number of classes": lambda: {"version": 1, "classes": 3, "model": named("")},
+    "a version and names of classes": lambda: {"version": 1, "classes": ["a", "b", "c"], "state_dict": named("")},
     "composer": lambda: {"state": {"model": named("module."), "timestamp": ARGUMENTS}, "rng": [ARGUMENTS]},
 }
 
@@ -112,6 +114,7 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
         (network, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
         (lambda: {"epoch": 3}, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
         (lambda: [1, 2], torch.save, ["nor a state dict of tensors"]),
+        (lambda: {"version": 1, "classes": ["a"], "model": {"epoch": 3}}, torch.save, ["nor a state dict of tensors"]),
         (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged; copy or fetch it again"]),
         (lambda: b"", raw_bytes, ["not a readable checkpoint: empty; copy or fetch it again"]),
         (lambda: b"hello", raw_bytes, ["not written by torch.save, or damaged; copy or fetch it again"]),
@@ -186,3 +189,14 @@ def test_objects_beside_weights_are_neither_imported_nor_called(
     torch.save({"state_dict": named(""), "args": Hostile()}, "hostile.pth")
     assert weights.read(Path("hostile.pth")).tensors.keys() == named("").keys()
     assert not Path("was_run").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"), [("3", None), ("dog,cat", None), ("[]", None), ('["a", "b", "c"]', ("a", "b", "c"))]
+)
+def test_classes_of_safetensors_are_names_or_unknown(
+    classes: str, found: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file(dict(named("")), tmp_path / "any.safetensors", metadata={"classes": classes})
+    assert weights.read(tmp_path / "any.safetensors").classes == found
