@@ -16,7 +16,7 @@ from data_tools.common.options import OptionError, check, nearest, option, parse
 from data_tools.common.text import plural
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
-from training.estimation.cards import CARDS, ENGINE
+from training.estimation.cards import CARDS, ENGINE, PARAMETERS, RATED
 from training.estimation.run_time import PhaseTime, Site, card_times, hours_after, phase_times
 
 GPUS_PER_MACHINE = 8
@@ -57,6 +57,9 @@ class EstimateOptions(RunConfig):
         if self.gpu not in CARDS:
             what = f"{self.gpu!r} is not one of {', '.join(CARDS)}{nearest(self.gpu, CARDS)}"
             raise OptionError(what, where="--gpu", remedy="on a machine that has the card, --measure=true times it")
+        if self.model.arch != RATED and not self.measure:
+            what = f"the rates in the table are of a {RATED}, not of a {self.model.arch}"
+            raise OptionError(what, where="--model.arch", remedy="--measure=true times it on this machine")
         if self.cache_gb is not None and self.disk_mb_s is None:
             raise OptionError("says nothing without --disk_mb_s", where="--cache_gb")
 
@@ -86,7 +89,8 @@ def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]
         card = CARDS[options.gpu]
         return f"{options.gpu}: {card.source}", card_times(schedule, card, site, train, options.val_images)
     image_s = {phase: 1 / measured_rate(options, phase) for phase in schedule.phases}
-    software = replace(ENGINE, step_s=0.0)  # the measured steps have it
+    # The measured steps have their fixed cost.
+    software = replace(ENGINE, step_s=0.0, parameters=PARAMETERS[options.model.arch])
     times = phase_times(schedule, image_s.__getitem__, software, site, train, options.val_images)
     return "measured here, synthetic images on the device", times
 

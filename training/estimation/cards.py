@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+RATED = "resnet50"  # the network of all rates below
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Software:
     """What a training pays beside the images themselves: seconds of every step, of every epoch, of the first epoch with
-    other images, and bytes of a parameter's gradient in the all-reduce."""
+    other images, and bytes of a parameter's gradient in the all-reduce, of all ``parameters``."""
 
     step_s: float
     epoch_s: float
     phase_s: float
     gradient_bytes: int
+    parameters: int = PARAMETERS[RATED]
 
 
 # The engine of this project. A step: what batches of 64 to 512 cost in tf_cnn_benchmarks, fp16, is a line in the batch

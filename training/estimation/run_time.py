@@ -14,7 +14,6 @@ from training.config.schedule import FULL, Phase, Schedule, batches_per_epoch
 from training.estimation.cards import Card, Software
 
 VAL_COST = 1 / 3  # a validation image needs only the forward pass; a training image costs three of those
-PARAMETERS = 25_557_032  # of a ResNet-50
 # What NCCL made of the 25 Gbit/s of an AWS p3.16xlarge over TCP in the published runs on several machines: 7.5, three
 # quarters of what a single flow may have there (AWS's guide). RDMA makes more of a link. Fitted to their times.
 NETWORK_SHARE = 0.3
@@ -42,9 +41,9 @@ class Site:
         if self.gpus < 1 or not 1 <= self.machines <= self.gpus or self.gpus % self.machines:
             raise ValueError(f"no estimate for {self.gpus} cards in {self.machines} machines")
 
-    def allreduce_s(self, gradient_bytes: int) -> float:
-        """Seconds of a ring all-reduce between machines; within one, it is part of the cards' rates."""
-        size, others = PARAMETERS * gradient_bytes, self.machines - 1
+    def allreduce_s(self, size: int) -> float:
+        """Seconds of a ring all-reduce of ``size`` bytes between machines; within one, the cards' rates have it."""
+        others = self.machines - 1
         sent = 2 * size * others / self.machines
         return sent / (self.network_gbit * 1e9 / 8 * NETWORK_SHARE) + 2 * others * HOP_S * -(-size // BUCKET_BYTES)
 
@@ -168,7 +167,7 @@ def _step(phase: Phase, image_s: float, software: Software, site: Site, train: i
     batch = phase.batch_per_gpu
     return StepTime(
         compute=batch * image_s,
-        allreduce=site.allreduce_s(software.gradient_bytes),
+        allreduce=site.allreduce_s(software.parameters * software.gradient_bytes),
         fixed=software.step_s,
         loader=batch * site.crop_s(phase.px),
         disk=batch * site.read_s(phase.data, train, epochs_before),

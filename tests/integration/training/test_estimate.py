@@ -1,10 +1,34 @@
 """The rate that an estimate is made from, measured on this machine."""
 
+import pytest
+import torch
 from helpers.recipes import config
 
 from training import estimate
+from training.engine.synthetic_benchmark import SyntheticRun
+from training.estimation.cards import PARAMETERS
+from training.model import resnet
 
 
-def test_rate_is_measured_on_this_machine() -> None:
-    options = config("cpu_demo")
+def test_steps_of_this_run_are_measured_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[SyntheticRun] = []
+    call = SyntheticRun.__call__
+
+    def seen(run: SyntheticRun) -> None:
+        runs.append(run)
+        call(run)
+
+    monkeypatch.setattr(SyntheticRun, "__call__", seen)
+    options = config("cpu_demo", "--model.blurpool=true", "--train.mixup=0.2", "--train.ema=0.9")
     assert estimate.measured_rate(options, options.schedule.parsed.phases[0], steps=1) > 0
+    run = runs[0]
+    assert any(isinstance(module, resnet.BlurredConv) for module in run.net.modules())
+    assert run.step.mixing
+    assert run.ema is not None and run.ema.steps == len(runs) == 3
+
+
+@pytest.mark.parametrize("arch", PARAMETERS)
+def test_parameters_are_counted(arch: str) -> None:
+    with torch.device("meta"):
+        network = resnet.build(arch, 1000, init_bn0=False)
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[arch]

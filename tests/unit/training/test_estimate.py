@@ -34,6 +34,7 @@ def test_numbers_out_of_range_are_refused(wrong: str, capsys: pytest.CaptureFixt
         (["--gpu=gtx-1080-ti"], "--measure=true times it"),
         (["--gpu=rtx-509"], "did you mean rtx-5090?"),
         (["--machines=3"], "8 GPUs cannot be shared out evenly among 3 machines"),
+        (["--model.arch=resnet152"], "of a resnet50, not of a resnet152; --measure=true times it on this machine"),
         (["--cache_gb=100"], "says nothing without --disk_mb_s"),
     ],
 )
@@ -42,6 +43,17 @@ def test_mistakes_are_answered_with_a_remedy(
 ) -> None:
     assert estimate.main(["--config-file", str(RECIPES["titan8"]), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_measured_network_sends_its_own_gradients(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(estimate, "measured_rate", lambda config, phase: 1e6)
+    arguments = ["--config-file", str(RECIPES["titan8"]), "--measure=true", "--machines=2", "--network-gbit=1"]
+    for arch, parameters in (("resnet18", 11_689_512), ("resnet50", 25_557_032)):
+        assert estimate.main([*arguments, f"--model.arch={arch}"]) == 0
+        seconds = parameters * 4 * 8 / 0.3e9  # of the whole gradient, as each of two machines sends it
+        assert f"of the all-reduce's {1000 * seconds:.0f} ms" in capsys.readouterr().out
 
 
 def test_images_of_the_plan_are_those_of_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
