@@ -19,6 +19,9 @@ from PIL import Image
 
 from data_tools.beton.format import read_layout
 from data_tools.convert.converter import convert
+from training.config.datasets import read_datasets
+from training.config.run_config import RunConfig, ScheduleOptions
+from training.engine.phase_loaders import val_loader
 from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CropRule, random_crops
 from training.loader.loaders import TrainLoader, ValLoader
@@ -254,7 +257,11 @@ def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular
 
 @pytest.mark.parametrize(("resize", "shorter"), [(0, 255), (232, 232), (320, 320)])
 def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int, shorter: int) -> None:
-    with val(betons, "val_320", px=224, batch=12, resize=resize) as loader:
+    phase = {"epochs": [0, 1], "px": 224, "batch_per_gpu": 8, "data": 320, "val_batch": 12, "val_resize": resize}
+    phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
+    config = RunConfig(schedule=ScheduleOptions(phases=[phase]))
+    datasets = read_datasets(betons, config.betons())
+    with val_loader(config, datasets, config.schedule.parsed.phases[0], workers=2) as loader:
         images = next(iter(loader))[0].numpy().transpose(0, 2, 3, 1)
     ratios = []
     for ours, picture in zip(images, decoded_samples(betons / "val_320.beton"), strict=True):
