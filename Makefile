@@ -1,7 +1,7 @@
 # make demo    sample data -> betons -> a short training -> the table of its epochs
 # make test    the tests
-# Either makes what it needs first: system packages, uv, the environment in .venv. Nothing outside this folder is
-# touched but by apt, and by apt only if something is missing.
+# Both first install what they need: system packages, uv, the environment in .venv. Nothing outside this folder is
+# changed except by apt, and by apt only if something is missing.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,7 +20,7 @@ ENV := .venv/made
 DEMO_DATA := data/demo
 DEMO_TAR := $(DEMO_DATA)/sample.tar
 DEMO_RUN := runs/demo
-# What the benchmarks convert and load. Generated pictures show that they run; figures to compare need photographs:
+# What the benchmarks convert and load. Generated pictures show that they run; figures worth comparing need photographs:
 # make bench PHOTOGRAPHS=some-sorted.tar
 PHOTOGRAPHS := $(DEMO_TAR)
 BENCH := bench
@@ -39,11 +39,11 @@ report: $(ENV)  ## write report.html and curves.png of the demo into its run fol
 	@[ -f $(DEMO_RUN)/epochs.csv ] || { echo "make: no run in $(DEMO_RUN) yet; make demo makes one" >&2; exit 1; }
 	$(PYTHON) -m training.report $(DEMO_RUN)
 
-# A picture depends on its own key alone and the tar is renamed into place when whole, so a tar that is there is good.
+# A picture depends only on its own key, and the tar is renamed into place when complete, so a tar that exists is good.
 $(DEMO_TAR): $(wildcard data_tools/sample/*.py) | $(ENV)
 	$(PYTHON) -m data_tools.sample $@
 
-# A shell starts what it puts into the background deaf to Ctrl-C, and that is inherited; some tests send it.
+# What a shell starts in the background ignores Ctrl-C, and so do its children; some tests send it.
 PYTEST = env --default-signal=INT,QUIT $(PYTHON) -m pytest
 
 test: $(ENV)  ## run the tests, except the slow ones
@@ -63,7 +63,7 @@ bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 gpu: $(ENV)  ## run the GPU tests and measurements, in 9 minutes; results in bench/gpu
 	$(PYTHON) -m scripts.gpu_acceptance --out $(BENCH)/gpu
 
-wheels: $(ENV)  ## build what a machine without network needs, into OUT; docs/OFFLINE.md
+wheels: $(ENV)  ## build what a machine without network needs, into OUT (docs/OFFLINE.md)
 	@[ -n "$(OUT)" ] || { echo "make: give a folder: make wheels OUT=wheels" >&2; exit 1; }
 	PATH="$(CURDIR)/.tools/bin:$$PATH" PYTHONS="$(PYTHONS)" LARGE="$(LARGE)" scripts/build_wheels.sh "$(OUT)"
 
@@ -83,12 +83,12 @@ format: $(ENV)  ## format the code
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
-env: $(ENV)  ## make or renew the environment in .venv; EXTRAS="wandb export" adds optional packages
+env: $(ENV)  ## create or update the environment in .venv; EXTRAS="wandb export" adds optional packages
 
 # What was asked for once stays: .venv/made holds it.
 EXTRAS = $(shell cat $(ENV) 2>/dev/null)
 NATIVE := $(wildcard data_tools/native/_native*.so)
-# Also made where the compiled native code is gone, or other packages are asked for.
+# Also made if the compiled native code is gone, or other packages are asked for.
 ifneq ($(if $(NATIVE),$(origin EXTRAS)),file)
 .PHONY: $(ENV)
 endif
@@ -106,7 +106,7 @@ $(ENV): pyproject.toml uv.lock setup.py $(wildcard data_tools/native/*.cpp data_
 	@echo $(EXTRAS) > $@
 
 # OpenCV is conda-forge's in environment.yml, and the project itself comes last.
-lock:  ## renew uv.lock after a change to pyproject.toml, and environment.yml with it
+lock:  ## update uv.lock after a change to pyproject.toml, and environment.yml with it
 	$(UV) lock
 	{ sed '/from uv.lock, by/q' environment.yml; \
 	  $(UV) export -q --locked --no-hashes --no-annotate --no-header --no-emit-project \

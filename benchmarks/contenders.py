@@ -1,7 +1,7 @@
 """The loaders that load.py measures: ours, a bare loop around its native call, FFCV's, and peers.
 
 Each takes a case, the folder of its files and a number of cores, and returns a function from an epoch to the sizes of
-its batches; None if its library is not installed.
+its batches, or None if its library is not installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Run = Callable[[int], Iterator[int]]  # epoch -> how many images each batch has
 @dataclass(frozen=True, slots=True)
 class Case:
     """A beton and the crops that a phase of the recipe takes from it. `other`: the cap of the same pictures stored the
-    other way, without restart markers if the default has them; 5000 caps nothing and has them."""
+    other way, without restart markers if the default has them; a cap of 5000 leaves sizes as they are, with markers."""
 
     name: str
     cap: str

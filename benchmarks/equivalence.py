@@ -1,8 +1,8 @@
-"""Test whether training through this project gives the accuracy of training through plain torchvision.
+"""Test whether training with this project gives the same accuracy as training with plain torchvision.
 
     python benchmarks/equivalence.py [--source TAR] [--seeds N] [--jobs N] [--results FILE]
 
-Both sides train benchmarks/equivalence.yaml on the same photographs, once with each seed, in turns. `ours` is what
+Both sides train benchmarks/equivalence.yaml on the same photographs, once per seed, alternating. `ours` is what
 users run: write_datasets.py, then train_imagenet.py. `torchvision` is plain_training.py: the original files, PIL,
 ImageFolder, torchvision's crops, DataLoader, and a loop of its own. The question is whether the mean top-1 of the two
 differs by less than MARGIN points; two one-sided tests of Welch's t answer it.
@@ -40,10 +40,10 @@ from training.runlog.epoch_table import read_epochs
 
 ROOT = Path(__file__).resolve().parents[1]
 # Set before the final run. In a pilot of 3 seeds each, top-1 had a pooled deviation of 0.78, with 95 % confidence below
-# 1.84. With that, 16 are needed for 80 % power where both sides are the same (tost.values_needed).
+# 1.84. With that, 16 are needed for 80 % power if both sides are the same (tost.values_needed).
 SEEDS = 16
-# Every VAL_EVERY-th training image of a class is validated on instead, besides the tar's own validation images: over
-# few images, top-1 varies much from seed to seed.
+# Every VAL_EVERY-th training image of a class is used for validation instead, in addition to the tar's own validation
+# images: over few images, top-1 varies a lot from seed to seed.
 VAL_EVERY = 2
 Result = dict[str, Any]
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     setting = setting_of(options)
     results = _read(options.results, setting)
     done = {(result["arm"], result["seed"]) for result in results}
-    # In turns, and the first of a pair is the other one each time.
+    # Alternating, and each pair starts with the other side.
     pairs = [(arm, seed) for seed in range(options.seeds) for arm in ARMS[:: -1 if seed % 2 else 1]]
     waiting = [pair for pair in pairs if pair not in done]
     if waiting:
@@ -67,11 +67,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = ROOT.parent / "shared/data/clothing-sorted.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
-    parser.add_argument("--recipe", type=Path, default=ROOT / "benchmarks/equivalence.yaml")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"trainings of each side [{SEEDS}]")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, which share the cores [1]")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench/equivalence.jsonl", help="scores, added to")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "benchmarks/equivalence.yaml", help="recipe")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"number of trainings per side [{SEEDS}]")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings to run at once, sharing the cores [1]")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one [auto]"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "bench/equivalence.jsonl", help="file to append scores to"
+    )
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     options = parser.parse_args(argv)
     if not options.source.exists():
@@ -87,7 +91,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def setting_of(options: argparse.Namespace) -> Result:
-    """What all results of a comparison have in common."""
+    """What all results of a comparison must have in common."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     name = cards()[0][0].name if options.device == "cuda" else cpu.partition(": ")[2] or platform.machine()
     packages = ("torch", "torchvision", "ffcv", "pillow", "numpy")
@@ -102,7 +106,7 @@ def setting_of(options: argparse.Namespace) -> Result:
 
 
 def _read(path: Path, setting: Result) -> list[Result]:
-    """Results of finished trainings. SystemExit if one was made in another setting."""
+    """Results of finished trainings. SystemExit if one was made with another setting."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     results: list[Result] = [json.loads(line) for line in lines]
     for result in results:

@@ -1,7 +1,7 @@
 """Compare the speed of the loader with stock FFCV on the same files, a plain loop around its native call, and others.
 
     python benchmarks/load.py [--source ../shared/data/imagenet-sample.tar] [--repeats 5] [--json FILE]
-    uv run --with nvidia-dali-cuda130 python benchmarks/load.py            # with DALI's CPU pipeline, too
+    uv run --no-sync --with nvidia-dali-cuda130 python benchmarks/load.py  # with DALI's CPU pipeline, too
 
 `ours_other` and `stock_other` read the same pictures stored the other way: see contenders.Case.
 
@@ -51,8 +51,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
-    parser.add_argument("--images", type=int, default=1000, help="number of images; those of the source are repeated")
-    parser.add_argument("--repeats", type=int, default=5, help="number of turns")
+    parser.add_argument("--images", type=int, default=1000, help="number of images; the source is repeated to get them")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of turns, in each of which every loader runs once"
+    )
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
     parser.add_argument(

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="file for the scores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images; 0: this one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images; 0: load them in this one")
     options = parser.parse_args(argv)
     config = from_argv(["--config-file", str(options.recipe)])
     check(config)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def check(config: RunConfig) -> None:
-    """SystemExit if the recipe has what the loop below does not do."""
+    """SystemExit if the recipe asks for something that the loop below does not do."""
     asked, schedule = config.train, config.schedule.parsed
     done = Train(weight_decay=asked.weight_decay, momentum=asked.momentum, label_smoothing=asked.label_smoothing)
     rectangles = any(phase.rectangular_val for phase in schedule.phases)
@@ -73,14 +73,14 @@ def train(config: RunConfig, images: Path, seed: int, device: torch.device, work
 
 
 def network(arch: str, classes: int) -> nn.Module:
-    """torchvision's network, with the recipe's init_bn0: each block begins as the identity, fc weights are small."""
+    """torchvision's network, with the recipe's init_bn0: each block starts as the identity, fc weights are small."""
     model: nn.Module = getattr(torchvision.models, arch)(num_classes=classes, zero_init_residual=True)
     nn.init.normal_(model.get_parameter("fc.weight"), 0.0, 0.01)
     return model
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on everything but BatchNorm, whose parameters are all that have one dimension but fc's bias."""
+    """Weight decay on everything but BatchNorm, whose parameters are the one-dimensional ones except fc's bias."""
     norms = [p for name, p in model.named_parameters() if p.ndim == 1 and name != "fc.bias"]
     others = [p for name, p in model.named_parameters() if p.ndim > 1 or name == "fc.bias"]
     return [{"params": others, "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]

@@ -2,10 +2,10 @@
 
     python benchmarks/train_step.py [--betons DIR] [--variants NAME ...] [--json FILE]
 
-Synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
+Measures synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
 ``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a case run in turn, several
-rounds in one process; figures are medians over the rounds, ratios are taken round by round. ``--variants`` measures
-other ways to compute our step against ours, without the other loops. Without a GPU it runs on the CPU, on a smaller
+rounds in one process; figures are medians over the rounds, ratios are taken round by round. ``--variants`` compares
+other ways to compute our step with ours, without the other loops. Without a GPU it runs on the CPU, on a smaller
 network and smaller batches, and says so.
 """
 
@@ -162,7 +162,7 @@ def measure_case(
     waits: list[float] = []
     for number in range(options.rounds + 1):
         for name, step in contenders.items():
-            # Making one drops the code of those before, so the warm-up takes it from the cache; with CUDA graphs it
+            # Making one drops the code of those before, so the warm-up loads it from the cache; with CUDA graphs it
             # takes three steps.
             with inductor_config.patch(variants.get(name, Variant()).inductor):
                 seconds[name].append(timed(step, options.steps if number else 3, device))
@@ -209,10 +209,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--betons", type=Path, help="folder with train_160, train_320 and train_full betons")
     parser.add_argument("--px", type=int, nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=5, help="alternations counted [5]")
-    parser.add_argument("--steps", type=int, help="steps of each in a round [20 on a GPU, 2 on a CPU]")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[], help="compared with ours")
-    parser.add_argument("--warm-up", action="store_true", help="measure nothing: compile, for the caches on the disk")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds to measure, after one to warm up [5]")
+    parser.add_argument("--steps", type=int, help="steps of each contender per round [20 on a GPU, 2 on a CPU]")
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=[], help="variants to compare with our step"
+    )
+    parser.add_argument(
+        "--warm-up", action="store_true", help="only compile, to fill the caches on disk; measure nothing"
+    )
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

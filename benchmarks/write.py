@@ -55,8 +55,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
-    parser.add_argument("--images", type=int, default=4000, help="number of images; those of the source are repeated")
-    parser.add_argument("--repeats", type=int, default=5, help="number of turns")
+    parser.add_argument("--images", type=int, default=4000, help="number of images; the source is repeated to get them")
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns, in each of which every case runs once")
     parser.add_argument("--workers", type=int, default=2, help="1: leave out the case with two workers")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the results to this file")

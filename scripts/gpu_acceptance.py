@@ -39,7 +39,7 @@ BENCHMARK = "benchmarks/train_step.py"
 class Part:
     """A command for this Python with a time limit; ``rows``: a benchmark, which writes rows with --json.
 
-    The commands ``beside`` run at the same time; what they have not done by the part's limit is left.
+    The commands in ``beside`` run at the same time; what they have not finished by the part's limit is dropped.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Part:
 
 
 def parts(work: Path, stand_in: bool) -> list[Part]:
-    """In the order of their worth: where time runs out, the last are not run."""
+    """The most important first: if time runs out, the last are not run."""
     train, val = (64, 12) if stand_in else (10_240, 1_000)
     quick = ("--rounds", "1", "--steps", "1") if stand_in else ("--rounds", "3")
     tests = ("tests/gpu", "-k", "fp32 or equal") if stand_in else ("tests/gpu",)
@@ -73,7 +73,7 @@ def parts(work: Path, stand_in: bool) -> list[Part]:
             command=("-m", "write_datasets", f"--data.source={sample}", f"--data.out={betons}", caps),
             seconds=90,
         ),
-        # Nothing is timed in the tests, so meanwhile the code of the steps is compiled for the caches on the disk.
+        # Nothing is timed in the tests, so meanwhile the steps are compiled into the caches on disk.
         Part(
             name="tests",
             command=("-m", "pytest", "-v", "-n", "6", "-p", "no:cacheprovider", "-o", "pythonpath=tests", *tests),
@@ -92,12 +92,12 @@ def parts(work: Path, stand_in: bool) -> list[Part]:
 
 
 def without_betons(part: Part) -> Part:
-    """The steps alone: where no betons could be made, their speed is not lost."""
+    """The steps alone, so that their speed is still measured if no betons could be made."""
     return replace(part, command=tuple(word for word in part.command if not word.startswith("--betons")))
 
 
 def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> Result:
-    """Run a part until its time limit or ``deadline`` (of time.monotonic), whichever is first."""
+    """Run a part until its time limit or ``deadline`` (of time.monotonic), whichever comes first."""
     began = time.monotonic()
     limit = min(part.seconds, deadline - began)
     if limit <= 0:
@@ -148,7 +148,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def environment_of(stand_in: bool) -> dict[str, str]:
-    """The project as installed, or this tree where its native code is built."""
+    """The project as installed, or this tree if its native code is built."""
     here = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive"}
     if any(ROOT.glob("data_tools/native/_native*.so")):
         here["PYTHONPATH"] = str(ROOT)
@@ -165,14 +165,16 @@ def machine_of(stand_in: bool) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    device, driver = (found[0].name, found[0].driver) if found and not stand_in else ("CPU in the GPU's place", None)
+    device, driver = (found[0].name, found[0].driver) if found and not stand_in else ("CPU instead of a GPU", None)
     return {"device": device, "driver": driver, "cuda": torch.version.cuda, "versions": versions}
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "gpu", help="folder for acceptance.json and .log")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time limit of the whole [{MINUTES}]")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "bench" / "gpu", help="folder for acceptance.json and acceptance.log"
+    )
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time limit for everything [{MINUTES}]")
     parser.add_argument("--stand-in", action="store_true", help="use the CPU instead of a GPU, for a short trial")
     options = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * options.minutes
@@ -189,7 +191,7 @@ def main(argv: Sequence[str]) -> int:
                 part = without_betons(part)
             results.append(run(part, deadline, log, environment_of(options.stand_in)))
             print(f"{results[-1].name}: {results[-1].status}, {results[-1].seconds:.0f} s", file=sys.stderr, flush=True)
-            # Written after every part, so that an end from outside loses no figure.
+            # Written after every part, so that no figure is lost if the program is killed.
             wanted = goals(results, on_gpu=not options.stand_in)
             record = {"machine": machine, "goals": [*map(asdict, wanted)], "parts": [*map(asdict, results)]}
             (options.out / "acceptance.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 COLUMNS = ("ours", "img/s", "x ours", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %")
 NOT_VARIANTS = {"ours", "ours_whole_path", "ffcv_imagenet", "torchvision"}
-# What is wanted at 224 px: of a row of the benchmark (name, baseline) a figure, and its limit.
+# The goals at 224 px: the figure of a benchmark's row (name, baseline), and its limit.
 WANTED = (
     ("step, x ffcv-imagenet's, >= 1.25", ("ours", "ffcv_imagenet", "ratio"), operator.ge, 1.25),
     ("whole path, x the step alone, >= 0.97", ("ours_whole_path", "ours", "ratio"), operator.ge, 0.97),
@@ -31,7 +31,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """One of WANTED; ``measured`` is None where it was not run, ``met`` also where no GPU was measured."""
+    """One of WANTED; ``measured`` is None if it was not run, ``met`` also if no GPU was measured."""
 
     text: str
     measured: float | None
@@ -49,7 +49,7 @@ def outcomes(output: str) -> dict[str, list[str]]:
 
 
 def figure(results: Sequence[Result], part: str, name: str, baseline: str, key: str) -> float | None:
-    """A figure of a benchmark's row; None where it was not run."""
+    """A figure of a benchmark's row; None if it was not run."""
     rows = [row for each in results if each.name == part for row in each.rows]
     found = [row[key] for row in rows if row["name"] == name and row["baseline"] == baseline]
     return found[0] if found else None

@@ -35,7 +35,7 @@ def begin(name: str) -> str:
 
 
 def training_options() -> Iterator[str]:
-    """A heading and a table for each section; after that of the schedule, the keys of a phase."""
+    """A heading and a table for each section; after the schedule's, the keys of a phase."""
     for name, kind in sections(RunConfig).items():
         yield f"### {name}: {(kind.__doc__ or '').strip()}\n"
         yield from option_table(option_rows(RunConfig, name))

@@ -63,7 +63,7 @@ def table(schedule: Schedule, gpus: int) -> Iterator[str]:
 class RecipeDocsOptions:
     """One page."""
 
-    page: Path = option(REQUIRED, "the page to renew", argument="PAGE.md")
+    page: Path = option(REQUIRED, "the page to update", argument="PAGE.md")
     recipes: tuple[Path, ...] = option(REQUIRED, "the recipes that it shows", argument="RECIPE.yaml")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Write what docs/PERFORMANCE.md shows of several machines: estimates beside published times, cards, and a plot.
+"""Write the part of docs/PERFORMANCE.md on several machines: estimates beside published times, cards, and a plot.
 
 Replaces the text between the page's two marks, and the plot ``machines.svg`` beside it.
 """
@@ -30,7 +30,7 @@ TRAIN, VAL = IMAGENET_IMAGES["train"], IMAGENET_IMAGES["val"]
 MACHINES = tuple(2**power for power in range(8))
 SCALED = ("machines16", 128, 38)  # the recipe of the plot, its GPUs, and its epochs to 93 %
 LINES = (("v100-run", 25.0), ("v100", 25.0), ("a100", 100.0), ("h100", 25.0), ("h100", 100.0), ("h100", 400.0))
-# recipe, machines of 8, card, MB/s of a disk, epochs to the published time, and that in minutes
+# recipe, machines of 8, card, MB/s of a disk, epochs in the published time, and that time in minutes
 PUBLISHED = (
     ("titan8", 1, "titan8-run", None, 27, 60 * 2.3657),
     ("titan8", 1, "v100-run", 130.0, 27, 60 * 1.70637),
@@ -48,14 +48,14 @@ def minutes(schedule: Schedule, card: str, site: Site, epochs: int) -> float:
 
 
 def scaled(schedule: Schedule, card: str, network_gbit: float, machines: int) -> float:
-    """Minutes of the plot's recipe on ``machines`` of 8 cards, its global batches kept."""
+    """Minutes of the plot's recipe on ``machines`` of 8 cards, with the same global batches."""
     _, gpus, epochs = SCALED
     site = Site(gpus=8 * machines, machines=machines, network_gbit=network_gbit)
     return minutes(same_global_batch(schedule, gpus, site.gpus), card, site, epochs)
 
 
 def plot(curves: dict[str, list[float]], published: float, palette: Palette) -> Figure:
-    """Minutes, and what is kept of perfect scaling, over machines."""
+    """Minutes, and the share of perfect scaling, over machines."""
     fig, (time, share) = figure(9.6, 4.2, columns=2)
     for (name, values), colour in zip(curves.items(), palette.series, strict=True):
         time.plot(MACHINES, values, color=colour, linewidth=1.8, label=name)
@@ -115,7 +115,7 @@ def read(folder: Path) -> dict[str, Schedule]:
 class ScaleDocsOptions:
     """One page."""
 
-    page: Path = option(REQUIRED, "the page to renew", argument="PAGE.md")
+    page: Path = option(REQUIRED, "the page to update", argument="PAGE.md")
     recipes: Path = option(REQUIRED, "the folder of the recipes", argument="RECIPES")
 
     def __post_init__(self) -> None:

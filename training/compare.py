@@ -21,7 +21,7 @@ from training.runlog.sessions import Session, read_sessions
 from training.runlog.step_table import StepRow, read_steps
 
 RESULTS = ("train_loss", "top1", "top5", "val_loss", "ema_top1", "ema_top5")  # of an epoch, without times
-NO_CAUSE = {"run.dir", "run.plan", "run.plan_csv", "run.profile"}  # options that change no loss, and all of `log`
+NO_CAUSE = {"run.dir", "run.plan", "run.plan_csv", "run.profile"}  # options that change no loss; nor do those of `log`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ def compare_steps(
 
 
 def compare_epochs(first: Iterable[EpochRow], second: Iterable[EpochRow], tolerance: float) -> list[Difference]:
-    """Where the scores of the epochs differ that both have."""
+    """Where the scores of the epochs that both have differ."""
     others = {row.epoch: row for row in second}
     return [
         difference
@@ -127,7 +127,7 @@ def _unlike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
 
 
 def say_ends(folders: Sequence[Path], steps: Sequence[Sequence[StepRow]], common: int) -> None:
-    """Print what of either run the other does not have."""
+    """Print which steps only one of the runs has."""
     for folder, own in zip(folders, steps, strict=True):
         if more := len(own) - common:
             print(f"only {folder} has {plural(more, 'more step')}")
@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
     if found:
         largest = max(found, key=lambda each: each.relative)
         print(f"first difference: {found[0]}")
-        print(f"{len(found)} of {plural(common, 'step')} differ, most at {largest}")
+        print(f"{len(found)} of {plural(common, 'step')} differ; largest difference: {largest}")
     elif epochs:
         print(f"the losses of {plural(common, 'step')} are the same")
         print(f"first difference: {epochs[0]}")

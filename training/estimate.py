@@ -61,16 +61,16 @@ class EstimateOptions(RunConfig):
             what = f"the rates in the table are of a {RATED}, not of a {self.model.arch}"
             raise OptionError(what, where="--model.arch", remedy="--measure=true times it on this machine")
         if self.cache_gb is not None and self.disk_mb_s is None:
-            raise OptionError("says nothing without --disk_mb_s", where="--cache_gb")
+            raise OptionError("has no effect without --disk_mb_s", where="--cache_gb")
 
     @property
     def site(self) -> Site:
-        """The cards and machines. OptionError where they cannot be shared out."""
+        """The cards and machines. OptionError if they cannot be divided evenly."""
         gpus = self.gpus or self.schedule.gpus
         least = -(-gpus // GPUS_PER_MACHINE)
         machines = self.machines or next(count for count in range(least, gpus + 1) if gpus % count == 0)
         if gpus % machines:
-            what = f"{plural(gpus, 'GPU')} cannot be shared out evenly among {plural(machines, 'machine')}"
+            what = f"{plural(gpus, 'GPU')} cannot be divided evenly among {plural(machines, 'machine')}"
             raise OptionError(what, where="--machines", remedy="give --gpus and --machines")
         return Site(
             gpus=gpus,
@@ -96,7 +96,7 @@ def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]
 
 
 def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
-    """A line a phase, and what is not counted."""
+    """A line per phase, and what is not counted."""
     yield f"{'epochs':>9} {'px':>4} {'img/s/GPU':>10} {'hours':>8} {'hours so far':>13}  bound by"
     for time in times:
         so_far = hours_after(times, time.phase.end)
@@ -104,7 +104,7 @@ def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
         yield f"{time.phase.span:>9} {time.phase.px:>4} {rate:>10.0f} {hours:>8.4f} {so_far:>13.4f}  {time.bound}"
     parts = {"the loader (--cores_per_gpu)": site.cores_per_gpu, "the disk (--disk_mb_s)": site.disk_mb_s}
     if unknown := [name for name, given in parts.items() if given is None]:
-        yield f"taken to keep up: {' and '.join(unknown)}"
+        yield f"assumed to keep up: {' and '.join(unknown)}"
 
 
 @program("training.estimate")
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     total = hours_after(times, epochs)
     price = options.price
     cost = "" if price is None else f", {total * site.gpus * price:,.2f} at {price:g} per GPU-hour"
-    print(f"in all {total:.4f} hours, {total * site.gpus:.2f} GPU-hours{cost}")
+    print(f"total {total:.4f} hours, {total * site.gpus:.2f} GPU-hours{cost}")
     return 0
 
 

@@ -78,7 +78,7 @@ def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
         )
     if state["arch"] not in weights.ARCHES:
         raise OptionError(
-            f"a {state['arch']!r}, which is none of {', '.join(weights.ARCHES)}", where=path, remedy="use another"
+            f"a {state['arch']!r}, which is not one of {', '.join(weights.ARCHES)}", where=path, remedy="use another"
         )
     tensors = state["model"]
     if ema:
@@ -186,7 +186,9 @@ def _onnx(path: Path, state: dict[str, Any], network: nn.Module, about: dict[str
     error = max(_max_difference(session, network, shape) for shape in CHECK_SHAPES)
     if not error <= TOLERANCE:
         raise OptionError(
-            f"onnxruntime's logits are {error:.2g} of the largest off the model's", where=path, remedy="nothing kept"
+            f"onnxruntime's logits are {error:.2g} of the largest off the model's",
+            where=path,
+            remedy="no file was written",
         )
     return f"; onnxruntime's logits are within {error:.1g} of the largest of the model's own"
 

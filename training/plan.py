@@ -1,4 +1,4 @@
-"""Print the schedule of a run, a row an epoch, or write it as CSV, a row a batch."""
+"""Print the schedule of a run, a row per epoch, or write it as CSV, a row per batch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Draw what the network sees: for each phase, training crops and validation crops from the loaders, with labels.
 
-Takes every option of train_imagenet.py. Crops are shown pixel by pixel; small ones are enlarged by one factor.
+Takes every option of train_imagenet.py. Crops are shown pixel by pixel; small ones are all enlarged by the same factor.
 """
 
 from __future__ import annotations

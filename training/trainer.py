@@ -126,7 +126,7 @@ def _warn_of_another_batch(state: TrainState) -> None:
     if wanted != have and state.world.is_main:
         print(
             f"note: the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}; "
-            f"--dist.emulate_gpus={wanted} keeps the recipe's batch, or give rates for this one",
+            f"--dist.emulate_gpus={wanted} keeps the recipe's batch, or give rates for this batch",
             file=sys.stderr,
         )
 
@@ -140,7 +140,7 @@ def fit_phase(
     log: RunLog | None,
     asked: float,
 ) -> None:
-    """The remaining epochs of ``phase``, whose loaders were ``asked`` for at this time. Preparing the step for its
+    """The remaining epochs of ``phase``; its loaders were requested at the time ``asked``. Preparing the step for its
     shapes does not count as training time."""
     training, validation = loaders.training, loaders.validation
     net = state.config.model

@@ -50,7 +50,7 @@ def _table_faults(layout: Layout) -> list[str]:
     table = int(layout.header["alloc_table_ptr"])
     first = SAMPLES_START + len(layout.samples) * SAMPLE.itemsize
     ids, start, size = alloc["sample_id"], alloc["ptr"].astype(np.uint64), alloc["size"].astype(np.uint64)
-    faults = _listed("is not exactly once in the alloc table", _not_once(ids, len(layout.samples)))
+    faults = _listed("does not appear exactly once in the alloc table", _not_once(ids, len(layout.samples)))
     # A pointer near 2^64 would wrap around in start + size: check bounds first, then sums of the rest.
     outside = (start < first) | (start >= table) | (size == 0) | (size > table)
     faults += _listed("has its bytes outside of the data region", ids[outside])

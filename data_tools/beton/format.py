@@ -147,13 +147,13 @@ def _check_header(path: Path, header: Any, raw: bytes, size: int) -> None:
     if header["version"] != VERSION or header["num_fields"] != len(FIELD_NAMES):
         raise BetonError(f"not a beton of version {VERSION} with two fields", where=path)
     if names != FIELD_NAMES or tuple(fields["type_id"]) != (RGB_IMAGE, INT):
-        raise BetonError(f"its fields are {names}, wanted an RGB image and an integer label", where=path)
+        raise BetonError(f"its fields are {names}, expected an RGB image and an integer label", where=path)
     if not MIN_PAGE_BYTES <= page <= MAX_PAGE_BYTES or page & (page - 1):
         raise BetonError(f"page size {page} is not a power of two from 2 MiB to 2 GiB", where=path)
     if table < SAMPLES_START + images * SAMPLE.itemsize or table + images * ALLOC.itemsize != size:
         raise BetonError(
             f"{size} bytes do not hold {images} samples and an alloc table at {table}: the file is "
-            "cut short, or was never finished",
+            "truncated, or was never finished",
             where=path,
             remedy="run write_datasets.py again",
         )

@@ -59,8 +59,8 @@ class Manifest:
     modes: dict[str, int]  # how many samples are jpg and raw, and how many of the jpg are original bytes
     digest: str  # see data_tools.beton.format.beton_digest
     checksums_digest: str  # SHA-256 of NAME.beton.xxh64
-    source_digest: str  # of the ordered list of images that went in
-    source_state: dict[str, str]  # by kind of source, of what changes when their contents do
+    source_digest: str  # of the ordered list of converted images
+    source_state: dict[str, str]  # by kind of source: digests that change with the contents
     classes: tuple[str, ...]
     sources: tuple[Source, ...]
     skipped: tuple[Skipped, ...]
@@ -120,6 +120,6 @@ def _from_dict(content: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest atomically. Of a name, a byte that is no UTF-8 is written as JSON writes a lone surrogate."""
+    """Write a manifest atomically. A byte of a name that is not UTF-8 is written as a lone surrogate is in JSON."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode("utf-8", "backslashreplace"))

@@ -46,7 +46,7 @@ class BetonWriter:
                 begin = end
 
     def truncate(self, done: int, end: int) -> None:
-        """Drop everything after the first `done` images, also what an interrupted `finish` wrote."""
+        """Drop everything after the first `done` images, including what an interrupted `finish` wrote."""
         self.pointers[done:] = 0
         self.position = end
         os.ftruncate(self.handle, end)

@@ -1,7 +1,7 @@
-"""What a user can mend: one kind of error, which every program prints in the same way.
+"""Mistakes that a user can fix: one kind of error, which every program prints in the same way.
 
-Exit statuses of all programs: 0 done; 1 a fault that was looked for was found (verify, doctor), or a traceback; 2 a
-mistake that the user can mend; 75 a training that was told to stop and has saved; 128 + n ended by signal n.
+Exit statuses of all programs: 0 done; 1 a check found a fault (verify, doctor, compare), or a traceback; 2 a
+mistake that the user can fix; 75 a training that was told to stop and has saved; 128 + n ended by signal n.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONG = 80  # characters; a longer remedy has a line of its own
 
 
 class UserError(Exception):
-    """``what`` is wrong, ``where`` that is (a file, an option; nothing where ``what`` says it), and the ``remedy``."""
+    """``what`` is wrong, ``where`` (a file or an option; empty if ``what`` says it), and the ``remedy``."""
 
     status: ClassVar[int] = MISTAKE
 
@@ -52,7 +52,7 @@ class MissingFileError(UserError, FileNotFoundError):
 
 
 def printable(text: str) -> str:
-    """``text`` on one line: what does not print is shown as Python writes it, since names may hold anything."""
+    """``text`` on one line: unprintable characters are escaped as in Python, since names may contain anything."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

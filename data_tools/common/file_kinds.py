@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 
-START_BYTES = 512  # that suffice for every kind
+START_BYTES = 512  # enough to tell every kind
 
 _PICTURES = (  # that are read
     (rb"\xff\xd8\xff", "a JPEG picture"),
@@ -39,13 +39,13 @@ _IMAGE_SUFFIXES |= {"pnm", "avif", "heic", "heif", "jp2", "j2k", "jpx", "jxl"}
 
 
 def has_image_name(name: str) -> bool:
-    """Whether the suffix is a picture's; also of kinds that are not read, so that they are named as what they are."""
+    """Whether the suffix is a picture's, even of a kind that is not read, so that the error can name it."""
     stem, dot, suffix = name.rpartition(".")
     return bool(stem and dot) and suffix.lower() in _IMAGE_SUFFIXES
 
 
 def is_junk_folder(parts: Iterable[str]) -> bool:
-    """Whether one of these folders is made by a program for itself."""
+    """Whether one of these folders was made by some program for its own use."""
     return not _JUNK_FOLDERS.isdisjoint(parts)
 
 
@@ -63,7 +63,7 @@ def is_image(name: str, read: Callable[[int], bytes]) -> bool:
 
 
 def picture_kind(start: bytes) -> str:
-    """`a PNG picture` and the like, empty for what begins like no picture."""
+    """`a PNG picture` and the like; empty if it does not begin like a picture."""
     return _named(start, _PICTURES) or unread_picture_kind(start)
 
 
@@ -81,7 +81,7 @@ def archive_kind(start: bytes) -> tuple[str, str]:
 
 
 def special_kind(mode: int) -> str:
-    """The kind of what is neither a file nor a folder, by its `st_mode`; empty for these."""
+    """The kind of what is neither a file nor a folder, by its `st_mode`; empty for files and folders."""
     kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
     return next((kind for test, kind in (*kinds, (stat.S_ISBLK, "a device")) if test(mode)), "")
 

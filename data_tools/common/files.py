@@ -103,8 +103,8 @@ def warn_on_write_error(what: str) -> Iterator[None]:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of ``folder`` for ``what`` ("a training"). UserError if another program holds it.
 
-    The kernel's lock is released however its holder ends, but does not reach every machine of every shared disk. So its
-    holder also counts up in the file, and who finds the file of another machine watches for a while whether it does.
+    The kernel's lock is released however its holder ends, but does not reach every machine of every shared disk. So the
+    holder also counts up in the file, and whoever finds another machine's file watches for a while whether it does.
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
         os.close(handle)
         if is_new:
-            with contextlib.suppress(OSError):  # unless it holds something by now
+            with contextlib.suppress(OSError):  # unless something is in it by now
                 folder.rmdir()
 
 
@@ -151,7 +151,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What the holder wrote; nothing if there is none, or if it is just writing."""
+    """What the holder wrote; nothing if there is none, or if it is writing just now."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -193,7 +193,7 @@ def _held(path: Path, holder: dict[str, Any]) -> UserError:
 
 
 def too_many_open_files(error: BaseException, where: object = "") -> UserError | None:
-    """The error with its remedy, if it is one of the limit on open files of this process or of the machine."""
+    """The error with its remedy, if this process or the machine has reached its limit on open files."""
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
         return None
     if error.errno == errno.ENFILE:
@@ -204,7 +204,7 @@ def too_many_open_files(error: BaseException, where: object = "") -> UserError |
 
 
 def replace_between(text: str, begin: str, end: str, content: str) -> str:
-    """`text` with `content` between its two marks. UserError where it has not each of them once in this order."""
+    """`text` with `content` between its two marks. UserError unless it has each of them once, in this order."""
     if text.count(begin) != 1 or end not in text.partition(begin)[2]:
         raise UserError(f"the page lacks its marks, {begin} and {end}")
     head, rest = text.split(begin)

@@ -1,6 +1,6 @@
 """Names of files and classes as text, whatever their bytes are.
 
-A name is its bytes as UTF-8, with a byte that is no UTF-8 as a lone surrogate (PEP 383: `caf\\xe9` is "caf\\udce9"),
+A name is its bytes as UTF-8, with a byte that is not UTF-8 as a lone surrogate (PEP 383: `caf\\xe9` is "caf\\udce9"),
 wherever it comes from and whatever the locale is. Python gives paths and arguments in the encoding of the locale.
 """
 
@@ -18,7 +18,7 @@ def name_bytes(name: str) -> bytes:
     """The bytes of a name."""
     try:
         return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON can have it
+    except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON can contain
         return name.encode("utf-8", "surrogatepass")
 
 

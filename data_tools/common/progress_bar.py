@@ -53,7 +53,7 @@ class TerminalBar:
 
 
 def terminal_size() -> tuple[int, int]:
-    """Columns and lines of the terminal that standard error is."""
+    """Columns and lines of the terminal on standard error."""
     try:
         size = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """How the process of a program is set up: its Python, what libraries read from its environment, its standard streams.
 
-Python 3.7 reads this module, too, so that it is told what is needed.
+This module must also run on Python 3.7, so that it can say what is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OLDEST = (3, 11)
 PROGRAMS = ("write_datasets.py", "train_imagenet.py")
 NEEDED = "fastargs"  # by every program
 
-# How long OpenMP's threads spin while they wait for each other; each of these is a choice that the user has made.
+# How long OpenMP's threads spin while they wait for each other; setting any of these is the user's choice.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
@@ -43,7 +43,7 @@ def check_python(argv: Sequence[str], command_line: Sequence[str]) -> None:
     else:
         return
     path = PYTHON if Path.cwd() == ROOT else ROOT / PYTHON
-    remedy = f"use {path}" if (ROOT / PYTHON).exists() else f"`make env` makes {path}, which has them"
+    remedy = f"use {path}" if (ROOT / PYTHON).exists() else f"`make env` creates {path}, which has them"
     if Path(sys.prefix) == ROOT / ".venv":
         remedy = "run `make env`"
     print(f"{program}: error: {what}; {remedy}", file=sys.stderr)
@@ -63,8 +63,8 @@ def let_waiting_threads_sleep(environment: MutableMapping[str, str]) -> None:
 def open_standard_streams() -> None:
     """Make standard streams take anything that is printed.
 
-    Those that came closed (``2>&-``) lead to nowhere, before a file that is opened takes their place. What their
-    encoding lacks is shown as Python writes it, since names may hold anything and a locale may be C.
+    Those that were closed at the start (``2>&-``) go to /dev/null, before an opened file takes their number. What
+    their encoding lacks is escaped as in Python, since names may contain anything and the locale may be C.
     """
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         try:
@@ -112,7 +112,7 @@ class Output:
                 raise
 
     def _empty(self, for_good: bool) -> None:
-        """Let what the stream still holds go to nowhere, or Python tries again at its exit and ends with status 120."""
+        """Discard what the stream still holds, or Python tries again at exit and ends with status 120."""
         number = self._stream.fileno()
         before = os.dup(number)
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -46,7 +46,7 @@ def run(spec: WriteSpec) -> int:
             signal.signal(number, _stop)
     started = time.monotonic()
     bar = Bar()
-    # What is refused at once is one line, the error.
+    # A source that is refused at once prints one line, the error.
     announcement = threading.Timer(ANNOUNCE_SECONDS, _print_line, [f"reading {', '.join(map(str, spec.data.source))}"])
     announcement.start()
 
@@ -137,7 +137,7 @@ def table(summaries: list[Summary], seconds: float) -> str:
     """A line for each file."""
     lines = [f"{'file':<18}{'images':>11}{'MB':>12}{'seconds':>10}"]
     for file in summaries:
-        time_taken = f"{file.seconds:.1f}" if file.seconds else "there"
+        time_taken = f"{file.seconds:.1f}" if file.seconds else "kept"
         lines.append(f"{file.path.name:<18}{file.images:>11,}{file.bytes / 1e6:>12,.1f}{time_taken:>10}")
     total = sum(file.bytes for file in summaries)
     lines.append(f"{'all':<18}{'':>11}{total / 1e6:>12,.1f}{seconds:>10.1f}")

@@ -50,12 +50,12 @@ class Data:
         if not self.source:
             raise OptionError("no source given", where="source")
         if self.splits is not None and (not self.splits or len(set(self.splits)) != len(self.splits)):
-            raise OptionError(f"{','.join(self.splits)!r} names no split, or one twice", where="splits")
+            raise OptionError(f"{','.join(self.splits)!r} is empty, or names a split twice", where="splits")
         for cap in self.caps or ():
             if cap != "full" and not (cap.isdecimal() and 1 <= int(cap) <= 65_535):
                 raise OptionError(f"{cap!r} is neither a number of pixels (1 to 65535) nor full", where="caps")
         if self.caps is not None and (not self.caps or len(set(self.caps)) != len(self.caps)):
-            raise OptionError(f"{','.join(self.caps)!r} names no size, or one twice", where="caps")
+            raise OptionError(f"{','.join(self.caps)!r} is empty, or names a size twice", where="caps")
 
     @property
     def cap_pixels(self) -> tuple[int | None, ...] | None:

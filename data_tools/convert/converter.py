@@ -2,7 +2,7 @@
 
 Data goes to NAME.beton.partial while a journal records what is written; the same command continues from there.
 A complete file is synced, its checksums and manifest are written, and then it is renamed to its final name.
-The bytes depend on the source and the options alone: not on the number of workers, the run or an interruption.
+The bytes depend only on the source and the options: not on the number of workers, the run or an interruption.
 """
 
 from __future__ import annotations

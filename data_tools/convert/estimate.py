@@ -21,7 +21,7 @@ from data_tools.sources.index import Index, SplitIndex
 from data_tools.sources.reader import Reader
 
 SAMPLED = 200  # images; enough for a mean size within about 5 % of that of all images
-SAMPLED_OF_PARQUET = 40  # where each row costs reading its group up to it
+SAMPLED_OF_PARQUET = 40  # as reading a row means reading its group up to it
 MARGIN = 0.95  # refuse only what exceeds the free disk by more than the error of the estimate
 
 
@@ -87,7 +87,7 @@ def _sampled(split_index: SplitIndex) -> list[int]:
 
 
 def _file_bytes(mean_bytes: float, count: int, page_bytes: int) -> float:
-    """Bytes of a beton: its tables, and whole pages, at the end of each of which half a sample is lost on average."""
+    """Bytes of a beton: its tables, and whole pages, each of which loses half a sample at its end on average."""
     pages = math.ceil(count * mean_bytes / max(page_bytes - mean_bytes / 2, mean_bytes))
     return data_start(count, page_bytes) + pages * page_bytes + count * ALLOC.itemsize
 
@@ -99,7 +99,7 @@ def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     free = free_bytes(folder)
     if needed * MARGIN > free:
         raise ConversionError(
-            f"about {needed / 1e6:,.1f} MB will be written where {free / 1e6:,.1f} MB are free",
+            f"about {needed / 1e6:,.1f} MB will be written, but only {free / 1e6:,.1f} MB are free",
             where=folder,
             remedy="make room, or give fewer --data.caps or another --data.out",
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # No PostScript and no PDF: decoding them starts other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-# Two colours to begin a picture with, by band. Few photographs have a pixel of the first.
+# Two colours to fill a picture with before decoding, by band. Few photographs have a pixel of the first.
 _CANVASES = ((253, 2, 254, 1), (0, 253, 1, 254))
 # Tags of TIFF, each first for strips and then for tiles.
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PLANES, _JPEG_TABLES = 256, 257, 258, 259, 284, 347
@@ -40,7 +40,7 @@ def decode(data: bytes, check_size: Callable[[int, int], None]) -> NDArray[np.ui
 
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(*image.size)
-        if image.format == "JPEG":  # libjpeg has found it whole before
+        if image.format == "JPEG":  # libjpeg has already found it complete
             return np.asarray(image.convert("RGB"))
         if image.format == "TIFF":
             _check_tiff(data, dict(image.tag_v2))  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def decode(data: bytes, check_size: Callable[[int, int], None]) -> NDArray[np.ui
 
 
 def _box_to_fill(image: ImageFile.ImageFile) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom: all of the picture, or of a GIF what its first frame covers."""
+    """Left, top, right, bottom: all of the picture, or what a GIF's first frame covers."""
     first_frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
     return first_frame or (0, 0, *image.size)
 
@@ -83,7 +83,7 @@ def _may_show(canvas: tuple[int, ...], pixels: NDArray[Any]) -> bool:
 
 
 def _check_png(data: bytes) -> None:
-    """PIL compares the checksums of all chunks it needs but those of the pixels."""
+    """PIL compares the checksums of all chunks it needs, except those of the pixels."""
     at = len(b"\x89PNG\r\n\x1a\n")
     while at + 8 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")

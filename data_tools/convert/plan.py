@@ -34,7 +34,7 @@ _MAX_PAGE_BYTES = 64 << 20  # nobody trains on larger image files
 
 
 class ConversionError(UserError, ValueError):
-    """The conversion cannot go on; the message is one line that says why and what to do."""
+    """The conversion cannot continue; the message is one line that says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class ConversionPass:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for an interrupted pass to continue: the betons, and every byte of the places."""
+        """What must be the same for an interrupted pass to continue: the betons, and where every image is."""
         places = hashlib.sha256(self.split_index.places.tobytes()).hexdigest()
         caps = ["full" if cap is None else cap for cap in self.caps]
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
@@ -191,7 +191,7 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
             what = f"with {key} {found}, not {value}" if found != value else ""
         if what:
             raise ConversionError(
-                f"is there already, made {what}", where=beton, remedy="remove it or give another --data.out"
+                f"already exists, made {what}", where=beton, remedy="remove it or give another --data.out"
             )
     return True
 
@@ -252,7 +252,7 @@ def _other(split: str) -> str:
 
 
 def _ignored(index: Index) -> str:
-    return f"; ignored was {index.ignored_example}" if index.ignored else ""
+    return f"; ignored: {index.ignored_example}" if index.ignored else ""
 
 
 def versions() -> dict[str, str]:

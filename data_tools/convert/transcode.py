@@ -83,7 +83,7 @@ class Stored:
 def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
     """What is stored of one image, by output. Raises BadImageError."""
     pixels, superfluous = _decoded(data)
-    plain = is_plain_jpeg(data) and not superfluous  # a loader takes the superfluous for damage
+    plain = is_plain_jpeg(data) and not superfluous  # loaders take superfluous bytes for damage
     raw = wants_raw(key, storage)
     sized = dict(zip(storage.caps, sizes(pixels, storage.caps, storage.side), strict=True))
     encoded: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
@@ -115,7 +115,7 @@ def _fitting(encoded: Stored, original: Stored | None, page_bytes: int) -> Store
     for stored in (encoded, original):
         if stored and len(stored.data) <= page_bytes:
             return stored
-    raise BadImageError(f"takes {len(encoded.data):,} bytes where a page of the beton has {page_bytes:,}")
+    raise BadImageError(f"takes {len(encoded.data):,} bytes, but a page of the beton holds {page_bytes:,}")
 
 
 def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
@@ -136,7 +136,7 @@ def decode(data: bytes, *, strict: bool = False) -> Pixels:
 
 
 def _decoded(data: bytes) -> tuple[Pixels, str]:
-    """The pixels, and what libjpeg says of superfluous bytes; empty without any."""
+    """The pixels, and what libjpeg says about superfluous bytes; empty if there are none."""
     if not data:
         raise BadImageError("empty file")
     if not data.startswith(b"\xff\xd8"):

@@ -191,5 +191,5 @@ def _death(member: _Member) -> WorkerError:
     if code < 0:
         name = signal.Signals(-code).name
         cause = " (out of memory? then give fewer --write.workers)" if -code == signal.SIGKILL else ""
-        return WorkerError(f"a worker was ended by {name}{cause}", remedy="run the same command again to continue")
+        return WorkerError(f"a worker was killed by {name}{cause}", remedy="run the same command again to continue")
     return WorkerError(f"a worker ended with exit code {code}", remedy="run the same command again to continue")

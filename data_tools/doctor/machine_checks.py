@@ -123,8 +123,8 @@ def _fits(path: Path, size: int) -> Finding:
         return Finding("OK", f"{path.name} fits into memory: only the first epoch of a phase reads it from the disk")
     return Finding(
         "WARN",
-        f"{path.name} has {_size(size)}, and {_size(available)} of memory are available",
-        "every epoch reads it from the disk, so keep it on a local SSD, or find more memory",
+        f"{path.name} is {_size(size)}, but only {_size(available)} of memory is available",
+        "every epoch reads it from the disk, so keep it on a local SSD, or add memory",
     )
 
 

@@ -81,8 +81,8 @@ def gpu(cards: Sequence[Card], error: str, cuda: tuple[int, int] | None, torch: 
     elif not cards:
         yield Finding(
             "WARN",
-            "no NVIDIA GPU is seen here",
-            "training uses the CPU; where there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
+            "no NVIDIA GPU is visible here",
+            "training uses the CPU; if there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
         )
     if not cards:
         return

@@ -48,13 +48,13 @@ def _call(function: Any, *arguments: Any) -> None:
 def _bytes(data: Data) -> Bytes:
     array = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
     if array.dtype != np.uint8 or array.ndim != 1 or not array.flags.c_contiguous:
-        raise TypeError(f"want contiguous bytes, got {array.dtype} of shape {array.shape}")
+        raise TypeError(f"expected contiguous bytes, got {array.dtype} of shape {array.shape}")
     return array
 
 
 def _picture(rgb: Bytes) -> Bytes:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise TypeError(f"want a (height, width, 3) picture of uint8, got {rgb.dtype} of shape {rgb.shape}")
+        raise TypeError(f"expected a (height, width, 3) picture of uint8, got {rgb.dtype} of shape {rgb.shape}")
     return np.ascontiguousarray(rgb)
 
 
@@ -105,7 +105,7 @@ def decode(data: Data) -> Bytes:
 def without_superfluous_bytes(data: bytes, most_pixels: int) -> bytes:
     """The JPEG without bytes between its segments or before a marker that belong to neither header nor coded data.
 
-    `decode` takes what it returns. Raises NativeError if pixels are lost as well, or may be,
+    `decode` accepts the result. Raises NativeError if pixels are lost as well, or may be,
     and for an image of more than `most_pixels`: all its coefficients are held in memory.
     """
     for _ in range(MOST_GAPS):

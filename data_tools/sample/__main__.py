@@ -23,7 +23,7 @@ class SampleOptions:
     classes: int = option(10, "number of classes, each a kind of pattern", low=2, high=len(PATTERNS))
     train: int = option(1600, "training images in total", low=2)
     val: int = option(400, "validation images in total", low=2)
-    seed: int = option(0, "another seed gives other images", low=0)
+    seed: int = option(0, "seed of the random images", low=0)
     workers: int | None = option(None, "processes that draw the images", low=1, none="one per usable core")
 
     def __post_init__(self) -> None:

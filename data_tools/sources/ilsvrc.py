@@ -35,7 +35,7 @@ MAX_LABEL_BYTES = 64 << 20  # the devkit takes 2.5 MB, Kaggle's file 2.4 MB
 
 
 def is_train_archive(path: Path) -> bool:
-    """Whether the first image or tar in a tar is a tar; what else stands before it does not matter."""
+    """Whether the first image or tar in a tar is a tar; other files before it do not matter."""
     with path.open("rb") as file:
         for member in members(path):
             read = start_of(file.fileno(), member)
@@ -107,7 +107,7 @@ def read_devkit(path: Path) -> dict[str, bytes]:
 def val_labels(files: Mapping[str, bytes], where: str) -> dict[str, str]:
     """The wnid of every validation image by its name without suffix, from the devkit's files or Kaggle's.
 
-    Raises SourceError if the devkit's two do not go together.
+    Raises SourceError if the devkit's two do not match.
     """
     labels: dict[str, str] = {}
     if KAGGLE_LABELS in files:  # ILSVRC2012_val_00048981,n03995372 85 1 499 272
@@ -119,5 +119,5 @@ def val_labels(files: Mapping[str, bytes], where: str) -> dict[str, str]:
         wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in read_synsets(files[SYNSETS])}
         truth = [wnids[int(line)] for line in files[TRUTH].split()]
     except (KeyError, ValueError, TypeError, struct.error, zlib.error, IndexError, StopIteration) as error:
-        raise SourceError(f"{SYNSETS} and {TRUTH} do not go together ({error!r})", where=where) from None
+        raise SourceError(f"{SYNSETS} and {TRUTH} do not match ({error!r})", where=where) from None
     return labels | {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(truth, 1)}

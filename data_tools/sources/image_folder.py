@@ -86,7 +86,7 @@ class _FolderReader:
             mode = entry.stat().st_mode
         except OSError:  # its target is missing, or it leads to itself
             in_place = locate(folders if has_image_name(entry.name) else inside, self.tree.above)
-            self._refuse(in_place, entry, "a link to nothing", "fix it or remove it")
+            self._refuse(in_place, entry, "a broken link", "fix it or remove it")
             return
         if stat.S_ISDIR(mode):
             if locate(inside, self.tree.above) or entry.name in _LEADING or _is_sized(inside):
@@ -107,7 +107,7 @@ class _FolderReader:
         self._refuse(in_place, entry, f"{special_kind(entry.stat().st_mode)}, not a file", "remove it")
 
     def _refuse(self, location: Location | None, entry: os.DirEntry[str], what: str, remedy: str) -> None:
-        """Stop at what is in the place of images; ignore it elsewhere."""
+        """Stop if it is where images belong; ignore it elsewhere."""
         if location is None or is_hidden([entry.name]):
             self.tree.ignore(entry.path)
         else:

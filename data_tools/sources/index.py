@@ -29,7 +29,7 @@ class SplitIndex:
     """The images of one split, in sample order. `cap`: the size that they were resized to; None: originals.
 
     order: the order in which to read and write them if that is not sample order (parquet is read sequentially).
-    state: by kind of file, a digest that another state of the same images does not have; see `_state`.
+    state: by kind of file, a digest that changes with the images' contents; see `_state`.
     """
 
     split: str
@@ -50,7 +50,7 @@ class SplitIndex:
         return name_of(self.names[start : int(self.name_ends[sample])])
 
     def key(self, sample: int) -> str:
-        """class/file, which names an image in errors and seeds what is random about it."""
+        """class/file, which names an image in errors and seeds its random choices."""
         return f"{self.classes[self.labels[sample]]}/{self.name(sample)}"
 
     def digest(self) -> str:
@@ -123,7 +123,7 @@ class IndexBuilder:
         length: int,
         modified: int = 0,
     ) -> None:
-        """Add an image. `modified`: its time of modification, in the units that its kind of file has."""
+        """Add an image. `modified`: its time of modification, in the units of its kind of file."""
         if split not in self.splits:
             return
         rows = self.rows.setdefault((split, cap), Rows())
@@ -135,7 +135,7 @@ class IndexBuilder:
         rows.names.append(name_bytes(file_name))
 
     def merge(self, other: IndexBuilder) -> None:
-        """Take over the images of another, which may not be used any more."""
+        """Take over the images of another, which must not be used afterwards."""
         ids = [self.class_ids.setdefault(name, len(self.class_ids)) for name in other.class_ids]
         for key, rows in other.rows.items():
             rows.classes = array("L", map(ids.__getitem__, rows.classes))
@@ -171,7 +171,7 @@ class IndexBuilder:
             return number_classes(self.class_ids)
         if others := sorted(self.class_ids.keys() - self._class_order.keys()):
             what = f"class {others[0]} is not a class of the parquet: {', '.join(list(self._class_order)[:5])}, ..."
-            raise SourceError(what, remedy="give sources of the same classes")
+            raise SourceError(what, remedy="give sources with the same classes")
         return tuple(sorted(self.class_ids, key=self._class_order.__getitem__))
 
     def index(self) -> Index:
@@ -213,11 +213,11 @@ def _split_index(
 
 
 def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64]) -> dict[str, str]:
-    """By kind of file, SHA-256 over what tells other contents under the same names and lengths.
+    """By kind of file, SHA-256 over what shows that contents changed under the same names and lengths.
 
-    Of archives and folders, the time at which each image was modified, and the bytes of up to 256 of them; of parquet,
-    the digests of the shards and which column is taken. By kind, since a tar has whole seconds and a copy to another
-    kind is still the same.
+    For archives and folders, the time at which each image was modified and the bytes of up to 256 of them; for parquet,
+    the digests of the shards and which column is taken. By kind, since a tar has whole seconds and the same images may
+    be copied to a source of another kind.
     """
     reader = Reader(files)
     kinds = np.array(["folder" if file.kind == "flat" else file.kind for file in files])[found.places["file"]]
@@ -255,18 +255,18 @@ def _check_duplicates(
         if rows.names[one] == rows.names[two] and label[one] == label[two]:
             files = {builder.files[rows.files[row]].path for row in (one, two)}
             image = f"{split}/{classes[label[one]]}/{name_of(rows.names[one])}"
-            raise SourceError(f"{image} is there twice", where=" and ".join(sorted(files)))
+            raise SourceError(f"{image} is given twice", where=" and ".join(sorted(files)))
 
 
 def _check_same_images(split_indexes: Sequence[SplitIndex]) -> None:
-    """Betons of one split hold the same images: resized ones must be as many as the originals."""
+    """Betons of one split hold the same images: there must be as many resized ones as originals."""
     first: dict[str, SplitIndex] = {}
     for split_index in split_indexes:
         other = first.setdefault(split_index.split, split_index)
         if len(other) != len(split_index) or other.names != split_index.names:
             raise SourceError(
                 f"{len(split_index)} images at {split_index.cap or 'full size'} but {len(other)} at "
-                f"{other.cap or 'full size'}, or other ones",
+                f"{other.cap or 'full size'}, or not the same ones",
                 where=split_index.split,
-                remedy="give sources of the same images",
+                remedy="give sources with the same images",
             )

@@ -190,7 +190,7 @@ def _check_names(path: Path, groups: Iterable[Group]) -> None:
         names = {each.split_folder for each in groups if each.resized == resized and each.layout != "flat"}
         if len(several := sorted(names & {"val", "valid", "validation"})) > 1:
             raise SourceError(
-                f"{' and '.join(several)} are both there", where=path, remedy="move one of them out of the way"
+                f"{' and '.join(several)} both exist", where=path, remedy="move one of them out of the way"
             )
 
 
@@ -206,7 +206,7 @@ def _labelled(staged: Staged, labels: Mapping[str, str], path: Path) -> Staged:
     """The same images, their labels looked up by name."""
     if not labels:
         staged.fault = SourceError(
-            "its validation images carry no labels",
+            "its validation images have no labels",
             where=path,
             remedy="add ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv to --data.source",
         )

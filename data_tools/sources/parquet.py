@@ -20,7 +20,7 @@ from data_tools.sources.tar import SourceError
 if TYPE_CHECKING:
     from pyarrow import DataType
 
-# Where a table has several columns that could be it, the first of these is, and else the only one of the others.
+# The first of these names is used if the table has it, else the only one of the others that it has.
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "cls", "class", "class_id", "class_label", "label_id", "target", "fine_label")
 _ROW_BITS = 32  # an offset is (row group, row)
@@ -37,7 +37,7 @@ class Columns:
 
 
 class Table:
-    """An open shard; close it by `with`. Raises SourceError if it is none."""
+    """An open shard, for use in a `with` block. Raises SourceError if the file is not one."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -51,7 +51,9 @@ class Table:
         except (ArrowException, OSError, ValueError) as error:
             if limit := too_many_open_files(error, path):
                 raise limit from None
-            raise SourceError(f"not a whole parquet file ({error})", where=path, remedy="download it again") from None
+            raise SourceError(
+                f"not a complete parquet file ({error})", where=path, remedy="download it again"
+            ) from None
         self.kinds: dict[str, DataType] = {field.name: field.type for field in self.source.schema_arrow}
 
     def __enter__(self) -> Table:
@@ -143,7 +145,7 @@ class Table:
 def digest(path: Path) -> str:
     """SHA-256 over the footer, which has offset and size of every row group, and over bytes evenly spaced in between.
 
-    It is of the contents: a copy has the same one. Whole shards are not read, for ImageNet's take minutes.
+    It depends only on contents: a copy has the same one. Whole shards are not read: ImageNet's would take minutes.
     """
     total = hashlib.sha256()
     with path.open("rb") as file:
@@ -197,7 +199,7 @@ def _text(path: str | bytes | None) -> str:
 
 
 def _label(value: Any) -> int | str | None:
-    """A label as a number from 0 on or a text; None for what stands for none: nothing, NaN, "", a number below 0."""
+    """A label as a number from 0 on, or text; None for what means no label: null, NaN, "", a number below 0."""
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, str):
@@ -209,7 +211,7 @@ def _label(value: Any) -> int | str | None:
 
 # ---------------------------------------------------------------------------------------------- reading
 def _use_frugal_allocator() -> None:
-    """Of arrow's allocators: reading ImageNet's row groups peaks at 118 MB with jemalloc, at 197 with its default."""
+    """The best of arrow's allocators: reading ImageNet's row groups peaks at 118 MB with jemalloc, 197 by default."""
     import pyarrow
 
     if "jemalloc" in pyarrow.supported_memory_backends():

@@ -61,7 +61,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def holds_shards(folder: Path) -> bool:
-    """Whether tables with images are in the folder; others, as a `metadata.parquet`, are beside images of its own."""
+    """Whether the folder holds tables with images; others, such as a `metadata.parquet`, lie beside image files."""
     return any(_may_hold_images(shard) for shard in shards_in(folder))
 
 
@@ -80,7 +80,7 @@ def _split_of(shard: Path) -> str:
     """The split by the shard's name (train-00000-of-00294.parquet), else by that of its folder."""
     split = _split_in(shard.name) or _split_of_folder(shard.absolute().parent.name)
     if not split:
-        raise SourceError("of which split? name it train-*.parquet or validation-*.parquet", where=shard)
+        raise SourceError("its split is unknown; name it train-*.parquet or validation-*.parquet", where=shard)
     return split
 
 
@@ -97,7 +97,7 @@ def _split_of_folder(name: str) -> str:
 
 
 def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]:
-    """(split, shard) of a source. Shards of test splits, and tables beside that hold no images, are left out."""
+    """(split, shard) of a source. Shards of test splits, and other tables without images, are left out."""
     if not source.is_dir():
         found = [source]
     else:
@@ -139,10 +139,10 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
             with Table(path) as table:
                 content = digest(path)
                 columns = table.columns(image_column, label_column)
-                # A copy under another name is one, too, unless its images have no names by which to tell.
+                # A copy under another name counts, too, unless its images have no names by which to tell.
                 same = content if table.has_paths(columns) else str(path.resolve())
                 if (other := seen.setdefault((split, same), path)) is not path:
-                    raise SourceError("the same shard is there twice", where=f"{other} and {path}")
+                    raise SourceError("the same shard is given twice", where=f"{other} and {path}")
                 shard = _Shard(split, builder.file("parquet", path, column=columns.image, digest=content))
                 classes.add_names(path, table.class_names(columns.label))
                 _read_rows(builder, table, columns, shard, classes)
@@ -205,10 +205,12 @@ class _Classes:
             self._numbers.add(label)
         if self._texts and self._numbers:
             where = f"{self._first} and {shard}"
-            raise SourceError("labels are numbers and texts", where=where, remedy="are the shards of one set?")
+            raise SourceError(
+                "labels are both numbers and text", where=where, remedy="are these shards of one data set?"
+            )
         if wnid and self._wnids.setdefault(number, wnid) != wnid:
-            what = f"label {label} is {self._wnids[number]} and {wnid}"
-            raise SourceError(what, where=shard, remedy="are the shards of one set?")
+            what = f"label {label} is both {self._wnids[number]} and {wnid}"
+            raise SourceError(what, where=shard, remedy="are these shards of one data set?")
         return number
 
     @property
@@ -227,8 +229,8 @@ class _Classes:
         if self.are_wnids:
             if repeated := [wnid for wnid, count in Counter(self._wnids.values()).items() if count > 1]:
                 labels = sorted(label for label, wnid in self._wnids.items() if wnid == repeated[0])
-                what = f"{repeated[0]} is label {labels[0]} and {labels[1]}"
-                raise SourceError(what, where=self._first or "", remedy="are the shards of one set?")
+                what = f"{repeated[0]} is both label {labels[0]} and label {labels[1]}"
+                raise SourceError(what, where=self._first or "", remedy="are these shards of one data set?")
             return self._wnids
         if self._texts:
             by_rank = dict(enumerate(sorted(self._texts)))
@@ -236,7 +238,9 @@ class _Classes:
             return {self._texts[text]: told_apart[rank] for rank, text in by_rank.items()}
         if self._other_names:
             where = f"{self._names[1]} and {self._other_names}"
-            raise SourceError("they name their labels differently", where=where, remedy="are the shards of one set?")
+            raise SourceError(
+                "they name their labels differently", where=where, remedy="are these shards of one data set?"
+            )
         width = len(str(max(self._numbers, default=0)))
         named = dict(enumerate(self._names[0]))
         numbers = {label: f"{label:0{width}d}" for label in self._numbers | named.keys()}

@@ -14,7 +14,7 @@ from data_tools.common.names import to_path
 if TYPE_CHECKING:
     from data_tools.sources.parquet import Rows
 
-_OPEN_ARCHIVES = 16  # of shards one, which holds decompressed pages: they are read one after another
+_OPEN_ARCHIVES = 16  # but one shard, which holds decompressed pages: they are read one after another
 
 
 FileKind = Literal["archive", "folder", "flat", "parquet"]
@@ -35,7 +35,7 @@ class File:
 
 
 class Reader:
-    """Reads images by file, offset and length, keeping the archives open that it read last."""
+    """Reads images by file, offset and length, and keeps the archives that it read last open."""
 
     def __init__(self, files: Sequence[File]) -> None:
         self.files = files

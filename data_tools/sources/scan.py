@@ -135,8 +135,8 @@ def recognise(path: Path) -> str:
     if kind:
         raise SourceError(f"{kind}, so it cannot be read in place", where=path, remedy=f"{program} it once")
     if kind := picture_kind(start):
-        raise SourceError(f"{kind}, and no data set", where=path, remedy="give the folder of train/ and val/, or a tar")
-    raise SourceError("neither a tar, a folder, parquet nor the ILSVRC devkit, or cut short", where=path)
+        raise SourceError(f"{kind}, not a data set", where=path, remedy="give the folder of train/ and val/, or a tar")
+    raise SourceError("neither a tar, a folder, parquet nor the ILSVRC devkit, or it is truncated", where=path)
 
 
 def _read_parquet(builder: IndexBuilder, paths: Sequence[Path], image: str | None, label: str | None) -> None:

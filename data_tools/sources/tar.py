@@ -26,7 +26,7 @@ BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(1 << 20)
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _GNU_FOLDER, _GNU_VOLUME_LABEL, _GNU_CONTINUED = b"D", b"V", b"M"
-# Their size says nothing about the archive, where no data follows them (POSIX; GNU tar and tarfile read them so).
+# Whatever their size says, no data follows them in the archive (POSIX; GNU tar and tarfile read them so).
 _WITHOUT_DATA = b"".join(
     (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 )
@@ -134,7 +134,7 @@ class _Archive:
                 (defaults if info.type == tarfile.XGLTYPE else extra).update(self._extra(info.type, data, size))
                 continue
             last = said.get("path", _name(block))
-            kind = tarfile.DIRTYPE if info.type in _FILES and last.endswith("/") else info.type  # so in the V7 format
+            kind = tarfile.DIRTYPE if info.type in _FILES and last.endswith("/") else info.type  # as in the V7 format
             yield _Entry(first, kind, last, said.get("linkpath", info.linkname), data, size, int(info.mtime))
             first, extra = at, {}
 
@@ -158,7 +158,7 @@ class _Archive:
                 if looks_like_tar(os.pread(self._handle, BLOCK, at)):
                     return at
                 raise SourceError(
-                    f"after its end at {last}, from byte {at} on, there is something that is not a tar",
+                    f"ends after {last}, but is followed by something that is not a tar, from byte {at} on",
                     where=self._where,
                     remedy="copy or download it again, or cut that off",
                 )
@@ -184,7 +184,7 @@ class _Archive:
         return {key.decode(): name_of(records[key]) for key in (b"path", b"linkpath", b"size") if key in records}
 
     def _continued(self, name: str) -> SourceError:
-        what = f"begins within {name}: it is a later volume of an archive of several"
+        what = f"begins within {name}: it is a later volume of a multi-volume archive"
         return SourceError(what, where=self._where, remedy="extract them with tar -xM, and give the folder")
 
     def _check(self, entry: _Entry) -> None:
@@ -212,9 +212,9 @@ class _Archive:
             entry = self._last_before(entry.at, entry.target)
         if entry is None:
             raise SourceError(
-                f"{link.name} is a hard link to {link.target}, which is not in the archive before it",
+                f"{link.name} is a hard link to {link.target}, which does not come before it in the archive",
                 where=self._where,
-                remedy="archive the whole folder, or with tar --hard-dereference",
+                remedy="archive the whole folder, or use tar --hard-dereference",
             )
         return entry
 

@@ -51,7 +51,7 @@ WHEELS = (
 # By how they begin. Longer beginnings come first.
 EXCEPTIONS: dict[str, RunBy | NotRun] = {
     "make ": RunBy("tests/integration/test_documented_commands.py::test_make_demo_and_make_report"),
-    "conda env create": NotRun("network", "The conda way has not been run here"),
+    "conda env create": NotRun("network", "The conda environment has not been tried here"),
     "uv run --no-sync --with nvidia-dali": NotRun("network, photographs, and time", "photographs"),
     "uv pip install": NotRun("network", "(not run here; the next `make env`"),
     ".venv/bin/tensorboard": NotRun("a server", "`.venv/bin/tensorboard --logdir runs`"),
@@ -74,10 +74,10 @@ MAKE: dict[str, RunBy | NotRun | None] = {
     "gpu": RunBy(ACCEPTANCE),
     "wheels": RunBy(WHEELS),
     "docs": RunBy("tests/integration/scripts/test_render_recipe_docs.py::test_command_renews_page_and_plots"),
-    "soak": NotRun("hours", "The long half"),
+    "soak": NotRun("many minutes", "The long half"),
     "bench": NotRun("photographs, and time", "run the benchmarks"),
     "format": NotRun("it changes the sources", "format the code"),
-    "lock": NotRun("network", "renew uv.lock"),
+    "lock": NotRun("network", "update uv.lock"),
     "clean": NotRun("it removes the environment", "remove the environment"),
 }
 # Indented, but no commands: by how they begin.

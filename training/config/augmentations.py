@@ -33,7 +33,7 @@ def read_augmentations(entries: Sequence[object]) -> tuple[Augmentation, ...]:
     read = tuple(_entry(f"augment[{number}]", entry) for number, entry in enumerate(entries))
     places = [each.on_host for each in read]
     if places != sorted(places, reverse=True):
-        raise OptionError(f"those of {HOST} work on the host and come before those of {DEVICE}", where="augment")
+        raise OptionError(f"those of {HOST} work on the host and must come before those of {DEVICE}", where="augment")
     return read
 
 

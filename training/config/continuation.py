@@ -1,6 +1,6 @@
-"""Whether a run may go on with these options: what its result depends on, compared with what a checkpoint was made of.
+"""Whether a run may continue with these options: compares what its result depends on with that of the checkpoint.
 
-Source of the rule: a run that was stopped and continued must be the run that was not.
+The rule: a run that was stopped and continued must give the same result as one that was not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from training.config.schedule import Phase, Schedule
 from training.config.train_config import Model, Train
 
 SCHEDULE, VALIDATION = "schedule", "validation"
-# They change what is tried, shown or how fast it goes, but not what is learned.
+# They change what is attempted or shown, or how fast it goes, but not what is learned.
 HARMLESS = {"model.stem_blocks", "train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
 # Weights of one network do not fit another.
 FIXED = {"model.arch", "model.blurpool", "classes"}
-# Checkpoints from before there was an option were made without it.
+# Checkpoints that are older than an option were made with its default.
 ABSENT: Mapping[str, Any] = {
     f"{name}.{field.name}": field.default
     for name, section in (("model", Model), ("train", Train))
@@ -33,7 +33,7 @@ _BETON = re.compile(r"(train|val)_(full|\d+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """An option that a checkpoint was made with another value of."""
+    """An option whose value is not that of the checkpoint."""
 
     key: str
     before: str
@@ -139,7 +139,7 @@ def check_changes(found: Sequence[Difference], accepted: Sequence[str], source: 
     remedy = (
         "restore that, or give another --run.dir"
         if any(each.key in FIXED for each in refused)
-        else f"restore that, or go on with it: --run.accept_changes={keys}"
+        else f"restore that, or continue with it: --run.accept_changes={keys}"
     )
     raise OptionError(
         f"the checkpoint {source} was made with other options: {shown}", where="run.resume", remedy=remedy

@@ -1,4 +1,4 @@
-"""What can be known of a run before torch, which takes seconds to load: its files, and how its batch is shared."""
+"""Checks that need no torch, which takes seconds to load: a run's files, and how its batch is divided."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def _check_log(path: Path, run_dir: Path) -> None:
 
 
 def unusable_folder(folder: Path, error: OSError) -> OptionError:
-    """What to raise where ``error`` keeps the run folder from being made or written to."""
+    """What to raise if ``error`` keeps the run folder from being made or written to."""
     return OptionError(f"{folder}: {error.strerror}", where="run.dir", remedy="give another folder")
 
 
 def known_ranks(dist: Dist, environment: Mapping[str, str]) -> int | None:
-    """The processes of the job where options or torchrun's variables say it; None where the GPUs decide."""
+    """The processes of the job if options or torchrun's variables give it; None if the number of GPUs decides."""
     if "RANK" in environment:
         return int(environment["WORLD_SIZE"])
     return dist.processes or (1 if dist.device == "cpu" else None)
@@ -91,7 +91,5 @@ def accumulation_steps(dist: Dist, ranks: int) -> int:
     if dist.emulate_gpus is None:
         return 1
     if dist.emulate_gpus % ranks:
-        raise OptionError(
-            f"{dist.emulate_gpus} is no multiple of the {ranks} processes at work", where="dist.emulate_gpus"
-        )
+        raise OptionError(f"{dist.emulate_gpus} is not a multiple of the {ranks} processes", where="dist.emulate_gpus")
     return dist.emulate_gpus // ranks

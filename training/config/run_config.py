@@ -175,7 +175,9 @@ class Run:
             )
         if self.init_from is not None and (self.eval_only or self.resume not in ("auto", "none")):
             other = "eval_only" if self.eval_only else "resume"
-            raise OptionError(f"not together with run.{other}", where="init_from", remedy="leave out one of the two")
+            raise OptionError(
+                f"cannot be combined with run.{other}", where="init_from", remedy="leave out one of the two"
+            )
         for key in ("eval_px", "eval_rectangular"):
             if getattr(self, key) is not None and not self.eval_only:
                 remedy = "a phase of the schedule has val_px and rectangular_val"

@@ -18,7 +18,7 @@ from data_tools.common.text import plural
 
 FULL = "full"
 MOST_EPOCHS = 100_000  # a checkpoint keeps a line of text for each
-STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values a channel
+STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values per channel
 Shape = Literal["linear", "cosine", "polynomial"]
 SHAPES: tuple[str, ...] = get_args(Shape)
 
@@ -28,7 +28,7 @@ class Ramp:
     """A change from one value to another over epochs ``[start, end)``.
 
     ``shape``: ``linear``; ``cosine``, half a period, as torch's CosineAnnealingLR; ``polynomial``, as torch's
-    PolynomialLR: what is left to go falls with the ``power`` of the share of batches that are left.
+    PolynomialLR: the difference to the last value is as the ``power`` of the share of batches that are left.
     """
 
     start: int
@@ -95,7 +95,7 @@ class MomentumRamp(Ramp):
     def __post_init__(self) -> None:
         Ramp.__post_init__(self)
         for key, value in (("from", self.momentum_from), ("to", self.momentum_to)):
-            # At 0, torch's SGD would leave what it has gathered as it is and use it again afterwards.
+            # At 0, torch's SGD would leave its momentum buffer as it is and use it again afterwards.
             if not 0 < value < 1:
                 raise OptionError(
                     f"{value} is not a momentum (above 0 and below 1)", where=f"phases[].momentum[].{key}"
@@ -148,13 +148,13 @@ class Phase:
             name = getattr(self, key)
             if not (name == FULL or (name.isascii() and name.isdigit() and not name.startswith("0"))):
                 remedy = "give a cap in px or 'full'"
-                raise OptionError(f"{name!r} is no beton set", where=f"phases[].{key}", remedy=remedy)
+                raise OptionError(f"{name!r} is not a beton set", where=f"phases[].{key}", remedy=remedy)
         if self.val_px < 8 or not self.min_scale:
             key = "val_px" if self.val_px < 8 else "min_scale"
             raise OptionError(f"{getattr(self, key)} is too small", where=f"phases[].{key}")
         if self.batch_per_gpu == 1 and self.px <= STRIDE:
             raise OptionError(
-                f"1 at {self.px} px: BatchNorm would see one value a channel, as the last feature map is 1 x 1",
+                f"1 at {self.px} px: BatchNorm would see one value per channel, as the last feature map is 1 x 1",
                 where="phases[].batch_per_gpu",
                 remedy=f"give 2 or more, or more than {STRIDE} px",
             )

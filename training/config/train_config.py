@@ -60,12 +60,12 @@ class Train:
     cutmix: float = option(0.0, "alpha of CutMix; 0: off", low=0)
     clip_norm: float = option(0.0, "scale gradients down to this total norm; 0: off", low=0)
     ema: float = option(
-        0.0, "decay per update of averaged weights, which are validated beside the plain ones; 0: off", low=0, high=1
+        0.0, "decay per update of averaged weights, which are validated alongside the plain ones; 0: off", low=0, high=1
     )
     ema_half_life: float = option(
         0.0, "in place of `ema`: steps after which a step's weights count for half in the average; 0: off", low=0
     )
-    ema_every: int = option(1, "steps from one update of the averaged weights to the next", low=1)
+    ema_every: int = option(1, "steps between updates of the averaged weights", low=1)
     amp: Literal["auto", "fp16", "bf16", "fp32"] = option(
         "auto", "precision: `fp16`, `bf16` or `fp32`; `auto`: bf16 from Ampere on, fp16 before, fp32 on a CPU"
     )
@@ -77,7 +77,7 @@ class Train:
         "`auto`: `default` on a GPU, `off` on a CPU. The last two use CUDA graphs, but not where `dist.emulate_gpus` "
         "accumulates gradients. Validation is not compiled",
     )
-    flip_tta: bool = option(False, "validate on the mean of each image and its mirror image")
+    flip_tta: bool = option(False, "in validation, average the logits of each image and its mirror image")
 
     def __post_init__(self) -> None:
         check(self)
@@ -85,7 +85,7 @@ class Train:
             if 0 < getattr(self, key) < LEAST_ALPHA:
                 raise OptionError(f"{getattr(self, key)} mixes nothing", where=key, remedy="give 0, or 0.001 or more")
         if self.nesterov and not self.momentum:
-            raise OptionError("needs a momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
+            raise OptionError("needs momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
         if self.ema and self.ema_half_life:
             raise OptionError("give either ema or ema_half_life", where="ema_half_life")
         if self.ema_half_life and not self.ema_decay:

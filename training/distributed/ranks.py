@@ -81,5 +81,5 @@ def int_of(environment: Mapping[str, str], key: str, default: int | None = None)
     if text is None and default is not None:
         return default
     if text is None or not text.strip().isdecimal():
-        raise LaunchError(f"{key}={text!r} is no number", where="environment", remedy="start with torchrun or srun")
+        raise LaunchError(f"{key}={text!r} is not a number", where="environment", remedy="start with torchrun or srun")
     return int(text)

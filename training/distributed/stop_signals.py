@@ -25,7 +25,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextlib.contextmanager
 def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
-    """Handle these signals inside the block, but those that came ignored, as under ``nohup``."""
+    """Handle these signals inside the block, except those that were ignored at the start, as under ``nohup``."""
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number, earlier in before.items() if earlier is not signal.SIG_IGN]
     for number in taken:

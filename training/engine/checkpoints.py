@@ -1,4 +1,4 @@
-"""When a run saves, and from which checkpoint it goes on. Every process of the run calls these functions."""
+"""When a run saves, and from which checkpoint it continues. Every process of the run calls these functions."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def end_of_epoch(state: TrainState, scores: Scores, averaged: Scores | None, sig
             _stop(state, signals, f"the end of epoch {progress.epoch}", saved)
     elif not saved:
         raise Diverged(
-            f"the run is at its end, but its last weights are not saved (see above); {last_good(state.config.run.dir)}",
-            remedy="the same command continues from the last checkpoint, or anew if there is none",
+            f"the run has ended, but its last weights were not saved (see above); {last_good(state.config.run.dir)}",
+            remedy="the same command continues from the last checkpoint, or starts over if there is none",
         )
 
 
@@ -115,7 +115,7 @@ def last_good(run_dir: Path) -> str:
 
 # ---------------------------------------------------------------------------------------------- going on
 def resume(state: TrainState, signals: StopSignals) -> Path | None:
-    """Go on from the run folder's own checkpoint, from the one of ``run.resume``, or begin. Returns the checkpoint.
+    """Continue from the run folder's own checkpoint, from the one of ``run.resume``, or begin. Returns the checkpoint.
 
     OptionError if it is of other options, or if ``run.resume`` names another while the folder has one of this run.
     """
@@ -156,7 +156,7 @@ def _begin_from(state: TrainState, path: Path, signals: StopSignals) -> None:
 
 
 def _is_own(state: TrainState, saved: dict[str, Any], path: Path) -> bool:
-    """Whether ``saved`` is to be continued; False where ``run.resume`` begins anew beside another run's files."""
+    """Whether ``saved`` is to be continued; False where ``run.resume`` starts over beside another run's files."""
     wanted = state.config.run.resume
     if wanted == "auto":
         _check(state, saved, path)
@@ -167,7 +167,7 @@ def _is_own(state: TrainState, saved: dict[str, Any], path: Path) -> bool:
         return False
     if saved["config"]["run"]["resume"] != str(wanted):
         raise OptionError(
-            f"{path} is a checkpoint of this run, which goes on from there",
+            f"{path} is a checkpoint of this run, which continues from it",
             where="run.resume",
             remedy="leave out --run.resume, or give another --run.dir",
         )
@@ -181,17 +181,17 @@ def _check(state: TrainState, saved: dict[str, Any], path: Path) -> None:
 
 
 def _note_changes(state: TrainState, saved: dict[str, Any], path: Path) -> None:
-    """Say and record what is other than it was, which `_check` has let pass."""
+    """Print and record the differences that `_check` has accepted."""
     found = differences(saved["options"], state.options)
     at = {"epoch": state.progress.epoch, "batch": state.progress.batch}
     state.changes = [*saved.get("changes", []), *({**at, **asdict(each)} for each in found)]
     if state.world.is_main:
         for each in found:
-            print(f"note: {path} goes on with a change: {each}", file=sys.stderr)
+            print(f"note: {path} continues with a change: {each}", file=sys.stderr)
 
 
 def _agree(state: TrainState, signals: StopSignals) -> None:
-    """OptionError in every process unless all go on from the same batch."""
+    """OptionError in every process unless all continue from the same batch."""
     at = signals.every_rank(torch.tensor([state.progress.epoch, state.progress.batch]))
     if (at != at[0]).any():
         raise OptionError(

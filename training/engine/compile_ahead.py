@@ -1,4 +1,4 @@
-"""The next phase's code, made while the last epoch of the current one trains, in a process of its own.
+"""Compiles the next phase's code while the last epoch of the current one trains, in a process of its own.
 
 It fills the caches that Inductor and Triton keep on the disk, from which the next phase then takes its code.
 """
@@ -26,7 +26,7 @@ from training.distributed.stop_signals import SIGNALS
 from training.distributed.world import World, limit_compile_workers
 from training.engine.state import TrainState, configure_torch
 
-NICE = 19  # what remains of the cores
+NICE = 19  # it gets what the training leaves of the cores
 FREE_GPU_GIB = 2  # a process on a GPU needs half a GiB, and this one has the weights, their averages and a batch
 # Not the modes that time kernels on the GPU, which trains meanwhile.
 MODES = {"default", "reduce-overhead"}
@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class CompiledAhead(Exception):
-    """All code of the phase is made; it would run now."""
+    """All code of the phase is compiled; it would run now."""
 
 
 class CompileAhead:
@@ -59,12 +59,12 @@ class CompileAhead:
         sender.close()
 
     def end(self) -> str:
-        """End the process, finished or not; what it has made stays in the caches. Returns how far it came, in words;
+        """End the process, finished or not; what it has made stays in the caches. Returns how far it got, in words;
         empty if there was none."""
         if self._process is None or self._result is None:
             return ""
         try:
-            outcome = self._result.recv() if self._result.poll() else "was not done compiling ahead"
+            outcome = self._result.recv() if self._result.poll() else "was not fully compiled ahead"
         except EOFError:
             outcome = "ended without a result"
         # By SIGKILL, as it ignores what asks the run to stop.
@@ -101,8 +101,8 @@ def _compile(config: RunConfig, datasets: Datasets, world: World, phase: Phase, 
 
 
 def compile_phase(config: RunConfig, datasets: Datasets, world: World, phase: Phase) -> None:
-    """Fill the caches on the disk with the code of ``phase`` for ``world``. For a process of its own, since it changes
-    what this one's torch does."""
+    """Fill the caches on the disk with the code of ``phase`` for ``world``. Call it in a process of its own, since it
+    changes what torch does there."""
     configure_torch(config.run)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)

@@ -36,7 +36,7 @@ class PhaseLoaders:
 def train_loader(
     config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, rank: int = 0, ranks: int = 1, **options: Any
 ) -> TrainLoader:
-    """The training loader of ``phase``, ``batch`` images a process; ``options``: workers and the like."""
+    """The training loader of ``phase``, ``batch`` images per process; ``options``: workers and the like."""
     operations, modules = augmentation.build(config.data.augmentations, rank, ranks)
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),

@@ -60,7 +60,7 @@ class RunLog:
         add_session(self.dir, session)
         write_epochs(self.dir, self.rows)
         write_atomically(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
-        # Discard events beyond the checkpoint, or all events of a run that starts anew. An epoch's scores have the
+        # Discard events beyond the checkpoint, or all events of a run that starts over. An epoch's scores have the
         # same step as the start of the next epoch, and so of a continued run: keep them.
         purge_step = progress.images_seen + 1 if progress.images_seen else 0
         self.events = SummaryWriter(str(self.dir), purge_step=purge_step)
@@ -99,7 +99,7 @@ class RunLog:
 
     def phase_prepared(self, phase: Phase, seconds: float, compiled: str) -> None:
         """The step is ready for ``phase``, ``seconds`` after the end of what came before; ``compiled`` says how far the
-        compilation in the background came, if there was one."""
+        compilation in the background got, if there was one."""
         self._scalars({"times/prepare_sec": seconds})
         ahead = f"; its code {compiled}" if compiled else ""
         print(f"{described(phase)}: ready for the first step after {seconds:.1f} s{ahead}", file=sys.stderr)

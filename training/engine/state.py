@@ -148,8 +148,8 @@ class TrainState:
         """Begin with weights of another run, on this one's schedule."""
         new_fc = weights.begin_from(self.model, given, self.datasets.classes)
         if self.world.is_main:
-            fc = f", but a new fc layer for {len(self.datasets.classes)} classes" if new_fc else ""
-            print(f"note: begins with the weights of {given.source}{fc}", file=sys.stderr)
+            fc = f", but with a new fc layer for {len(self.datasets.classes)} classes" if new_fc else ""
+            print(f"note: starting from the weights of {given.source}{fc}", file=sys.stderr)
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from ``saved``, with this run's options."""
@@ -170,5 +170,5 @@ class TrainState:
             self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
         if len(saved["random"]) == self.world.ranks:
-            # A copy, since set_rng_state ignores that a row is an offset into its storage.
+            # A copy, since set_rng_state ignores that a row begins at an offset in its storage.
             torch.set_rng_state(saved["random"][self.world.rank].clone())

@@ -107,7 +107,7 @@ class Statistics:
         self.by_dtype = [[b for b in buffers if b.dtype == dtype] for dtype in dict.fromkeys(b.dtype for b in buffers)]
 
     def copy(self) -> list[torch.Tensor]:
-        """All of them, in one tensor a dtype."""
+        """All of them, in one tensor per dtype."""
         return [torch.cat([buffer.reshape(-1) for buffer in group]) for group in self.by_dtype]
 
     def put_back(self, before: list[torch.Tensor], where: torch.Tensor) -> None:
@@ -269,7 +269,7 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
 def free_cached_memory(device: torch.device) -> None:
     """Give back the memory that torch keeps of the previous phase's sizes, on the GPU and pinned on the host.
 
-    Torch does so itself before it runs out, but not for what NCCL, kernels and CUDA graphs allocate beside it. Hardly
+    Torch does so itself before it runs out, but not for what NCCL, kernels and CUDA graphs allocate outside it. Hardly
     more than weights and momentum is in use between phases, so nearly all segments are free as a whole, and expandable
     segments, which help where they are not, would gain little.
     """

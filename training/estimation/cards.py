@@ -17,7 +17,7 @@ RATED = "resnet50"  # the network of all rates below
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Software:
-    """What a training pays beside the images themselves: seconds of every step, of every epoch, of the first epoch with
+    """What a training costs besides the images themselves: seconds per step, per epoch and for the first epoch with
     other images, and bytes of a parameter's gradient in the all-reduce, of all ``parameters``."""
 
     step_s: float
@@ -27,12 +27,12 @@ class Software:
     parameters: int = PARAMETERS[RATED]
 
 
-# The engine of this project. A step: what batches of 64 to 512 cost in tf_cnn_benchmarks, fp16, is a line in the batch
-# with 8 ms (RTX 3090) and 3 ms (RTX 4090) at no images (server-gear.com, 2023). Loaders stay open between epochs; a
-# phase compiles and tunes its shapes. These two are assumed, not measured. Weights, and so gradients, are fp32.
+# The engine of this project. A step: in tf_cnn_benchmarks, fp16, the time of batches of 64 to 512 is linear in the
+# batch, with 8 ms (RTX 3090) and 3 ms (RTX 4090) at 0 images (server-gear.com, 2023). Loaders stay open between epochs;
+# a phase compiles and tunes its shapes. These two are assumed, not measured. Weights, and so gradients, are fp32.
 ENGINE = Software(step_s=0.005, epoch_s=1.0, phase_s=20.0, gradient_bytes=4)
 # The published runs of the imagenet18 recipes: PyTorch 0.4 and 1.0, fp16 weights with fp32 copies, worker processes
-# that start in every epoch. Read off the epochs in dawn-bench-entries: from 4 machines to 8 with the same batch a GPU
+# that start in every epoch. Read off the epochs in dawn-bench-entries: from 4 machines to 8 with the same batch per GPU
 # (6 to 19 s of an epoch stay), from batches of 64 to 512, and a phase's first epoch beside its others (13 to 85 s).
 IMAGENET18 = Software(step_s=0.02, epoch_s=8.0, phase_s=30.0, gradient_bytes=2)
 # Compiled steps on an H200 take 2.79 to 2.84 ns a pixel, batches of 512 at 128 px, 224 at 224 and 128 at 288

@@ -1,8 +1,8 @@
 """How long a schedule takes on given machines, and what bounds it.
 
-A step is the longest of three that overlap: the card's work, the loader's crops, the disk's reads. The card's work is
-the forward pass, a third of it; then the backward pass or the all-reduce beside it, whichever is longer; then what a
-step costs whatever its batch is.
+Three things overlap in a step, and the longest decides: the card's work, the loader's crops, the disk's reads. The
+card's work is the forward pass, a third of the computation; then the backward pass or the simultaneous all-reduce,
+whichever is longer; then what a step costs whatever its batch is.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Site:
         return (px / nearest) ** 2 / (CROPS_PER_CORE[nearest] * self.cores_per_gpu)
 
     def read_s(self, data: str, images: int, epochs_before: int) -> float:
-        """Seconds of the disk for one image of a card, of ``images`` of the set ``data``, after as many epochs of it.
+        """Disk seconds per image of a card, from set ``data`` of ``images``, already read ``epochs_before`` times.
 
-        A machine reads its share of an epoch, another one each time, so what is not cached shrinks by (1 - 1/machines).
+        A machine reads another share of the set in each epoch, so what is not cached shrinks by (1 - 1/machines).
         """
         if self.disk_mb_s is None:
             return 0.0
@@ -85,7 +85,7 @@ class StepTime:
 
     @property
     def unhidden(self) -> float:
-        """Of the all-reduce, what the backward pass does not hide."""
+        """The part of the all-reduce that the backward pass does not hide."""
         return max(0.0, self.allreduce - self.compute * 2 / 3)
 
     @property

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from data_tools.common.options import OptionError
 from training.config.augmentations import Augmentation
 
-# Published per image; what else there is of torchvision's is drawn once a batch, which is faster.
+# Published per image; torchvision's others are drawn once per batch, which is faster.
 DRAWN_PER_IMAGE = (v2.AugMix, v2.AutoAugment, v2.RandAugment, v2.RandomErasing, v2.TrivialAugmentWide)
 
 
@@ -64,7 +64,9 @@ def _made(augmentation: Augmentation) -> Any:
         raise OptionError(f"{package} has no {name}", where="data.augment")
     try:
         if kind is v2.RandomErasing and augmentation.arguments.get("value") == "random":
-            raise ValueError("normal random numbers are no uint8 pixels; give a number or [red, green, blue], 0 to 255")
+            raise ValueError(
+                "normal random numbers are not uint8 pixels; give a number or [red, green, blue], 0 to 255"
+            )
         return kind(**augmentation.arguments)
     except (TypeError, ValueError, AssertionError) as error:
         what = f"{augmentation.name} cannot be made with {augmentation.arguments} ({error})"

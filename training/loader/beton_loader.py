@@ -55,7 +55,7 @@ class GivenOrder(TraversalOrder):
 class BetonLoader(Loader):
     """What both loaders have: a beton, native threads, and at most one pass under way.
 
-    Of FFCV's Loader it has the pipelines, the graph of Operations and their code. The pages of the file are not mapped:
+    FFCV's Loader gives it the pipelines, the graph of Operations and their code. The pages of the file are not mapped:
     the native threads read what they decode.
     """
 

@@ -36,7 +36,7 @@ class BetonReader:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             raise BetonError(f"{faults[0]}{more}", remedy="run write_datasets.py again")
         layout = read_layout(self.path)
-        # Where they are there, the tables are known to be those that were written, too.
+        # If there are checksums, their digests also show that the tables are those that were written.
         kept = read_checksums(layout, self.manifest) if checksums or checksums_path(self.path).exists() else None
         self.images = len(layout.samples)
         self.page_bytes = layout.page_bytes
@@ -90,9 +90,9 @@ class BetonReader:
             raise LoadError(f"gone while in use ({error.strerror})", where=self.path, remedy="put it back") from None
         if now != self._mark:
             raise LoadError(
-                f"changed in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,})",
+                f"changed while in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,})",
                 where=self.path,
-                remedy="put the file back that the run began with, or start the run anew",
+                remedy="put back the file that the run began with, or start a new run",
             )
 
     def load_error(self, sample: int, reason: str) -> LoadError:

@@ -24,9 +24,9 @@ class CropRule:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_scale <= self.max_scale <= 1:
-            raise ValueError(f"scales from {self.min_scale} to {self.max_scale} are no shares of an image's area")
+            raise ValueError(f"scales from {self.min_scale} to {self.max_scale} are not shares of an image's area")
         if not 0 < self.min_ratio <= self.max_ratio:
-            raise ValueError(f"ratios from {self.min_ratio} to {self.max_ratio} are no range of width / height")
+            raise ValueError(f"ratios from {self.min_ratio} to {self.max_ratio} are not a range of width / height")
 
     def native(self) -> ctypes.Structure:
         return RandomCropRule(
@@ -40,7 +40,7 @@ class CropRule:
 
 
 def random_crops(rule: CropRule, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> NDArray[np.void]:
-    """The crops of these samples, as an array of CROP. The same for a sample whoever asks and with whatever others."""
+    """The crops of these samples, as an array of CROP. A sample's crop does not depend on the others in the array."""
     samples = np.ascontiguousarray(samples, np.int64)
     widths, heights = np.ascontiguousarray(widths, np.int32), np.ascontiguousarray(heights, np.int32)
     out = np.empty(len(samples), CROP)

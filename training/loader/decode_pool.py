@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_tools.native.library import BatchRequest, library
 from training.loader.beton_reader import LoadError
 
-WAIT_MILLISECONDS = 100  # between these Python looks whether it is to stop, also while a disk hangs
+WAIT_MILLISECONDS = 100  # after this long, Python looks whether it is to stop, even while a disk hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class PendingBatch:
 class DecodePool:
     """`workers` native threads. Closing waits for the images at hand, a few milliseconds.
 
-    A process that is forked has none of the threads, and their locks as they happened to be: there it is not usable,
-    and closing leaves them alone.
+    A forked process has none of the threads, and their locks in whatever state they were: there the pool is not usable,
+    and closing it leaves them alone.
     """
 
     def __init__(self, workers: int) -> None:
@@ -67,7 +67,7 @@ class DecodePool:
             raise ValueError(f"{workers} workers load nothing")
         self._handle = library().native_pool_new(workers)
         if not self._handle:
-            raise RuntimeError(f"the system gives no {workers} threads (see `ulimit -u`)")
+            raise RuntimeError(f"the system cannot start {workers} threads (see `ulimit -u`)")
         self._process = os.getpid()
         # Also at the interpreter's exit, while the memory that the threads write to is still there.
         self.close = weakref.finalize(self, _delete, self._handle, self._process)
@@ -77,7 +77,7 @@ class DecodePool:
         library().native_pool_submit(self._handle, ctypes.byref(pending.native))
 
     def finished(self, pending: PendingBatch, milliseconds: int = 0) -> bool:
-        """Whether a batch is made, waiting for it so long; there is no other way to wait."""
+        """Whether a batch is finished, after waiting for it up to this long; there is no other way to wait."""
         self.check_open()
         return bool(library().native_pool_wait(self._handle, ctypes.byref(pending.native), milliseconds))
 

@@ -1,4 +1,4 @@
-"""Host memory for batches, and their way to the GPU: pinned memory, a stream beside the computation, uint8."""
+"""Host memory for batches, and their way to the GPU: pinned memory, a separate stream, uint8."""
 
 import weakref
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def buffer_bytes(samples: int, pixels: int, pinned: bool) -> int:
 class HostBuffers:
     """Memory for batches on the host.
 
-    On the way to a GPU torch's own cache of pinned memory serves: it knows when a copy has been done. For the CPU
+    On the way to a GPU, torch's own cache of pinned memory is used: it knows when a copy is done. For the CPU,
     the buffers are kept here, because fresh memory costs a page fault every 4 KB; one comes back when the last
     tensor on it is gone, so a batch stays valid for as long as anybody holds it.
     """
@@ -30,7 +30,7 @@ class HostBuffers:
         self._free: list[NDArray[np.uint8]] = []
 
     def allocate(self, samples: int, height: int, width: int) -> torch.Tensor:
-        """(samples, height, width, 3) uint8 with anything in it."""
+        """(samples, height, width, 3) uint8, uninitialised."""
         shape = (samples, height, width, 3)
         if self._pinned:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)

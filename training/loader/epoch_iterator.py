@@ -1,6 +1,6 @@
 """The batches of one pass: FFCV's EpochIterator, which here hands errors to its caller and ends when it is left.
 
-FFCV's own thread dies of an exception while its caller waits for ever, and goes on for ever when a loop is left early.
+FFCV's own thread dies of an exception while its caller waits forever, and runs on forever if a loop is left early.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class BatchIterator(Iterator[Batch]):
     def __init__(self, producer: BatchProducer, finish: Callable[[int, Any], Batch]) -> None:
         self._producer, self._finish, self._number = producer, finish, 0
         self._replaced = False
-        # Also where a loop is left early, and at the interpreter's exit.
+        # Also if a loop is left early, and at the interpreter's exit.
         self.close = weakref.finalize(self, producer.close)
 
     def __next__(self) -> Batch:

@@ -104,8 +104,8 @@ class DecodeBatch(SimpleRGBImageDecoder):
         return decode
 
     def submit(self, samples: Samples) -> NDArray[np.uint8]:
-        """Begin the batch of these samples in memory of its own, which is returned; FFCV is to be given it as this
-        decoder's, and to ask for the batches in the same order."""
+        """Begin the batch of these samples in memory of its own, and return that. FFCV must get it as this decoder's
+        memory, and ask for the batches in the same order."""
         height, width, crops = self._crops_of(samples)
         images = self._buffers.allocate(len(samples), height, width)
         self._begin(samples, crops, images)
@@ -215,7 +215,7 @@ class KeyedAugmentation(Operation):
 
 
 def checked(loader: Loader) -> Iterator[Any]:
-    """The batches of a stock Loader; LoadError when its thread has died, where FFCV would wait for ever."""
+    """The batches of a stock Loader; LoadError when its thread has died, for which FFCV would wait forever."""
     batches = iter(loader)
     try:
         while True:
@@ -225,7 +225,7 @@ def checked(loader: Loader) -> Iterator[Any]:
                 raise LoadError(
                     "FFCV's thread died (its traceback is above)",
                     where=loader.fname,
-                    remedy="a damaged sample does that",
+                    remedy="a damaged sample can cause this",
                 )
             try:
                 batch = next(batches)

@@ -115,7 +115,7 @@ class ValLoader(BetonLoader):
 
     Square: the shorter side resized to `resize`, by default int(px * 1.14), and a centre crop of px. `rectangular`:
     sorted by width / height, batches cut in that order, each cropped to its mean ratio with the shorter side at px.
-    Ranks may get different numbers of batches. Iterating again starts anew. The rest is as for TrainLoader.
+    Ranks may get different numbers of batches. Iterating again starts over. The rest is as for TrainLoader.
     """
 
     def __init__(

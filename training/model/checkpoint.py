@@ -58,7 +58,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class Skipped:
-    """What stands for an object of another program's class; it takes what such an object is made with, and drops it."""
+    """Stands in for an object of another program's class; it accepts what such an object is made with, and drops it."""
 
     def __new__(cls, *args: object, **kwargs: object) -> Skipped:
         return super().__new__(cls)
@@ -113,7 +113,7 @@ def _objects(path: Path) -> list[str]:
 
 
 def _unreadable(path: Path, error: Exception) -> OptionError:
-    """Without torch's own message, which fills a screen and advises to run what the file says."""
+    """Without torch's own message, which fills a screen and advises running what the file says."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     objects = [named[1]] if named else _objects(path)[:1]
     if objects and type(error).__name__ == "UnpicklingError":
@@ -171,9 +171,9 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             damaged.append(error)
             continue
         for each in damaged:
-            print(f"note: {each.fault}; going back to the checkpoint before", file=sys.stderr)
+            print(f"note: {each.fault}; going back to the previous checkpoint", file=sys.stderr)
         return found, path
     if damaged:
-        what = f"{damaged[0].fault}; nothing older is left"
+        what = f"{damaged[0].fault}; there is no older one"
         raise OptionError(what, where="run.dir", remedy="give another --run.dir")
     return None

@@ -67,7 +67,7 @@ def _blocks(x: torch.Tensor) -> torch.Tensor:
 
 
 class MaxPool(nn.Module):
-    """ResNet's max pooling (3x3, stride 2, padding 1): as nn.MaxPool2d, in own kernels where a GPU's step is compiled.
+    """ResNet's max pooling (3x3, stride 2, padding 1): as nn.MaxPool2d, with own kernels in a step compiled for a GPU.
 
     Eager steps take torch's kernels, since Triton needs a C compiler on the machine.
     """

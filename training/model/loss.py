@@ -7,7 +7,7 @@ from torch import nn
 
 
 class BinaryCrossEntropy(nn.Module):
-    """Binary cross-entropy of every class with the others, summed over the classes and averaged over the images.
+    """Binary cross-entropy of every class against the others, summed over the classes and averaged over the images.
 
     Source: composer's ``binary_cross_entropy_with_logits`` and its label smoothing: a target is
     (1 - smoothing) · share + smoothing / classes.

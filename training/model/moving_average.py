@@ -13,8 +13,8 @@ from torch import nn
 class MovingAverage:
     """``module`` is the average of a model over every ``every``-th of its ``steps``; the first step copies the model.
 
-    The bits and the state dict of torch's AveragedModel with ``get_ema_multi_avg_fn`` and ``use_buffers``, which waits
-    for the device twice a step, and launches four kernels for each of BatchNorm's counts of batches to average them.
+    Same bits and state dict as torch's AveragedModel with ``get_ema_multi_avg_fn`` and ``use_buffers``, which waits
+    for the device twice per step, and launches four kernels for each of BatchNorm's counts of batches to average them.
     Here they are copied.
     """
 

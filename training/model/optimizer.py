@@ -13,7 +13,7 @@ from training.model import resnet
 
 
 class DecoupledSGD(torch.optim.SGD):
-    """Fused SGD whose groups have a ``decoupled_decay``, by which weights shrink beside the step and not through it.
+    """Fused SGD whose groups have a ``decoupled_decay``, which shrinks weights apart from the gradient's step.
 
     Each step multiplies them by 1 - ``decoupled_decay`` · lr / ``highest_lr``. Source: composer's DecoupledSGDW, whose
     ``initial_lr`` is the rate that its schedulers multiply. A step that a gradient scaler skips changes nothing; that

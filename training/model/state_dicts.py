@@ -49,7 +49,7 @@ def _mappings(content: Mapping[Any, Any], names: tuple[str, ...]) -> Iterator[st
 
 
 def _tensors(content: object) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict by name, without the names that wrappers put between."""
+    """The tensors of a state dict by name, without the names that wrappers insert."""
     if not isinstance(content, Mapping):
         return {}
     return {
@@ -60,7 +60,7 @@ def _tensors(content: object) -> dict[str, torch.Tensor]:
 
 
 def _of_network(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without what all names of the network begin with (``model.`` in Lightning), and without what else there is.
+    """Without the prefix of all names of the network (``model.`` in Lightning), and without other entries.
 
     All as they are if no names are those of a ResNet, so that a comparison shows what differs.
     """

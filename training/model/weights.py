@@ -101,7 +101,7 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     """Load the weights into ``network``, whose outputs are ``classes``. OptionError if they do not fit."""
     if weights.classes is not None and weights.classes != classes:
         raise OptionError(
-            f"for {len(weights.classes)} other classes than the {len(classes)} here",
+            f"for {len(weights.classes)} classes other than the {len(classes)} here",
             where=weights.source,
             remedy="give betons of the data that it was trained on",
         )
@@ -172,9 +172,9 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
             if other == given:
                 if other.keys() == wanted.keys():
                     here = wanted["fc.bias"][0]
-                    return f"{outputs} outputs, but the betons have {here} classes; give betons of the data it is for"
+                    return f"{outputs} outputs, but the betons have {here} classes; give betons of its training data"
                 options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
                 return f"the weights of another network; give {options}"
     missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    first = f"without {missing[0]}" if missing else f"with {extra[0]}" if extra else "of other shapes"
+    first = f"without {missing[0]}" if missing else f"with {extra[0]}" if extra else "with other shapes"
     return f"not the weights of a ResNet of torchvision ({first}); give a state dict of one of {', '.join(ARCHES)}"

@@ -44,7 +44,7 @@ class Chart:
 
 
 def steps(value: Callable[[EpochRow], float]) -> Line:
-    """What is the same throughout an epoch, as a step from its begin to its end."""
+    """What is the same throughout an epoch, as a step from its beginning to its end."""
 
     def points(run: RunFolder) -> Points:
         x = [edge for row in run.rows for edge in (row.epoch - 1.0, float(row.epoch))]
@@ -140,7 +140,7 @@ def draw(axes: Axes, chart: Chart, runs: Sequence[RunFolder], behind: Published,
 
 
 def _points(line: Line, run: RunFolder, an_hour: float | None) -> Points:
-    """The points of ``line`` over the epochs or, where it is given, over the time, of which an hour has ``an_hour``."""
+    """The points of ``line`` over the epochs, or over time if ``an_hour``, the units in an hour, is given."""
     if line.points is not None:
         return line.points(run)
     assert line.value is not None

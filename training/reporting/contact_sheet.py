@@ -37,12 +37,12 @@ class Row:
 
 
 def per_row(width: int) -> int:
-    """How many crops of ``width`` pixels fit beside each other."""
+    """How many crops of ``width`` pixels fit side by side."""
     return max(1, (ROOM + GAP) // (width + GAP))
 
 
 def fit(crops: Sequence[Crop], zoom: int) -> bool:
-    """Whether these crops fit beside each other."""
+    """Whether these crops fit side by side."""
     return sum(int(crop.pixels.shape[1]) * zoom + GAP for crop in crops) - GAP <= ROOM
 
 
@@ -82,7 +82,7 @@ def _text(text: str, size: int, colour: str, *, above: int, below: int, rule: bo
 
 
 def _line(crops: Sequence[Crop], zoom: int) -> Image.Image:
-    """Crops beside each other, their labels under them."""
+    """Crops side by side, their labels under them."""
     heights = [crop.pixels.shape[0] * zoom for crop in crops]
     strip = Image.new("RGB", (WIDTH, max(heights) + LABEL + 12), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(LABEL)

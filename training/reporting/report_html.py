@@ -106,7 +106,7 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
 
 
 def _phase_columns(runs: Sequence[RunFolder]) -> list[str]:
-    """All that a run's phases have but the global batch, which the epochs below have."""
+    """All columns of a run's phases except the global batch, which is in the epochs below."""
     shown = {name for run in runs for name in schedule_table.columns(run.schedule)} - {"global batch"}
     return [name for name in schedule_table.COLUMNS if name in shown]
 

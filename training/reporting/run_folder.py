@@ -39,7 +39,7 @@ PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A published curve; a value an epoch."""
+    """A published curve; a value per epoch."""
 
     epoch: tuple[int, ...]
     hours: tuple[float, ...]
@@ -131,7 +131,7 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
             raise ValueError("not sections of options")
         return config, ScheduleOptions(**config["schedule"]).parsed
     except FileNotFoundError:
-        raise OptionError("missing", where=path, remedy="a run folder has one") from None
+        raise OptionError("missing", where=path, remedy="give a run folder") from None
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"damaged, or of another version ({error})", where=path, remedy="restore it") from None
 

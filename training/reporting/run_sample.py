@@ -12,7 +12,7 @@ from data_tools.common.text import plural
 from training.reporting.run_folder import RunFolder
 from training.runlog.epoch_table import duration
 
-# They change what is tried, shown or how fast it goes, but neither what is learned nor how it is scored.
+# They change what is attempted or shown, or how fast it goes, but not what is learned or how it is scored.
 OTHERS = {"train.max_bad_steps", "train.compile"}
 # Of the other sections, what the result depends on.
 ALSO = {"data.augment", "data.page_window", "run.init_from"}
@@ -31,14 +31,14 @@ class RunSample:
 
 
 def recipe(run: RunFolder) -> str:
-    """What two runs must have in common to be of one recipe: all that the result depends on but seed and betons."""
+    """What runs of one recipe have in common: everything that the result depends on except seed and betons."""
     options = {
         key: value
         for key, value in run.options().items()
         if (key.startswith(("model.", "train.")) or key in ALSO) and key not in OTHERS
     }
     setting = [(each.classes, each.precision) for each in run.sessions[-1:]]
-    # With the schedule's batch a GPU, the first epoch's global batch stands for the number of GPUs, real or emulated.
+    # With the schedule's batch per GPU, the first epoch's global batch stands for the number of GPUs, real or emulated.
     return repr((run.schedule, sorted(options.items()), setting, run.rows[0].global_batch))
 
 
@@ -107,7 +107,7 @@ def _target(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str]]:
     if not runs[0].sessions or runs[0].sessions[-1].classes == IMAGENET_CLASSES:
         # NVIDIA's ResNet-50 v1.5 for PyTorch gives 0.04 to 0.18 points of top-1 for its schedules.
         yield (
-            "beside the published",
+            "against the published",
             (
                 "93.02 to 93.05 % lie 0.02 to 0.05 above 93 %, and runs of one recipe differ by about 0.1: one run "
                 "above the target, or below it, tells little"

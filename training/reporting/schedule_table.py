@@ -1,4 +1,4 @@
-"""A schedule as a table, a row a phase."""
+"""A schedule as a table, a row per phase."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
 COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
     "epochs": lambda _, phase, __: epochs(phase),
     "px": lambda _, phase, __: f"{phase.px}",
-    "batch a GPU": lambda _, phase, __: f"{phase.batch_per_gpu}",
+    "batch per GPU": lambda _, phase, __: f"{phase.batch_per_gpu}",
     "global batch": lambda _, phase, gpus: f"{phase.batch_per_gpu * gpus:,}",
     "set": lambda _, phase, __: phase.data,
     "least crop": lambda _, phase, __: f"{phase.min_scale:g}",
@@ -20,7 +20,7 @@ COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
     "learning rate": lambda schedule, phase, _: values(schedule.ramps, phase),
     "momentum": lambda schedule, phase, _: values(schedule.momentum_ramps, phase),
 }
-NUMBERS = {"px", "batch a GPU", "global batch", "least crop"}  # columns to be aligned on the right
+NUMBERS = {"px", "batch per GPU", "global batch", "least crop"}  # columns to be aligned on the right
 
 
 def columns(schedule: Schedule) -> list[str]:

@@ -1,4 +1,4 @@
-"""The console output of a run: a line an epoch on standard output, and progress within an epoch."""
+"""The console output of a run: a line per epoch on standard output, and progress within an epoch."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ def print_start(config: RunConfig) -> None:
 
 
 def print_continued(source: Path, epoch: int, batch: int) -> None:
-    """Print where a run goes on: after ``batch`` batches of ``epoch`` (from 1)."""
+    """Print where a run continues: after ``batch`` batches of ``epoch`` (from 1)."""
     where = f"batch {batch} of epoch {epoch}" if batch else f"the start of epoch {epoch}"
     print(f"continued at {where} from {source}", file=sys.stderr, flush=True)
 
 
 def print_end(config: RunConfig, epochs: int) -> None:
-    """Say that the run has ended well; a table on standard output stays alone."""
+    """Say that the run is complete; not on standard output if that holds the table."""
     if config.log.format == "json":
         print_complete(config, epochs)
     else:
         run_dir = config.run.dir
-        print(f"complete; `.venv/bin/python -m training.report {run_dir}` shows {run_dir}", file=sys.stderr)
+        print(f"complete; for a report: `.venv/bin/python -m training.report {run_dir}`", file=sys.stderr)
 
 
 def print_complete(config: RunConfig, epochs: int) -> None:

@@ -93,7 +93,7 @@ def validation_images(images: Mapping[str, int]) -> int:
 
 
 def score_digits(images: int) -> int:
-    """Decimals of a score in percent over ``images`` images: as many as tell one image more or less."""
+    """Decimals of a score in percent over ``images`` images: enough to tell one image more or less."""
     return max(0, math.ceil(math.log10(max(images, 1) / 100)))
 
 

@@ -1,7 +1,7 @@
-"""The log that MLPerf's tools read, if ``log.mllog`` is given: a line an event, as of training 4.0's open division.
+"""The log that MLPerf's tools read, if ``log.mllog`` is given: a line per event, as for training 4.0's open division.
 
-Its target is MLPerf's for ResNet-50, 75.9 % top-1. ``run_stop`` comes after the last epoch: the schedule goes on after
-the target is reached. A continued run goes on in the same file, without the epochs that are trained again.
+Its target is MLPerf's for ResNet-50, 75.9 % top-1. ``run_stop`` comes after the last epoch: the schedule continues
+after the target is reached. A continued run continues the same file, without the epochs that are trained again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SUBMISSION: dict[str, Any] = {
 
 
 class MlLog:
-    """Appends events to ``path``; goes on after epoch ``epoch``, batch ``batch`` (0: from the beginning).
+    """Appends events to ``path``; continues after epoch ``epoch``, batch ``batch`` (0: from the beginning).
 
     OptionError where the file cannot be written.
     """
@@ -51,8 +51,8 @@ class MlLog:
             self._event("init_start", kind="INTERVAL_START")
 
     def epoch_begins(self, epoch: int, batch: int, facts: Mapping[str, Any]) -> None:
-        """Epoch ``epoch``, counted from 1, begins, or continues after ``batch`` batches. Before the first of the log
-        stand the ``facts`` of the run."""
+        """Epoch ``epoch``, counted from 1, begins, or continues after ``batch`` batches. Before the first of
+        them come the ``facts`` of the run."""
         if not self._begun:
             for key, value in (SUBMISSION | dict(facts)).items():
                 self._event(key, value)
@@ -121,7 +121,7 @@ def _kept(path: Path, epoch: int, batch: int) -> Iterator[str]:
             done, key = event["metadata"].get("epoch_num", 0), event["key"]
         except (ValueError, TypeError, KeyError):
             remedy = "give another file, or remove it"
-            what = f"{path} is there, and its line {number} is no event of MLPerf's"
+            what = f"{path} exists, and its line {number} is not an MLPerf event"
             raise OptionError(what, where="log.mllog", remedy=remedy) from None
         is_of_next = batch and done == epoch + 1 and key == "epoch_start"
         if (epoch or batch) and (done <= epoch or is_of_next) and key != "run_stop":

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # The processes that the launcher starts have another command line; they inherit the environment.
 COMMAND = "TRAIN_IMAGENET_COMMAND"
-PAGES = 4096  # looked at of a file: its share is known to 1.6 points, in milliseconds
+PAGES = 4096  # sampled from a file: gives its share to within 1.6 points, in milliseconds
 
 
 def command() -> str:
@@ -38,8 +38,8 @@ def _git(root: Path, *words: str) -> str:
 
 
 def cached_percent(path: Path) -> float | None:
-    """How much of a file is in the page cache, in percent, of pages evenly apart; None where the kernel does not tell:
-    of a file that is neither one's own nor writable, it calls every page cached."""
+    """How much of a file is in the page cache, in percent, from evenly spaced pages; None if the kernel does not tell:
+    for a file that is neither one's own nor writable, it reports every page as cached."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:

@@ -1,5 +1,5 @@
-"""Where a run was trained: ``environment.json`` has a session for every time that it was started and went on from, and
-every launch besides."""
+"""Where a run was trained: ``environment.json`` has a session for every start whose epochs still count, and also
+every launch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Launch:
 class Session:
     """A run from one start to the next: begun at ``started`` (UTC) with ``from_epoch`` epochs complete and
     ``from_hours`` on the clock; ``gpus`` names the card of every process (none on CPUs), ``images`` counts those of
-    each set. Since a later version: ``launches``, all of the run up to this one, also those whose epochs were trained
+    each set. Added later: ``launches``, all of the run up to this one, including those whose epochs were trained
     again; ``decoder``; and how much of each beton was in the page cache, in percent, or None where it is unknown."""
 
     started: str
@@ -96,7 +96,7 @@ def read_sessions(run_dir: Path) -> list[Session]:
 
 def _session(entry: dict[str, Any]) -> Session:
     if not REQUIRED <= set(entry) <= REQUIRED | ADDED:
-        raise ValueError("other entries than expected")
+        raise ValueError("unexpected entries")
     numbers = [float(entry[key]) for key in ("from_epoch", "from_hours", "processes", "cores", "memory_gib", "classes")]
     if min(numbers) < 0 or not all(isinstance(entry.get(key, {}), dict) for key in MAPPINGS):
         raise ValueError("entries of the wrong kind")

@@ -33,7 +33,7 @@ def _line(row: StepRow) -> str:
 
 
 def begin_steps(run_dir: Path, epochs: int, batch: int) -> None:
-    """Begin the table, or keep of it what a run has that goes on after ``batch`` batches of the epoch that follows
+    """Begin the table, or keep its rows up to where the run continues: ``batch`` batches into the epoch after
     ``epochs`` complete ones. OptionError if what is to be kept is damaged."""
     path, kept = run_dir / STEPS, []
     if path.is_file() and (epochs or batch):

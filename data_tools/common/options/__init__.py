@@ -1,9 +1,9 @@
 """Options of every program: frozen dataclasses in; a command line and YAML files in, one typed dataclass out.
 
-fastargs holds the sections and merges what files and the command line gave; everything it is lax about is done here. It
-drops unknown keys in silence, lets environment variables override the command line, calls every non-empty string a true
-boolean and exits 0 on a validation error. Here an unknown key is answered with the nearest valid one, the environment
-takes no part, prefixes of options are not options, and every mistake is an `OptionError` that names the key.
+fastargs holds the sections and merges files and the command line; where it is lax, this package is strict. fastargs
+silently drops unknown keys, lets environment variables override the command line, calls every non-empty string a true
+boolean and exits 0 on a validation error. Here the error for an unknown key gives the nearest valid one, the variables
+are ignored, options cannot be abbreviated, and every mistake is an `OptionError` that names the key.
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Write:
@@ -21,8 +21,8 @@ takes no part, prefixes of options are not options, and every mistake is an `Opt
     options = parse(Convert, sys.argv[1:], prog="convert.py", description="...")
 
 Field types: bool, int, float, str, Path, Literal[...], X | None, tuple[X, ...] (comma-separated), and list, dict or
-object for YAML structures, which are passed through untouched. What is said of an option stands in its `option(...)`
-and nowhere else: `--help` (`help_text`) and the tables of docs/ (`option_rows`) are made of it.
+object for YAML structures, which are passed through untouched. An option is described in its `option(...)` and
+nowhere else: `--help` (`help_text`) and the tables of docs/ (`option_rows`) are made from it.
 """
 
 from data_tools.common.options.command_line import parse

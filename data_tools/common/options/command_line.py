@@ -97,7 +97,7 @@ def _command_line(
     for word in rest:
         if word.startswith("-"):
             refuse_unknown(word.partition("=")[0].lstrip("-"), known, elsewhere)
-    for key in words:  # the last takes all that is left
+    for key in words:  # the last takes all that are left
         many = typing.get_origin(known[key].kind) is tuple
         if plain:
             values[key] = tuple(plain) if many else plain[0]
@@ -124,7 +124,7 @@ def _normalised(argv: Sequence[str], known: Mapping[str, Entry]) -> list[str]:
 
 
 def _check_given_once(words: Sequence[str], known: Mapping[str, Entry]) -> None:
-    """Of a list, the last would silently win where both are meant."""
+    """OptionError for a list given twice, of which the last would silently win."""
     names = [word.partition("=")[0] for word in words]
     for key, entry in known.items():
         kinds = (entry.kind, *typing.get_args(entry.kind))  # it may be optional

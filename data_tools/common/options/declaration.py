@@ -1,4 +1,4 @@
-"""How an option is declared, how a schema's options are listed, and what is answered to a name that is none of them."""
+"""How an option is declared, how a schema's options are listed, and the error for an unknown name."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def option(
     was: Sequence[str] = (),
     hint: str = "",
 ) -> D:
-    """A field with all that is to be known of it; `REQUIRED` as default means that it has none.
+    """A field with everything there is to know about it; `REQUIRED` as default means that it has none.
 
-    help: a sentence or two, values in backticks. low, high: inclusive bounds of numbers. none: what follows where no
-    value is given. argument: what stands for it on the command line where it is a word without a name. was: names
-    that it had before, which are refused with the new one. hint: the remedy where a value is not of its type.
+    help: a sentence or two, values in backticks. low, high: inclusive bounds of numbers. none: what happens if no
+    value is given. argument: its placeholder in the usage, if it is positional. was: former names; the error for them
+    gives the new one. hint: the remedy for a value of the wrong type.
     """
     metadata: dict[str, Any] = {"help": help, "low": low, "high": high, "none": none, "argument": argument}
     metadata |= {"was": tuple(was), "hint": hint}
@@ -69,7 +69,7 @@ class Entry:
         return str(self.field.metadata.get("argument", ""))
 
     def default(self) -> str:
-        """As a document shows it."""
+        """As the docs show it."""
         default = self.field.default
         if default is REQUIRED:
             return "required" if self.required else "none"
@@ -88,7 +88,7 @@ class Entry:
         return "; ".join(parts)
 
     def without(self) -> str:
-        """What follows where it is not given: its default, or in words."""
+        """What happens if it is not given: its default, or a description."""
         default = self.default()
         return self.field.metadata["none"] or (default if default not in ("none", "required") else "")
 
@@ -139,7 +139,7 @@ def _own_name(key: str) -> str:
 
 
 def refuse_unknown(key: str, known: Mapping[str, Entry], elsewhere: Mapping[str, str], where: str = "") -> NoReturn:
-    """OptionError for a key that is none: its new name, its name here, or the nearest."""
+    """OptionError for an unknown key: gives its new name, its name here, or the nearest."""
     kind = "key" if where else "option"
     shown = key if where else f"--{key}"
     if key in elsewhere:

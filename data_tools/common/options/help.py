@@ -1,4 +1,4 @@
-"""`--help` and the tables of docs/, made of what the options are declared with."""
+"""`--help` and the tables of docs/, made from the options' declarations."""
 
 from __future__ import annotations
 

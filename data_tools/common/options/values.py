@@ -1,4 +1,4 @@
-"""The value of an option: held to its type, choices and bounds, whether text, out of YAML or made in code."""
+"""The value of an option, checked against its type, choices and bounds, whether from text, YAML or code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FALSE = {"0", "false", "no", "off"}
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """`value`, text of the command line or anything out of YAML, as `kind`; ValueError says what is wrong."""
+    """`value`, text from the command line or anything from YAML, as `kind`; ValueError says what is wrong."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if Path in (kind, *arguments) and _has_empty(value, origin):
-        raise ValueError("empty, as of an unset variable; give a path")
+        raise ValueError("empty, perhaps from an unset variable; give a path")
     if value is None and kind not in (object, Any) and type(None) not in arguments:
         raise ValueError("null, which is an empty value or `~` in YAML; give a value, or leave it out")
     if isinstance(value, str) and "\0" in value:
@@ -71,7 +71,7 @@ def _items(text: str, kind: Any) -> list[str]:
 def _is_path(text: str) -> bool:
     try:
         return _as_path(text).exists()
-    except OSError:  # a long list is no name
+    except OSError:  # a long list is not a file name
         return False
 
 
@@ -129,7 +129,7 @@ def _scalar(value: Any, kind: Any) -> Any:
 
 
 def check(section: Any) -> None:
-    """Hold every field of a section to its type, choices and bounds.
+    """Check every field of a section against its type, choices and bounds.
 
     For `__post_init__`, so that a section made in code is as strict as one from the command line.
     """

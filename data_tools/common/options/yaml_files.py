@@ -61,7 +61,7 @@ def _loader(file: str) -> Any:
             raise OptionError(what, where=file, remedy="leave out the leading 0, or put text in quotes")
         return value
 
-    # A date is no value of any option, but a name of folders.
+    # No option takes a date, but folders are named by dates.
     Loader.yaml_implicit_resolvers = {
         start: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

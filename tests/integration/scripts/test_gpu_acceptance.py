@@ -1,4 +1,4 @@
-"""The program for the first GPU, with the CPU in the GPU's place."""
+"""The program for the first GPU, run on the CPU instead."""
 
 from __future__ import annotations
 
@@ -120,4 +120,4 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     tests = next(part["tests"] for part in record["parts"] if part["tests"])
     assert len(tests["PASSED"]) == 2 and not tests["FAILED"] and not tests["SKIPPED"]
     assert all(goal["measured"] is not None and goal["met"] is None for goal in record["goals"])
-    assert "CPU in the GPU's place" in capsys.readouterr().out
+    assert "CPU instead of a GPU" in capsys.readouterr().out

@@ -187,7 +187,7 @@ def test_unsuitable_checkpoints_are_refused(trained: Path, tmp_path: Path) -> No
     state = checkpoint.load(trained)
     for change, reason in (
         ({"ema": {}}, "holds no averaged weights"),
-        ({"arch": "get_model"}, "'get_model', which is none of resnet18"),
+        ({"arch": "get_model"}, "'get_model', which is not one of resnet18"),
     ):
         checkpoint.save(tmp_path / "other.pt", {k: v for k, v in (state | change).items() if k != "version"})
         status, _, err = run_main(export.main, [str(tmp_path / "other.pt"), "--to", "torchvision", "--ema"])
@@ -213,7 +213,7 @@ def test_weights_that_do_not_fit_the_model_are_refused(recipe: Path, trained: Pa
     assert "neither a checkpoint of this program nor a state dict" in refused(recipe, path)
     state = {key: value for key, value in checkpoint.load(trained).items() if key != "version"}
     checkpoint.save(path, state | {"classes": ["a", "b", "c", "d"]})
-    assert "for 4 other classes than the 4 here" in refused(recipe, path)
+    assert "for 4 classes other than the 4 here" in refused(recipe, path)
     whole = exported(trained, tmp_path / "out.safetensors", "safetensors")
     whole.write_bytes(whole.read_bytes()[:-100])
     assert "not readable safetensors" in refused(recipe, whole)

@@ -231,7 +231,7 @@ def test_schedule_that_ends_before_the_checkpoint_leaves_the_run_as_it_is(
 def test_run_is_not_continued_with_another_recipe(finished_run: Path, recipe: Path) -> None:
     status, _, err = attempt(recipe, finished_run, "--train.weight_decay=0.01")
     assert status == 2
-    assert "train.weight_decay is 0.01, was 0.0001; restore that, or go on with it: " in err
+    assert "train.weight_decay is 0.01, was 0.0001; restore that, or continue with it: " in err
     assert "--run.accept_changes=train.weight_decay" in err
 
 
@@ -309,7 +309,7 @@ def test_next_phase_is_compiled_ahead_without_waiting_for_it(
     assert status == 0, err
     first, second = (line for line in err.splitlines() if "ready for the first step after" in line)
     assert first.startswith("epochs 1-2, 32 px: ") and first.endswith(" s")
-    assert second.startswith("epoch 3, 48 px: ") and second.endswith(" s; its code was not done compiling ahead")
+    assert second.startswith("epoch 3, 48 px: ") and second.endswith(" s; its code was not fully compiled ahead")
 
 
 def test_bf16_trains(betons: Path, tmp_path: Path) -> None:
@@ -374,9 +374,8 @@ def test_full_disk_fails_a_run_only_at_its_end(
         status, _, err = attempt(one_epoch, tmp_path / "full_at_the_end")
     assert status == 2
     assert "last.pt not written: [Errno 27] File too large" in err
-    assert "its last weights are not saved" in err
+    assert "its last weights were not saved" in err
     with largest_file(10):
         status, _, err = attempt(one_epoch, tmp_path / "full_at_the_start")
-    assert status == 2
     assert f"run.dir: {tmp_path / 'full_at_the_start'}/" in err
     assert "File too large; give another folder" in err

@@ -39,7 +39,7 @@ NEXT = math.nextafter(STEPS[5].loss, 9)
             changed(7, loss=STEPS[7].loss + 1e-3),
             ["--tolerance=1e-9"],
             1,
-            "1 of 8 steps differ, most at epoch 2, batch 4",
+            "1 of 8 steps differ; largest difference: epoch 2, batch 4",
         ),
         (changed(4, lr=0.25, loss=9.0), [], 1, "first difference: epoch 2, batch 1: lr 0.5 and 0.25"),
         (changed(6, loss=math.nan), ["--tolerance=1"], 1, "2 of 8 steps differ"),

@@ -33,9 +33,9 @@ def test_numbers_out_of_range_are_refused(wrong: str, capsys: pytest.CaptureFixt
     [
         (["--gpu=gtx-1080-ti"], "--measure=true times it"),
         (["--gpu=rtx-509"], "did you mean rtx-5090?"),
-        (["--machines=3"], "8 GPUs cannot be shared out evenly among 3 machines"),
+        (["--machines=3"], "8 GPUs cannot be divided evenly among 3 machines"),
         (["--model.arch=resnet152"], "of a resnet50, not of a resnet152; --measure=true times it on this machine"),
-        (["--cache_gb=100"], "says nothing without --disk_mb_s"),
+        (["--cache_gb=100"], "has no effect without --disk_mb_s"),
     ],
 )
 def test_mistakes_are_answered_with_a_remedy(
@@ -79,7 +79,7 @@ def test_command_prints_source_and_price(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert "this project's compiled step" in printed
     assert "at 2 per GPU-hour" in printed
-    assert "taken to keep up: the loader (--cores_per_gpu) and the disk (--disk_mb_s)" in printed
+    assert "assumed to keep up: the loader (--cores_per_gpu) and the disk (--disk_mb_s)" in printed
     assert estimate.main(["--config-file", "none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
 

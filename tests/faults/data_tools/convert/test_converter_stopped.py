@@ -176,7 +176,7 @@ def test_killed_worker_ends_the_conversion(tmp_path: Path, source: Path, uninter
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     last = errors.strip().splitlines()[-1]
-    assert last.startswith("write_datasets.py: error: a worker was ended by SIGKILL")
+    assert last.startswith("write_datasets.py: error: a worker was killed by SIGKILL")
     assert "run the same command again" in last
     wait_for_end_of_session(process.pid)
     assert list(tmp_path.glob("*.beton")) == []
@@ -200,7 +200,7 @@ def test_too_small_disk_is_an_error_before_and_while_writing(
     small_disk: Path, source: Path, uninterrupted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = small_disk / "out"
-    with pytest.raises(ConversionError, match=r"about [\d.]+ MB will be written where 2\.1 MB are free; make room"):
+    with pytest.raises(ConversionError, match=r"about [\d.]+ MB will be written, but only 2\.1 MB are free; make room"):
         convert(spec_for(source, out))
     assert not out.exists()
     monkeypatch.setattr(estimate, "check_room", lambda *_: None)
@@ -354,7 +354,7 @@ def test_finished_betons_are_not_written_again(tmp_path: Path, source: Path, uni
     times = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     summaries = convert(spec_for(source, tmp_path))
     assert {each.seconds for each in summaries} == {0.0}
-    with pytest.raises(ConversionError, match=r"is there already, made with quality 90, not 80"):
+    with pytest.raises(ConversionError, match=r"already exists, made with quality 90, not 80"):
         convert(spec_for(source, tmp_path, quality=80))
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == times
     assert file_digests(tmp_path) == uninterrupted

@@ -202,7 +202,7 @@ def test_file_cut_in_use_is_an_error_and_not_a_signal(copy: Path) -> None:
         with pytest.raises(LoadError, match="the file ends before the sample does"):
             list(epoch)
         with pytest.raises(
-            LoadError, match=r"changed in use \([\d,]+ bytes when it was opened, now [\d,]+\); put the file back"
+            LoadError, match=r"changed while in use \([\d,]+ bytes when it was opened, now [\d,]+\); put back the file"
         ):
             batches.epoch(1)
 
@@ -216,7 +216,7 @@ def test_file_replaced_in_use_stops_the_next_epoch(copy: Path, betons: Path) -> 
         copy.with_suffix(".new").replace(copy)
         for images, (again, _) in zip(expected, epoch, strict=True):
             assert torch.equal(images, again)
-        with pytest.raises(LoadError, match="changed in use"):
+        with pytest.raises(LoadError, match="changed while in use"):
             batches.epoch(1)
     with pytest.raises(ValueError, match="not the file that its manifest describes"):
         loader(copy)
@@ -226,7 +226,7 @@ def test_file_changed_or_removed_in_use_stops_the_next_epoch(copy: Path) -> None
     with loader(copy) as batches:
         list(batches.epoch(0))
         overwrite(copy, sample_place(copy, DAMAGED)[0], bytes(100))  # as long as before
-        with pytest.raises(LoadError, match="changed in use"):
+        with pytest.raises(LoadError, match="changed while in use"):
             batches.epoch(1)
         copy.unlink()
         with pytest.raises(LoadError, match=r"train_160\.beton: gone while in use \(No such file or directory\)"):

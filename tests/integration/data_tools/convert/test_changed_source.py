@@ -75,9 +75,7 @@ def test_complete_beton_of_a_changed_source_is_refused(
     size = spec.data.source[0].stat().st_size
     make(tmp_path, 100)
     assert spec.data.source[0].stat().st_size == size
-    with pytest.raises(
-        ConversionError, match=rf"is there already, made before the source changed \({reason}\); remove"
-    ):
+    with pytest.raises(ConversionError, match=rf"already exists, made before the source changed \({reason}\); remove"):
         convert(spec)
     assert file_digests(tmp_path / "out") == written
 

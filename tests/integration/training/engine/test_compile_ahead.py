@@ -104,7 +104,7 @@ def test_process_that_is_not_done_is_ended() -> None:
     ahead.begin(FIRST)
     process = ahead._process
     assert process is not None
-    assert ahead.end() == "was not done compiling ahead"
+    assert ahead.end() == "was not fully compiled ahead"
     assert process.exitcode == -signal.SIGKILL
 
 

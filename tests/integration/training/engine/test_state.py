@@ -60,7 +60,7 @@ def test_auto_precision_continues_only_where_it_means_the_same(
     assert (status, COMPLETE in out) == (0, True), err
     status, out, err = attempt(recipe, run_dir, "--train.amp=auto", "--run.accept_changes=train.amp")
     assert (status, COMPLETE in out) == (0, True), err
-    assert f"goes on with a change: train.amp is {here}, was {ran_as}" in err
+    assert f"continues with a change: train.amp is {here}, was {ran_as}" in err
 
 
 def test_checkpoint_without_momentum_is_continued(finished_run: Path, recipe: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_disagreement_with_the_manifest_is_found(tmp_path: Path) -> None:
         (sample_at(2, 1), b"\x06", "sample 2 is raw but not"),
         (sample_at(0, 5), b"\x01", "sample 0 points to other bytes"),
         (sample_at(1, 23), b"\xff", "sample 1 has a negative label"),
-        (alloc_at(0, 0), b"\x01", "sample 0 is not exactly once"),
+        (alloc_at(0, 0), b"\x01", "sample 0 does not appear exactly once"),
         (alloc_at(0, 0), b"\x03", "names a sample that the file does not have"),
         (alloc_at(0, 8), struct.pack("<Q", 30), "sample 0 has its bytes outside"),
         (alloc_at(0, 8), struct.pack("<Q", 2**64 - 5), "sample 0 has its bytes outside"),

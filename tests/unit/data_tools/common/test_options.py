@@ -163,7 +163,7 @@ def test_wrong_file_is_refused_in_one_line_that_names_the_key(tmp_path: Path, te
 def test_missing_file_and_missing_required_value(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"none\.yaml"):
         read("-C", str(tmp_path / "none.yaml"))
-    with pytest.raises(OptionError, match="--config-file: empty, as of an unset variable"):
+    with pytest.raises(OptionError, match="--config-file: empty, perhaps from an unset variable"):
         read("-C", "")
     with pytest.raises(OptionError, match=r"need\.name is required"):
         parse(NeedSpec, [], prog="p.py")
@@ -274,7 +274,7 @@ def test_dashes_stand_for_underscores() -> None:
 
 @pytest.mark.parametrize("argv", [[""], ["a", " "]])
 def test_empty_word_is_no_path(argv: list[str]) -> None:
-    with pytest.raises(OptionError, match="FILE: empty, as of an unset variable; give a path"):
+    with pytest.raises(OptionError, match="FILE: empty, perhaps from an unset variable; give a path"):
         parse(Tool, argv, prog="p.py")
 
 

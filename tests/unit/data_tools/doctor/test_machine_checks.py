@@ -37,7 +37,7 @@ def test_sound_betons_and_training_set_larger_than_the_memory(tmp_path: Path, mo
     assert str(findings[0]).endswith("train_160.beton: 3 images of 3 classes, 0.0 MB")
     monkeypatch.setattr(machine_checks, "available_memory", lambda: 10)
     (warning,) = (str(finding) for finding in machine_checks.betons(tmp_path) if finding.level != "OK")
-    assert warning.startswith("WARN train_160.beton has")
+    assert warning.startswith("WARN train_160.beton is")
 
 
 def test_betons_that_are_not_whole(tmp_path: Path) -> None:

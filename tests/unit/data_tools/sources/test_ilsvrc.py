@@ -70,10 +70,10 @@ def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> Non
     with pytest.raises(SourceError, match="labels for images 1 to 2"):
         read_index(paths)
     devkit(paths[2], [1, 2, 3, 99, 1])
-    with pytest.raises(SourceError, match="do not go together"):
+    with pytest.raises(SourceError, match="do not match"):
         read_index(paths)
     devkit(paths[2], [1], synsets=META_MAT[:200])
-    with pytest.raises(SourceError, match="do not go together"):
+    with pytest.raises(SourceError, match="do not match"):
         read_index(paths)
     paths[2].write_bytes(paths[2].read_bytes()[:150])
     with pytest.raises(SourceError):

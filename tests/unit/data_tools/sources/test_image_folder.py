@@ -67,9 +67,9 @@ def test_links_to_images_are_followed_on_demand(tmp_path: Path) -> None:
     [
         ("train/n03", "..", r"train/n03: a link to a folder that contains it"),
         ("val", ".", r"/val: a link to a folder that contains it"),
-        ("train/n03", "nowhere", r"train/n03: a link to nothing"),
-        ("val", "nowhere", r"/val: a link to nothing"),
-        ("train/n01/c.JPEG", "c.JPEG", r"c\.JPEG: a link to nothing"),
+        ("train/n03", "nowhere", r"train/n03: a broken link"),
+        ("val", "nowhere", r"/val: a broken link"),
+        ("train/n01/c.JPEG", "c.JPEG", r"c\.JPEG: a broken link"),
     ],
 )
 @pytest.mark.parametrize("follow", [False, True])

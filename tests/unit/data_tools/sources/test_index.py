@@ -64,5 +64,5 @@ def test_state_changes_with_times_and_columns_alone(tmp_path: Path) -> None:
 def test_duplicate_images_are_refused(tmp_path: Path) -> None:
     one = write_tar(tmp_path / "1.tar", FILES)
     two = write_tar(tmp_path / "2.tar", {"other/train/n01/b.JPEG": b"another"})
-    with pytest.raises(SourceError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is there twice"):
+    with pytest.raises(SourceError, match=r"1\.tar and .*2\.tar: train/n01/b\.JPEG is given twice"):
         read_index([one, two])

@@ -131,7 +131,7 @@ def test_nothing_of_the_path_to_the_root_counts(tmp_path: Path) -> None:
         (below("train", TRAIN) | below("val", {"1.JPEG": b"x"}), r"val/1\.JPEG: in no class folder.*--data\.splits"),
         (SORTED_TEST | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
         (below("val", VAL) | below("train", {"1.JPEG": b"x"}), r"train/1\.JPEG: in no class folder.*--data\.splits"),
-        (SORTED | below("valid", VAL), "val and valid are both there"),
+        (SORTED | below("valid", VAL), "val and valid both exist"),
         (
             tiny() | {"tiny-imagenet-200/val/val_annotations.txt": b"other.JPEG\tn1\t0\n"},
             r"no label for ILSVRC2012_val",

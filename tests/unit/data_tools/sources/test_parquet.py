@@ -203,19 +203,19 @@ def test_equal_file_names_within_a_class_are_told_apart(tmp_path: Path) -> None:
 
 def test_shard_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     path = shard(tmp_path / "train.parquet", [("1.png", 0, b"x")])
-    with pytest.raises(SourceError, match="the same shard is there twice"):
+    with pytest.raises(SourceError, match="the same shard is given twice"):
         read_index([path, tmp_path])
-    with pytest.raises(SourceError, match="the same shard is there twice"):
+    with pytest.raises(SourceError, match="the same shard is given twice"):
         read_index([path, shard(tmp_path / "train-copy.parquet", [("1.png", 0, b"x")])])
     (tmp_path / "train-copy.parquet").unlink()
     path = table(path, {"image": [b"x"], "label": [0]})
-    with pytest.raises(SourceError, match="the same shard is there twice"):
+    with pytest.raises(SourceError, match="the same shard is given twice"):
         read_index([path, tmp_path])
     alike = table(tmp_path / "train-2.parquet", {"image": [b"x"], "label": [0]})
     assert read_index([path, alike]).images() == {"train": 2}
     wnid = [("n00000001_1.JPEG", 0, b"x")]
     one, two = shard(tmp_path / "train-1.parquet", wnid), shard(tmp_path / "train-2.parquet", [*wnid, *wnid])
-    with pytest.raises(SourceError, match=r"n00000001_1\.JPEG is there twice"):
+    with pytest.raises(SourceError, match=r"n00000001_1\.JPEG is given twice"):
         read_index([one, two])
 
 
@@ -260,15 +260,15 @@ def test_tables_beside_a_folder_of_images_are_ignored(tmp_path: Path) -> None:
 
 
 def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="of which split"):
+    with pytest.raises(SourceError, match="its split is unknown"):
         read_index([shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])])
     clash = [("n00000001_1.JPEG", 0, b"x"), ("n00000002_1.JPEG", 0, b"x")]
-    with pytest.raises(SourceError, match="label 0 is n00000001 and n00000002"):
+    with pytest.raises(SourceError, match="label 0 is both n00000001 and n00000002"):
         read_index([shard(tmp_path / "train.parquet", clash)])
-    with pytest.raises(SourceError, match="n00000001 is label 0 and 1"):
+    with pytest.raises(SourceError, match="n00000001 is both label 0 and label 1"):
         read_index([shard(tmp_path / "train.parquet", [("n00000001_1.JPEG", 0, b"x"), ("n00000001_2.JPEG", 1, b"x")])])
     mixed = {"1": {"image": B, "label": [0, 1, 2]}, "2": {"image": B, "label": ["x", "y", "z"]}}
-    with pytest.raises(SourceError, match="labels are numbers and texts"):
+    with pytest.raises(SourceError, match="labels are both numbers and text"):
         read_index([table(tmp_path / f"train-{name}.parquet", columns) for name, columns in mixed.items()])
     named = [shard(tmp_path / f"train-{name}.parquet", [("1.png", 0, b"x")], [name]) for name in "ab"]
     with pytest.raises(SourceError, match="name their labels differently"):
@@ -283,5 +283,5 @@ def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
         read_index([shard(tmp_path / "train.parquet", [("1.png", 0, b"x")], ["dog"]), tar])
     whole = shard(tmp_path / "train.parquet", [("1.png", 0, b"x" * 999)]).read_bytes()
     (tmp_path / "train.parquet").write_bytes(whole[:-50])
-    with pytest.raises(SourceError, match="not a whole parquet file"):
+    with pytest.raises(SourceError, match="not a complete parquet file"):
         read_index([tmp_path / "train.parquet"])

@@ -46,7 +46,7 @@ def test_folder_one_tar_and_several_tars_give_the_same_index(tmp_path: Path) -> 
         (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed with zstd.*; unzstd it once"),
         (b"PK\x03\x04" + bytes(600), "a zip archive.*; unzip it once"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(600), "a 7z archive.*; unpack it once"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, and no data set"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, not a data set"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(600), "a JPEG 2000 picture"),
         (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG picture"),

@@ -30,7 +30,7 @@ def test_members_within_a_byte_range(tmp_path: Path) -> None:
         ({"name": "/etc/passwd"}, "points outside"),
         ({"name": "x/../../train/c/y"}, "points outside"),
         ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "symbolic link"),
-        ({"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, "hard link to /etc/passwd, which is not in the archive"),
+        ({"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, "hard link to /etc/passwd, which does not come before"),
         ({"type": tarfile.LNKTYPE, "linkname": "x/train/c/later.JPEG"}, "hard link to x/train/c/later.JPEG"),
         ({"type": tarfile.LNKTYPE, "linkname": "x/train/c/evil.JPEG"}, "hard link"),
         ({"type": tarfile.CHRTYPE}, "character device"),
@@ -218,6 +218,6 @@ def test_concatenated_archives_are_read_on(tmp_path: Path, padding: int) -> None
 @pytest.mark.parametrize("rest", [b"PK\3\4", bytes(512) + b"x" * 600, bytes(100) + FILE])
 def test_something_else_after_the_end_is_refused(tmp_path: Path, rest: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(FILE + bytes(10240) + rest)
-    with pytest.raises(SourceError, match="something that is not a tar") as caught:
+    with pytest.raises(SourceError, match="something that is not a tar, from byte") as caught:
         list(members(tmp_path / "a.tar"))
     assert caught.value.where == str(tmp_path / "a.tar") and caught.value.remedy

@@ -45,7 +45,7 @@ def test_px_ramp_in_other_steps_between_fractions_of_epochs() -> None:
         ([phase(epochs=[0, 100_001])], "more than 100,000 epochs"),
         ([phase(min_scale=float("nan"))], "min_scale: nan is not a finite number"),
         ([phase(min_scale=1.5)], "min_scale: 1.5 is out of range"),
-        ([phase(data="-sz/160")], "is no beton set"),
+        ([phase(data="-sz/160")], "is not a beton set"),
         ([phase(rectangular_val="yes please")], "not a boolean"),
         ([phase(epochs=[2, 0])], "runs backwards"),
         ([phase(epochs=[0])], "has no end"),

@@ -157,7 +157,7 @@ def test_batch_that_cannot_be_shared_is_refused(refused: Callable[..., str], tmp
     plan = ["--run.plan", "--data.train_images=40"]
     for more in ([f"--data.dir={data}"], plan):
         line = refused(*more, "--dist.processes=2", "--dist.emulate_gpus=3")
-        assert "dist.emulate_gpus: 3 is no multiple of the 2 processes" in line
+        assert "dist.emulate_gpus: 3 is not a multiple of the 2 processes" in line
         line = refused(*more, "--dist.emulate_gpus=8")
         assert "8 on 8 GPUs is 64, but train_160 holds 40 images" in line
 

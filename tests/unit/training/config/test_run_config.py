@@ -58,8 +58,11 @@ def test_loss_scale_is_a_number_or_dynamic() -> None:
         (["--train.ema_every=20"], "ema_every: nothing is averaged"),
         (["--train.ema_half_life=1e-5"], "too few to average over"),
         (["--train.loss=mse"], "'mse' is not one of cross_entropy, bce"),
-        (["--run.init_from=a.pth", "--run.resume=b.pt"], "init_from: not together with run.resume"),
-        (["--run.init_from=a.pth", "--run.eval_only=1", "--run.checkpoint=b.pt"], "not together with run.eval_only"),
+        (["--run.init_from=a.pth", "--run.resume=b.pt"], "init_from: cannot be combined with run.resume"),
+        (
+            ["--run.init_from=a.pth", "--run.eval_only=1", "--run.checkpoint=b.pt"],
+            "cannot be combined with run.eval_only",
+        ),
         (["--run.eval_only=true"], "needs --run.checkpoint"),
         (["--run.checkpoint=best.pt"], "only for --run.eval_only"),
         (["--schedule.imagenet18=[]"], "either phases or imagenet18"),
@@ -68,7 +71,7 @@ def test_loss_scale_is_a_number_or_dynamic() -> None:
         (["--run.log=json"], "option --run.log is now --log.format"),
         (["--run.log_seconds=3"], "option --run.log_seconds is now --log.seconds"),
         (["--run.eval_rect=1"], "option --run.eval_rect is now --run.eval_rectangular"),
-        (["--train.nesterov", "--train.momentum=0"], "train.nesterov: needs a momentum"),
+        (["--train.nesterov", "--train.momentum=0"], "train.nesterov: needs momentum"),
         (["--run.seed=9223372036854775808"], "seed: 9223372036854775808 is out of range"),
         (["--data.workers=100000"], "workers: 100000 is out of range (1 to 1024)"),
         (["--dist.processes=100000"], "processes: 100000 is out of range (1 to 1024)"),
@@ -115,7 +118,7 @@ def test_batch_of_one_is_refused_where_batch_norm_would_see_one_value() -> None:
 
 
 def test_set_is_no_number_with_a_leading_zero() -> None:
-    with pytest.raises(OptionError, match="'064' is no beton set"):
+    with pytest.raises(OptionError, match="'064' is not a beton set"):
         Phase(start=0, end=1, px=64, batch_per_gpu=2, data="064")
 
 

@@ -59,7 +59,7 @@ def test_torchrun_inside_srun_counts() -> None:
         ({"RANK": None}, "WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE set, but not RANK"),
         ({"LOCAL_WORLD_SIZE": None}, "not LOCAL_WORLD_SIZE"),
         ({"RANK": "4"}, "RANK=4, but WORLD_SIZE=4"),
-        ({"RANK": "first"}, "RANK='first' is no number"),
+        ({"RANK": "first"}, "RANK='first' is not a number"),
     ],
 )
 def test_contradicting_variables_are_refused(change: dict[str, str | None], message: str) -> None:

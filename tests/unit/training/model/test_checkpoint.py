@@ -60,12 +60,12 @@ def test_note_about_a_damaged_checkpoint_is_printed_only_if_there_is_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / checkpoint.LAST).touch()
-    with pytest.raises(OptionError, match=r"last\.pt: not a readable checkpoint: empty; nothing older is left"):
+    with pytest.raises(OptionError, match=r"last\.pt: not a readable checkpoint: empty; there is no older one"):
         checkpoint.load_newest(tmp_path)
     assert capsys.readouterr().err == ""
     checkpoint.save(tmp_path / checkpoint.PREVIOUS, {"progress": {"epoch": 1}})
     assert checkpoint.load_newest(tmp_path) is not None
-    assert "empty; going back to the checkpoint before" in capsys.readouterr().err
+    assert "empty; going back to the previous checkpoint" in capsys.readouterr().err
 
 
 class Hostile:

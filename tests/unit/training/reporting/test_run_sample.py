@@ -37,7 +37,7 @@ def test_sample_says_mean_spread_and_share(tmp_path: Path) -> None:
         "mean 2.7333 h, sd 3.46 min, of the 3 that reached it; by the first epoch at"
     )
     assert "optional stopping" in said["time to 93 %"]
-    assert "93.02 to 93.05 % lie 0.02 to 0.05 above 93 %" in said["beside the published"]
+    assert "93.02 to 93.05 % lie 0.02 to 0.05 above 93 %" in said["against the published"]
     assert said["seeds"] == "4 in 4 runs"
     assert "left out" not in said
 
@@ -78,7 +78,7 @@ def test_published_runs_stand_beside_runs_on_imagenet_alone(tmp_path: Path) -> N
     folders = [run_folder(tmp_path / str(i), [*BEFORE, 97, 99], [hundred]) for i in range(2)]
     said = dict(summary(samples(read_runs(folders))[0]))
     assert "93 % in any epoch" in said
-    assert "beside the published" not in said
+    assert "against the published" not in said
 
 
 def test_interval_is_wilsons() -> None:
