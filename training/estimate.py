@@ -33,7 +33,9 @@ def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
 class EstimateOptions(RunConfig):
     """One estimate; the recipe's options can be changed, too."""
 
-    gpu: str = option("titan8-run", f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}")
+    gpu: str | None = option(
+        None, f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}", none="titan8-run"
+    )
     measure: bool = option(False, "measure training steps on this machine instead")
     gpus: int | None = option(None, "number of cards", low=1, high=1 << 20, none="as many as the recipe is for")
     machines: int | None = option(
@@ -54,7 +56,9 @@ class EstimateOptions(RunConfig):
 
     def __post_init__(self) -> None:
         check(self)
-        if self.gpu not in CARDS:
+        if self.gpu is not None and self.measure:
+            raise OptionError("has no effect with --measure, which times the cards of this machine", where="--gpu")
+        if self.card not in CARDS:
             what = f"{self.gpu!r} is not one of {', '.join(CARDS)}{nearest(self.gpu, CARDS)}"
             raise OptionError(what, where="--gpu", remedy="on a machine that has the card, --measure=true times it")
         if self.model.arch != RATED and not self.measure:
@@ -62,6 +66,10 @@ class EstimateOptions(RunConfig):
             raise OptionError(what, where="--model.arch", remedy="--measure=true times it on this machine")
         if self.cache_gb is not None and self.disk_mb_s is None:
             raise OptionError("has no effect without --disk_mb_s", where="--cache_gb")
+
+    @property
+    def card(self) -> str:
+        return self.gpu or "titan8-run"
 
     @property
     def site(self) -> Site:
@@ -86,8 +94,8 @@ def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]
     """Where the cards' rates come from, and the times of the phases."""
     schedule, train = options.schedule.parsed, options.data.train_images or IMAGENET_IMAGES["train"]
     if not options.measure:
-        card = CARDS[options.gpu]
-        return f"{options.gpu}: {card.source}", card_times(schedule, card, site, train, options.val_images)
+        card = CARDS[options.card]
+        return f"{options.card}: {card.source}", card_times(schedule, card, site, train, options.val_images)
     image_s = {phase: 1 / measured_rate(options, phase) for phase in schedule.phases}
     # The measured steps have their fixed cost.
     software = replace(ENGINE, step_s=0.0, parameters=PARAMETERS[options.model.arch])

@@ -36,6 +36,7 @@ def test_numbers_out_of_range_are_refused(wrong: str, capsys: pytest.CaptureFixt
         (["--machines=3"], "8 GPUs cannot be divided evenly among 3 machines"),
         (["--model.arch=resnet152"], "of a resnet50, not of a resnet152; --measure=true times it on this machine"),
         (["--cache_gb=100"], "has no effect without --disk_mb_s"),
+        (["--gpu=h100", "--measure=true"], "--gpu: has no effect with --measure"),
     ],
 )
 def test_mistakes_are_answered_with_a_remedy(
