@@ -23,7 +23,7 @@ from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
 
 C = TypeVar("C")
-TORCHS_LOGGER = "torch.distributed.elastic.multiprocessing.api"
+TORCHS_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
 def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
@@ -83,7 +83,8 @@ def forwarded_signals() -> Iterator[list[int]]:
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
         # To end by a signal is no failure, of which torch logs every process's traceback.
-        logging.getLogger(TORCHS_LOGGER).disabled = True
+        for name in TORCHS_LOGGERS:
+            logging.getLogger(name).disabled = True
         if not pass_on(number):  # they start only now
             threading.Thread(target=wait_to_pass_on, args=(number,), daemon=True).start()
 

@@ -38,7 +38,7 @@ def test_a_program_lets_waiting_threads_sleep() -> None:
 def test_so_do_the_processes_of_a_training(
     start: tuple[str, ...], options: tuple[str, ...], loaded: int, recipe: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "bad.pt").touch()  # read when torch is loaded
+    (tmp_path / "bad.pt").write_bytes(b"bad")  # read when torch is loaded
     given = "--config-file", str(recipe), f"--run.dir={tmp_path}", f"--run.checkpoint={tmp_path / 'bad.pt'}"
     found = policies((*start, *TRAIN, *given, *options))
     # torchrun itself is no program of ours; its environment is the user's.
