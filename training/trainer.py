@@ -124,9 +124,11 @@ def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = N
 def _warn_of_another_batch(state: TrainState) -> None:
     wanted, have = state.config.schedule.gpus, state.accumulation_steps * state.world.ranks
     if wanted != have and state.world.is_main:
+        can_emulate = wanted % state.world.ranks == 0
+        remedy = f"--dist.emulate_gpus={wanted} keeps" if can_emulate else f"{plural(wanted, 'process')} would keep"
         print(
             f"note: the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}; "
-            f"--dist.emulate_gpus={wanted} keeps the recipe's batch, or give rates for this batch",
+            f"{remedy} the recipe's batch, or give rates for this batch",
             file=sys.stderr,
         )
 

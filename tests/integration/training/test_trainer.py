@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -267,6 +268,22 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
         assert sum(losses) / len(losses) == pytest.approx(row.train_loss, rel=1e-6)
     alone = train(recipe, tmp_path, "--run.eval_only=true", f"--run.checkpoint={run_dir / 'last.pt'}")
     assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} % (12 images" in alone
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "remedy"),
+    [(8, 2, "--dist.emulate_gpus=8 keeps"), (8, 3, "8 processes would keep"), (1, 2, "1 process would keep")],
+)
+def test_note_about_another_batch_says_what_keeps_the_recipes(
+    gpus: int, ranks: int, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state: Any = SimpleNamespace(
+        config=SimpleNamespace(schedule=SimpleNamespace(gpus=gpus)),
+        accumulation_steps=1,
+        world=SimpleNamespace(ranks=ranks, is_main=True),
+    )
+    trainer._warn_of_another_batch(state)
+    assert f"the global batch is that of {ranks}; {remedy} the recipe's batch" in capsys.readouterr().err
 
 
 def test_change_of_the_result_is_found_at_its_first_step(
