@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -60,5 +61,8 @@ def _check_batches(config: RunConfig, datasets: Datasets, ranks: int) -> None:
         check_batches(images, config.schedule.parsed, steps * ranks)
 
 
+if __name__ == "__mp_main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # A process of the launcher: while it loads torch, which takes seconds, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +132,7 @@ def assert_same_result(run_dir: Path, expected: Path) -> None:
     assert read_steps(run_dir) == read_steps(expected)
 
 
-def ranks_of(launcher: TrainingProcess) -> list[int]:
+def ranks_of(launcher: TrainingProcess | subprocess.Popen[str]) -> list[int]:
     """The launcher's children that train; multiprocessing's own helper process does not."""
     found = []
     for pid in processes_of_session(launcher.pid):

@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from helpers.training_runs import (
     attempt,
     batches_done,
     ranks_of,
+    training_script,
 )
 
 from data_tools.common.files import locked
@@ -55,6 +58,22 @@ def test_signal_saves_and_exits_75(recipe: Path, finished_run: Path, tmp_path: P
     # Where it stopped does not depend on how often it saves.
     TrainingProcess(recipe, tmp_path).finish()
     assert_same_result(tmp_path, finished_run)
+
+
+def test_ctrl_c_while_the_processes_load_torch_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, *training_script(recipe, tmp_path / "run", "--dist.processes=2")]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: len(loading := ranks_of(process)) == 2 and all(map(has_torch, loading)))
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        first, *others = process.stderr.read().splitlines()
+    assert first.endswith("; loading PyTorch")
+    assert others == ["stopped by SIGINT; nothing was saved"]
+    assert process.returncode == 130
+
+
+def has_torch(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(recipe: Path, finished_run: Path, tmp_path: Path) -> None:
