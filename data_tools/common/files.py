@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import socket
 import sys
@@ -80,6 +81,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_address(path: Path) -> bool:
+    """Whether it is no path but an address, as https://host/file; a Path has only one of the slashes."""
+    return re.match(r"\w+:/", str(path)) is not None and not path.exists()
 
 
 def folder_fault(folder: Path) -> str:

@@ -11,13 +11,13 @@ Other files (a README, a hidden file) are counted and reported as ignored.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
 from data_tools.common.errors import MissingFileError
 from data_tools.common.file_kinds import START_BYTES, archive_kind, picture_kind, special_kind
+from data_tools.common.files import is_address
 from data_tools.common.names import from_path
 from data_tools.sources import ilsvrc
 from data_tools.sources.image_folder import read_folder, read_tar
@@ -99,7 +99,7 @@ def _add_trees(builder: IndexBuilder, trees: Sequence[Tree], labels: dict[str, s
 
 def _check_paths(paths: Sequence[Path]) -> None:
     for at, path in enumerate(paths):
-        if re.match(r"\w+:/", str(path)):
+        if is_address(path):
             raise MissingFileError("an address", where=path, remedy="nothing is downloaded; give a path")
         if not path.exists():
             raise MissingFileError("no such source", where=path, remedy="--data.source takes tars, folders and parquet")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_tools.common.files import folder_fault
+from data_tools.common.files import folder_fault, is_address
 from data_tools.common.options import OptionError, nearest
 from training.config.continuation import check_accepted
 from training.config.run_config import Dist, RunConfig
@@ -52,7 +51,7 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
     if path.is_dir():
         held = next((path / name for name in _CHECKPOINTS if (path / name).exists()), None)
         raise OptionError(f"{path} is a folder", where=where, remedy=f"give {held}" if held else remedy)
-    if re.match(r"\w+:/", str(path)):
+    if is_address(path):
         raise OptionError(f"{path} is an address", where=where, remedy="nothing is downloaded; give a path to the file")
     if not path.exists():
         near = nearest(path, words) if str(path).isalpha() else ""  # a path has a dot or a slash

@@ -21,6 +21,7 @@ from training.model import state_dicts
 
 VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+_POINTER = "a pointer of Git LFS, without the file's content"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -123,9 +124,6 @@ def _unreadable(path: Path, error: Exception) -> OptionError:
     if reason == _POINTER:
         remedy = "fetch the file with `git lfs pull`"
     return OptionError(f"not a readable checkpoint: {reason}", where=path, remedy=remedy)
-
-
-_POINTER = "a pointer of Git LFS, without the file's content"
 
 
 def _damage(path: Path, error: Exception) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common.files import write_atomically
+from data_tools.common.files import is_address, write_atomically
 
 
 @pytest.mark.parametrize("name", ["none/x.csv", "folder"])
@@ -34,3 +34,13 @@ def test_open_file_of_this_process_is_written_to(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:  # as /dev/stdout, which leads there
         write_atomically(Path(f"/dev/fd/{file.fileno()}"), b"content")
     assert (tmp_path / "out").read_bytes() == b"content"
+
+
+def test_a_path_that_exists_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_address(Path("https://example.org/a.tar"))
+    assert not is_address(tmp_path / "none")
+    (tmp_path / "data:").mkdir()
+    assert not is_address(Path("data:/"))
+    (tmp_path / "data:/a.tar").touch()
+    assert not is_address(Path("data:/a.tar"))
