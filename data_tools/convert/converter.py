@@ -26,6 +26,7 @@ from data_tools.common.files import locked
 from data_tools.common.text import plural
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
+from data_tools.convert.image_pool import ImagePool, Item, ResultChunk
 from data_tools.convert.journal import Journal
 from data_tools.convert.plan import (
     ConversionError,
@@ -36,14 +37,11 @@ from data_tools.convert.plan import (
     remove_journal,
     versions,
 )
-from data_tools.convert.worker_pool import Item, ResultChunk, WorkerPool
 from data_tools.sources.index import SPLITS, Index
-from data_tools.sources.parquet import group_of
 from data_tools.sources.scan import read_index
 
-CHUNK_IMAGES = 16  # given to a worker at once
+CHUNK_IMAGES = 16  # that are stored together
 CHUNK_BYTES = 4 << 20
-CHUNK_ROWS = 128  # of a parquet row group, which a worker has to read from its start
 BARRIER_BYTES = (8 << 20, 256 << 20)  # written between two syncs, at least and at most
 BARRIER_SECONDS = 1.0  # what a sync should take at most: a signal waits for it
 
@@ -65,7 +63,7 @@ class Summary:
 def convert(
     spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
 ) -> list[Summary]:
-    """Write the betons. Raises ConversionError, SourceError, WorkerError, JournalError or OSError."""
+    """Write the betons. Raises ConversionError, SourceError, JournalError or OSError."""
     data = spec.data
     index = read_index(
         data.source,
@@ -92,8 +90,8 @@ def _write(
     passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
 ) -> list[Summary]:
     summaries, before, total = [], 0, sum(len(todo.split_index) for todo in passes)
-    with WorkerPool(spec.write.processes) as pool:  # the workers start up while the estimate is made
-        estimates = [beton for todo in passes for beton in estimate.estimate(todo, index, spec.write.processes)]
+    with ImagePool(spec.write.processes) as pool:
+        estimates = [beton for todo in passes for beton in estimate.estimate(todo, index, pool)]
         print_line(estimate.table(estimates, spec.data.out))
         estimate.check_room(estimates, spec.data.out)
         for todo in passes:
@@ -124,7 +122,7 @@ def _summary(path: Path, seconds: float = 0.0) -> Summary:
 class PassRunner:
     """Runs one pass from where its journal left off until its betons have their final names."""
 
-    def __init__(self, todo: ConversionPass, index: Index, spec: WriteSpec, pool: WorkerPool) -> None:
+    def __init__(self, todo: ConversionPass, index: Index, spec: WriteSpec, pool: ImagePool) -> None:
         self.todo, self.index, self.spec, self.pool = todo, index, spec, pool
         self.split_index = todo.split_index
         self.images = len(todo.split_index)
@@ -162,7 +160,7 @@ class PassRunner:
         for chunk in self.pool.run(self.index.files, self.todo.storage, self._chunks(journal.progress.done)):
             self._check_bad(journal, chunk)
             for column, output in outputs.items():
-                output.append(chunk.first, chunk.records["size"][:, column].tolist(), chunk.blobs[column])
+                output.append(chunk.first, chunk.records["size"][:, column].tolist(), memoryview(chunk.blobs[column]))
                 unsynced += len(chunk.blobs[column])
             journal.add(chunk.first, chunk.records, chunk.bad)
             if unsynced >= limit:
@@ -179,13 +177,9 @@ class PassRunner:
         for position in range(done, self.images):
             sample = self._sample(position)
             file, offset, length = self.split_index.places[sample].tolist()
-            rows = self.index.files[file].kind == "parquet"
-            if items and rows and (items[-1][0], group_of(items[-1][1])) != (file, group_of(offset)):
-                yield first, items
-                first, items, size = position, [], 0
             items.append((file, offset, length, self.split_index.key(sample)))
             size += length
-            if len(items) == (CHUNK_ROWS if rows else CHUNK_IMAGES) or size >= CHUNK_BYTES:
+            if len(items) == CHUNK_IMAGES or size >= CHUNK_BYTES:
                 yield first, items
                 first, items, size = position + 1, [], 0
         if items:

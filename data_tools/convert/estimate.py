@@ -9,19 +9,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_tools.beton.format import ALLOC, data_start
 from data_tools.beton.writer import partial_path
-from data_tools.common.resources import usable_cores
-from data_tools.convert import transcode
+from data_tools.convert.image_pool import ImagePool
 from data_tools.convert.plan import ConversionError, ConversionPass
+from data_tools.convert.transcode import StorageOptions
 from data_tools.sources.index import Index, SplitIndex
-from data_tools.sources.reader import Reader
 
 SAMPLED = 200  # images; enough for a mean size within about 5 % of that of all images
-SAMPLED_OF_PARQUET = 40  # as reading a row means reading its group up to it
+NEIGHBOURS = 25
+CHUNK = 4  # images; small, so that all threads have some
 MARGIN = 0.95  # refuse only what exceeds the free disk by more than the error of the estimate
 
 
@@ -37,53 +39,52 @@ class Estimate:
     minutes: float
 
 
-def estimate(todo: ConversionPass, index: Index, workers: int) -> list[Estimate]:
+def estimate(todo: ConversionPass, index: Index, pool: ImagePool) -> list[Estimate]:
     """Store a sample of a pass's images in memory. Bad images are skipped: the conversion reports them."""
     split_index, storage = todo.split_index, todo.storage
-    as_jpg = dataclasses.replace(storage, raw_share=0.0)
-    reader = Reader(index.files)
-    sizes: list[list[tuple[int, int, int]]] = []
-    seconds = 0.0
-    for sample in _sampled(split_index):
-        file, offset, length = split_index.places[sample].tolist()
-        key = split_index.key(sample)
-        started = time.perf_counter()
-        try:
-            stored = transcode.store(reader.read(file, offset, length, key), key, storage)
-        except transcode.BadImageError:
-            continue
-        seconds += time.perf_counter() - started
-        jpg = stored
-        if storage.raw_share:
-            jpg = transcode.store(reader.read(file, offset, length, key), key, as_jpg)
-        sizes.append(
-            [(len(one.data), len(two.data), one.width * one.height * 3) for one, two in zip(stored, jpg, strict=True)]
-        )
-    reader.close()
-    if not sizes:
+    started = time.perf_counter()
+    records = _stored(split_index, index, storage, pool)
+    seconds = time.perf_counter() - started
+    as_jpg = records
+    if storage.raw_share:
+        as_jpg = _stored(split_index, index, dataclasses.replace(storage, raw_share=0.0), pool)
+    if not len(records):
         return []
-    mean = np.mean(np.array(sizes, np.float64), axis=0)
-    minutes = seconds / len(sizes) * len(split_index) / min(workers, usable_cores()) / 60
+    images = len(split_index)
+    pixels = 3.0 * records["width"] * records["height"]
+    means = [values.mean(axis=0).tolist() for values in (records["size"], as_jpg["size"], pixels)]
     return [
         Estimate(
             path=path,
-            images=len(split_index),
-            bytes=_file_bytes(means[0], len(split_index), page_bytes),
-            bytes_jpg=_file_bytes(means[1], len(split_index), page_bytes),
-            bytes_raw=_file_bytes(means[2], len(split_index), page_bytes),
-            minutes=minutes,
+            images=images,
+            bytes=_file_bytes(mean, images, page_bytes),
+            bytes_jpg=_file_bytes(mean_jpg, images, page_bytes),
+            bytes_raw=_file_bytes(mean_raw, images, page_bytes),
+            minutes=seconds / len(records) * images / 60,
         )
-        for path, means, page_bytes, done in zip(todo.paths, mean, storage.page_bytes, todo.done, strict=True)
+        for path, mean, mean_jpg, mean_raw, page_bytes, done in zip(
+            todo.paths, *means, storage.page_bytes, todo.done, strict=True
+        )
         if not done
     ]
 
 
+def _stored(split_index: SplitIndex, index: Index, storage: StorageOptions, pool: ImagePool) -> NDArray[Any]:
+    """The records (images, outputs) of the sampled images that are not bad."""
+    items = [(*split_index.places[sample].tolist(), split_index.key(sample)) for sample in _sampled(split_index)]
+    chunks = ((first, items[first : first + CHUNK]) for first in range(0, len(items), CHUNK))
+    records = np.concatenate([chunk.records for chunk in pool.run(index.files, storage, chunks)])
+    return records[records["size"].all(axis=1)]
+
+
 def _sampled(split_index: SplitIndex) -> list[int]:
-    limit = SAMPLED if split_index.order is None else SAMPLED_OF_PARQUET
-    count = min(limit, max(4, len(split_index) // 200), len(split_index))
-    positions = np.linspace(0, len(split_index) - 1, count).astype(int)
-    order = positions if split_index.order is None else split_index.order[positions]
-    return [int(sample) for sample in order]
+    """Evenly spaced images; of parquet, where a row is reached through its group, runs of neighbours."""
+    count = min(SAMPLED, len(split_index))
+    if split_index.order is None:
+        return np.linspace(0, len(split_index) - 1, count).astype(int).tolist()
+    runs = np.linspace(0, len(split_index) - NEIGHBOURS, -(-count // NEIGHBOURS)).clip(0).astype(int)
+    places = np.unique((runs[:, None] + np.arange(NEIGHBOURS)).clip(0, len(split_index) - 1))
+    return [int(sample) for sample in split_index.order[places]]
 
 
 def _file_bytes(mean_bytes: float, count: int, page_bytes: int) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.common.errors import UserError
-from data_tools.convert.transcode import RECORD
+from data_tools.native.library import RECORD
 
 # Digests in the identity, and what they are of.
 _OF_SOURCE = {

@@ -7,41 +7,28 @@ that is cut short or corrupt is a `BadImageError`, never half a picture.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import JPG, RAW
 from data_tools.common.file_kinds import unread_picture_kind
 from data_tools.common.names import name_bytes
 from data_tools.convert import pil_images
 from data_tools.native import codec
+from data_tools.native.library import ErrorText, StoreOptions, library
 
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # more is a decompression bomb
-MAX_SIDE = 65_535  # the metadata holds sides as uint16
-HALVED_BELOW = 160  # caps up to this are made from the 320 px image; measured safe, 56 dB against the original
-HALVED_FROM = 320
+MAX_SIDE = 65_500  # libjpeg's limit; the metadata holds sides as uint16
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _KEPT_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman coded
-
-# What a worker reports about each stored image.
-RECORD = np.dtype(
-    [
-        ("mode", "u1"),
-        ("kept", "u1"),
-        ("width", "<u2"),
-        ("height", "<u2"),
-        ("size", "<u4"),
-        ("checksum", "<u8"),
-    ]
-)
+_TOO_LARGE = 7  # base.h: Code
 
 
 class BadImageError(ValueError):
@@ -68,59 +55,52 @@ class StorageOptions:
     page_bytes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What goes into one beton for one image. `kept`: these are the file's own bytes."""
+class NativeStorage:
+    """`StorageOptions` as the native code takes them. Keeps alive what ``options`` points to."""
 
-    mode: int
-    width: int
-    height: int
-    data: Any  # bytes or a flat uint8 array
-    checksum: int
-    kept: bool = False
+    def __init__(self, storage: StorageOptions) -> None:
+        self._caps = np.array([cap or 0 for cap in storage.caps], np.int32)
+        self.page_bytes = storage.page_bytes
+        self._page_bytes = np.array(storage.page_bytes, np.uint64)
+        self.options = StoreOptions(
+            caps=self._caps.ctypes.data,
+            page_bytes=self._page_bytes.ctypes.data,
+            most_pixels=MAX_PIXELS,
+            outputs=len(storage.caps),
+            longer=storage.side == "longer",
+            quality=storage.quality,
+            seekable=storage.seekable,
+            keep=storage.keep,
+            most_side=MAX_SIDE,
+        )
 
 
-def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
-    """What is stored of one image, by output. Raises BadImageError."""
+def store_pixels(data: bytes, as_pixels: bool, native: NativeStorage, records: NDArray[Any]) -> int:
+    """Store an image that the native threads have left to PIL; fills its ``records`` (outputs,), and returns the
+    address of the bytes of all outputs, for `native_free`. Raises BadImageError."""
     pixels, superfluous = _decoded(data)
+    picture = np.ascontiguousarray(pixels)
     plain = is_plain_jpeg(data) and not superfluous  # loaders take superfluous bytes for damage
-    raw = wants_raw(key, storage)
-    sized = dict(zip(storage.caps, sizes(pixels, storage.caps, storage.side), strict=True))
-    encoded: dict[tuple[tuple[int, ...], bool, bool], Stored] = {}
-    out = []
-    for cap, page_bytes in zip(storage.caps, storage.page_bytes, strict=True):
-        image = sized[cap]
-        original = _stored(JPG, image, data, kept=True) if cap is None and plain else None
-        if original and storage.keep and not raw and len(data) <= page_bytes:
-            out.append(original)
-            continue
-        as_pixels = raw and image.size <= page_bytes  # a sample must fit a page
-        # At full size, where the crop is most of the picture, the markers gain too little (docs/PERFORMANCE.md).
-        seekable = storage.seekable and cap is not None
-        kind = (image.shape, as_pixels, seekable)
-        if kind not in encoded:  # an image below a cap is the same picture in several outputs
-            encoded[kind] = _encoded(image, as_pixels, storage.quality, seekable)
-        out.append(_fitting(encoded[kind], original, page_bytes))
-    return out
-
-
-def _encoded(image: Pixels, as_pixels: bool, quality: int, seekable: bool) -> Stored:
-    if as_pixels:
-        return _stored(RAW, image, image.reshape(-1))
-    return _stored(JPG, image, codec.encode(image, quality=quality, subsampling="420", seekable=seekable))
-
-
-def _fitting(encoded: Stored, original: Stored | None, page_bytes: int) -> Stored:
-    """The encoded image, or the original if only that fits: pages are at least as large as the largest file."""
-    for stored in (encoded, original):
-        if stored and len(stored.data) <= page_bytes:
-            return stored
-    raise BadImageError(f"takes {len(encoded.data):,} bytes, but a page of the beton holds {page_bytes:,}")
-
-
-def _stored(mode: int, image: Pixels, data: Any, kept: bool = False) -> Stored:
-    height, width = image.shape[:2]
-    return Stored(mode, width, height, data, codec.checksum(data), kept)
+    stored, error = ctypes.c_void_p(), ErrorText()
+    code = library().native_store(
+        picture.ctypes.data,
+        picture.shape[1],
+        picture.shape[0],
+        np.frombuffer(data, np.uint8).ctypes.data if plain else None,
+        len(data),
+        as_pixels,
+        ctypes.byref(native.options),
+        records.ctypes.data,
+        ctypes.byref(stored),
+        ctypes.byref(error),
+    )
+    if code == _TOO_LARGE:
+        sizes = zip(records["size"].tolist(), native.page_bytes, strict=True)
+        size, room = next((size, room) for size, room in sizes if size > room)
+        raise BadImageError(f"takes {size:,} bytes, but a page of the beton holds {room:,}")
+    if code:
+        raise BadImageError(error.text.decode(errors="replace"))
+    return stored.value or 0
 
 
 # ---------------------------------------------------------------------------------------------- pixels in
@@ -205,36 +185,6 @@ def is_plain_jpeg(data: bytes) -> bool:
             return marker in _KEPT_FRAMES and at + 9 < len(data) and data[at + 4] == 8 and data[at + 9] in (1, 3)
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
-
-
-# ---------------------------------------------------------------------------------------------- sizes
-def capped(height: int, width: int, cap: int | None, side: str) -> tuple[int, int]:
-    """(height, width) with the shorter or longer side at most `cap`; downwards only, no side below 1."""
-    short, long = min(height, width), max(height, width)
-    if cap is None or (short if side == "shorter" else long) <= cap:
-        return height, width
-    if side == "shorter":
-        short, long = cap, max(1, long * cap // short)
-    else:
-        short, long = max(1, short * cap // long), cap
-    return (short, long) if height <= width else (long, short)
-
-
-def sizes(pixels: Pixels, caps: Sequence[int | None], side: str) -> list[Pixels]:
-    """The picture at every cap. Small caps are made from the 320 px picture whether or not that is an output too,
-    so that a beton does not depend on the others written with it."""
-    done: dict[int | None, Pixels] = {None: pixels}
-    for cap in sorted({cap for cap in caps if cap is not None}, reverse=True):
-        if cap <= HALVED_BELOW and HALVED_FROM not in done:
-            done[HALVED_FROM] = _resized(pixels, HALVED_FROM, pixels.shape, side)
-        done[cap] = _resized(done[HALVED_FROM] if cap <= HALVED_BELOW else pixels, cap, pixels.shape, side)
-    return [done[cap] for cap in caps]
-
-
-def _resized(pixels: Pixels, cap: int, shape: tuple[int, ...], side: str) -> Pixels:
-    # The size comes from the original's, not from an intermediate's rounded one.
-    height, width = capped(shape[0], shape[1], cap, side)
-    return pixels if (height, width) == pixels.shape[:2] else codec.resize(pixels, height, width)
 
 
 def wants_raw(key: str, storage: StorageOptions) -> bool:

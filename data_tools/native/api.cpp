@@ -10,10 +10,12 @@
 
 #include "base.h"
 #include "batches.h"
+#include "convert.h"
 #include "crops.h"
 #include "jpeg.h"
 #include "jpeg_crops.h"
 #include "resize.h"
+#include "work.h"
 #include "xxh64.h"
 
 API int32_t native_probe(const uint8_t* data, size_t size, Info* info, Error* error) {
@@ -63,6 +65,48 @@ API const char* native_vectors() {
 #endif
 }
 
+namespace {
+Code do_item(Work& work, int i, Error* error) {
+    if (work.kind == LOAD) return load_sample(static_cast<Batch&>(work), i, error);
+    auto& conversion = static_cast<Conversion&>(work);
+    const StoreOptions& options = *conversion.options;
+    Error unused;  // who stores the image instead finds the reason
+    conversion.codes[i] = guarded(&unused, [&] {
+        return convert_jpeg(conversion.sources[i], options, conversion.records + size_t(options.outputs) * i,
+                            &conversion.stored[i], &unused);
+    });
+    return OK;
+}
+}  // namespace
+
+// An image that was decoded elsewhere; `data` holds the file's own bytes if they may be stored, else null.
+API int32_t native_store(const uint8_t* rgb, int32_t width, int32_t height, const uint8_t* data, size_t size,
+                         int32_t as_pixels, const StoreOptions* options, Record* records, uint8_t** out, Error* error) {
+    return guarded(error, [&] {
+        Workshop& shop = workshop();
+        Picture whole;
+        whole.rgb = rgb, whole.width = width, whole.height = height;
+        Code code = store(scratch(), shop, whole, data, size, as_pixels, *options, records, error);
+        if (code == OK) *out = copy_of(shop.stored);
+        return code;
+    });
+}
+
+// Copies one output of `images` images to `out`, one after another.
+API void native_gather(uint8_t* const* stored, const Record* records, int32_t images, int32_t outputs, int32_t output,
+                       uint8_t* out) {
+    for (int i = 0; i < images; i++) {
+        if (!stored[i]) continue;
+        const Record* own = records + size_t(outputs) * i;
+        size_t at = 0;
+        for (int before = 0; before < output; before++) at += own[before].size;
+        std::memcpy(out, stored[i] + at, own[output].size);
+        out += own[output].size;
+    }
+}
+
+API void native_free(uint8_t* stored) { std::free(stored); }
+
 API uint64_t native_checksum(const uint8_t* data, size_t size) { return xxh64(data, size); }
 
 API void native_crops(const CropRule* rule, const int64_t* samples, const int32_t* widths, const int32_t* heights,
@@ -82,16 +126,16 @@ API Pool* native_pool_new(int32_t threads) {
 }
 
 API void native_pool_delete(Pool* pool) { delete pool; }
-API void native_pool_submit(Pool* pool, Batch* batch) { pool->submit(batch); }
-API int32_t native_pool_wait(Pool* pool, const Batch* batch, int32_t milliseconds) {
-    return pool->wait(batch, milliseconds);
+API void native_pool_submit(Pool* pool, Work* work) { pool->submit(work); }
+API int32_t native_pool_wait(Pool* pool, const Work* work, int32_t milliseconds) {
+    return pool->wait(work, milliseconds);
 }
-API void native_pool_cancel(Pool* pool, Batch* batch) { pool->cancel(batch); }
+API void native_pool_cancel(Pool* pool, Work* work) { pool->cancel(work); }
 
 // The pool's work in the calling thread, without a pool: a baseline for benchmarks of the loader.
 API int32_t native_loop(const Batch* batch, Error* error) {
     return guarded(error, [&] {
-        for (int i = 0; i < batch->samples; i++) {
+        for (int i = 0; i < batch->items; i++) {
             Code code = load_sample(*batch, i, error);
             if (code != OK) return code;
         }

@@ -25,7 +25,8 @@ enum Code : int32_t {
     BAD_ARGUMENT = 3,
     NO_MEMORY = 4,
     CUT_SHORT = 5,
-    BYTES_SKIPPED = 6
+    BYTES_SKIPPED = 6,
+    TOO_LARGE = 7
 };
 
 struct Error {

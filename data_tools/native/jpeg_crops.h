@@ -25,7 +25,7 @@ struct Scratch {
     Reader reader;
     Resizer resizer;
     Excerpt excerpt;
-    std::vector<uint8_t> stored;
+    std::vector<uint8_t> stored, row;
 };
 
 Scratch& scratch() {

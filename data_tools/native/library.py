@@ -27,6 +27,17 @@ TASK = np.dtype(
 )
 
 
+# Where an image's bytes are: in memory, in a file by name, or in an open file (convert.h: Source).
+SOURCE = np.dtype(
+    [("data", "<u8"), ("path", "<u8"), ("at", "<u8"), ("size", "<u8"), ("file", "<i4"), ("as_pixels", "<i4")]
+)
+
+# What is stored of an image in one output (convert.h: Record).
+RECORD = np.dtype(
+    [("mode", "u1"), ("kept", "u1"), ("width", "<u2"), ("height", "<u2"), ("size", "<u4"), ("checksum", "<u8")]
+)
+
+
 class ErrorText(ctypes.Structure):
     """base.h: Error."""
 
@@ -70,15 +81,41 @@ class RandomCropRule(ctypes.Structure):
     )
 
 
+LOAD, CONVERT = 0, 1  # work.h: Kind
+WORK = (  # work.h: Work
+    *((name, c_int32) for name in ("kind", "items", "taken", "finished", "failed", "code")),
+    ("error", ctypes.c_char * 256),
+)
+
+
 class BatchRequest(ctypes.Structure):
     """batches.h: Batch."""
 
     _fields_ = (
+        *WORK,
         ("tasks", c_void_p),
         ("out", c_void_p),
-        *((name, c_int32) for name in ("file", "samples", "height", "width", "verify")),
-        *((name, c_int32) for name in ("taken", "finished", "failed", "code")),
-        ("error", ctypes.c_char * 256),
+        *((name, c_int32) for name in ("file", "height", "width", "verify")),
+    )
+
+
+class StoreOptions(ctypes.Structure):
+    """convert.h: StoreOptions."""
+
+    _fields_ = (
+        ("caps", c_void_p),
+        ("page_bytes", c_void_p),
+        ("most_pixels", c_uint64),
+        *((name, c_int32) for name in ("outputs", "longer", "quality", "seekable", "keep", "most_side")),
+    )
+
+
+class ConversionRequest(ctypes.Structure):
+    """convert.h: Conversion."""
+
+    _fields_ = (
+        *WORK,
+        *((name, c_void_p) for name in ("sources", "options", "records", "stored", "codes")),
     )
 
 
@@ -88,6 +125,12 @@ FUNCTIONS = {  # arguments, result
     "native_survey": ([c_void_p, c_size_t, c_uint64, c_void_p, c_void_p], c_int32),
     "native_encode": ([c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p], c_int32),
     "native_resize": ([c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p], c_int32),
+    "native_store": (
+        [c_void_p, c_int32, c_int32, c_void_p, c_size_t, c_int32, c_void_p, c_void_p, c_void_p, c_void_p],
+        c_int32,
+    ),
+    "native_gather": ([c_void_p, c_void_p, c_int32, c_int32, c_int32, c_void_p], None),
+    "native_free": ([c_void_p], None),
     "native_libjpeg_version": ([], ctypes.c_char_p),
     "native_vectors": ([], ctypes.c_char_p),
     "native_checksum": ([c_void_p, c_size_t], c_uint64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,13 +35,32 @@ class File:
     digest: str = ""
 
 
+class Archive:
+    """An open archive, until nobody refers to it any more."""
+
+    def __init__(self, path: str) -> None:
+        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):  # else it could not be opened
+            os.close(self.handle)
+
+
 class Reader:
-    """Reads images by file, offset and length, and keeps the archives that it read last open."""
+    """Reads images by file, offset and length, and keeps the archives that it read last open. Threads may share it, but
+    only one may read parquet."""
 
     def __init__(self, files: Sequence[File]) -> None:
         self.files = files
-        self._archives: OrderedDict[int, int] = OrderedDict()
+        self._archives: OrderedDict[int, Archive] = OrderedDict()
         self._shard: tuple[int, Rows] | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
         """Raises OSError, also if a source is shorter than expected, and UserError at the limit on open files."""
@@ -48,11 +68,11 @@ class Reader:
         try:
             if self.files[file].kind == "parquet":
                 return self._rows(file).image(offset)
-            if self.files[file].kind in ("folder", "flat"):
-                path = f"{path}/{to_path(key if self.files[file].kind == 'folder' else key.rpartition('/')[2])}"
-                data = _read_file(path, length)
+            if self.files[file].kind == "archive":
+                data = _read_at(self.archive(file).handle, offset, length)
             else:
-                data = _read_at(self._archive(file), offset, length)
+                path = self.path(file, key)
+                data = _read_file(path, length)
         except OSError as error:
             if limit := too_many_open_files(error, path):
                 raise limit from None
@@ -61,20 +81,26 @@ class Reader:
             raise OSError(f"{path}: {key}: {len(data)} of {length} bytes; has the source changed?")
         return data
 
+    def path(self, file: int, key: str) -> str:
+        """The file of an image in a folder."""
+        own = self.files[file]
+        return f"{own.path}/{to_path(key if own.kind == 'folder' else key.rpartition('/')[2])}"
+
+    def archive(self, file: int) -> Archive:
+        """An archive, which stays open as long as it is referred to."""
+        with self._lock:
+            if file not in self._archives:
+                if len(self._archives) == _OPEN_ARCHIVES:
+                    self._archives.popitem(last=False)
+                self._archives[file] = Archive(self.files[file].path)
+            self._archives.move_to_end(file)
+            return self._archives[file]
+
     def close(self) -> None:
-        while self._archives:
-            os.close(self._archives.popitem()[1])
+        self._archives.clear()
         if self._shard:
             self._shard[1].close()
             self._shard = None
-
-    def _archive(self, file: int) -> int:
-        if file not in self._archives:
-            if len(self._archives) == _OPEN_ARCHIVES:
-                os.close(self._archives.popitem(last=False)[1])
-            self._archives[file] = os.open(self.files[file].path, os.O_RDONLY)
-        self._archives.move_to_end(file)
-        return self._archives[file]
 
     def _rows(self, file: int) -> Rows:
         from data_tools.sources.parquet import Rows

@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from data_tools.native.library import library
+from data_tools.native.pool import WAIT_MILLISECONDS
 from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CentreCrops, CropRule, RandomCrops
-from training.loader.decode_pool import WAIT_MILLISECONDS, DecodePool, PendingBatch, Request
+from training.loader.decode_pool import DecodePool, PendingBatch, Request
 from training.loader.device_transfer import HostBuffers
 
 Samples = NDArray[np.int64]
@@ -120,7 +121,7 @@ class DecodeBatch(SimpleRGBImageDecoder):
         tasks = self._beton.tasks(samples, crops)
         request = Request(self._beton.file, tasks, height, width, samples, self._beton.checksums)
         pending = PendingBatch(request, images)
-        self._pool.submit(pending)
+        self._pool.submit(pending.native)
         self._pending.append(pending)
 
     def _load(self, address: int, count: int, out: int) -> int:
@@ -133,7 +134,7 @@ class DecodeBatch(SimpleRGBImageDecoder):
                 images = torch.from_numpy(_array_at(out, count * height * width * 3, ctypes.c_uint8))
                 self._begin(samples, crops, images.view(count, height, width, 3))
             pending = self._pending[0]
-            while not self._pool.finished(pending, WAIT_MILLISECONDS):
+            while not self._pool.finished(pending.native, WAIT_MILLISECONDS):
                 pass
             self._pending.popleft()
             self.error = None if pending.failure is None else self._beton.load_error(*pending.failure)
@@ -148,7 +149,7 @@ class DecodeBatch(SimpleRGBImageDecoder):
     def cancel(self) -> None:
         """Forget what was submitted; on return no thread touches it."""
         while self._pending:
-            self._pool.cancel(self._pending.pop())
+            self._pool.cancel(self._pending.pop().native)
 
     def close(self) -> None:
         """End the threads and close the file. Idempotent."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from data_tools.convert.worker_pool import WorkerError
 from helpers import ROOT
 from helpers.betons import file_digests
 from helpers.images import jpeg, photo, spec_for, write_tar
@@ -27,7 +28,6 @@ from data_tools.convert import converter, estimate
 from data_tools.convert.converter import convert
 from data_tools.convert.journal import JournalError
 from data_tools.convert.plan import ConversionError
-from data_tools.convert.worker_pool import WorkerError
 from data_tools.sources.scan import read_index
 
 # write_datasets.py with work in small pieces, so that there are many moments to be killed at.

@@ -1,0 +1,149 @@
+"""Threads that read, decode, resize and encode images; results come back in order.
+
+Sound JPEGs never meet Python: a native thread takes each from the file's bytes to those of every size. What libjpeg
+cannot read (PNG, CMYK, damaged files) is decoded by PIL in a Python thread, and goes back to the same native code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.convert.transcode import BadImageError, NativeStorage, StorageOptions, store_pixels, wants_raw
+from data_tools.native.library import CONVERT, RECORD, SOURCE, ConversionRequest, library
+from data_tools.native.pool import WAIT_MILLISECONDS, NativePool
+from data_tools.sources.reader import File, Reader
+
+Item = tuple[int, int, int, str]  # file, offset, length, class/name
+AHEAD = 2  # chunks for each thread, so that it never waits for the next
+
+
+@dataclass(frozen=True, slots=True)
+class ResultChunk:
+    """Results for the images from position `first` on.
+
+    records: (images, outputs), all zero for an image that is bad. blobs: by output, the bytes of its samples one
+    after another. bad: (position, reason).
+    """
+
+    first: int
+    records: NDArray[Any]
+    blobs: list[NDArray[np.uint8]]
+    bad: list[tuple[int, str]]
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """Images on their way. ``data`` holds the bytes of those that are not read by the native threads."""
+
+    first: int
+    items: Sequence[Item]
+    sources: NDArray[Any]
+    data: list[bytes | None]
+    held: list[Any]  # what sources point to
+
+
+class ImagePool:
+    """`threads` native threads and as many of Python's, which end with the `with` block."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._native = NativePool(threads)
+        self._python = ThreadPoolExecutor(threads, thread_name_prefix="convert")
+
+    def __enter__(self) -> ImagePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._python.shutdown(cancel_futures=True)  # waits for the images at hand
+        self._native.close()
+
+    def run(
+        self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[tuple[int, list[Item]]]
+    ) -> Iterator[ResultChunk]:
+        """Results in the order of the chunks, which are (first position, items). Raises OSError and UserError."""
+        native, pending = NativeStorage(storage), deque[Future[ResultChunk]]()
+        with Reader(files) as reader:
+            for first, items in chunks:
+                chunk = _chunk(first, items, files, storage, reader)
+                pending.append(self._python.submit(self._convert, chunk, native, reader))
+                while len(pending) >= AHEAD * self._threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def _convert(self, chunk: _Chunk, native: NativeStorage, reader: Reader) -> ResultChunk:
+        """In a thread of Python's: waits for the native ones, then stores what they could not."""
+        images, outputs = len(chunk.items), native.options.outputs
+        records, stored = np.zeros((images, outputs), RECORD), np.zeros(images, np.uint64)
+        codes = np.zeros(images, np.int32)
+        request = ConversionRequest(
+            kind=CONVERT,
+            items=images,
+            sources=chunk.sources.ctypes.data,
+            options=ctypes.addressof(native.options),
+            records=records.ctypes.data,
+            stored=stored.ctypes.data,
+            codes=codes.ctypes.data,
+        )
+        bad: list[tuple[int, str]] = []
+        try:
+            self._native.submit(request)
+            while not self._native.finished(request, WAIT_MILLISECONDS):
+                pass
+            for at in np.flatnonzero(codes).tolist():
+                records[at] = 0
+                data = chunk.data[at]
+                if data is None:
+                    data = reader.read(*chunk.items[at])
+                try:
+                    stored[at] = store_pixels(data, bool(chunk.sources["as_pixels"][at]), native, records[at])
+                except BadImageError as error:
+                    records[at] = 0
+                    bad.append((chunk.first + at, str(error)))
+            return ResultChunk(chunk.first, records, _gathered(records, stored), bad)
+        finally:
+            self._native.cancel(request)
+            for address in stored.tolist():
+                library().native_free(address)
+
+
+def _chunk(first: int, items: Sequence[Item], files: Sequence[File], storage: StorageOptions, reader: Reader) -> _Chunk:
+    sources, held = np.zeros(len(items), SOURCE), list[Any]()
+    data: list[bytes | None] = [None] * len(items)
+    for at, (file, offset, length, key) in enumerate(items):
+        as_pixels = wants_raw(key, storage)
+        kind = files[file].kind
+        if kind == "parquet":
+            data[at] = content = reader.read(file, offset, length, key)
+            view = np.frombuffer(content or b"\0", np.uint8)
+            held.append(view)
+            sources[at] = (view.ctypes.data, 0, 0, len(content), -1, as_pixels)
+        elif kind == "archive":
+            archive = reader.archive(file)
+            held.append(archive)
+            sources[at] = (0, 0, offset, length, archive.handle, as_pixels)
+        else:
+            path = ctypes.create_string_buffer(os.fsencode(reader.path(file, key)))
+            held.append(path)
+            sources[at] = (0, ctypes.addressof(path), 0, length, -1, as_pixels)
+    return _Chunk(first, items, sources, data, held)
+
+
+def _gathered(records: NDArray[Any], stored: NDArray[np.uint64]) -> list[NDArray[np.uint8]]:
+    """By output, the bytes of all images one after another."""
+    images, outputs = records.shape
+    blobs = []
+    for output, size in enumerate(records["size"].sum(axis=0, dtype=np.int64).tolist()):
+        blob = np.empty(size, np.uint8)
+        library().native_gather(stored.ctypes.data, records.ctypes.data, images, outputs, output, blob.ctypes.data)
+        blobs.append(blob)
+    return blobs
