@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ from data_tools.sources.scan import read_index
 
 CHUNK_IMAGES = 16  # that are stored together
 CHUNK_BYTES = 4 << 20
-BARRIER_BYTES = (8 << 20, 256 << 20)  # written between two syncs, at least and at most
-BARRIER_SECONDS = 1.0  # what a sync should take at most: a signal waits for it
+SYNC_BYTES = (8 << 20, 256 << 20)  # written between two syncs, at least and at most
+SYNC_SECONDS = 1.0  # what a sync should take at most: a signal waits for it
 
 ProgressCallback = Callable[[int, int], None]  # images written, images in all
 PrintLine = Callable[[str], None]  # for the lines before the progress bar
@@ -126,6 +126,7 @@ class PassRunner:
         self.todo, self.index, self.spec, self.pool = todo, index, spec, pool
         self.split_index = todo.split_index
         self.images = len(todo.split_index)
+        self.bad: dict[int, str] = {}  # why an image could not be stored, by position
 
     def run(self, report: Callable[[int], None]) -> list[Summary]:
         started = time.monotonic()
@@ -138,6 +139,8 @@ class PassRunner:
         }
         try:
             _resume(journal, outputs)
+            bad = [position for position in range(journal.done) if not journal.records["size"][position].any()]
+            self.bad |= {position: reason for chunk in self._stored(bad) for position, reason in chunk.bad}
             self._write_samples(journal, outputs, report)
             for column, output in outputs.items():
                 self._finish(journal, output, column)
@@ -153,57 +156,60 @@ class PassRunner:
     def _write_samples(
         self, journal: Journal, outputs: Mapping[int, BetonWriter], report: Callable[[int], None]
     ) -> None:
-        report(journal.progress.done)
-        if journal.progress.done == self.images:
-            return
-        unsynced, limit = 0, BARRIER_BYTES[0]
-        for chunk in self.pool.run(self.index.files, self.todo.storage, self._chunks(journal.progress.done)):
-            self._check_bad(journal, chunk)
+        report(journal.done)
+        unsynced, limit = 0, SYNC_BYTES[0]
+        for chunk in self._stored(range(journal.done, self.images)):
+            self._check_bad(chunk)
             for column, output in outputs.items():
-                output.append(chunk.first, chunk.records["size"][:, column].tolist(), memoryview(chunk.blobs[column]))
+                sizes = chunk.records["size"][:, column].tolist()
+                output.append(journal.done, sizes, memoryview(chunk.blobs[column]))  # type: ignore[arg-type]
                 unsynced += len(chunk.blobs[column])
-            journal.add(chunk.first, chunk.records, chunk.bad)
+            journal.add(chunk.records)
             if unsynced >= limit:
                 seconds = _sync(journal, outputs)
-                adjusted = limit // 2 if seconds > BARRIER_SECONDS else limit * 2
-                unsynced, limit = 0, min(max(adjusted, BARRIER_BYTES[0]), BARRIER_BYTES[1])
-            report(journal.progress.done)
+                adjusted = limit // 2 if seconds > SYNC_SECONDS else limit * 2
+                unsynced, limit = 0, min(max(adjusted, SYNC_BYTES[0]), SYNC_BYTES[1])
+            report(journal.done)
         _sync(journal, outputs)
 
-    def _chunks(self, done: int) -> Iterator[tuple[int, list[Item]]]:
-        """Chunks of the remaining images, in the order in which they are read and written."""
+    def _stored(self, positions: Sequence[int]) -> Iterator[ResultChunk]:
+        """The images at these positions, stored in memory, in order."""
+        return self.pool.run(self.index.files, self.todo.storage, self._chunks(positions))
+
+    def _chunks(self, positions: Sequence[int]) -> Iterator[list[Item]]:
         items: list[Item] = []
-        first, size = done, 0
-        for position in range(done, self.images):
+        size = 0
+        for position in positions:
             sample = self._sample(position)
             file, offset, length = self.split_index.places[sample].tolist()
-            items.append((file, offset, length, self.split_index.key(sample)))
+            items.append((position, file, offset, length, self.split_index.key(sample)))
             size += length
             if len(items) == CHUNK_IMAGES or size >= CHUNK_BYTES:
-                yield first, items
-                first, items, size = position + 1, [], 0
+                yield items
+                items, size = [], 0
         if items:
-            yield first, items
+            yield items
 
     def _sample(self, position: int) -> int:
         return position if self.split_index.order is None else int(self.split_index.order[position])
 
-    def _check_bad(self, journal: Journal, chunk: ResultChunk) -> None:
+    def _check_bad(self, chunk: ResultChunk) -> None:
         if not chunk.bad:
             return
+        self.bad |= dict(chunk.bad)
         position, reason = chunk.bad[0]
         sample = self._sample(position)
         path = self.index.files[int(self.split_index.places["file"][sample])].path
         what = f"{self.split_index.key(sample)}: {reason}"
         if self.spec.write.on_bad == "fail":
             raise ConversionError(what, where=path, remedy="--write.on_bad=skip leaves such images out")
-        if len(journal.progress.bad) + len(chunk.bad) > self.spec.write.max_bad:
+        if len(self.bad) > self.spec.write.max_bad:
             what += f"; more than --write.max_bad={self.spec.write.max_bad} images of {self.split_index.split} are bad"
             raise ConversionError(what, where=path)
 
     # ------------------------------------------------------------------------------------------ finish
     def _finish(self, journal: Journal, output: BetonWriter, at: int) -> None:
-        records = journal.progress.records[:, at]
+        records = journal.records[:, at]
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[records["size"][order] > 0]
         if not len(order):
@@ -225,7 +231,7 @@ class PassRunner:
     def _manifest(
         self, journal: Journal, at: int, records: NDArray[Any], output: BetonWriter, digest: str, checksums: bytes
     ) -> Manifest:
-        bad = sorted((self._sample(position), reason) for position, reason in journal.progress.bad)
+        bad = sorted((self._sample(position), reason) for position, reason in self.bad.items())
         return Manifest(
             version=MANIFEST_VERSION,
             beton=output.path.name,
@@ -247,31 +253,26 @@ class PassRunner:
 
 
 def _resume(journal: Journal, outputs: Mapping[int, BetonWriter]) -> None:
-    """Bring every output to where the journal ends, after checking the samples that were not synced."""
-    progress = journal.progress
-    for at, output in outputs.items():
-        for first in range(0, progress.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
-            sizes = progress.records["size"][first : min(first + (1 << 16), progress.done), at]
-            output.append(first, sizes.tolist(), None)
-    done = progress.safe
-    while done < progress.done and all(
-        output.matches(int(output.pointers[done]), *map(int, progress.records[["size", "checksum"]][done, at]))
-        for at, output in outputs.items()
-        if progress.records["size"][done, at]
+    """Bring every output to where the journal ends, after comparing what may not have reached the disk."""
+    sizes = journal.records["size"]
+    for column, output in outputs.items():
+        for first in range(0, journal.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
+            output.append(first, sizes[first : min(first + (1 << 16), journal.done), column].tolist(), None)
+    unsynced = np.cumsum(sizes[: journal.done][::-1].sum(axis=1, dtype=np.int64))[::-1] <= 2 * SYNC_BYTES[1]
+    done = journal.done - int(unsynced.sum())
+    while done < journal.done and all(
+        output.matches(int(output.pointers[done]), *map(int, journal.records[["size", "checksum"]][done, column]))
+        for column, output in outputs.items()
     ):
         done += 1
-    for at, output in outputs.items():
-        end = output.start
-        for last in range(done - 1, -1, -1):
-            if size := int(progress.records["size"][last, at]):
-                end = int(output.pointers[last]) + size
-                break
+    for column, output in outputs.items():
+        stored = np.flatnonzero(sizes[:done, column])
+        end = int(output.pointers[stored[-1]]) + int(sizes[stored[-1], column]) if len(stored) else output.start
         if done and os.fstat(output.handle).st_size < end:
-            folder = output.path.parent
             raise ConversionError(
                 "shorter than its journal says",
                 where=output.partial,
-                remedy=f"remove {folder}/*.journal and {folder}/*.partial",
+                remedy=f"remove {output.path.parent}/*.journal and {output.path.parent}/*.partial",
             )
         output.truncate(done, end)
     journal.truncate(done)
@@ -281,5 +282,5 @@ def _sync(journal: Journal, outputs: Mapping[int, BetonWriter]) -> float:
     started = time.monotonic()
     for output in outputs.values():
         os.fdatasync(output.handle)
-    journal.barrier()
+    journal.sync()
     return time.monotonic() - started

@@ -71,8 +71,8 @@ def estimate(todo: ConversionPass, index: Index, pool: ImagePool) -> list[Estima
 
 def _stored(split_index: SplitIndex, index: Index, storage: StorageOptions, pool: ImagePool) -> NDArray[Any]:
     """The records (images, outputs) of the sampled images that are not bad."""
-    items = [(*split_index.places[sample].tolist(), split_index.key(sample)) for sample in _sampled(split_index)]
-    chunks = ((first, items[first : first + CHUNK]) for first in range(0, len(items), CHUNK))
+    items = [(0, *split_index.places[sample].tolist(), split_index.key(sample)) for sample in _sampled(split_index)]
+    chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))
     records = np.concatenate([chunk.records for chunk in pool.run(index.files, storage, chunks)])
     return records[records["size"].all(axis=1)]
 
@@ -81,7 +81,7 @@ def _sampled(split_index: SplitIndex) -> list[int]:
     """Evenly spaced images; of parquet, where a row is reached through its group, runs of neighbours."""
     count = min(SAMPLED, len(split_index))
     if split_index.order is None:
-        return np.linspace(0, len(split_index) - 1, count).astype(int).tolist()
+        return [int(sample) for sample in np.linspace(0, len(split_index) - 1, count)]
     runs = np.linspace(0, len(split_index) - NEIGHBOURS, -(-count // NEIGHBOURS)).clip(0).astype(int)
     places = np.unique((runs[:, None] + np.arange(NEIGHBOURS)).clip(0, len(split_index) - 1))
     return [int(sample) for sample in split_index.order[places]]

@@ -22,19 +22,18 @@ from data_tools.native.library import CONVERT, RECORD, SOURCE, ConversionRequest
 from data_tools.native.pool import WAIT_MILLISECONDS, NativePool
 from data_tools.sources.reader import File, Reader
 
-Item = tuple[int, int, int, str]  # file, offset, length, class/name
+Item = tuple[int, int, int, int, str]  # position, file, offset, length, class/name
 AHEAD = 2  # chunks for each thread, so that it never waits for the next
 
 
 @dataclass(frozen=True, slots=True)
 class ResultChunk:
-    """Results for the images from position `first` on.
+    """Images that are stored in memory.
 
     records: (images, outputs), all zero for an image that is bad. blobs: by output, the bytes of its samples one
     after another. bad: (position, reason).
     """
 
-    first: int
     records: NDArray[Any]
     blobs: list[NDArray[np.uint8]]
     bad: list[tuple[int, str]]
@@ -44,7 +43,6 @@ class ResultChunk:
 class _Chunk:
     """Images on their way. ``data`` holds the bytes of those that are not read by the native threads."""
 
-    first: int
     items: Sequence[Item]
     sources: NDArray[Any]
     data: list[bytes | None]
@@ -67,13 +65,13 @@ class ImagePool:
         self._native.close()
 
     def run(
-        self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[tuple[int, list[Item]]]
+        self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[list[Item]]
     ) -> Iterator[ResultChunk]:
-        """Results in the order of the chunks, which are (first position, items). Raises OSError and UserError."""
+        """Results in the order of the chunks. Raises OSError and UserError."""
         native, pending = NativeStorage(storage), deque[Future[ResultChunk]]()
         with Reader(files) as reader:
-            for first, items in chunks:
-                chunk = _chunk(first, items, files, storage, reader)
+            for items in chunks:
+                chunk = _chunk(items, files, storage, reader)
                 pending.append(self._python.submit(self._convert, chunk, native, reader))
                 while len(pending) >= AHEAD * self._threads:
                     yield pending.popleft().result()
@@ -102,24 +100,25 @@ class ImagePool:
             for at in np.flatnonzero(codes).tolist():
                 records[at] = 0
                 data = chunk.data[at]
+                position, file, offset, length, key = chunk.items[at]
                 if data is None:
-                    data = reader.read(*chunk.items[at])
+                    data = reader.read(file, offset, length, key)
                 try:
                     stored[at] = store_pixels(data, bool(chunk.sources["as_pixels"][at]), native, records[at])
                 except BadImageError as error:
                     records[at] = 0
-                    bad.append((chunk.first + at, str(error)))
-            return ResultChunk(chunk.first, records, _gathered(records, stored), bad)
+                    bad.append((position, str(error)))
+            return ResultChunk(records, _gathered(records, stored), bad)
         finally:
             self._native.cancel(request)
             for address in stored.tolist():
                 library().native_free(address)
 
 
-def _chunk(first: int, items: Sequence[Item], files: Sequence[File], storage: StorageOptions, reader: Reader) -> _Chunk:
+def _chunk(items: Sequence[Item], files: Sequence[File], storage: StorageOptions, reader: Reader) -> _Chunk:
     sources, held = np.zeros(len(items), SOURCE), list[Any]()
     data: list[bytes | None] = [None] * len(items)
-    for at, (file, offset, length, key) in enumerate(items):
+    for at, (_, file, offset, length, key) in enumerate(items):
         as_pixels = wants_raw(key, storage)
         kind = files[file].kind
         if kind == "parquet":
@@ -135,7 +134,7 @@ def _chunk(first: int, items: Sequence[Item], files: Sequence[File], storage: St
             path = ctypes.create_string_buffer(os.fsencode(reader.path(file, key)))
             held.append(path)
             sources[at] = (0, ctypes.addressof(path), 0, length, -1, as_pixels)
-    return _Chunk(first, items, sources, data, held)
+    return _Chunk(items, sources, data, held)
 
 
 def _gathered(records: NDArray[Any], stored: NDArray[np.uint64]) -> list[NDArray[np.uint8]]:

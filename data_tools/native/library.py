@@ -7,6 +7,7 @@ import ctypes
 import functools
 from ctypes import c_double, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class RandomCropRule(ctypes.Structure):
 
 
 LOAD, CONVERT = 0, 1  # work.h: Kind
-WORK = (  # work.h: Work
+WORK: tuple[Any, ...] = (  # work.h: Work
     *((name, c_int32) for name in ("kind", "items", "taken", "finished", "failed", "code")),
     ("error", ctypes.c_char * 256),
 )

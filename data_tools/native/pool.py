@@ -23,9 +23,9 @@ class NativePool:
         self._handle = library().native_pool_new(threads)
         if not self._handle:
             raise RuntimeError(f"the system cannot start {threads} threads (see `ulimit -u`)")
-        self._process = os.getpid()
+        self.process = os.getpid()
         # Also at the interpreter's exit, while the memory that the threads write to is still there.
-        self.close = weakref.finalize(self, _delete, self._handle, self._process)
+        self.close = weakref.finalize(self, _delete, self._handle, self.process)
 
     def submit(self, work: ctypes.Structure) -> None:
         """Begin a work, a struct that begins with `library.WORK`; what it points to must stay until it is finished."""
@@ -45,12 +45,12 @@ class NativePool:
     @property
     def is_forked(self) -> bool:
         """Whether this process is not the one that has the threads."""
-        return os.getpid() != self._process
+        return os.getpid() != self.process
 
     def check_open(self) -> None:
         """RuntimeError once it is closed, and in a process that was forked."""
         if self.is_forked:
-            raise RuntimeError(f"the threads are in process {self._process}, not in {os.getpid()}")
+            raise RuntimeError(f"the threads are in process {self.process}, not in {os.getpid()}")
         if not self.close.alive:
             raise RuntimeError("the pool is closed")
 

@@ -59,7 +59,7 @@ class DecodePool(NativePool):
     def check_open(self) -> None:
         """RuntimeError once it is closed; LoadError in a process that was forked."""
         if self.is_forked:
-            what = f"the loader was made in another process; its threads are not in process {os.getpid()}"
+            what = f"the loader was made in process {self.process}; its threads are not in process {os.getpid()}"
             raise LoadError(what, remedy="make the loader after the fork, in the process that uses it")
         if not self.close.alive:
             raise RuntimeError("the loader is closed")

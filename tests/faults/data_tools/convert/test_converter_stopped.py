@@ -1,4 +1,4 @@
-"""A conversion that is killed or stopped, loses a worker or runs out of disk leaves no process and no unfinished file
+"""A conversion that is killed or stopped, or runs out of disk leaves no process and no unfinished file
 under a final name; the same command then gives the same files as without the interruption."""
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from data_tools.convert.worker_pool import WorkerError
 from helpers import ROOT
 from helpers.betons import file_digests
 from helpers.images import jpeg, photo, spec_for, write_tar
@@ -34,7 +33,7 @@ from data_tools.sources.scan import read_index
 DRIVER = """
 import sys
 from data_tools.convert import converter
-converter.CHUNK_IMAGES, converter.BARRIER_BYTES = 2, (1 << 18, 1 << 19)
+converter.CHUNK_IMAGES, converter.SYNC_BYTES = 2, (1 << 18, 1 << 19)
 import write_datasets
 sys.exit(write_datasets.main(sys.argv[1:]))
 """
@@ -100,7 +99,7 @@ def test_twenty_kills_at_random_moments_do_not_change_the_result(
             for file in out.iterdir():
                 file.unlink()
         except subprocess.TimeoutExpired:
-            process.kill()  # the writer alone: its workers have to notice by themselves
+            process.kill()
             process.communicate()
             kills += 1
             wait_for_end_of_session(process.pid)
@@ -164,23 +163,6 @@ def test_closed_terminal_and_full_disk_of_the_log_do_not_end_a_conversion(
     wait_for_samples(process, tmp_path)
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 0
-    assert file_digests(tmp_path) == uninterrupted
-
-
-def test_killed_worker_ends_the_conversion(tmp_path: Path, source: Path, uninterrupted: dict[str, str]) -> None:
-    process = start(source, tmp_path)
-    wait_for_samples(process, tmp_path)
-    workers = [pid for pid in processes_of_session(process.pid) if pid != process.pid]
-    assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 2
-    last = errors.strip().splitlines()[-1]
-    assert last.startswith("write_datasets.py: error: a worker was killed by SIGKILL")
-    assert "run the same command again" in last
-    wait_for_end_of_session(process.pid)
-    assert list(tmp_path.glob("*.beton")) == []
-    assert start(source, tmp_path).wait() == 0
     assert file_digests(tmp_path) == uninterrupted
 
 
@@ -266,7 +248,7 @@ def test_disk_full_at_any_write_can_be_continued(
     assert file_digests(tmp_path) == uninterrupted
 
 
-def convert_until(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int = 60, barrier: int = 0) -> None:
+def convert_until(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int = 60) -> None:
     """A conversion that ends after so many images, without a sync at its end."""
 
     class Interrupted(Exception):
@@ -278,8 +260,6 @@ def convert_until(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, afte
 
     with monkeypatch.context() as patch:
         patch.setattr(converter, "CHUNK_IMAGES", 2)
-        if barrier:
-            patch.setattr(converter, "BARRIER_BYTES", (barrier, barrier))
         with pytest.raises(Interrupted):
             convert(spec_for(source, out), report=report)
 
@@ -331,8 +311,9 @@ def test_data_lost_in_a_power_cut_is_written_again(
 
 
 def test_missing_partial_file_is_an_error(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert_until(source, tmp_path, monkeypatch, barrier=1 << 16)
+    convert_until(source, tmp_path, monkeypatch)
     (tmp_path / "train_320.beton.partial").unlink()
+    monkeypatch.setattr(converter, "SYNC_BYTES", (1 << 16, 1 << 16))  # what is not compared any more
     with pytest.raises(ConversionError, match=r"train_320\.beton\.partial: shorter than its journal says; remove"):
         convert(spec_for(source, tmp_path))
 
@@ -376,6 +357,6 @@ def test_source_cut_while_it_is_read_is_an_error(tmp_path: Path, source: Path, m
     monkeypatch.setattr(converter, "read_index", lambda *_, **__: index)
     monkeypatch.setattr(estimate, "estimate", lambda *_: [])
     copy.write_bytes(source.read_bytes()[:200_000])
-    with pytest.raises(WorkerError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: \d+ of \d+ bytes; has the source changed"):
+    with pytest.raises(OSError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: \d+ of \d+ bytes; has the source changed"):
         convert(spec_for(copy, tmp_path / "out"))
     assert list((tmp_path / "out").glob("*.beton")) == []

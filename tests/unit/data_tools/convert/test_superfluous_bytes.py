@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.images import encoded, photo
+from helpers.stored import store
 from PIL import Image
 
 from data_tools.beton.format import PAGE_BYTES
-from data_tools.convert.transcode import BadImageError, StorageOptions, decode, is_plain_jpeg, store
+from data_tools.convert.transcode import BadImageError, StorageOptions, decode, is_plain_jpeg
 from data_tools.native import codec
 
 RGB = Image.fromarray(photo(1, 133, 90))
