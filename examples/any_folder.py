@@ -11,6 +11,7 @@ from pathlib import Path
 from data_tools.convert import config
 from data_tools.convert.converter import convert
 from training import trainer
+from training.config.datasets import read_datasets
 from training.config.phases_yaml import to_phases
 from training.config.run_config import Data, Run, RunConfig, ScheduleOptions
 from training.config.schedule import LrRamp, Phase, Schedule
@@ -35,7 +36,7 @@ def main(pictures: Path, out: Path) -> int:
         model=Model(arch="resnet18"),
         run=Run(dir=out / "run"),
     )
-    status = launch(trainer.run, run, run.dist)
+    status = launch(trainer.run, run.dist, run, read_datasets(run.data.dir, SCHEDULE.betons()))
     if not status:
         print(f"top-1 {read_epochs(out / 'run')[-1].top1:.2f} %")
     return status

@@ -54,8 +54,12 @@ class StandardError(logging.Handler):
         show(level + record.getMessage(), "stderr")
 
 
-def set_up(level: int = logging.INFO) -> None:
-    """Print the messages of this project's packages from ``level`` on. Programs call it; a library must not."""
+def set_up() -> None:
+    """Print the messages of this project's packages; in other processes of a job than the first, only warnings.
+
+    Programs call it; a library must not.
+    """
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers[:] = [StandardError()]

@@ -94,7 +94,7 @@ def _run(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str]) -
 
 
 def _failed(name: str, error: OSError) -> int:
-    """The exit status after a system call failed; raises ``error`` if it neither names a file nor is standard output's."""
+    """The exit status after a failed system call; raises ``error`` unless it names a file or is standard output's."""
     if error.filename is not None:
         return print_error(name, UserError(error.strerror or str(error), where=os.fsdecode(error.filename)))
     try:

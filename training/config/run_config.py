@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from training.config import imagenet18
 from training.config.augmentations import Augmentation, read_augmentations
 from training.config.other_names import ELSEWHERE
 from training.config.phases_yaml import from_phases
-from training.config.schedule import Phase, Schedule
+from training.config.schedule import Schedule
 from training.config.train_config import Model, Train
 
 # More than the cores of any machine; many more threads than cores only wait, and fail to start once memory is taken.
@@ -124,64 +124,23 @@ class Run:
         "run folder: `config.json`, `environment.json`, `epochs.csv`, `steps.csv`, events, checkpoints",
     )
     seed: int = option(0, "seed of weights, order, crops and flips", low=0, high=(1 << 63) - 1)
-    resume: Literal["auto", "none"] | Path = option(
-        "auto",
-        "where to begin in a folder without a checkpoint of this run: at the start (`auto` or `none`), or at the "
-        "checkpoint of this path; in a folder that has one, the run continues from that",
-    )
     init_from: Path | None = option(
         None,
         "weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or safetensors. "
         "If the classes differ, the fc layer is new. A run with a checkpoint in its folder continues from that",
         none="random weights",
     )
-    accept_changes: tuple[str, ...] = option(
-        (),
-        "options that may differ from those of the checkpoint, comma-separated; the error message names them",
+    accept_changes: bool = option(
+        False, "continue although options that change the result are not those of the checkpoint"
     )
     checkpoint_minutes: float = option(
         10.0, "minutes between checkpoints within an epoch; one is always written at its end", low=0
-    )
-    plan: bool = option(
-        False, "print the schedule, a line per epoch, and stop", hint="a file for it is --run.plan_csv=FILE.csv"
-    )
-    plan_csv: Path | None = option(None, "write the schedule to this file, a row per batch, and stop", none="no file")
-    eval_only: bool = option(False, "validate `run.checkpoint` as the last phase does, and stop")
-    checkpoint: Path | None = option(
-        None,
-        "weights for `run.eval_only`: a checkpoint of this program or of torchvision, timm, Lightning and others, or "
-        "safetensors",
-        none="`run.eval_only` needs one",
-    )
-    eval_px: int | None = option(
-        None, "for `run.eval_only`: size of the crop", low=8, high=4096, none="that of the last phase"
-    )
-    eval_rectangular: bool | None = option(
-        None,
-        "for `run.eval_only`: validate on rectangles, or on squares",
-        none="as the last phase",
-        was=("run.eval_rect",),
     )
     profile: bool = option(False, "write the torch profiler's trace of ten steps of each phase into the run folder")
     deterministic: bool = option(False, "get the same bits in every run on the same machine; slower on a GPU")
 
     def __post_init__(self) -> None:
         check(self)
-        if self.eval_only and self.checkpoint is None:
-            raise OptionError("needs --run.checkpoint=PATH", where="eval_only")
-        if self.checkpoint is not None and not self.eval_only:
-            raise OptionError(
-                "only for --run.eval_only=true", where="checkpoint", remedy="to continue training use --run.resume=PATH"
-            )
-        if self.init_from is not None and (self.eval_only or self.resume not in ("auto", "none")):
-            other = "eval_only" if self.eval_only else "resume"
-            raise OptionError(
-                f"cannot be combined with run.{other}", where="init_from", remedy="leave out one of the two"
-            )
-        for key in ("eval_px", "eval_rectangular"):
-            if getattr(self, key) is not None and not self.eval_only:
-                remedy = "a phase of the schedule has val_px and rectangular_val"
-                raise OptionError("only for --run.eval_only=true", where=key, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,11 +163,6 @@ class Log:
         "project on Weights & Biases (`make env EXTRAS=wandb`; `WANDB_MODE=offline` works)",
         none="nothing is sent",
         hint="give the name of a project, or leave it out",
-    )
-    mllog: Path | None = option(
-        None,
-        "write an MLPerf log to this file, as for an open ResNet run of training 4.0; a new run replaces it",
-        none="no such log",
     )
 
     def __post_init__(self) -> None:
@@ -234,18 +188,6 @@ class RunConfig:
             raise OptionError(
                 "the schedule has ramps of momentum", where="train.momentum", remedy="change those of its phases"
             )
-
-    def evaluated(self) -> Phase:
-        """The phase that ``run.eval_only`` validates as: the last one, with the changes of ``run.eval_...``."""
-        last, run = self.schedule.parsed.phases[-1], self.run
-        px = last.val_px if run.eval_px is None else run.eval_px
-        rectangular = last.rectangular_val if run.eval_rectangular is None else run.eval_rectangular
-        resize = last.val_resize * px // last.val_px  # the same part of the image
-        return replace(last, val_px=px, val_resize=resize, rectangular_val=rectangular)
-
-    def betons(self) -> tuple[str, ...]:
-        """Names of the betons that the run reads, each once: the schedule's, or the one of ``run.eval_only``."""
-        return (f"val_{self.evaluated().val_data}",) if self.run.eval_only else self.schedule.parsed.betons()
 
 
 def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Callable
 
 import torch
@@ -16,6 +16,8 @@ from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 from training.model.layers import batch_counts
 from training.model.loss import training_loss
+
+logger = logging.getLogger(__name__)
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -146,11 +148,12 @@ class TrainStep:
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.longest_bad_run = torch.zeros((), dtype=torch.int64, device=device)
         self.compile_mode = compile_mode(options, loss_module.predict.device_type, accumulation_steps)
-        if rank == 0 and options.compile in WITHOUT_CUDA_GRAPHS and self.compile_mode != options.compile:
-            print(
-                f"note: train.compile={options.compile} uses CUDA graphs, which cannot accumulate gradients for "
-                f"dist.emulate_gpus; the step is compiled as {self.compile_mode}",
-                file=sys.stderr,
+        if options.compile in WITHOUT_CUDA_GRAPHS and self.compile_mode != options.compile:
+            logger.info(
+                "note: train.compile=%s uses CUDA graphs, which cannot accumulate gradients for dist.emulate_gpus; the "
+                "step is compiled as %s",
+                options.compile,
+                self.compile_mode,
             )
         self.clip_norm = options.clip_norm
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)

@@ -6,8 +6,8 @@ CRC-32 of every member is verified before anything is read from it.
 
 from __future__ import annotations
 
+import logging
 import re
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,7 +19,8 @@ from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
 from training.model import state_dicts
 
-VERSION = 1
+logger = logging.getLogger(__name__)
+VERSION = 2
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 _POINTER = "a pointer of Git LFS, without the file's content"
 
@@ -169,7 +170,7 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
             damaged.append(error)
             continue
         for each in damaged:
-            print(f"note: {each.fault}; going back to the previous checkpoint", file=sys.stderr)
+            logger.info("note: %s; going back to the previous checkpoint", each.fault)
         return found, path
     if damaged:
         what = f"{damaged[0].fault}; there is no older one"

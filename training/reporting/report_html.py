@@ -10,7 +10,7 @@ from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
 from training.reporting import plotting, run_sample, schedule_table
 from training.reporting.charts import charts_of, svg_elements
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
-from training.runlog.epoch_table import EpochRow, figure
+from training.runlog.epoch_table import EpochRow, format_number
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -129,13 +129,13 @@ def _epochs(run: RunFolder) -> tuple[list[str], list[list[str]]]:
         table.unit: table.time,
         "top-1": lambda row: table.score(row.top1),
         "top-5": lambda row: table.score(row.top5),
-        "loss": lambda row: figure(row.train_loss, ".4f"),
-        "val. loss": lambda row: figure(row.val_loss, ".4f"),
+        "loss": lambda row: format_number(row.train_loss, ".4f"),
+        "val. loss": lambda row: format_number(row.val_loss, ".4f"),
         "lr": lambda row: f"{row.lr:.6f}",
         "px": lambda row: f"{row.px}",
         "batch": lambda row: f"{row.global_batch:,}",
-        "img/s": lambda row: figure(row.images_per_s, ",.0f"),
-        "waiting %": lambda row: figure(row.speed.data_wait_percent, ".1f"),
+        "img/s": lambda row: format_number(row.images_per_s, ",.0f"),
+        "waiting %": lambda row: format_number(row.speed.data_wait_percent, ".1f"),
     }
     if not run.by_top5:
         del columns["top-5"]

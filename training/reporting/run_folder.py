@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ from training.runlog.epoch_table import (
     EpochRow,
     EpochTable,
     duration,
-    figure,
+    format_number,
     read_epochs,
     tells_top5,
     time_unit,
     validation_images,
 )
-from training.runlog.sessions import Session, hardware, launches_of, read_sessions
+from training.runlog.sessions import Session, hardware, read_sessions
 
 PUBLISHED = Path(__file__).with_name("titan8_epochs.csv")
 PUBLISHED_NAME = "titan8 as published: 8 Titan RTX, 2019"
@@ -158,7 +157,10 @@ def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     if not math.isnan(last.ema_top1):
         scores = [f"{score(getattr(last, f'ema_{column}'))} % {label}" for column, label in columns.items()]
         yield "averaged weights, last", ", ".join(scores)
-    yield "loss, last", f"{figure(last.train_loss, '.4f')} in training, {figure(last.val_loss, '.4f')} in validation"
+    yield (
+        "loss, last",
+        f"{format_number(last.train_loss, '.4f')} in training, {format_number(last.val_loss, '.4f')} in validation",
+    )
     yield "done", f"{last.epoch} of {plural(run.schedule.epochs, 'epoch')}, {duration(last.hours)}"
     yield from _cost(run, reached, price)
     yield from _environment(run)
@@ -186,18 +188,11 @@ def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
     lines = list(dict.fromkeys(hardware(session) for session in run.sessions))
     latest = run.sessions[-1]
     yield "hardware", "; then ".join(lines)
-    launches = launches_of(run.sessions)
-    started = [datetime.fromisoformat(launch.started).strftime("%Y-%m-%d %H:%M UTC") for launch in launches]
+    started = [session.started.strftime("%Y-%m-%d %H:%M UTC") for session in run.sessions]
     yield "started", started[0] + (f"; the last of {len(started)} times {started[-1]}" if started[1:] else "")
-    if commands := list(dict.fromkeys(launch.command for launch in launches if launch.command)):
-        yield "command", "; then ".join(commands)
-        yield "commit", "; then ".join(dict.fromkeys(launch.commit or "not a checkout" for launch in launches))
+    yield "command", "; then ".join(dict.fromkeys(session.command for session in run.sessions))
+    yield "commit", "; then ".join(dict.fromkeys(session.commit or "not a checkout" for session in run.sessions))
     yield "precision", latest.precision
     yield "data", f"{plural(latest.classes, 'class')}; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
-    if latest.cached_percent:
-        shares = latest.cached_percent.items()
-        said = [f"{name} {'unknown' if share is None else f'{share:.0f} %'}" for name, share in shares]
-        yield "in the page cache", f"{', '.join(said)}, when it last started"
-    decoder = [latest.decoder] if latest.decoder else []
-    yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), *decoder])
+    yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), latest.decoder])
     yield "system", latest.system

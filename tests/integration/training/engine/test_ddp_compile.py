@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from training.config.train_config import Train
-from training.distributed.world import World, share_buffers, sum_over_ranks
+from training.distributed.world import World, copy_from_main, sum_over_ranks
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, Predictor, TrainStep
 from training.model import resnet
@@ -65,5 +65,5 @@ def test_every_phase_is_compiled_in_prepare_a_graph_for_each_bucket(
         # Dynamo breaks in DDP's own forward, around the module, but never within it.
         reasons = counters["graph_break"]
         assert all("class `Logger`" in reason or "_inside_ddp_forward" in reason for reason in reasons), reasons
-    share_buffers(net, eight_processes)
+    copy_from_main(net.buffers(), eight_processes)
     assert sum_over_ranks(sums.sums.clone(), eight_processes).shape == (4,)
