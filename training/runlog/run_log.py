@@ -90,6 +90,7 @@ class RunLog(Log):
         self.progress, self.eta = progress, EtaEstimator(work)
         self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lengths.get(EPOCHS, 0))
         self.steps = CsvLog(self.dir / STEPS, STEP_COLUMNS, lengths.get(STEPS, 0))
+        earlier = read_epochs(self.dir)
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config))
@@ -101,7 +102,7 @@ class RunLog(Log):
         if not progress.images_seen:
             self._scalars({"times/first": time.time()})  # data_tools.dawn_tsv counts the hours from it
         self.console = Console(config.log, EpochTable(images=validation_images(work.images)))
-        for row in read_epochs(self.dir):
+        for row in earlier:
             self.console.epoch_done(row)
 
     @property

@@ -79,7 +79,7 @@ def test_next_phase_opens_in_the_background_while_the_last_epoch_trains(
     next_phase_open = threading.Event()
     open_phase, train_epoch = phase_loaders.open_phase, Trainer.train_epoch
 
-    def opening(state: TrainState, phase: Phase) -> phase_loaders.PhaseLoaders:
+    def opening(state: Any, phase: Phase) -> phase_loaders.PhaseLoaders:
         made.append((f"open {phase.start}", threading.current_thread().name.partition("_")[0]))
         if phase.start == 2:
             next_phase_open.set()

@@ -107,6 +107,6 @@ def test_every_change_is_a_line_of_its_own() -> None:
 
 
 def test_another_network_cannot_be_accepted() -> None:
-    with pytest.raises(OptionError, match="model.arch is resnet18, was resnet50") as error:
+    with pytest.raises(OptionError, match="arch is resnet18, was resnet50") as error:
         check_changes(differences(options(), options(model=Model(arch="resnet18"))), True, SOURCE)
     assert error.value.remedy.endswith("give another --run.dir")
