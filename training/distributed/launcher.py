@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from data_tools.common.console import show
 from data_tools.common.errors import MISTAKE
 from data_tools.common.resources import default_workers
 from data_tools.common.runtime import open_standard_streams
@@ -21,7 +22,6 @@ from training.config.run_config import Dist
 from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
 
-logger = logging.getLogger(__name__)
 TORCHS_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
@@ -67,9 +67,9 @@ def launch(main: Callable[..., int], options: Dist, *arguments: Any) -> int:
                 return MISTAKE
             for number in received:
                 if failure.exitcode in (-number, 128 + number):
-                    logger.info("stopped by %s; nothing was saved", signal.Signals(number).name)
+                    show(f"stopped by {signal.Signals(number).name}; nothing was saved", "stderr")
                     return 128 + number
-            logger.info("process %s failed first, with:\n%s", rank, _traceback(failure.message))
+            show(f"process {rank} failed first, with:\n{_traceback(failure.message)}", "stderr")
             return 1
     return max(statuses.values())
 

@@ -66,7 +66,7 @@ def main(seconds):
     return 0
 
 if __name__ == "__main__":
-    sys.exit(launch(main, int(sys.argv[1]), Dist(device="cpu", processes=2)))
+    sys.exit(launch(main, Dist(device="cpu", processes=2), int(sys.argv[1])))
 """
 
 
