@@ -50,4 +50,4 @@ def config(name: str, *argv: str) -> RunConfig:
 
 
 def schedule(name: str) -> Schedule:
-    return config(name).schedule.parsed
+    return config(name).schedule

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training.config.phases_yaml import to_phases
 
 from training import preview
 from training.config.datasets import read_datasets
-from training.config.phases_yaml import to_phases
 from training.config.run_config import RunConfig, ScheduleOptions
 from training.config.schedule import LrRamp, Phase, Schedule
 from training.config.train_config import Train

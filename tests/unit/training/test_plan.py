@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from helpers.recipes import arguments
+from training.config.phases_yaml import from_phases
 
 import train_imagenet
-from training.config.phases_yaml import from_phases
 from training.config.schedule import batches_per_epoch
 from training.plan import plan, table
 

@@ -34,7 +34,7 @@ CONFIG = RunConfig(
     schedule=ScheduleOptions(phases=[PHASE]), model=Model(arch="resnet18"), train=Train(compile="default")
 )
 DATASETS = Datasets(folder=Path("unused"), manifests={}, classes=tuple("abcdefghij"))
-FIRST = CONFIG.schedule.parsed.phases[0]
+FIRST = CONFIG.schedule.phases[0]
 
 
 def world(device: torch.device, ranks: int = 1) -> World:

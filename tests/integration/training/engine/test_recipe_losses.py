@@ -49,8 +49,8 @@ def png(seed: int) -> bytes:
 
 def write_tiny_set(folder: Path) -> Path:
     """40 training images, five batches, in betons of every size that a recipe reads; no image exceeds the smallest."""
-    sizes = {phase.data for name in RECIPES for phase in config(name).schedule.parsed.phases}
-    sizes |= {phase.val_data for name in RECIPES for phase in config(name).schedule.parsed.phases}
+    sizes = {phase.data for name in RECIPES for phase in config(name).schedule.phases}
+    sizes |= {phase.val_data for name in RECIPES for phase in config(name).schedule.phases}
     source = write_tar(folder / "source.tar", sorted_files(per_class=10, val_per_class=1, make=png))
     convert(spec_for(source, folder / "betons", caps=tuple(sorted(sizes)), mode="raw", workers=1))
     return folder / "betons"

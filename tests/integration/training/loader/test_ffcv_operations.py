@@ -220,7 +220,7 @@ def test_images_are_changed_alike_however_many_processes_share_a_batch(betons: P
     datasets = read_datasets(betons, config.betons())
 
     def batch_of(rank: int, ranks: int) -> torch.Tensor:
-        first = config.schedule.parsed.phases[0]
+        first = config.schedule.phases[0]
         with train_loader(config, datasets, first, batch=12 // ranks, rank=rank, ranks=ranks) as loader:
             return next(iter(loader.epoch(1)))[0]
 

@@ -261,7 +261,7 @@ def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int, 
     phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
     config = RunConfig(schedule=ScheduleOptions(phases=[phase]))
     datasets = read_datasets(betons, config.betons())
-    with val_loader(config, datasets, config.schedule.parsed.phases[0], workers=2) as loader:
+    with val_loader(config, datasets, config.schedule.phases[0], workers=2) as loader:
         images = next(iter(loader))[0].numpy().transpose(0, 2, 3, 1)
     ratios = []
     for ours, picture in zip(images, decoded_samples(betons / "val_320.beton"), strict=True):

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 from helpers.recipes import RECIPES, schedule
+from training.config.phases_yaml import from_phases, to_phases
 
 from data_tools.common.options import OptionError
-from training.config.phases_yaml import from_phases, to_phases
 
 RAMP: dict[str, object] = {"epochs": [0, 2], "from": 1.0, "to": 2.0}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, recipes
+from training.config.other_names import ELSEWHERE
+from training.config.phases_yaml import KEYS, from_phases
 
 import train_imagenet
 from data_tools.common.options import OptionError, entries
-from training.config.other_names import ELSEWHERE
-from training.config.phases_yaml import KEYS, from_phases
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 

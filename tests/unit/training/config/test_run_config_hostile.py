@@ -10,10 +10,10 @@ import yaml
 from helpers.recipes import RECIPES, config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from training.config.phases_yaml import from_phases
 
 from data_tools.common.options import OptionError, parse
 from training.config import imagenet18
-from training.config.phases_yaml import from_phases
 from training.config.run_config import RunConfig, as_mapping
 
 TITAN8: dict[str, Any] = yaml.safe_load(RECIPES["titan8"].read_text())
@@ -62,7 +62,7 @@ def is_refused_in_one_line(make: Any) -> bool:
 def test_any_value_anywhere_in_a_recipe(place: tuple[Any, ...], value: Any, tmp_path: Path) -> None:
     changed = put(TITAN8, place, value)
     if not is_refused_in_one_line(lambda: read(changed, tmp_path)):
-        schedule = read(changed, tmp_path).schedule.parsed
+        schedule = read(changed, tmp_path).schedule
         for epoch in (0, schedule.epochs - 1):
             assert math.isfinite(schedule.lr(epoch, 1, 10))
             assert schedule.phase(epoch).px > 0

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-
 from training.config.phases_yaml import from_phases
+
 from training.runlog.eta import EtaEstimator, WorkModel
 
 SCHEDULE = from_phases(
