@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from data_tools.common.errors import HelpRequested
-from data_tools.common.options.help import help_text
+from data_tools.common.options.help import CONFIG_FILE, help_text
 from data_tools.common.options.mistakes import OptionError, mistakes_in, unknown
-from data_tools.common.options.section import CONFIG_FILE, Option, Section, options_of, sections_of
+from data_tools.common.options.section import Section, item_of, options_of, sections_of, shown
 from data_tools.common.options.yaml_files import read_yaml
 
 S = TypeVar("S", bound=Section)
 
 _OWN = "options"  # what fastargs calls the section of options that have none
-_SHORT = {"-C": CONFIG_FILE, "-h": "help"}
+_SHORT = {"-C": CONFIG_FILE, "-h": "help", "--config-file": CONFIG_FILE}
 _TRUE_OR_FALSE = ("1", "true", "yes", "on", "0", "false", "no", "off")
 
 
@@ -30,18 +31,19 @@ def parse(schema: type[S], argv: Sequence[str], *, prog: str, description: str =
     given, files, words = _command_line(argv, known)
     if "help" in given:
         raise HelpRequested(help_text(schema, prog, description))
-    given |= _placed(words, known)
-    sources = [*((file, read_yaml(file, sections)) for file in files), ("", given)]
-    mistakes = [unknown(key, known, file) for file, values in sources for key in values if key not in known]
+    sources = [*((file, read_yaml(file, sections)) for file in files), ("", given | _placed(words, known))]
+    mistakes = [
+        unknown(key, [*known, CONFIG_FILE], file) for file, values in sources for key in values if key not in known
+    ]
     held = _collected(known, sources)
-    values: dict[str, Any] = {name: {} for name in sections if name}
+    values: dict[str, Any] = {section: {} for section in sections}
     for key, (value, _) in held.items():
-        option = known[key]
-        (values[option.section] if option.section else values)[option.name] = value
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = value
     try:
         options = schema(**values)
     except ValidationError as error:
-        mistakes += mistakes_in(schema, error, known, {key: file for key, (_, file) in held.items()})
+        mistakes += mistakes_in(schema, error, {key: file for key, (_, file) in held.items()})
     if mistakes:
         mistakes[0].others = tuple(mistakes[1:])
         raise mistakes[0]
@@ -49,7 +51,7 @@ def parse(schema: type[S], argv: Sequence[str], *, prog: str, description: str =
 
 
 def _collected(
-    known: Mapping[str, Option], sources: Sequence[tuple[str, Mapping[str, Any]]]
+    known: Mapping[str, FieldInfo], sources: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> dict[str, tuple[Any, str]]:
     """(value, file) of each option that a source gives; the last one wins."""
     from fastargs import Config, Param
@@ -57,50 +59,50 @@ def _collected(
     from fastargs.validation import Anything
 
     store = Config()
-    names = {key: f"{option.section or _OWN}.{option.name}" for key, option in known.items()}
-    for section in dict.fromkeys(option.section for option in known.values()):
-        params = {option.name: Param(Anything()) for option in known.values() if option.section == section}
-        Params(section or _OWN, config_descriptor=store).params(**params)
+    paths = {key: (key.rpartition(".")[0] or _OWN, key.rpartition(".")[2]) for key in known}
+    for section in dict(paths.values()):
+        names = [name for path, name in paths.values() if path == section]
+        Params(section, config_descriptor=store).params(**{name: Param(Anything()) for name in names})
     for file, values in sources:
         # In a tuple, because fastargs takes bare mappings apart and ignores null.
-        store.collect({names[key]: (value, file) for key, value in values.items() if key in known})
-    held = {key: store.content.get(tuple(name.split("."))) for key, name in names.items()}
-    return {key: each for key, each in held.items() if each is not None}
+        store.collect({".".join(paths[key]): (value, file) for key, value in values.items() if key in known})
+    return {key: store.content[path] for key, path in paths.items() if path in store.content}
 
 
-def _command_line(argv: Sequence[str], known: Mapping[str, Option]) -> tuple[dict[str, str], list[str], list[str]]:
-    """(value of each name, files of options, words without a name). A name may be written with dashes for underscores.
-    A switch alone means true."""
-    given: dict[str, str] = {}
-    files, plain, words = [], [], list(argv)
+def _command_line(argv: Sequence[str], known: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """(value of each option, YAML files, words without a name). A name may have dashes for underscores; a switch alone
+    means true."""
+    given, files, plain, words = dict[str, Any](), list[str](), list[str](), list(argv)
     while words:
-        name, equals, value = words.pop(0).partition("=")
-        if not name.startswith("-"):
-            plain.append(f"{name}{equals}{value}")
+        word = words.pop(0)
+        if not word.startswith("-"):
+            plain.append(word)
             continue
-        key = _SHORT.get(name) or name.lstrip("-").replace("-", "_").replace("config_file", CONFIG_FILE)
-        following = words[0] if words else "--"
-        if not equals and (key == "help" or (key in known and known[key].field.annotation is bool)):
-            value = words.pop(0) if key != "help" and following.lower() in _TRUE_OR_FALSE else "true"
-        elif not equals and not following.startswith("--"):
-            value = words.pop(0)
-        elif not equals and (key in known or key == CONFIG_FILE):
-            raise OptionError("needs a value", where=f"--{key}")
+        name, equals, value = word.partition("=")
+        key = _SHORT.get(name) or name.lstrip("-").replace("-", "_")
+        kind, following = known[key].annotation if key in known else None, words[0] if words else "--"
+        if not equals:
+            if key == "help" or (kind is bool and following.lower() not in _TRUE_OR_FALSE):
+                value = "true"
+            elif not following.startswith("--"):
+                value = words.pop(0)
+            elif key in (*known, CONFIG_FILE):
+                raise OptionError("needs a value", where=f"--{key}")
+        if key in given and item_of(kind):  # the last would silently win
+            raise OptionError("given twice", where=f"--{key}", remedy="give all values at once, comma-separated")
         if key == CONFIG_FILE:
             files.append(value)
-        elif key in given and key in known and known[key].is_many:  # of which the last would silently win
-            raise OptionError("given twice", where=f"--{key}", remedy="give all values at once, comma-separated")
         else:
             given[key] = value
     return given, files, plain
 
 
-def _placed(words: Sequence[str], known: Mapping[str, Option]) -> dict[str, Any]:
+def _placed(words: Sequence[str], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The words without a name, by the options that take them; a list takes all that are left."""
     rest, values = list(words), dict[str, Any]()
-    for key, option in known.items():
-        if option.argument and rest:
-            values[key], rest = (tuple(rest), []) if option.is_many else (rest[0], rest[1:])
+    for key, field in known.items():
+        if rest and not shown(key, field).startswith("--"):
+            values[key], rest = (rest, []) if item_of(field.annotation) else (rest[0], rest[1:])
     if rest:
         is_file = rest[0].endswith((".yaml", ".yml"))
         remedy = f"give --{CONFIG_FILE} {rest[0]}" if is_file else "options are --section.key=value"

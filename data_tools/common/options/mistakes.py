@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from data_tools.common.errors import UserError
-from data_tools.common.options.section import CONFIG_FILE, Option, Section, leaves, section_in
+from data_tools.common.options.section import Section, leaves, options_of, section_in, shown
 
 MOST_SHOWN = 80  # characters of a wrong value
 NULL = "null, which is an empty value or `~` in YAML; give a value, or leave it out"
-WORDS = {  # pydantic's types of error begin with these
+WORDS = {  # what pydantic's types of error begin with
     "int": "is not a whole number",
     "float": "is not a finite number",
-    "finite_number": "is not a finite number",
+    "finite": "is not a finite number",
     "bool": "is not a boolean (true or false)",
     "string": "is not text",
     "path": "is not text",
@@ -26,7 +26,7 @@ WORDS = {  # pydantic's types of error begin with these
     "dict": "is not a mapping of keys to values",
     "model": "is not a mapping of keys to values",
 }
-UNKNOWN = ("extra_forbidden", "invalid_key")
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 class OptionError(UserError, ValueError):
@@ -42,13 +42,13 @@ def nearest(word: object, valid: Iterable[object]) -> str:
 
 def unknown(key: str, known: Iterable[str], file: str = "") -> OptionError:
     """The error for a key of ``file``, or of the command line, that is not among the ``known``."""
-    valid, name = [*known, CONFIG_FILE], _own_name(key)
-    named_so = [each for each in valid if _own_name(each) == name]
-    if "." in key:  # what is near only by its section is another option
-        valid = [each for each in valid if nearest(name, [_own_name(each)])]
-    near, dashes = nearest(named_so[0] if len(named_so) == 1 else key, valid), "" if file else "--"
-    shown = f"unknown {'key' if file else 'option'} {dashes}{key}"
-    return OptionError(f"{shown}{near.replace('mean ', f'mean {dashes}')}", where=file)
+    names, name = {each: _own_name(each) for each in known}, _own_name(key)
+    same = [each for each in names if names[each] == name]
+    # With a section, what is near only by the section is another option.
+    valid = [each for each in names if "." not in key or nearest(name, [names[each]])]
+    dashes = "" if file else "--"
+    near = nearest(same[0] if len(same) == 1 else key, valid).replace("mean ", f"mean {dashes}")
+    return OptionError(f"unknown {'key' if file else 'option'} {dashes}{key}{near}", where=file)
 
 
 def _own_name(key: str) -> str:
@@ -56,87 +56,72 @@ def _own_name(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def mistakes_in(
-    schema: type[Section], error: ValidationError, known: Mapping[str, Option], files: Mapping[str, str]
-) -> list[OptionError]:
-    """What is wrong, one error for each option or key in it. ``files`` has the options that were given: the file that
+def mistakes_in(schema: type[Section], error: ValidationError, files: Mapping[str, str]) -> list[OptionError]:
+    """What is wrong, an error for each option or key in it. ``files`` has the options that were given: the file that
     each is from, or "" for the command line."""
-    found: dict[str, OptionError] = {}
+    known, found = options_of(schema), dict[str, OptionError]()
     for each in error.errors(include_url=False):
         if each["type"] == "default_factory_not_called":  # follows from another
             continue
         where, field, section = _place(schema, each["loc"])
-        what, remedy = _fault(each, field, section)
-        cause = each.get("ctx", {}).get("error")
-        if isinstance(cause, OptionError) and cause.where:
-            where = f"{where}.{cause.where}".removeprefix(".").replace(".[", "[")
-        option = known.get(re.match(r"\w*\.?\w*", where)[0])
-        if option is not None and each["type"] == "missing" and where == option.key:
-            what, where = f"{option.shown} is required: {plain_text(option.field.description or '')}", ""
-        elif option is not None and option.key in files:
-            file = files[option.key]
-            where = f"{file}: {where}" if file else f"{option.shown}{where.removeprefix(option.key)}"
-        if where in found:  # of the other branch of a union
+        fault = _fault(each, field, section)
+        where += f".{fault.where}".replace(".[", "[") if fault.where else ""
+        where, key = where.removeprefix("."), ".".join(re.findall(r"[^\W\d]\w*", where)[:2])
+        what = fault.what
+        if where in known and each["type"] == "missing":
+            what = f"{shown(where, known[where])} is required: {plain_text(known[where].description or '')}"
+            where = ""
+        elif key in files:
+            where = f"{files[key]}: {where}" if files[key] else f"{shown(key, known[key])}{where.removeprefix(key)}"
+        if where in found:  # of another branch of a union
             what = f"{found[where].what}; {what}"
-        found[where] = OptionError(what, where=where, remedy=remedy)
+        found[where] = OptionError(what, where=where, remedy=fault.remedy)
     return list(found.values())
 
 
-def _place(schema: type[Section], path: Iterable[int | str]) -> tuple[str, FieldInfo | None, type[Section] | None]:
-    """Where ``path`` leads, as text (``phases[2].lr[0].from``): the field there, and the section that has it."""
-    shown, field, section, inner = "", None, None, schema
+def _place(schema: type[Section], path: Iterable[int | str]) -> tuple[str, FieldInfo | None, type[Section]]:
+    """Where ``path`` leads: as text (``.schedule.phases[2].lr[0].from``), the field, and the section that it is in."""
+    text, field, section = "", None, schema
+    inner: type[Section] | None = schema
     for step in path:
-        if isinstance(step, int) and inner is not schema:
-            shown += f"[{step}]"
-        elif inner is not None:  # else it is the branch of a union
-            shown += f".{step}"
-            section = inner
-            field = {each.alias or name: each for name, each in inner.model_fields.items()}.get(str(step))
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif inner:  # else it is a branch of a union
+            text, section = f"{text}.{step}", inner
+            field = {each.alias or name: each for name, each in section.model_fields.items()}.get(step)
             inner = section_in(field.annotation) if field else None
-    return shown.removeprefix("."), field, section
+    return text, field, section
 
 
-def _fault(each: Any, field: FieldInfo | None, section: type[Section] | None) -> tuple[str, str]:
-    """What is wrong, and the remedy."""
-    kind, value, about = each["type"], each["input"], each.get("ctx", {})
+def _fault(each: Any, field: FieldInfo | None, section: type[Section]) -> OptionError:
+    """An error of pydantic's in plain words, without its place."""
+    kind, value, cause = each["type"], each["input"], each.get("ctx", {})
     text = repr(value) if len(repr(value)) <= MOST_SHOWN else f"{repr(value)[:MOST_SHOWN]}..."
     if kind == "missing":
-        return "missing", ""
-    if kind in UNKNOWN and section is not None:
-        return f"unknown key{nearest(each['loc'][-1], names_of(section))}", ""
+        return OptionError("missing")
+    if kind in ("extra_forbidden", "invalid_key"):
+        valid = [each.alias or name for name, each in section.model_fields.items()]
+        return OptionError(f"unknown key{nearest(each['loc'][-1], valid)}")
     if kind == "value_error":
-        cause = about["error"]
-        return (cause.what, cause.remedy) if isinstance(cause, OptionError) else (str(cause), "")
+        return cause["error"] if isinstance(cause["error"], OptionError) else OptionError(str(cause["error"]))
     if value is None:
-        return NULL, ""
+        return OptionError(NULL)
     if kind == "literal_error":
-        choices = re.findall(r"'(\w[^']*)'", about["expected"])
-        return f"{text} is not one of {', '.join(choices)}{nearest(value, choices)}", ""
-    if kind.startswith(("greater_than", "less_than")) and field is not None:
-        optional = value == 0 and type(None) in leaves(field.annotation)
-        return f"{value} is out of range ({bounds_text(field)})", "leave it out, or give none" if optional else ""
-    words = next((said for start, said in WORDS.items() if kind.startswith(start)), "")
-    return (f"{text} {words}" if words else str(each["msg"])), ""
-
-
-def names_of(section: type[Section]) -> Iterator[str]:
-    """The keys of a section as they are in YAML."""
-    yield from (field.alias or name for name, field in section.model_fields.items())
-
-
-def bounds_of(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of a number by pydantic's names."""
-    names = ("ge", "gt", "le", "lt")
-    return {name: getattr(each, name) for each in field.metadata for name in names if hasattr(each, name)}
+        choices = re.findall(r"'([^']+)'", cause["expected"])
+        return OptionError(f"{text} is not one of {', '.join(choices)}{nearest(value, choices)}")
+    if field and kind.startswith(("greater_than", "less_than")):
+        remedy = "leave it out for none" if float(value) == 0 and type(None) in leaves(field.annotation) else ""
+        return OptionError(f"{value} is out of range ({bounds_text(field)})", remedy=remedy)
+    words = [said for start, said in WORDS.items() if kind.startswith(start)]
+    return OptionError(f"{text} {words[0]}" if words else each["msg"])
 
 
 def bounds_text(field: FieldInfo) -> str:
-    """The bounds of a number in words."""
-    bounds = bounds_of(field)
-    if bounds.keys() == {"ge", "le"}:
-        return f"{bounds['ge']} to {bounds['le']}"
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    return ", ".join(f"{words[name]} {bound}" for name, bound in bounds.items())
+    """The bounds of a number in words; empty without."""
+    found = {name: getattr(each, name) for each in field.metadata for name in BOUNDS if hasattr(each, name)}
+    if found.keys() == {"ge", "le"}:
+        return f"{found['ge']} to {found['le']}"
+    return ", ".join(f"{BOUNDS[name]} {bound}" for name, bound in found.items())
 
 
 def plain_text(text: str) -> str:

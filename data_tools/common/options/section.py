@@ -1,7 +1,8 @@
-"""What options are declared with, and how a schema's options are listed."""
+"""What options are declared with, and what their values may be given as."""
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-CONFIG_FILE = "config-file"
 NO_VALUE = ("", "none", "null", "off")  # None as text
 
 
@@ -45,18 +45,18 @@ class Section(BaseModel):
 
 
 def as_meant(value: Any, kind: Any) -> Any:
-    """``value`` for an option of type ``kind``, for pydantic to convert: with what it would take for something else."""
-    kinds, item = set(leaves(kind)), _item(kind)
+    """``value`` as pydantic is to convert it to ``kind``; ValueError for what it would take for something else."""
+    kinds, item = set(leaves(kind)), item_of(kind)
     if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
         raise ValueError(f"{value!r} is not a number")
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError(f"{value!r} holds a NUL character")
-        if Path in kinds and not value.strip(" " if item is None else ", "):
+        if Path in kinds and not value.strip(" ," if item else None):
             raise ValueError("empty, perhaps from an unset variable; give a path")
         if type(None) in kinds and value.strip().lower() in NO_VALUE:
             return None
-    if item is not None and section_in(item) is None and not isinstance(value, dict | None):
+    if item and not section_in(item) and not isinstance(value, dict | None):
         if isinstance(value, str):
             value = [part for part in _parts(value, item) if part]
         return [as_meant(each, item) for each in (value if isinstance(value, list | tuple) else [value])]
@@ -77,78 +77,44 @@ def section_in(kind: Any) -> type[Section] | None:
     return next((each for each in leaves(kind) if isinstance(each, type) and issubclass(each, Section)), None)
 
 
-def _item(kind: Any) -> Any:
+def item_of(kind: Any) -> Any:
     """The type of the items if ``kind`` is a tuple, or may be one."""
     kinds = (kind, *typing.get_args(kind))
     return next((typing.get_args(each)[0] for each in kinds if typing.get_origin(each) is tuple), None)
 
 
-def _parts(text: str, item: Any) -> list[str]:
+def _parts(text: str, item: Any) -> Iterator[str]:
     """What is between commas; a path that exists with a comma in its name is one."""
-    parts, rest = [], text.split(",")
+    rest = text.split(",")
     while rest:
         joined = (",".join(rest[:count]) for count in range(len(rest), 1, -1) if item is Path)
-        whole = next(filter(_exists, joined), rest[0])
-        parts.append(whole.strip())
+        # os.path: to pathlib, a long list is an error and not a name that does not exist.
+        whole = next((name for name in joined if os.path.exists(_path(name))), rest[0])  # noqa: PTH110
+        yield whole.strip()
         rest = rest[whole.count(",") + 1 :]
-    return parts
-
-
-def _exists(text: str) -> bool:
-    try:
-        return _path(text).exists()
-    except OSError:  # a long list is not a file name
-        return False
 
 
 def _path(text: str) -> Path:
-    """``~`` expanded, which the shell does only at the start of a word and not in `--data.source=~/x`."""
-    try:
-        return Path(text.strip()).expanduser()
-    except RuntimeError:  # no such user
-        return Path(text)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option: ``key`` as on the command line, in a section ("" for one of its own)."""
-
-    section: str
-    name: str
-    field: FieldInfo
-
-    @property
-    def key(self) -> str:
-        return f"{self.section}.{self.name}" if self.section else self.name
-
-    @property
-    def argument(self) -> str:
-        """Its placeholder, if it is a word without a name."""
-        return next((each.placeholder for each in self.field.metadata if isinstance(each, Argument)), "")
-
-    @property
-    def shown(self) -> str:
-        return self.argument or f"--{self.key}"
-
-    @property
-    def is_many(self) -> bool:
-        return _item(self.field.annotation) is not None
+    """``~`` expanded, which the shell does only at the start of a word and not in `--data.source=~/x`; a user that does
+    not exist is left, unlike by pathlib."""
+    return Path(os.path.expanduser(text.strip()))  # noqa: PTH111
 
 
 def sections_of(schema: type[Section]) -> dict[str, type[Section]]:
-    """The sections of a schema by name; "" holds the options of its own, if it has any."""
+    """The sections of a schema by name."""
     kinds = {name: field.annotation for name, field in schema.model_fields.items()}
-    sections = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
-    return ({} if len(sections) == len(kinds) else {"": schema}) | sections
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
-def options_of(schema: type[Section]) -> dict[str, Option]:
-    """Every option of a schema by its key, in order."""
+def options_of(schema: type[Section]) -> dict[str, FieldInfo]:
+    """Every option of a schema by its key on the command line; those without a section come first."""
     sections = sections_of(schema)
-    found = [
-        Option(section, name, field)
-        for section, kind in sections.items()
-        for name, field in kind.model_fields.items()
-        if section or name not in sections
-    ]
-    return {option.key: option for option in found}
+    own = {name: field for name, field in schema.model_fields.items() if name not in sections}
+    return own | {
+        f"{section}.{name}": field for section, kind in sections.items() for name, field in kind.model_fields.items()
+    }
+
+
+def shown(key: str, field: FieldInfo) -> str:
+    """An option as it is given: ``--key``, or the placeholder of a word without a name."""
+    return next((each.placeholder for each in field.metadata if isinstance(each, Argument)), f"--{key}")

@@ -6,8 +6,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.options.help import CONFIG_FILE
 from data_tools.common.options.mistakes import OptionError
-from data_tools.common.options.section import CONFIG_FILE, as_meant
+from data_tools.common.options.section import as_meant
 
 
 def read_yaml(file: str, sections: Container[str]) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def _mapping(value: object, what: str, file: str) -> dict[str, Any]:
 
 def _load(file: str) -> Any:
     """The content of ``file`` in plain values; dates are text, since folders are named by dates."""
-    from ruamel.yaml import YAML, SafeConstructor  # takes 0.07 s
+    from ruamel.yaml import YAML  # takes 0.07 s
+    from ruamel.yaml.constructor import SafeConstructor
     from ruamel.yaml.error import YAMLError
 
     class Constructor(SafeConstructor):
