@@ -249,6 +249,8 @@ class Schedule(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_imagenet18(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given  # a schedule, or a mistake
         text = given.get("imagenet18")
         if (given.get("phases") is None) == (text is None):
             what = "give either phases or imagenet18 (a recipe: --config-file rn50_configs/titan8.yaml)"

@@ -24,10 +24,9 @@ def help_text(schema: type[Section], prog: str, description: str) -> str:
     module = "" if prog.endswith(".py") else "-m "
     lines = [f"usage: python {module}{prog} {' '.join(usage)}", "", plain_text(description.strip())]
     for section, kind in {"": schema, **sections}.items():
-        lines += ["", f"{section}: {(kind.__doc__ or '').strip()}"] if section else [""]
-        for key, field in known.items():
-            if key.rpartition(".")[0] == section:
-                lines += _help_lines(key, field)
+        mine = [item for item in known.items() if item[0].rpartition(".")[0] == section]
+        lines += ["", *([f"{section}: {(kind.__doc__ or '').strip()}"] if section else [])] if mine else []
+        lines += [line for key, field in mine for line in _help_lines(key, field)]
     return "\n".join(lines)
 
 

@@ -110,7 +110,7 @@ def _fault(each: Any, field: FieldInfo | None, section: type[Section]) -> Option
         choices = re.findall(r"'([^']+)'", cause["expected"])
         return OptionError(f"{text} is not one of {', '.join(choices)}{nearest(value, choices)}")
     if field and kind.startswith(("greater_than", "less_than")):
-        remedy = "leave it out for none" if float(value) == 0 and type(None) in leaves(field.annotation) else ""
+        remedy = "give none, or leave it out" if float(value) == 0 and type(None) in leaves(field.annotation) else ""
         return OptionError(f"{value} is out of range ({bounds_text(field)})", remedy=remedy)
     words = [said for start, said in WORDS.items() if kind.startswith(start)]
     return OptionError(f"{text} {words[0]}" if words else each["msg"])
