@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import Field
-from training.config.phases_yaml import KEYS, PhaseKeys
 
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.options import Section, option_rows, option_table, parse, sections_of
 from data_tools.convert.config import WriteSpec
 from training.config.run_config import RunConfig
+from training.config.schedule import Phase
 
 TOOLS = {  # module and options class of each program
     "data_tools.doctor": ("data_tools.doctor.__main__", "DoctorOptions"),
@@ -42,8 +42,8 @@ def training_options() -> Iterator[str]:
         yield from option_table(option_rows(RunConfig, name))
         if name == "schedule":
             yield "\nKeys of a phase:\n"
-            rows = {row[0].strip("`").lstrip("-"): row for row in option_rows(PhaseKeys, "")}
-            yield from option_table([[f"`{key}`", *rows[key][1:]] for key in KEYS], first="key")
+            rows = option_rows(Phase, "")
+            yield from option_table([[row[0].replace("--", ""), *row[1:]] for row in rows], first="key")
         yield ""
 
 
@@ -53,7 +53,7 @@ def tool_options() -> Iterator[str]:
     for tool, (module, schema) in TOOLS.items():
         kind = getattr(importlib.import_module(module), schema)
         shared = issubclass(kind, RunConfig)
-        own = [row for name in sections_of(kind) if not (shared and name) for row in option_rows(kind, name)]
+        own = [row for name in ("", *sections_of(kind)) if not (shared and name) for row in option_rows(kind, name)]
         rows += [[f"`{tool}`" if number == 0 else "", *row] for number, row in enumerate(own)]
         if shared:
             rows.append(["", "all of `train_imagenet.py`", "", "the recipe and changes to it"])

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data_tools.common.options import OptionError, Section
-from data_tools.common.options.mistakes import mistakes_in
+from data_tools.common.options import OptionError, Section, mistakes_in
 from helpers import ROOT
 from training.config.run_config import RunConfig, from_argv
 from training.config.schedule import Schedule
@@ -60,5 +59,5 @@ def mistakes(schema: type[Section], values: dict[str, Any]) -> list[OptionError]
     try:
         schema(**values)
     except ValidationError as error:
-        return mistakes_in(schema, error, {})
+        return mistakes_in(schema, error)
     return []

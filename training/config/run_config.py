@@ -42,7 +42,7 @@ class Data(Section):
     augment: tuple[Augmentation, ...] = Field(
         (),
         description="augmentations after crop and flip, a list in the YAML: classes of `ffcv.transforms` on the host, "
-        "then of `torchvision.transforms.v2` on the device, each with its arguments",
+        "then of `torchvision.transforms.v2` on the device, each with its arguments; by default none",
     )
 
     @field_validator("augment")
@@ -68,7 +68,8 @@ class Dist(Section):
     emulate_gpus: int | None = Field(
         None,
         ge=1,
-        description="keep the global batch of this many GPUs on fewer, by accumulating gradients",
+        description="keep the global batch of this many GPUs on fewer, by accumulating gradients; by default they are "
+        "not accumulated",
     )
     timeout_minutes: float = Field(
         10.0, ge=0.05, le=43_200, description="give up when a process makes no progress for this long"

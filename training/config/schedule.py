@@ -238,7 +238,7 @@ class Schedule(Section):
 
     phases: tuple[Phase, ...] = Field(description="the phases, a list in the YAML; or give `imagenet18`")
     imagenet18: str | None = Field(
-        None, description="instead of `phases`: the same in the published one-line syntax, which is read into `phases`"
+        None, description="instead of `phases`: the same in the published one-line syntax; by default `phases`"
     )
     gpus: int = Field(
         1,

@@ -71,7 +71,10 @@ class Train(Section):
         "nothing is averaged",
     )
     ema_half_life: float | None = Field(
-        None, gt=0, description="in place of `ema`: steps after which a step's weights count for half in the average"
+        None,
+        gt=0,
+        description="in place of `ema`: steps after which a step's weights count for half in the average; by default "
+        "`ema`",
     )
     ema_every: int = Field(1, ge=1, description="steps between updates of the averaged weights")
     amp: Literal["auto", "fp16", "bf16", "fp32"] = Field(

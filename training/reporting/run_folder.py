@@ -12,9 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
-from data_tools.common.options import OptionError
+from data_tools.common.options import OptionError, mistakes_in
 from data_tools.common.text import plural
 from training.config.schedule import Schedule
 from training.runlog.epoch_table import (
@@ -132,8 +134,8 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
     except FileNotFoundError:
         raise OptionError("missing", where=path, remedy="give a run folder") from None
     except (ValueError, TypeError, KeyError) as error:
-        what = f"damaged, or of another version ({' '.join(str(error).split())})"
-        raise OptionError(what, where=path, remedy="restore it") from None
+        why = mistakes_in(Schedule, error)[0] if isinstance(error, ValidationError) else error
+        raise OptionError(f"damaged, or of another version ({why})", where=path, remedy="restore it") from None
 
 
 def published() -> Published:

@@ -26,7 +26,7 @@ are made from it.
 
 from data_tools.common.options.command_line import parse
 from data_tools.common.options.help import help_text, option_rows, option_table
-from data_tools.common.options.mistakes import OptionError, nearest
+from data_tools.common.options.mistakes import OptionError, mistakes_in, nearest
 from data_tools.common.options.section import Argument, Section, options_of, sections_of
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "OptionError",
     "Section",
     "help_text",
+    "mistakes_in",
     "nearest",
     "option_rows",
     "option_table",

@@ -56,9 +56,9 @@ def _own_name(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def mistakes_in(schema: type[Section], error: ValidationError, files: Mapping[str, str]) -> list[OptionError]:
-    """What is wrong, an error for each option or key in it. ``files`` has the options that were given: the file that
-    each is from, or "" for the command line."""
+def mistakes_in(schema: type[Section], error: ValidationError, files: Mapping[str, str] = {}) -> list[OptionError]:
+    """What is wrong, an error for each option or key in it. ``files`` has the file that each option was given in, or ""
+    for the command line."""
     known, found = options_of(schema), dict[str, OptionError]()
     for each in error.errors(include_url=False):
         if each["type"] == "default_factory_not_called":  # follows from another
@@ -110,8 +110,10 @@ def _fault(each: Any, field: FieldInfo | None, section: type[Section]) -> Option
         choices = re.findall(r"'([^']+)'", cause["expected"])
         return OptionError(f"{text} is not one of {', '.join(choices)}{nearest(value, choices)}")
     if field and kind.startswith(("greater_than", "less_than")):
-        remedy = "give none, or leave it out" if float(value) == 0 and type(None) in leaves(field.annotation) else ""
-        return OptionError(f"{value} is out of range ({bounds_text(field)})", remedy=remedy)
+        is_off = str(value) in ("0", "0.0") and type(None) in leaves(field.annotation)
+        remedy = "give none, or leave it out" if is_off else ""
+        bounds = bounds_text(field) or " ".join(f"{BOUNDS[name]} {bound:g}" for name, bound in cause.items())
+        return OptionError(f"{value} is out of range ({bounds})", remedy=remedy)
     words = [said for start, said in WORDS.items() if kind.startswith(start)]
     return OptionError(f"{text} {words[0]}" if words else each["msg"])
 

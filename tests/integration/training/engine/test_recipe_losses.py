@@ -58,7 +58,7 @@ def write_tiny_set(folder: Path) -> Path:
 
 def losses(name: str, betons: Path) -> list[float]:
     options = config(name, f"--data.dir={betons}", "--model.arch=resnet18", "--dist.device=cpu", "--data.workers=1")
-    datasets = read_datasets(betons, options.betons())
+    datasets = read_datasets(betons, options.schedule.betons())
     with pytest.MonkeyPatch.context() as patch:
         # Half a ResNet-18, because convolutions in double precision are slow; drawn in double, because single draws
         # differ in their last bits with a processor's vectors.
