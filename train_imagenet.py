@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     preflight.check_files(config)
     join_job(os.environ)
     os.environ[provenance.COMMAND] = shlex.join(["train_imagenet.py", *argv])
-    datasets = read_datasets(config.data.dir, config.schedule.parsed.betons())
+    datasets = read_datasets(config.data.dir, config.schedule.betons())
     wandb_logger.check(config.log.wandb)
     with contextlib.ExitStack() as held:
         if os.environ.get("RANK", "0") == "0":
@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
             from training.distributed import world
 
             ranks = world.ranks_of_job(config.dist)
-        images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
-        check_batches(images, config.schedule.parsed, ranks * preflight.accumulation_steps(config.dist, ranks))
+        images = {phase.data: datasets.images(phase) for phase in config.schedule.phases}
+        check_batches(images, config.schedule, ranks * preflight.accumulation_steps(config.dist, ranks))
         console.print_start(config)
         from training import trainer
         from training.distributed import launcher

@@ -40,6 +40,7 @@ from training.runlog.run_log import Log, RunLog, described
 
 PROGRAM = "train_imagenet.py"
 LOG_EVERY_BATCHES = 20  # reading the metrics waits for the device
+MAX_BAD_STEPS = 10  # in a row, without a finite loss or finite gradients
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World, signals: StopSignals) -> None:
         configure_torch(config.run)
-        self.config, self.schedule = config, config.schedule.parsed
+        self.config, self.schedule = config, config.schedule
         self.world, self.signals = world, signals
         self.state = TrainState(config, datasets, world)
         check_betons(self.state)
@@ -233,10 +234,10 @@ class Trainer:
         raise Preempted(f"stopped at {where}; {end}", self.signals.number, saved)
 
     def check_finite(self, lr: float, px: int) -> None:
-        """Raise Diverged, in every process, if there were ``train.max_bad_steps`` bad steps in a row, or all steps of
-        the run were bad."""
+        """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
+        were bad."""
         bad = int(max_over_ranks(self.state.step.longest_bad_run, self.world))
-        if bad >= min(self.config.train.max_bad_steps, self.state.total_steps()):
+        if bad >= min(MAX_BAD_STEPS, self.state.total_steps()):
             raise Diverged(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
                 f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",

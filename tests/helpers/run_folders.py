@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from data_tools.common.options import parse
 from helpers import ROOT
-from training.config.run_config import RunConfig, as_mapping
+from training.config.run_config import as_mapping, from_argv
 from training.runlog.csv_log import CsvLog
 from training.runlog.epoch_table import COLUMNS, EPOCHS, EpochRow, Speed
 from training.runlog.sessions import Session, write_sessions
@@ -83,6 +82,6 @@ def run_folder(
     write_epochs(path, rows(top5, hours_an_epoch))
     if sessions:
         write_sessions(path, sessions)
-    config = parse(RunConfig, ["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv], prog="test")
+    config = from_argv(["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv])
     (path / "config.json").write_text(json.dumps(as_mapping(config)))
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common.options import entries
+from data_tools.common.options import options_of
 from data_tools.convert.config import WriteSpec
 from training.config.run_config import RunConfig
 
@@ -23,7 +23,7 @@ def text(document: str) -> str:
 
 
 def options(schema: type) -> set[str]:
-    return {f"--{entry.key}" for entry in entries(schema)}
+    return {f"--{key}" for key in options_of(schema)}
 
 
 def commands(document: str) -> list[list[str]]:

@@ -49,7 +49,7 @@ def options_of_result(
     options |= {"train.amp": amp, "gpus": gpus, "classes": classes, "run.seed": config.run.seed}
     options |= {f"data.{key}": sections["data"][key] for key in ("page_window", "augment")}
     options["run.init_from"] = sections["run"]["init_from"]
-    schedule = config.schedule.parsed
+    schedule = config.schedule
     options[SCHEDULE] = [_epoch(schedule, epoch) for epoch in range(schedule.epochs)]
     options[VALIDATION] = [_validation(schedule.phase(epoch)) for epoch in range(schedule.epochs)]
     return options | dict(digests)
@@ -58,7 +58,7 @@ def options_of_result(
 def _epoch(schedule: Schedule, epoch: int) -> str:
     phase = schedule.phase(epoch)
     shown = f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}"
-    for name, ramps in (("lr", schedule.ramps), ("momentum", schedule.momentum_ramps)):
+    for name, ramps in (("lr", schedule.lr_ramps), ("momentum", schedule.momentum_ramps)):
         for ramp in ramps:
             if ramp.start <= epoch < ramp.end:
                 power = "" if ramp.power is None else f" {ramp.power:.9g}"

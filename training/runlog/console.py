@@ -72,7 +72,7 @@ def print_start(config: RunConfig) -> None:
     """Print what begins, unless PyTorch, which takes seconds to load, is loaded already."""
     if "torch" in sys.modules:
         return
-    epochs = plural(config.schedule.parsed.epochs, "epoch")
+    epochs = plural(config.schedule.epochs, "epoch")
     logger.info("training %s for %s in %s; loading PyTorch", config.model.arch, epochs, config.run.dir)
 
 

@@ -16,7 +16,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from training.config.datasets import Datasets
-from training.config.run_config import Dist, RunConfig, ScheduleOptions
+from training.config.run_config import Dist, RunConfig
+from training.config.schedule import Schedule
 from training.config.train_config import Arch, Model, Train
 from training.distributed.world import World
 from training.engine.evaluate import evaluate
@@ -42,7 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bce": {"loss": "bce", "label_smoothing": 0.08},
     "decay_and_clipping": {"amp": "fp16", "decay_decoupled": True, "clip_norm": 1.0},
     "decay_without_a_scale": {"amp": "bf16", "decay_decoupled": True, "clip_norm": 1.0},
-    "stem_blocks": {"stem_blocks": "true"},
+    "stem_blocks": {"stem_blocks": True},
     "deterministic": {},
 }
 SQUARES, RECTANGLES = [(PX, PX)], [(PX, 80), (96, PX)]
@@ -63,11 +64,11 @@ def state_on(
     arch: Arch = "resnet18",
     emulate_gpus: int = 1,
     blurpool: bool = False,
-    stem_blocks: str = "auto",
+    stem_blocks: bool | str = "auto",
     **train: Any,
 ) -> TrainState:
     config = RunConfig(
-        schedule=ScheduleOptions(phases=[PHASE]),
+        schedule=Schedule(phases=[PHASE]),
         model=Model(arch=arch, blurpool=blurpool, stem_blocks=stem_blocks),
         train=Train(**train),
         dist=Dist(emulate_gpus=emulate_gpus),
@@ -191,7 +192,7 @@ def test_step_around_the_network_takes_the_recorded_launches(
 COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
-    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": "true"}, SQUARES),
+    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": True}, SQUARES),
     ({"amp": "fp16", "loss": "bce", "decay_decoupled": True, "clip_norm": 1.0}, SQUARES),
     pytest.param({"amp": "bf16", "arch": "resnet50"}, RECTANGLES, marks=pytest.mark.slow),
     pytest.param({"amp": "fp16", "arch": "resnet50"}, SQUARES, marks=pytest.mark.slow),

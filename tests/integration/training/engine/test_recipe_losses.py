@@ -49,8 +49,8 @@ def png(seed: int) -> bytes:
 
 def write_tiny_set(folder: Path) -> Path:
     """40 training images, five batches, in betons of every size that a recipe reads; no image exceeds the smallest."""
-    sizes = {phase.data for name in RECIPES for phase in config(name).schedule.parsed.phases}
-    sizes |= {phase.val_data for name in RECIPES for phase in config(name).schedule.parsed.phases}
+    sizes = {phase.data for name in RECIPES for phase in config(name).schedule.phases}
+    sizes |= {phase.val_data for name in RECIPES for phase in config(name).schedule.phases}
     source = write_tar(folder / "source.tar", sorted_files(per_class=10, val_per_class=1, make=png))
     convert(spec_for(source, folder / "betons", caps=tuple(sorted(sizes)), mode="raw", workers=1))
     return folder / "betons"
@@ -58,7 +58,7 @@ def write_tiny_set(folder: Path) -> Path:
 
 def losses(name: str, betons: Path) -> list[float]:
     options = config(name, f"--data.dir={betons}", "--model.arch=resnet18", "--dist.device=cpu", "--data.workers=1")
-    datasets = read_datasets(betons, options.betons())
+    datasets = read_datasets(betons, options.schedule.betons())
     with pytest.MonkeyPatch.context() as patch:
         # Half a ResNet-18, because convolutions in double precision are slow; drawn in double, because single draws
         # differ in their last bits with a processor's vectors.
