@@ -6,16 +6,19 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch._inductor import config as inductor_config
 
+from data_tools.common.errors import UserError, print_error
 from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from training.config.run_config import Dist
@@ -24,6 +27,9 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
 MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
 _PR_SET_PDEATHSIG = 1
+
+C = TypeVar("C")
+T = TypeVar("T")
 
 
 class Preempted(Exception):
@@ -177,3 +183,44 @@ def share_buffers(model: nn.Module, world: World) -> None:
         dist.broadcast(message, src=0)
         values = message.split([buffer.numel() for buffer in buffers])
         torch._foreach_copy_(buffers, [value.view_as(buffer) for value, buffer in zip(values, buffers, strict=True)])
+
+
+def from_main(read: Callable[[], T], world: World) -> T:
+    """What ``read`` returns in the main process, in every process, tensors on the CPU; its UserError is raised in
+    every process, too."""
+    if world.ranks == 1:
+        return read()
+    message: list[object] = [None]
+    if world.is_main:
+        try:
+            message = [read()]
+        except UserError as error:
+            message = [error]
+    dist.broadcast_object_list(message, src=0)
+    if isinstance(message[0], UserError):
+        raise message[0]
+    return cast(T, message[0])
+
+
+def run_in_process(
+    program: str, main: Callable[[C], None], config: C, raised_in_all: tuple[type[UserError], ...] = (OptionError,)
+) -> int:
+    """Run ``main(config)`` in this process; every process of a job calls it. Returns the exit status.
+
+    A UserError is printed as one line, by the main process alone if it is one of those that are ``raised_in_all``;
+    so is a stop. Anything else is raised.
+    """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    try:
+        main(config)
+    except UserError as error:
+        in_all = isinstance(error, raised_in_all)
+        status = print_error(program, error) if is_main or not in_all else error.status
+        if not in_all and "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
+            sys.exit(status)
+        return status
+    except Preempted as stopped:
+        if is_main:
+            print(f"{program}: {stopped}", file=sys.stderr)
+        return stopped.status
+    return 0
