@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from data_tools.common.options import OptionError
@@ -84,6 +85,29 @@ def test_weights_of_ffcv_imagenet_with_blurpool_are_found(tmp_path: Path) -> Non
     assert torch.equal(fresh.layer2[0].conv1.conv.weight, network(True).layer2[0].conv1.conv.weight)
     with pytest.raises(OptionError, match=r"give --model\.arch=resnet18 --model\.blurpool=true"):
         weights.load_into(resnet.build("resnet18", len(CLASSES), init_bn0=True), weights.read(path), CLASSES)
+
+
+def test_state_dict_of_torch_before_1_6_is_read(tmp_path: Path) -> None:
+    """torchvision's oldest files: another container, and BatchNorms without a count of batches."""
+    old = {name: tensor for name, tensor in named("").items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    fresh = resnet.build("resnet18", len(CLASSES), init_bn0=True)
+    weights.load_into(fresh, weights.read(tmp_path / "old.pth"), CLASSES)
+    assert torch.equal(fresh.layer4[1].bn2.running_var, network().layer4[1].bn2.running_var)
+
+
+def test_weights_of_another_network_or_other_classes_say_what_to_give(tmp_path: Path) -> None:
+    def refused(tensors: dict[str, torch.Tensor], classes: tuple[str, ...] | None = None) -> str:
+        given = weights.Weights(source=tmp_path, tensors=tensors, classes=classes)
+        with pytest.raises(OptionError) as error:
+            weights.load_into(network(), given, CLASSES)
+        return str(error.value)
+
+    assert "1000 outputs, but the betons have 3 classes" in refused(torchvision.models.resnet18().state_dict())
+    larger = torchvision.models.resnet34(num_classes=3).state_dict()
+    assert "give --model.arch=resnet34 --model.blurpool=false" in refused(larger)
+    assert "for 3 classes other than the 3 here" in refused(named(""), ("a", "b", "c"))
+    assert "(differing: fc.weight, fc.bias)" in refused({k: v for k, v in named("").items() if k[:2] != "fc"})
 
 
 def legacy(content: object, path: Path) -> None:
@@ -206,3 +230,10 @@ def test_classes_of_safetensors_are_known_if_exported_here(
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(dict(named("")), tmp_path / "any.safetensors", metadata=metadata)
     assert weights.read(tmp_path / "any.safetensors").classes == found
+
+
+def test_safetensors_that_are_cut_short_are_refused(tmp_path: Path) -> None:
+    save = pytest.importorskip("safetensors.torch").save
+    (tmp_path / "cut.safetensors").write_bytes(save(dict(named("")))[:-100])
+    with pytest.raises(OptionError, match="not readable safetensors"):
+        weights.read(tmp_path / "cut.safetensors")
