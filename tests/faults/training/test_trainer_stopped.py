@@ -159,16 +159,6 @@ def test_stop_that_cannot_save_says_so_and_does_not_exit_75(
     assert "continues" not in err
 
 
-def test_stopped_validation_of_a_checkpoint_ends_without_scores(
-    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped_by(monkeypatch, signal.SIGTERM)
-    last = finished_run / checkpoint.LAST
-    status, out, err = attempt(recipe, tmp_path, "--run.eval_only", f"--run.checkpoint={last}")
-    assert (status, out) == (128 + signal.SIGTERM, "")
-    assert "stopped; there are no scores" in err
-
-
 def test_best_that_cannot_be_written_is_named_and_not_recorded(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,15 @@ from ffcv.loader import Loader
 from helpers.betons import overwrite
 from helpers.processes import largest_file
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
-from helpers.training_runs import TrainingProcess, assert_same_result, attempt, run_main, train, training_script
+from helpers.training_runs import (
+    TrainingProcess,
+    assert_same_result,
+    attempt,
+    evaluated,
+    run_main,
+    train,
+    training_script,
+)
 
 from data_tools.beton.format import SAMPLES_START
 from training import compare, trainer
@@ -191,13 +199,6 @@ def test_tensorboard_events_have_the_published_tags(finished_run: Path) -> None:
     assert tests[-1].value == pytest.approx(read_epochs(finished_run)[-1].top5, abs=1e-3)
 
 
-def test_eval_only_gives_the_last_epochs_scores(finished_run: Path, recipe: Path) -> None:
-    printed = train(recipe, finished_run, "--run.eval_only=true", f"--run.checkpoint={finished_run / 'last.pt'}")
-    last = read_epochs(finished_run)[-1]
-    assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} %" in printed
-    assert "48 px rectangles of val_full" in printed
-
-
 def test_finished_run_is_not_trained_again(finished_run: Path, recipe: Path) -> None:
     before = (finished_run / "last.pt").stat().st_mtime_ns
     assert "complete after 3 epochs" in train(recipe, finished_run)
@@ -266,7 +267,7 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
     for row in rows:  # of batches of one size, the mean loss of the images is that of the steps
         losses = [step.loss for step in read_steps(run_dir) if step.epoch == row.epoch]
         assert sum(losses) / len(losses) == pytest.approx(row.train_loss, rel=1e-6)
-    alone = train(recipe, tmp_path, "--run.eval_only=true", f"--run.checkpoint={run_dir / 'last.pt'}")
+    alone = evaluated(recipe, run_dir / "last.pt")
     assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} % (12 images" in alone
 
 
