@@ -11,7 +11,6 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -81,8 +80,9 @@ def _fault(path: Path, error: Exception) -> tuple[str, str]:
     if isinstance(error, zipfile.BadZipFile):
         return str(error), remedy
     named, is_zip = re.search(r"GLOBAL ([\w.]+)", str(error)), zipfile.is_zipfile(path)
-    if named or (is_zip and isinstance(error, UnpicklingError)):
-        return f"it holds a Python object{f', {named[1]},' if named else ''} which could run code", WEIGHTS_ALONE
+    if named or (is_zip and type(error).__name__ == "UnpicklingError"):
+        name = named[1] if named else "filled in an unusual way"
+        return f"it holds a Python object, {name}, which could run code", WEIGHTS_ALONE
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
