@@ -114,8 +114,8 @@ def _find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
         if isinstance(value, torch.Tensor) and not str(name).endswith(CONSTANTS)
     }
     if not tensors:
-        keys = f" (its keys: {_first(state_dict)})" if state_dict else ""
-        raise OptionError(f"no state dict of tensors{keys}", where=path, remedy=checkpoint.WEIGHTS_ALONE)
+        what = f"no state dict of tensors (its keys: {_first(state_dict)})"
+        raise OptionError(what, where=path, remedy=checkpoint.WEIGHTS_ALONE)
     while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in tensors)), ""):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors, averaged
@@ -187,4 +187,4 @@ def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str]) -> str:
 
 def _first(names: Collection[object]) -> str:
     """Three of the names."""
-    return ", ".join(map(str, [*names][:3])) + (", …" if len(names) > 3 else "")
+    return ", ".join(map(str, [*names][:3])) + (", …" if len(names) > 3 else "") or "none"

@@ -138,7 +138,7 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
         ),
         (network, torch.save, ["no state dict of tensors", "model.state_dict()"]),
         (lambda: {"epoch": 3, "lr": 0.1, "step": 5, "best": 7}, torch.save, ["(its keys: epoch, lr, step, …)"]),
-        (lambda: [1, 2], torch.save, ["no state dict of tensors; save"]),
+        (lambda: [1, 2], torch.save, ["no state dict of tensors (its keys: none); save"]),
         (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged; copy or fetch it again"]),
         (lambda: b"", raw_bytes, ["not a readable checkpoint: empty; copy or fetch it again"]),
         (lambda: b"hello", raw_bytes, ["not written by torch.save, or damaged; copy or fetch it again"]),
