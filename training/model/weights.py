@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -140,11 +140,11 @@ def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -
     """
     own, given = _shapes(network.state_dict()), _shapes(weights.tensors)
     has_new_fc = weights.classes not in (None, classes) or any(own[name] != given.get(name) for name in FC)
-    _load(network, weights, new=FC if has_new_fc else ())
+    _load(network, weights, new=set(FC) if has_new_fc else set())
     return has_new_fc
 
 
-def _load(network: nn.Module, weights: Weights, new: Collection[str] = ()) -> None:
+def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> None:
     """Load all weights but ``new``. OptionError if they are not those of ``network``."""
     own = network.state_dict()
     wanted, given = _shapes(own), _shapes(weights.tensors)
@@ -156,7 +156,8 @@ def _load(network: nn.Module, weights: Weights, new: Collection[str] = ()) -> No
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
             remedy = "give dense weights in fp32, bf16 or fp16"
             raise OptionError(f"{name} is {kind}", where=weights.source, remedy=remedy)
-    network.load_state_dict(own | {name: tensor for name, tensor in weights.tensors.items() if name not in new})
+    fitting = {k: v for k, v in weights.tensors.items() if k in own.keys() - new and v.shape == own[k].shape}
+    network.load_state_dict(own | fitting)
 
 
 Shapes = dict[str, tuple[int, ...]]
