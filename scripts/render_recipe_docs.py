@@ -19,8 +19,8 @@ from data_tools.common.options import Argument, Section, parse
 from data_tools.common.text import plural
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
-from training.reporting import plotting, schedule_table
-from training.reporting.schedule_plot import plot
+from training.reporting import plotting
+from training.reporting.schedule_plot import NUMBERS, phase_cells, plot
 
 BEGIN, END = "<!-- recipes: made by make docs -->", "<!-- end of recipes -->"
 
@@ -54,11 +54,11 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
 
 def table(schedule: Schedule, gpus: int) -> Iterator[str]:
     """The phases, a line each."""
-    columns = schedule_table.columns(schedule)
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'|'.join('---:' if name in schedule_table.NUMBERS else '---' for name in columns)}|"
-    for cells in schedule_table.rows(schedule, gpus, columns):
-        yield f"| {' | '.join(cells)} |"
+    phases = phase_cells(schedule, gpus)
+    yield f"| {' | '.join(phases[0])} |"
+    yield f"|{'|'.join('---:' if name in NUMBERS else '---' for name in phases[0])}|"
+    for cells in phases:
+        yield f"| {' | '.join(cells.values())} |"
 
 
 class RecipeDocsOptions(Section):

@@ -77,10 +77,10 @@ def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
 
 
 def _heading(phase: Phase, zoom: int) -> str:
-    last = f" to {phase.end}" if phase.end > phase.start + 1 else ""
+    plural = "s" if "-" in phase.span else ""
     val = f", validation at {phase.val_px} px" if phase.val_px != phase.px else ""
     enlarged = f"   ({zoom} times enlarged)" if zoom > 1 else ""
-    return f"Epoch{'s' if last else ''} {phase.start + 1}{last}: {phase.px} px{val}{enlarged}"
+    return f"Epoch{plural} {phase.span}: {phase.px} px{val}{enlarged}"
 
 
 def zoom_of(phases: tuple[Phase, ...]) -> int:

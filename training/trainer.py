@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +12,14 @@ from typing import NoReturn
 
 import torch
 
-from data_tools.common import console as output
-from data_tools.common.errors import UserError, print_error
-from data_tools.common.options import OptionError
 from data_tools.common.text import plural
 from training.config.datasets import Datasets
 from training.config.preflight import unusable_folder
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
+from training.distributed.job import run_in_job
 from training.distributed.stop_signals import StopSignals
-from training.distributed.world import Preempted, World, from_main, max_over_ranks, world
+from training.distributed.world import JobError, Preempted, World, from_main, max_over_ranks
 from training.engine.evaluate import EvaluationStopped, evaluate
 from training.engine.metrics import MetricSums, over_batch, scores_of
 from training.engine.phase_loaders import PhasePrefetcher, check_betons
@@ -45,30 +41,13 @@ MAX_BAD_STEPS = 10  # in a row, without a finite loss or finite gradients
 logger = logging.getLogger(__name__)
 
 
-class Diverged(UserError, RuntimeError):
+class Diverged(JobError, RuntimeError):
     """The weights, or too many losses or gradients in a row, are not finite."""
 
 
 def run(config: RunConfig, datasets: Datasets) -> int:
-    """Train in this process; every process of the job calls it. Returns the exit status.
-
-    An error that the user can fix is printed as one line; anything else is raised with its traceback.
-    """
-    output.set_up()
-    try:
-        with world(config.dist) as this, StopSignals(this, config.run.checkpoint_minutes) as signals:
-            Trainer(config, datasets, this, signals).run()
-    except (OptionError, Diverged) as error:  # raised in every process
-        return print_error(PROGRAM, error) if os.environ.get("RANK", "0") == "0" else error.status
-    except UserError as error:
-        status = print_error(PROGRAM, error)
-        if "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
-            sys.exit(status)
-        return status
-    except Preempted as stopped:
-        logger.info("%s: %s", PROGRAM, stopped)
-        return stopped.status
-    return 0
+    """Train in this process; every process of the job calls it. Returns the exit status."""
+    return run_in_job(PROGRAM, config, lambda world, signals: Trainer(config, datasets, world, signals).run())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

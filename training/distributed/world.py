@@ -28,6 +28,10 @@ MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
 _PR_SET_PDEATHSIG = 1
 
 
+class JobError(UserError):
+    """An error that every process of the job raises."""
+
+
 class Preempted(Exception):
     """The run was asked to stop, by signal ``number``; ``saved`` says whether a checkpoint was written."""
 
@@ -108,7 +112,7 @@ def world(options: Dist) -> Iterator[World]:
     try:
         # A process that hangs times out in this group first.
         yield replace(this, host_group=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout)))
-    except (OptionError, Preempted):  # raised in all processes
+    except (OptionError, JobError, Preempted):  # raised in all processes
         dist.destroy_process_group()
         raise
     except Exception as error:

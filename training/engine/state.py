@@ -46,13 +46,7 @@ class TrainState:
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
         net, train = config.model, config.train
-        dtype = resnet.amp_dtype(train.amp, world.device)
-        stem_blocks = resnet.stem_on_blocks(net.stem_blocks, dtype, world.device)
-        self.model = resnet.build(
-            net.arch, len(datasets.classes), net.init_bn0, net.blurpool, net.prior_bias, stem_blocks
-        )
-        self.model.to(world.device)
-        self.model.to(memory_format=torch.channels_last)
+        self.model, dtype = resnet.for_run(net, train, len(datasets.classes), world.device)
         self.optimizer = optimizer.build(
             self.model, train, highest_lr=self.schedule.highest_lr, momentum=self.schedule.momentum(0, 0, 1)
         )

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+from training.config.train_config import Model, Train
 from training.model.layers import BlockStem, MaxPool, UncountedBatchNorm
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -46,6 +47,16 @@ def build(
         model.conv1 = BlockStem(model.conv1)
     model.maxpool = MaxPool()
     return model
+
+
+def for_run(options: Model, train: Train, classes: int, device: torch.device) -> tuple[nn.Module, torch.dtype]:
+    """The network of a run, channels-last on ``device``, and the type that it computes in."""
+    dtype = amp_dtype(train.amp, device)
+    stem_blocks = stem_on_blocks(options.stem_blocks, dtype, device)
+    network = build(options.arch, classes, options.init_bn0, options.blurpool, options.prior_bias, stem_blocks)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+    return network, dtype
 
 
 class BlurredConv(nn.Module):

@@ -1,4 +1,4 @@
-"""A schedule as a picture: px, global batch, learning rate and momentum over its epochs."""
+"""A schedule as a picture, px, global batch, learning rate and momentum over its epochs, and as a table of phases."""
 
 from __future__ import annotations
 
@@ -7,12 +7,49 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from data_tools.common.text import plural
-from training.config.schedule import Ramp, Schedule
+from training.config.schedule import Phase, Ramp, Schedule
 from training.reporting.plotting import LIGHT, Palette, figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+NUMBERS = {"px", "batch per GPU", "global batch", "least crop"}  # columns to be aligned on the right
+
+
+def phase_cells(schedule: Schedule, gpus: int) -> list[dict[str, str]]:
+    """For each phase on ``gpus`` GPUs, its cells by column; with momentum if the schedule has ramps of it."""
+    table = []
+    for phase in schedule.phases:
+        kind = "rectangles" if phase.rectangular_val else "squares"
+        resized = f" (resized to {phase.val_resize})" if phase.val_resize else ""
+        cells = {
+            "epochs": phase.span,
+            "px": f"{phase.px}",
+            "batch per GPU": f"{phase.batch_per_gpu}",
+            "global batch": f"{phase.batch_per_gpu * gpus:,}",
+            "set": phase.data,
+            "least crop": f"{phase.min_scale:g}",
+            "validation": f"{kind} of {phase.val_px} px{resized} from {phase.val_data}",
+            "learning rate": _values(schedule.lr_ramps, phase),
+        }
+        if schedule.momentum_ramps:
+            cells["momentum"] = _values(schedule.momentum_ramps, phase)
+        table.append(cells)
+    return table
+
+
+def _values(ramps: Sequence[Ramp], phase: Phase) -> str:
+    """Learning rates or momenta within a phase, from change to change."""
+    parts = []
+    for ramp in ramps:
+        start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
+        if start < end:
+            # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
+            low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
+            shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
+            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}{shape}")
+    return ", ".join(dict.fromkeys(parts))
 
 
 def plot(schedule: Schedule, gpus: int, palette: Palette = LIGHT) -> Figure:

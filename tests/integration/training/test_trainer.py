@@ -26,7 +26,15 @@ from ffcv.loader import Loader
 from helpers.betons import overwrite
 from helpers.processes import largest_file
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
-from helpers.training_runs import TrainingProcess, assert_same_result, attempt, run_main, train, training_script
+from helpers.training_runs import (
+    TrainingProcess,
+    assert_same_result,
+    attempt,
+    evaluated,
+    run_main,
+    train,
+    training_script,
+)
 
 from data_tools.beton.format import SAMPLES_START
 from training import compare, trainer
@@ -292,10 +300,12 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
     run_dir = tmp_path / "two"
     printed, _ = TrainingProcess(recipe, run_dir, "--dist.processes=2").finish()
     assert [line.split()[0] for line in printed.splitlines()] == ["epoch", "1", "2", "3"]
-    rows = read_epochs(run_dir)
+    *_, last = rows = read_epochs(run_dir)
     for row in rows:  # of batches of one size, the mean loss of the images is that of the steps
         losses = [step.loss for step in read_steps(run_dir) if step.epoch == row.epoch]
         assert sum(losses) / len(losses) == pytest.approx(row.train_loss, rel=1e-6)
+    alone = evaluated(recipe, run_dir / "last.pt")
+    assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} % (12 images" in alone
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def test_every_plot_has_a_recipe() -> None:
 def test_table_of_titan8_by_hand() -> None:
     lines = list(render_recipe_docs.table(schedule("titan8"), gpus=8))
     assert lines[2:] == [
-        "| 1–13 | 128 | 512 | 4,096 | 160 | 0.08 | squares of 128 px from 160 | 1 → 2, 2 → 0.25 |",
-        "| 14–25 | 224 | 224 | 1,792 | 320 | 0.087 | squares of 224 px from 320 "
+        "| 1-13 | 128 | 512 | 4,096 | 160 | 0.08 | squares of 128 px from 160 | 1 → 2, 2 → 0.25 |",
+        "| 14-25 | 224 | 224 | 1,792 | 320 | 0.087 | squares of 224 px from 320 "
         "| 0.4375 → 0.04375, 0.04375 → 0.004375 |",
-        "| 26–28 | 288 | 128 | 1,024 | full | 0.5 | rectangles of 288 px from full | 0.0025 → 0.00025 |",
+        "| 26-28 | 288 | 128 | 1,024 | full | 0.5 | rectangles of 288 px from full | 0.0025 → 0.00025 |",
     ]
 
 
