@@ -64,4 +64,3 @@ def set_up() -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [StandardError()]
         logger.setLevel(level)
-        logger.propagate = False

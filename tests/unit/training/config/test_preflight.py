@@ -91,12 +91,6 @@ def test_started_run_does_not_need_the_weights_that_it_began_from(refused: Calla
     assert "no beton here" in refused(f"--run.init_from={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
 
 
-def test_wandb_switched_off_in_yaml_is_answered_with_how_to(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "log.yaml").write_text("log: {wandb: off}")
-    line = refused("-C", str(tmp_path / "log.yaml"))
-    assert "log.wandb: False is not text; give the name of a project, or leave it out" in line
-
-
 @pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "0"}])
 def test_environment_that_contradicts_itself_is_refused(
     environment: dict[str, str], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
