@@ -63,7 +63,7 @@ class EstimateOptions(RunConfig):
         description="GB of memory per machine for the page cache; needs `disk_mb_s`; by default all that was read "
         "stays",
     )
-    price: float | None = Field(None, ge=0, description="price per card and hour; by default show no cost")
+    price: float | None = Field(None, ge=0, description="price per card and hour; by default no cost is shown")
     val_images: int = Field(IMAGENET_IMAGES["val"], ge=1, description="number of validation images")
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ class ReportOptions(Section):
     out: Path | None = Field(
         None, description="folder for report.html and curves.png; by default that of the first run"
     )
-    price: float | None = Field(None, ge=0, description="price per GPU-hour; by default show no cost")
+    price: float | None = Field(None, ge=0, description="price per GPU-hour; by default no cost is shown")
 
 
 def check_count(runs: Sequence[RunFolder]) -> None:

@@ -40,7 +40,7 @@ class DoctorOptions(Section):
     """One examination."""
 
     betons: Annotated[Path | None, Argument("BETON_DIR")] = Field(
-        None, description="also check this folder of betons; by default check no betons"
+        None, description="also check this folder of betons; by default none are checked"
     )
 
 

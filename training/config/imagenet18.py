@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_tools.common.options import OptionError, nearest
+from training.config.phases import FULL
 
-FULL = "full"  # the set of full-size images
 KEY = "imagenet18"
 _ENTRY_KEYS = ("ep", "sz", "bs", "trndir", "valdir", "min_scale", "rect_val", "keep_dl", "lr")
 

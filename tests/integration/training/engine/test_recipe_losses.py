@@ -10,7 +10,6 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +73,7 @@ def losses(name: str, betons: Path) -> list[float]:
     of_epoch = batches_per_epoch(IMAGENET_IMAGES["train"], phase.batch_per_gpu, options.schedule.gpus)
     state.model.train()
     found = []
-    with train_loader(options, datasets, replace(phase, px=PX), batch=BATCH, workers=1) as loader:
+    with train_loader(options, datasets, phase.model_copy(update={"px": PX}), batch=BATCH, workers=1) as loader:
         for batch, (images, labels) in enumerate(loader.epoch(0), start=1):
             # In proportion to the batch: rates for a larger one would make rounding grow from step to step.
             lr = state.schedule.lr(0, batch, of_epoch) * BATCH / (phase.batch_per_gpu * options.schedule.gpus)

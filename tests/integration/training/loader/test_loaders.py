@@ -256,9 +256,10 @@ def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular
     assert len(set(images)) == 12
 
 
-@pytest.mark.parametrize(("resize", "shorter"), [(0, 255), (232, 232), (320, 320)])
-def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int, shorter: int) -> None:
-    phase = {"epochs": [0, 1], "px": 224, "batch_per_gpu": 8, "data": 320, "val_batch": 12, "val_resize": resize}
+@pytest.mark.parametrize(("resize", "shorter"), [(None, 255), (232, 232), (320, 320)])
+def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int | None, shorter: int) -> None:
+    phase = {"epochs": [0, 1], "px": 224, "batch_per_gpu": 8, "data": 320, "val_batch": 12}
+    phase |= {} if resize is None else {"val_resize": resize}
     phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
     config = RunConfig(schedule=Schedule(phases=[phase]))
     datasets = read_datasets(betons, config.schedule.betons())
