@@ -17,7 +17,7 @@ _CONTINUED = ("last.pt", "fresh.pt", "previous.pt")  # what a run goes on from, 
 
 
 def check_files(config: RunConfig) -> None:
-    """OptionError for weights that are not there, or a run folder or a log that cannot be written. Creates nothing."""
+    """OptionError for weights that are not there, or a run folder that cannot be written. Creates nothing."""
     run = config.run
     if run.eval_only and run.checkpoint is not None:
         check_checkpoint("run.checkpoint", run.checkpoint)
@@ -25,8 +25,6 @@ def check_files(config: RunConfig) -> None:
     if what := folder_fault(run.dir):
         raise OptionError(what, where="run.dir", remedy="give another folder")
     check_accepted(config)
-    if config.log.mllog is not None:
-        _check_log(config.log.mllog, run.dir)
     # A folder's own checkpoint goes on, and the one that it began from may be gone.
     if any((run.dir / name).exists() for name in _CONTINUED):
         return
@@ -61,15 +59,6 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
         raise OptionError(f"{path} cannot be read", where=where, remedy="look at its permissions")
     if not path.stat().st_size:
         raise OptionError(f"{path} is empty", where=where, remedy=remedy)
-
-
-def _check_log(path: Path, run_dir: Path) -> None:
-    """OptionError unless a file can be written at ``path``; the run makes the folder ``run_dir`` itself."""
-    folder = path.absolute().parent
-    missing = not folder.is_dir() and folder != run_dir.absolute()
-    what = f"{path} is a folder" if path.is_dir() else f"no folder {folder}" if missing else folder_fault(folder)
-    if what:
-        raise OptionError(what, where="log.mllog", remedy="give another file")
 
 
 def unusable_folder(folder: Path, error: OSError) -> OptionError:

@@ -205,11 +205,6 @@ class Log:
         none="nothing is sent",
         hint="give the name of a project, or leave it out",
     )
-    mllog: Path | None = option(
-        None,
-        "write an MLPerf log to this file, as for an open ResNet run of training 4.0; a new run replaces it",
-        none="no such log",
-    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -33,8 +33,7 @@ from training.runlog.epoch_table import (
     write_epochs,
 )
 from training.runlog.eta import EtaEstimator, WorkModel
-from training.runlog.mllog import MlLog, facts
-from training.runlog.sessions import Session, add_session, current_session, gpu_names, hardware
+from training.runlog.sessions import Session, add_session, current_session, gpu_names
 from training.runlog.step_table import STEPS, StepRow, add_steps, begin_steps
 from training.runlog.wandb_logger import Tracker
 
@@ -49,10 +48,7 @@ class RunLog:
         # After a crash, the log may be ahead of the checkpoint; those epochs are trained again.
         earlier = read_epochs(self.dir) if progress.epoch else []
         self.rows = [row for row in earlier if row.epoch <= progress.epoch]
-        # These two may refuse, so they come before anything in the run folder is changed.
-        path = config.log.mllog
-        self.mllog = MlLog(path, epoch=progress.epoch, batch=progress.batch) if path is not None else None
-        self.facts = facts(config, work, hardware(session))
+        # It may refuse, so it comes before anything in the run folder is changed.
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config), continued=progress.images_seen > 0)
@@ -93,8 +89,6 @@ class RunLog:
         self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
         self.eta.begin_epoch(at.epoch, at.batch, at.seconds)
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
-        if self.mllog is not None:
-            self.mllog.epoch_begins(at.epoch + 1, at.batch, self.facts)
         self._images_before = at.images_seen
 
     def phase_prepared(self, phase: Phase, seconds: float, compiled: str) -> None:
@@ -137,8 +131,6 @@ class RunLog:
 
     def validation_begins(self) -> None:
         self.console.validating(self.progress.batch)
-        if self.mllog is not None:
-            self.mllog.validation_begins(self.progress.epoch + 1)
 
     def _snapshot(self, lr: float, loss: float, clock: StepClock) -> ProgressSnapshot:
         at, schedule, seconds = self.progress, self.eta.work.schedule, clock.elapsed()
@@ -165,8 +157,6 @@ class RunLog:
             "times/eval_sec": eval_seconds,
         }
         self._scalars(values, flush=True)
-        if self.mllog is not None:
-            self.mllog.epoch_done(row.epoch, row.top1, last=row.epoch == self.eta.work.schedule.epochs)
         self.rows.append(row)
         with warn_on_write_error(EPOCHS):
             write_epochs(self.dir, self.rows)

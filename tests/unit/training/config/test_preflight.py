@@ -109,13 +109,6 @@ def test_started_run_does_not_need_the_checkpoint_that_it_began_from(
     assert "no beton here" in refused(f"--run.{option}={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
 
 
-def test_log_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert f"log.mllog: {tmp_path} is a folder; give another file" in refused(f"--log.mllog={tmp_path}")
-    line = refused(f"--log.mllog={tmp_path / 'none/log'}")
-    assert f"log.mllog: no folder {tmp_path / 'none'}; give another file" in line
-    assert "no beton here" in refused(f"--log.mllog={tmp_path / 'run/log'}", f"--data.dir={tmp_path}")
-
-
 def test_wandb_switched_off_in_yaml_is_answered_with_how_to(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "log.yaml").write_text("log: {wandb: off}")
     line = refused("-C", str(tmp_path / "log.yaml"))
