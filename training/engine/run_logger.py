@@ -177,7 +177,6 @@ def begin(state: TrainState, signals: StopSignals) -> RunLog | None:
         try:
             session = current_session(
                 run_dir=state.config.run.dir,
-                betons=[state.datasets.beton(name) for name in images],
                 gpus=gpus,
                 processes=state.world.ranks,
                 precision=str(amp_dtype(state.config.train.amp, state.world.device)).removeprefix("torch."),

@@ -194,10 +194,6 @@ def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
         yield "commit", "; then ".join(dict.fromkeys(launch.commit or "not a checkout" for launch in launches))
     yield "precision", latest.precision
     yield "data", f"{plural(latest.classes, 'class')}; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
-    if latest.cached_percent:
-        shares = latest.cached_percent.items()
-        said = [f"{name} {'unknown' if share is None else f'{share:.0f} %'}" for name, share in shares]
-        yield "in the page cache", f"{', '.join(said)}, when it last started"
     decoder = [latest.decoder] if latest.decoder else []
     yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), *decoder])
     yield "system", latest.system

@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,7 +45,7 @@ class Session:
     """A run from one start to the next: begun at ``started`` (UTC) with ``from_epoch`` epochs complete and
     ``from_hours`` on the clock; ``gpus`` names the card of every process (none on CPUs), ``images`` counts those of
     each set. Added later: ``launches``, all of the run up to this one, including those whose epochs were trained
-    again; ``decoder``; and how much of each beton was in the page cache, in percent, or None where it is unknown."""
+    again; and ``decoder``."""
 
     started: str
     from_epoch: int
@@ -63,12 +63,11 @@ class Session:
     images: Mapping[str, int]
     launches: tuple[Launch, ...] = ()
     decoder: str = ""
-    cached_percent: Mapping[str, float | None] = field(default_factory=dict)
 
 
-ADDED = {"launches", "decoder", "cached_percent"}  # entries that files of earlier versions lack
+ADDED = {"launches", "decoder"}  # entries that files of earlier versions lack
 REQUIRED = {each.name for each in fields(Session)} - ADDED
-MAPPINGS = ("versions", "images", "cached_percent")
+MAPPINGS = ("versions", "images")
 
 
 def hardware(session: Session) -> str:
@@ -123,7 +122,6 @@ def launches_of(sessions: Sequence[Session]) -> tuple[Launch, ...]:
 def current_session(
     *,
     run_dir: Path,
-    betons: Sequence[Path],
     gpus: tuple[str, ...],
     processes: int,
     precision: str,
@@ -132,15 +130,14 @@ def current_session(
     classes: int,
     images: Mapping[str, int],
 ) -> Session:
-    """A session of the run in ``run_dir`` that begins now, on this machine, with these ``betons``. OptionError if what
-    is recorded there is damaged."""
+    """A session of the run in ``run_dir`` that begins now, on this machine. OptionError if what is recorded there is
+    damaged."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     earlier = launches_of(read_sessions(run_dir))
     launch = Launch(started=started, from_epoch=epoch, command=provenance.command(), commit=provenance.git_commit())
     return Session(
         launches=(*earlier, launch),
         decoder=codec.libjpeg_version(),
-        cached_percent={path.stem: provenance.cached_percent(path) for path in betons},
         started=started,
         from_epoch=epoch,
         from_hours=hours,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -117,7 +116,6 @@ def test_continued_run_continues_every_log(
     assert [launch.from_epoch for launch in second.launches] == [0, 1]
     assert [launch.command.endswith(" --log.seconds=60") for launch in second.launches] == [False, True]
     assert first.launches == second.launches[:1]
-    assert set(first.cached_percent) == {"train_160", "val_160", "train_full", "val_full"}
     scores = dawn_tsv.read(tmp_path)[dawn_tsv.TOP1].by_step
     # The scores of the first epoch stand at the step where the second start began, and are still there.
     assert list(scores) == [40, 80, 120]
@@ -129,8 +127,6 @@ def test_continued_run_continues_every_log(
     said = dict(summary(noted, None))
     assert said["command"].startswith("train_imagenet.py --config-file ")
     assert said["started"].count("; the last of 2 times ") == 1
-    # Of such small betons most is the unwritten rest of a page.
-    assert re.match(r"train_160 [1-9]\d* %, val_160 [1-9]\d* %, ", said["in the page cache"])
     assert "libjpeg" in said["versions"]
     assert said["data"] == "4 classes; train_160 40, val_160 12, train_full 40, val_full 12"
     assert report.main([str(tmp_path)]) == 0

@@ -19,15 +19,12 @@ def test_session_has_the_driver_version_of_nvidia_smi(
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    beton = tmp_path / "val_160.beton"
-    beton.write_bytes(b"x" * 9000)
     facts = {"processes": 1, "precision": "float16", "epoch": 2, "hours": 0.5, "classes": 3, "images": {"val_160": 9}}
-    facts |= {"run_dir": tmp_path, "betons": [beton]}
+    facts |= {"run_dir": tmp_path}
     here = current_session(gpus=("NVIDIA T4",), **facts)
     assert (here.driver, here.from_epoch, here.from_hours, here.gpus) == (driver, 2, 0.5, ("NVIDIA T4",))
     assert here.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert here.cores >= 1
-    assert here.cached_percent == {"val_160": 100.0}
     assert here.decoder.startswith("libjpeg")
     assert current_session(gpus=(), **facts).driver is None
     add_session(tmp_path, here)

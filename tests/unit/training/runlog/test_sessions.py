@@ -49,7 +49,7 @@ def test_hardware_as_text() -> None:
     "change",
     [
         *({"started": "yesterday"}, {"from_hours": -1}, {"cores": "x"}, {"more": 1}, {"images": 3}),
-        *({"launches": 3}, {"launches": [{"started": "today"}]}, {"cached_percent": [1]}),
+        *({"launches": 3}, {"launches": [{"started": "today"}]}),
     ],
 )
 def test_damaged_environment_json_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
