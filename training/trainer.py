@@ -147,9 +147,9 @@ def fit_phase(
     training, validation = loaders.training, loaders.validation
     net = state.config.model
     flops = forward_flops(net.arch, len(state.datasets.classes), phase.px, net.blurpool)
-    state.step.prepare(phase.px, training.batch, state.world.device)
+    compiled = state.step.prepare(phase.px, training.batch, state.world.device)
     if log is not None:
-        log.phase_prepared(phase, time.perf_counter() - asked, prefetcher.compiled)
+        log.phase_prepared(phase, time.perf_counter() - asked, compiled)
     for epoch in range(max(phase.start, state.progress.epoch), phase.end):
         if epoch == phase.end - 1:
             prefetcher.begin(phase.end)

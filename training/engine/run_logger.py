@@ -91,12 +91,12 @@ class RunLog:
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
         self._images_before = at.images_seen
 
-    def phase_prepared(self, phase: Phase, seconds: float, compiled: str) -> None:
-        """The step is ready for ``phase``, ``seconds`` after the end of what came before; ``compiled`` says how far the
-        compilation in the background got, if there was one."""
+    def phase_prepared(self, phase: Phase, seconds: float, compiled: bool) -> None:
+        """The step is ready for ``phase``, ``seconds`` after the end of what came before; ``compiled``: its code was
+        not in Inductor's cache."""
         self._scalars({"times/prepare_sec": seconds})
-        ahead = f"; its code {compiled}" if compiled else ""
-        print(f"{described(phase)}: ready for the first step after {seconds:.1f} s{ahead}", file=sys.stderr)
+        cold = "; the step was compiled, which training.warm_up can do beforehand" if compiled else ""
+        print(f"{described(phase)}: ready for the first step after {seconds:.1f} s{cold}", file=sys.stderr)
 
     def batches_done(self, lr: float, momentum: float | None, scores: Scores, clock: StepClock) -> None:
         """Log the batches since the last call; ``scores`` are theirs."""
