@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
 
 C = TypeVar("C")
+_PR_SET_PDEATHSIG = 1
 TORCHS_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
@@ -57,7 +59,7 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
             # Its own handlers would stop watching the processes, and kill them after 30 s, saved or not.
             signals_to_handle="SIGUSR2",
         ),
-        _run_recorded,
+        _run_launched,
     )
     with forwarded_signals() as received:
         try:
@@ -111,8 +113,14 @@ def _traceback(message: Any) -> str:
     return str(message)
 
 
+def _run_launched(main: Callable[[C], int], config: C) -> int:
+    """Run ``main`` in a process that this launcher has started, which must not outlive it, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return _run_recorded(main, config)
+
+
 def _run_recorded(main: Callable[[C], int], config: C) -> int:
-    """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
+    """Run ``main`` in a process of a launcher, which gets the traceback if it raises."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     open_standard_streams()

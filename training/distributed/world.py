@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from training.config.run_config import Dist
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
 MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
-_PR_SET_PDEATHSIG = 1
 
 
 class Preempted(Exception):
@@ -97,8 +94,6 @@ def world(options: Dist) -> Iterator[World]:
     if this.ranks == 1:
         yield this
         return
-    # The process must not outlive its launcher, however that ends.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         timeout=timedelta(minutes=options.timeout_minutes),
