@@ -27,12 +27,13 @@ import torchvision
 from torch import nn
 from torch._inductor import config as inductor_config
 
+from data_tools.common.gpus import peak_tflops
 from data_tools.common.resources import usable_cores
 from training.config.train_config import Arch, Model, Train
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD
 from training.engine.synthetic_benchmark import CLASSES, SyntheticRun, synchronise
-from training.engine.throughput import StepClock, forward_flops, peak_tflops
+from training.engine.throughput import StepClock, forward_flops
 from training.loader.loaders import TrainLoader
 
 SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}
