@@ -17,6 +17,7 @@ from data_tools.common.options import REQUIRED, OptionError, check, option
 from data_tools.common.text import plural
 
 FULL = "full"
+VAL_COST = 1 / 3  # a validation image needs only the forward pass; a training image costs three of those
 MOST_EPOCHS = 100_000  # a checkpoint keeps a line of text for each
 STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values per channel
 Shape = Literal["linear", "cosine", "polynomial"]
