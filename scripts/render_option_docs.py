@@ -23,6 +23,7 @@ TOOLS = {  # module and options class of each program
     "data_tools.describe": ("data_tools.describe", "DescribeOptions"),
     "data_tools.dawn_tsv": ("data_tools.dawn_tsv", "DawnOptions"),
     "training.plan": ("training.plan", "PlanOptions"),
+    "training.warm_up": ("training.warm_up", "WarmUpOptions"),
     "training.estimate": ("training.estimate", "EstimateOptions"),
     "training.preview": ("training.preview", "PreviewOptions"),
     "training.evaluate": ("training.evaluate", "EvaluateOptions"),

@@ -23,7 +23,7 @@ from data_tools.common.text import plural
 from training.config.datasets import Datasets, read_datasets
 from training.config.preflight import check_checkpoint
 from training.config.run_config import RunConfig
-from training.config.schedule import MOST_PX, Phase
+from training.config.phases import MOST_PX, Phase
 from training.distributed.ranks import join_job
 from training.runlog.console import as_json
 from training.runlog.epoch_table import Scores

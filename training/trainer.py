@@ -97,8 +97,8 @@ class Trainer:
         asked, net = time.perf_counter(), self.config.model
         flops = forward_flops(net.arch, len(self.state.datasets.classes), phase.px, net.blurpool)
         with contextlib.closing(prefetcher.take(phase)) as loaders:
-            self.state.step.prepare(phase.px, loaders.training.batch, self.world.device)
-            self.log.phase_prepared(phase, time.perf_counter() - asked, "")
+            compiled = self.state.step.prepare(phase.px, loaders.training.batch, self.world.device)
+            self.log.phase_prepared(phase, time.perf_counter() - asked, compiled)
             for epoch in range(max(phase.start, self.progress.epoch), phase.end):
                 if epoch == phase.end - 1:
                     prefetcher.begin(phase.end)

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data_tools.common.errors import program
+from data_tools.common.gpus import installed_gpus
 from data_tools.common.options import Argument, Section, parse
 from data_tools.doctor import machine_checks, software_checks
 from data_tools.doctor.machine_checks import Finding
@@ -23,15 +24,15 @@ def examine(folder: Path | None) -> Iterator[Finding]:
     yield software_checks.python()
     torch, error = software_checks.load("torch")
     yield software_checks.torch(torch, error)
-    cards, error = software_checks.cards()
-    yield from software_checks.gpu(cards, error, software_checks.driver_cuda(), torch)
+    gpus, error = installed_gpus()
+    yield from software_checks.gpus(gpus, error, software_checks.driver_cuda(), torch)
     yield from software_checks.libraries()
-    yield machine_checks.cores(len(cards))
+    yield machine_checks.cores(len(gpus))
     yield machine_checks.waiting_threads()
     yield machine_checks.memory()
     yield machine_checks.disk(folder or Path())
     yield machine_checks.descriptors()
-    yield machine_checks.shared_memory(len(cards))
+    yield machine_checks.shared_memory(len(gpus))
     if folder is not None:
         yield from machine_checks.betons(folder)
 

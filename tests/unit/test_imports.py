@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data_tools": BETON_PACKAGES | {"data_tools.convert"},
     "training.config": BETON_PACKAGES,
     "training.estimation": BETON_PACKAGES | {"training.config"},
-    "training.runlog": BETON_PACKAGES | {"training.config", "training.estimation"},
+    "training.runlog": BETON_PACKAGES | {"training.config"},
     "training.reporting": BETON_PACKAGES | {"training.config", "training.runlog"},
     "training.model": BETON_PACKAGES | {"training.config"},
     "training.loader": BETON_PACKAGES | {"training.config"},

@@ -19,6 +19,8 @@ from data_tools.common.text import plural
 from training.config import imagenet18
 from training.config.phases import FULL, EpochRange, Phase, Ramp
 
+VAL_COST = 1 / 3  # a validation image needs only the forward pass; a training image costs three of those
+
 __all__ = ["FULL", "Phase", "Ramp", "Schedule", "batches_per_epoch"]
 
 

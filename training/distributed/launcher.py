@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from training.config.run_config import Dist
 from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
 
+_PR_SET_PDEATHSIG = 1
 TORCHS_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
@@ -56,7 +58,7 @@ def launch(main: Callable[..., int], options: Dist, *arguments: Any) -> int:
             # Its own handlers would stop watching the processes, and kill them after 30 s, saved or not.
             signals_to_handle="SIGUSR2",
         ),
-        _run_recorded,
+        _run_launched,
     )
     with forwarded_signals() as received:
         try:
@@ -108,6 +110,12 @@ def _traceback(message: Any) -> str:
     if isinstance(message, dict):
         return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message"))
     return str(message)
+
+
+def _run_launched(main: Callable[..., int], *arguments: Any) -> int:
+    """Run ``main`` in a process that this launcher has started, which must not outlive it, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return _run_recorded(main, *arguments)
 
 
 def _run_recorded(main: Callable[..., int], *arguments: Any) -> int:

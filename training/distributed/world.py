@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +23,6 @@ T = TypeVar("T")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
 MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
-_PR_SET_PDEATHSIG = 1
 
 
 class JobError(UserError):
@@ -105,8 +102,6 @@ def world(options: Dist) -> Iterator[World]:
     if this.ranks == 1:
         yield this
         return
-    # The process must not outlive its launcher, however that ends.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     timeout = timedelta(minutes=options.timeout_minutes)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=device if cuda else None)
     try:

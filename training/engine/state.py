@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
@@ -18,8 +15,9 @@ from training.config.preflight import accumulation_steps
 from training.config.run_config import Run, RunConfig, as_mapping
 from training.config.schedule import Phase, batches_per_epoch
 from training.distributed.world import World, gather
-from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
-from training.model import optimizer, resnet, weights
+from training.engine.build import build_step
+from training.engine.step import Predictor, begin_momentum
+from training.model import resnet, weights
 from training.model.moving_average import MovingAverage
 from training.runlog.progress import Progress
 from training.runlog.sessions import Session, as_plain, from_plain, session_here
@@ -45,11 +43,17 @@ class TrainState:
         self.progress = Progress()
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
-        net, train = config.model, config.train
-        self.model, dtype = resnet.for_run(net, train, len(datasets.classes), world.device)
-        self.optimizer = optimizer.build(
-            self.model, train, highest_lr=self.schedule.highest_lr, momentum=self.schedule.momentum(0, 0, 1)
+        train = config.train
+        self.step = build_step(
+            config.model,
+            train,
+            len(datasets.classes),
+            world,
+            highest_lr=self.schedule.highest_lr,
+            momentum=self.schedule.momentum(0, 0, 1),
+            accumulation_steps=self.accumulation_steps,
         )
+        self.model, self.optimizer, dtype = self.step.model, self.step.optimizer, self.step.dtype
         self.options = options_of_result(
             config,
             amp=resnet.amp_name(dtype),
@@ -61,40 +65,12 @@ class TrainState:
         self.sessions: tuple[Session, ...] = ()
         self.random = torch.empty(0)  # the generators of all processes
         self.lengths: Mapping[str, int] = {}  # of the run's tables, in bytes
-        loss_module = LossModule(Predictor(self.model, dtype, world.device), train.label_smoothing, train.loss)
-        self.step = TrainStep(
-            loss_module,
-            self.optimizer,
-            train,
-            parallel=self._parallel(loss_module),
-            accumulation_steps=self.accumulation_steps,
-            mixing=MixupCutmix(train.mixup, train.cutmix, len(datasets.classes)),
-            rank=world.rank,
-            ranks=world.ranks,
-        )
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
         self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
         if train.ema_decay:
             self.ema = MovingAverage(self.model, train.ema_decay, train.ema_every)
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
-
-    def _parallel(self, loss_module: LossModule) -> nn.Module:
-        if self.world.ranks == 1:
-            return loss_module
-        with warnings.catch_warnings():
-            # The argument is renamed in torch 2.15; 2.11 does not have the new name.
-            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-            return DistributedDataParallel(
-                loss_module,
-                device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
-                # BatchNorm statistics stay local, as published; evaluate() shares them.
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-                # Not with compilation, which cuts the graph at the buckets, nor accumulation, whose graph changes.
-                static_graph=self.accumulation_steps == 1
-                and compile_mode(self.config.train, self.world.device.type, self.accumulation_steps) is None,
-            )
 
     def global_batch(self, phase: Phase) -> int:
         return phase.batch_per_gpu * self.accumulation_steps * self.world.ranks

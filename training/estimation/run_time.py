@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from training.config.schedule import FULL, Phase, Schedule, batches_per_epoch
+from training.config.schedule import FULL, VAL_COST, Phase, Schedule, batches_per_epoch
 from training.estimation.cards import Card, Software
 
-VAL_COST = 1 / 3  # a validation image needs only the forward pass; a training image costs three of those
 # What NCCL made of the 25 Gbit/s of an AWS p3.16xlarge over TCP in the published runs on several machines: 7.5, three
 # quarters of what a single flow may have there (AWS's guide). RDMA makes more of a link. Fitted to their times.
 NETWORK_SHARE = 0.3

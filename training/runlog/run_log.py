@@ -50,8 +50,9 @@ class Log:
         """Bytes of the tables, by file name."""
         return {}
 
-    def phase_prepared(self, phase: Phase, seconds: float, note: str) -> None:
-        """The step is ready for ``phase``, ``seconds`` after it was asked for."""
+    def phase_prepared(self, phase: Phase, seconds: float, compiled: bool) -> None:
+        """The step is ready for ``phase``, ``seconds`` after it was asked for; ``compiled``: its code was not in the
+        cache."""
 
     def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
         """The epoch of the run's progress begins, or continues."""
@@ -126,9 +127,10 @@ class RunLog(Log):
         if self.tracker is not None:
             self.tracker.log(values, seen)
 
-    def phase_prepared(self, phase: Phase, seconds: float, note: str) -> None:
+    def phase_prepared(self, phase: Phase, seconds: float, compiled: bool) -> None:
         self._scalars({"times/prepare_sec": seconds})
-        logger.info("%s: ready for the first step after %.1f s%s", described(phase), seconds, note)
+        cold = "; the step was compiled, which training.warm_up can do beforehand" if compiled else ""
+        logger.info("%s: ready for the first step after %.1f s%s", described(phase), seconds, cold)
 
     def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
         at = self.progress

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, 
 from pydantic.dataclasses import dataclass
 
 from data_tools.common.files import write_atomically
+from data_tools.common.gpus import driver_version
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
 from data_tools.common.text import plural
@@ -112,7 +112,7 @@ def session_here(
         commit=provenance.git_commit(),
         processes=processes,
         gpus=tuple(gpus),
-        driver=_driver() if gpus else None,
+        driver=driver_version() if gpus else None,
         cpu=_cpu(),
         cores=usable_cores(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -137,16 +137,6 @@ def _versions() -> dict[str, str]:
     if torch.version.cuda and torch.cuda.is_available():
         versions |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
     return versions
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version; None if nvidia-smi fails."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return output.split("\n")[0].strip() or None
 
 
 def _cpu() -> str:

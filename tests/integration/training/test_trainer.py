@@ -357,6 +357,15 @@ def test_profile_and_other_step_options_train(betons: Path, tmp_path: Path) -> N
     assert checkpoint.load(run_dir / "last.pt")["ema"]["n_averaged"] > 0
 
 
+def test_phase_that_is_compiled_only_now_says_so(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)  # nothing comes from the cache
+    status, _, err = attempt(recipe, tmp_path, "--train.compile=default")
+    assert status == 0, err
+    ready = [line for line in err.splitlines() if "ready for the first step after" in line]
+    assert [line.split(":")[0] for line in ready] == ["epochs 1-2, 32 px", "epoch 3, 48 px"]
+    assert all(line.endswith(" s; the step was compiled, which training.warm_up can do beforehand") for line in ready)
+
+
 def test_bf16_trains(betons: Path, tmp_path: Path) -> None:
     train(write_recipe(tmp_path / "one.yaml", ONE_EPOCH, data={"dir": str(betons)}), tmp_path, "--train.amp=bf16")
     assert all(weight.isfinite().all() for weight in checkpoint.load(tmp_path / "last.pt")["model"].values())

@@ -93,6 +93,14 @@ def test_ctrl_c_before_the_first_step_is_one_line(tmp_path: Path) -> None:
         assert process.stderr.read() == "stopped by SIGINT; nothing was saved\n"
 
 
+def test_killed_launcher_takes_its_processes_along(tmp_path: Path) -> None:
+    with start_script(tmp_path, 600) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
+        process.kill()
+        process.communicate(timeout=60)  # ends when the last process has
+
+
 def test_modules_in_the_current_folder_are_not_imported_by_the_processes(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
