@@ -21,7 +21,7 @@ from training.runlog.sessions import Session, read_sessions
 from training.runlog.step_table import StepRow, read_steps
 
 RESULTS = ("train_loss", "top1", "top5", "val_loss", "ema_top1", "ema_top5")  # of an epoch, without times
-NO_CAUSE = {"run.dir", "run.plan", "run.plan_csv", "run.profile"}  # options that change no loss; nor do those of `log`
+NO_CAUSE = {"run.dir", "run.profile"}  # options that change no loss; nor do those of `log`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
