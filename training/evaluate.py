@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_tools.common.errors import program
 from data_tools.common.options import REQUIRED, OptionError, check, option, parse
@@ -24,12 +23,6 @@ from training.config.schedule import Phase
 from training.distributed.ranks import join_job
 from training.runlog.console import as_json
 from training.runlog.epoch_table import Scores
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from training.distributed.stop_signals import StopSignals
-    from training.distributed.world import World
 
 PROGRAM = "training.evaluate"
 WEIGHTS = "WEIGHTS"
@@ -81,57 +74,44 @@ def run(options: EvaluateOptions) -> int:
     """Validate in this process; every process calls it, and the main one prints the scores. Returns the exit status."""
     from training.distributed.world import run_in_process
 
-    return run_in_process(PROGRAM, _run, options)
+    return run_in_process(PROGRAM, validate, options)
 
 
-def _run(options: EvaluateOptions) -> None:
+def validate(options: EvaluateOptions) -> None:
+    """Print the scores of the weights. OptionError if they do not fit, Preempted if a signal asks to stop."""
     from training.distributed.stop_signals import StopSignals
-    from training.distributed.world import world
-
-    with (
-        world(options.dist) as this,
-        StopSignals(this, options.run.checkpoint_minutes, options.dist.timeout_minutes) as signals,
-    ):
-        scores = validate(options, this, signals)
-        if this.is_main:
-            print_scores(options, scores)
-
-
-def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> Scores:
-    """The scores of the weights. Preempted if ``signals`` ask to stop."""
-    from training.distributed.world import Preempted
+    from training.distributed.world import Preempted, from_main, world
     from training.engine.evaluate import EvaluationStopped, evaluate
     from training.engine.phase_loaders import val_loader
     from training.engine.state import configure_torch
     from training.engine.step import Predictor
-    from training.model import resnet
+    from training.model import resnet, weights
 
     configure_torch(options.run)
     datasets = options.datasets()
-    network, dtype = resnet.for_run(options.model, options.train, len(datasets.classes), world.device)
-    load_weights(network, options.weights, datasets.classes, world)
-    predict = Predictor(network, dtype, world.device, flip=options.train.flip_tta)
-    workers = options.data.workers or default_workers(world.local_ranks)
-    own_part = {"rank": world.rank, "ranks": world.ranks, "workers": workers, "device": world.device}
-    with val_loader(options, datasets, options.phase, **own_part) as loader:
+    with (
+        world(options.dist) as this,
+        StopSignals(this, options.run.checkpoint_minutes, options.dist.timeout_minutes) as signals,
+    ):
+        network, dtype = resnet.for_run(options.model, options.train, len(datasets.classes), this.device)
         try:
-            return evaluate(predict, loader, world, signals)
-        except EvaluationStopped:
-            raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
-
-
-def load_weights(network: nn.Module, path: Path, classes: tuple[str, ...], world: World) -> None:
-    """Load what the main process reads at ``path``. OptionError in every process if it does not fit."""
-    from training.distributed.world import from_main
-    from training.model import weights
-
-    try:
-        given = from_main(lambda: weights.read(path), world)
-        weights.load_into(network, given, classes)
-    except OptionError as error:
-        raise OptionError(error.fault, where=WEIGHTS, remedy=error.remedy) from None
-    if given.averaged and world.is_main:
-        print(f"note: the averaged weights ({given.averaged}) that {path} also holds are not read", file=sys.stderr)
+            given = from_main(lambda: weights.read(options.weights), this)
+            weights.load_into(network, given, datasets.classes)
+        except OptionError as error:
+            raise OptionError(error.fault, where=WEIGHTS, remedy=error.remedy) from None
+        if given.averaged and this.is_main:
+            what = f"the averaged weights ({given.averaged}) that {given.source} also holds"
+            print(f"note: {what} are not read", file=sys.stderr)
+        predict = Predictor(network, dtype, this.device, flip=options.train.flip_tta)
+        workers = options.data.workers or default_workers(this.local_ranks)
+        part = {"rank": this.rank, "ranks": this.ranks, "workers": workers, "device": this.device}
+        with val_loader(options, datasets, options.phase, **part) as loader:
+            try:
+                scores = evaluate(predict, loader, this, signals)
+            except EvaluationStopped:
+                raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
+        if this.is_main:
+            print_scores(options, scores)
 
 
 def print_scores(options: EvaluateOptions, scores: Scores) -> None:
