@@ -16,21 +16,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from data_tools.common.console import show
 from data_tools.common.errors import program
 from data_tools.common.options import Argument, OptionError, parse
 from data_tools.common.resources import default_workers
 from data_tools.common.text import plural
 from training.config.datasets import Datasets, read_datasets
+from training.config.phases import MOST_PX, Phase
 from training.config.preflight import check_checkpoint
 from training.config.run_config import RunConfig
-from training.config.phases import MOST_PX, Phase
 from training.distributed.ranks import join_job
 from training.runlog.console import as_json
 from training.runlog.epoch_table import Scores
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from training.distributed.stop_signals import StopSignals
     from training.distributed.world import World
 
@@ -81,49 +80,38 @@ def run(options: EvaluateOptions) -> int:
     """Validate in this process; every process calls it, and the main one prints the scores. Returns the exit status."""
     from training.distributed.job import run_in_job
 
-    def body(world: World, signals: StopSignals) -> None:
-        scores = validate(options, world, signals)
-        if world.is_main:
-            print_scores(options, scores)
-
-    return run_in_job(PROGRAM, options, body)
+    return run_in_job(PROGRAM, options, lambda world, signals: validate(options, world, signals))
 
 
-def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> Scores:
-    """The scores of the weights. Preempted if ``signals`` ask to stop."""
-    from training.distributed.world import Preempted
+def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> None:
+    """Print the scores of the weights. OptionError if they do not fit, Preempted if a signal asks to stop."""
+    from training.distributed.world import Preempted, from_main
     from training.engine.evaluate import EvaluationStopped, evaluate
     from training.engine.phase_loaders import val_loader
     from training.engine.state import configure_torch
     from training.engine.step import Predictor
-    from training.model import resnet
+    from training.model import resnet, weights
 
     configure_torch(options.run)
     datasets = options.datasets()
     network, dtype = resnet.for_run(options.model, options.train, len(datasets.classes), world.device)
-    load_weights(network, options.weights, datasets.classes, world)
-    predict = Predictor(network, dtype, world.device, flip=options.train.flip_tta)
-    workers = options.data.workers or default_workers(world.local_ranks)
-    own_part = {"rank": world.rank, "ranks": world.ranks, "workers": workers, "device": world.device}
-    with val_loader(options, datasets, options.phase, **own_part) as loader:
-        try:
-            return evaluate(predict, loader, world, signals)
-        except EvaluationStopped:
-            raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
-
-
-def load_weights(network: nn.Module, path: Path, classes: tuple[str, ...], world: World) -> None:
-    """Load what the main process reads at ``path``. OptionError in every process if it does not fit."""
-    from training.distributed.world import from_main
-    from training.model import weights
-
     try:
-        given = from_main(lambda: weights.read(path), world)
-        weights.load_into(network, given, classes)
+        given = from_main(lambda: weights.read(options.weights), world)
+        weights.load_into(network, given, datasets.classes)
     except OptionError as error:
         raise OptionError(error.fault, where=WEIGHTS, remedy=error.remedy) from None
     if given.averaged:
-        logger.info("note: the averaged weights (%s) that %s also holds are not read", given.averaged, path)
+        logger.info("note: the averaged weights (%s) that %s also holds are not read", given.averaged, given.source)
+    predict = Predictor(network, dtype, world.device, flip=options.train.flip_tta)
+    workers = options.data.workers or default_workers(world.local_ranks)
+    part = {"rank": world.rank, "ranks": world.ranks, "workers": workers, "device": world.device}
+    with val_loader(options, datasets, options.phase, **part) as loader:
+        try:
+            scores = evaluate(predict, loader, world, signals)
+        except EvaluationStopped:
+            raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
+    if world.is_main:
+        print_scores(options, scores)
 
 
 def print_scores(options: EvaluateOptions, scores: Scores) -> None:
@@ -131,10 +119,10 @@ def print_scores(options: EvaluateOptions, scores: Scores) -> None:
     px, val_set, rectangular = phase.val_px, f"val_{phase.val_data}", phase.rectangular_val
     if options.log.format == "json":
         about = {"checkpoint": str(options.weights), "px": px, "set": val_set, "rectangular": rectangular}
-        print(as_json("validation", asdict(scores) | about))
+        show(as_json("validation", asdict(scores) | about))
         return
     kind = "rectangles" if rectangular else "squares"
-    print(
+    show(
         f"{options.weights}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
         f"({plural(scores.images, 'image')}, {px} px {kind} of {val_set})"
     )

@@ -98,45 +98,32 @@ def shares(options: RunConfig, ranks: int | None, steps: int, gpus: int) -> str:
 def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[PlannedBatch]:
     """Every training batch of a run on ``gpus`` GPUs, in order; ``images`` by beton set (``{"160": 1281167}``)."""
     for epoch in range(schedule.epochs):
-        batches = _batches(schedule, images, gpus, epoch)
+        phase = schedule.phase(epoch)
+        batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
         for batch in range(1, batches + 1):
-            yield _planned(schedule, epoch, batch, batches)
-
-
-def _batches(schedule: Schedule, images: Mapping[str, int], gpus: int, epoch: int) -> int:
-    phase = schedule.phase(epoch)
-    return batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
-
-
-def _planned(schedule: Schedule, epoch: int, batch: int, batches: int) -> PlannedBatch:
-    """Batch ``batch`` (from 1) of ``batches`` in ``epoch`` (from 0)."""
-    return PlannedBatch(
-        epoch=epoch + 1,
-        batch=batch,
-        batches=batches,
-        phase=schedule.phase(epoch),
-        lr=schedule.lr(epoch, batch, batches),
-        momentum=schedule.momentum(epoch, batch, batches),
-    )
+            lr, momentum = schedule.lr(epoch, batch, batches), schedule.momentum(epoch, batch, batches)
+            yield PlannedBatch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
 
 
 def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
     """A heading and a line for each epoch: its set, size, batch, and the rates and momenta of its first and last
     batch."""
-    heading = f"{'momentum from':>13} {'to':>6} " if schedule.momentum_ramps else ""
+    ramped = bool(schedule.momentum_ramps)
     yield (
-        f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} {heading}"
-        f"{'batches':>7} {'images':>8}  validation"
+        f"{'epoch':>5} {'set':>5} {'px':>4} {'batch/gpu':>9} {'batch':>6} {'lr from':>10} {'lr to':>10} "
+        f"{'momentum from     to ' if ramped else ''}{'batches':>7} {'images':>8}  validation"
     )
     for epoch in range(schedule.epochs):
-        phase, batches = schedule.phase(epoch), _batches(schedule, images, gpus, epoch)
+        phase = schedule.phase(epoch)
         global_batch = phase.batch_per_gpu * gpus
-        first, last = (_planned(schedule, epoch, batch, batches) for batch in (1, batches))
+        batches = batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus)
+        ends = [(epoch, batch, batches) for batch in (1, batches)]
+        rates = " ".join(f"{schedule.lr(*end):>10.6f}" for end in ends)
+        momenta = "{:>13.4f} {:>6.4f} ".format(*(schedule.momentum(*end) for end in ends)) if ramped else ""
         kind = "rectangles" if phase.rectangular_val else "squares"
-        momenta = f"{first.momentum:>13.4f} {last.momentum:>6.4f} " if schedule.momentum_ramps else ""
         yield (
             f"{epoch + 1:>5} {phase.data:>5} {phase.px:>4} {phase.batch_per_gpu:>9} {global_batch:>6} "
-            f"{first.lr:>10.6f} {last.lr:>10.6f} {momenta}{batches:>7} "
+            f"{rates} {momenta}{batches:>7} "
             f"{batches * global_batch:>8}  val_{phase.val_data} {kind}, batch {phase.val_batch}"
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,11 +27,7 @@ def build_step(
 
     ``momentum``: at the start, in place of ``train.momentum``. ``highest_lr``: of the schedule.
     """
-    dtype = resnet.amp_dtype(train.amp, world.device)
-    stem_blocks = resnet.stem_on_blocks(net.stem_blocks, dtype, world.device)
-    model = resnet.build(net.arch, classes, net.init_bn0, net.blurpool, net.prior_bias, stem_blocks)
-    model.to(world.device)
-    model.to(memory_format=torch.channels_last)
+    model, dtype = resnet.for_run(net, train, classes, world.device)
     loss_module = LossModule(Predictor(model, dtype, world.device), train.label_smoothing, train.loss)
     compiles = compile_mode(train, world.device.type, accumulation_steps) is not None
     return TrainStep(
@@ -57,7 +52,7 @@ def _parallel(loss_module: LossModule, world: World, *, static_graph: bool) -> n
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         return DistributedDataParallel(
             loss_module,
-            device_ids=[world.device.index] if world.device.type == "cuda" else None,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
             # BatchNorm statistics stay local, as published; evaluate() shares them.
             broadcast_buffers=False,
             gradient_as_bucket_view=True,

@@ -7,6 +7,7 @@ stripped as long as it is one of `PREFIXES`; the names that remain must be those
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections import OrderedDict
@@ -14,16 +15,16 @@ from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from data_tools.common.options import OptionError
-from training.config.train_config import Model
+from training.config.train_config import Arch
 from training.model import checkpoint, resnet
 
-ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
+ARCHES: tuple[str, ...] = get_args(Arch)
 ENTRIES = ("state_dict", "model", "model_state_dict", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and Lightning's usual attribute
 OURS = {"arch", "classes", "options"}  # beside the weights in a checkpoint, and in the metadata of an export
@@ -53,7 +54,10 @@ def read(path: Path) -> Weights:
         if about.keys() >= OURS:
             classes = json.loads(about["classes"])
     else:
-        with torch.serialization.safe_globals([(Skipped, name) for name in _other_objects(path)]):
+        others: list[str] = []
+        with contextlib.suppress(Exception):  # of a damaged file, as many types as torch.load; the next says which
+            others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(Skipped, name) for name in others]):
             content = checkpoint.read(path)
         if isinstance(content, Mapping) and content.keys() >= OURS:
             classes = checkpoint.check_version(path, content)["classes"]
@@ -67,14 +71,6 @@ class Skipped:
 
     def __new__(cls, *args: object) -> OrderedDict[str, Any]:  # type: ignore[misc]
         return OrderedDict()
-
-
-def _other_objects(path: Path) -> list[str]:
-    """The classes and functions that the file names and torch does not load."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # as many types as torch.load; checkpoint.read says what is wrong
-        return []
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -124,11 +120,9 @@ def _find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
 def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> None:
     """Load the weights into ``network``, whose outputs are ``classes``. OptionError if they do not fit."""
     if weights.classes not in (None, classes):
-        raise OptionError(
-            f"for {len(weights.classes or ())} classes other than the {len(classes)} here",
-            where=weights.source,
-            remedy="give betons of the data that it was trained on",
-        )
+        what = f"for {len(weights.classes or ())} classes other than the {len(classes)} here"
+        remedy = "give betons of the data that it was trained on"
+        raise OptionError(what, where=weights.source, remedy=remedy)
     _load(network, weights)
 
 
@@ -149,7 +143,8 @@ def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> 
     own = network.state_dict()
     wanted, given = _shapes(own), _shapes(weights.tensors)
     if differing := [name for name in given | wanted if given.get(name) != wanted.get(name) and name not in new]:
-        raise OptionError(_misfit(wanted, given, differing), where=weights.source)
+        what, remedy = _misfit(wanted, given, differing)
+        raise OptionError(what, where=weights.source, remedy=remedy)
     for name, tensor in weights.tensors.items():
         is_dense = tensor.layout is torch.strided and not tensor.is_meta
         if not (is_dense and (tensor.is_floating_point() or name.endswith(COUNTER))):
@@ -167,23 +162,20 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
-def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str]) -> str:
-    """Why weights with the shapes ``given`` do not fit, and what to do."""
-    outputs = given.get("fc.bias", ())
+def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str]) -> tuple[str, str]:
+    """Why weights with the shapes ``given`` do not fit, and the remedy."""
+    outputs, any_fc = given.get("fc.bias", ()), dict.fromkeys(FC, ())
     if set(differing) <= set(FC) and len(outputs) == 1:
-        here = wanted["fc.bias"][0]
-        return f"{outputs[0]} outputs, but the betons have {here} classes; give betons of its training data"
-    any_fc = dict.fromkeys(FC, ())
+        what = f"{outputs[0]} outputs, but the betons have {wanted['fc.bias'][0]} classes"
+        return what, "give betons of its training data"
     for arch, blurpool in itertools.product(ARCHES, (False, True)):
         with torch.device("meta"):
             other = _shapes(resnet.build(arch, 1, init_bn0=False, blurpool=blurpool).state_dict())
         if other | any_fc == given | any_fc != wanted | any_fc:
             options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
-            return f"the weights of another network; give {options}"
-    return (
-        f"not the weights of a ResNet of torchvision (differing: {_first(differing)}); "
-        f"give a state dict of one of {', '.join(ARCHES)}"
-    )
+            return "the weights of another network", f"give {options}"
+    what = f"not the weights of a ResNet of torchvision (differing: {_first(differing)})"
+    return what, f"give a state dict of one of {', '.join(ARCHES)}"
 
 
 def _first(names: Collection[object]) -> str:

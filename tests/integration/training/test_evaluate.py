@@ -76,14 +76,13 @@ def test_scores_of_torchvision_weights_agree_with_torchvision(
     assert expected.items() <= scores.items()
 
 
-def test_weights_that_do_not_fit_are_one_line_of_all_processes(recipe: Path, tmp_path: Path) -> None:
-    for content, fault in ((torchvision.models.resnet18().state_dict(), "1000 outputs"), ([1], "no state dict")):
-        torch.save(content, tmp_path / "weights.pth")
-        done = in_two_processes(recipe, tmp_path / "weights.pth")
-        assert (done.returncode, done.stdout) == (2, "")
-        start, error = done.stderr.splitlines()
-        assert start.endswith("loading PyTorch")
-        assert error.startswith(f"training.evaluate: error: WEIGHTS: {tmp_path / 'weights.pth'}: {fault}")
+def test_weights_that_the_main_process_cannot_read_are_one_line_of_all(recipe: Path, tmp_path: Path) -> None:
+    torch.save([1], tmp_path / "weights.pth")
+    done = in_two_processes(recipe, tmp_path / "weights.pth")
+    assert (done.returncode, done.stdout) == (2, "")
+    start, error = done.stderr.splitlines()
+    assert start.endswith("loading PyTorch")
+    assert error.startswith(f"training.evaluate: error: WEIGHTS: {tmp_path / 'weights.pth'}: no state dict")
 
 
 def test_stopped_validation_ends_without_scores(recipe: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
