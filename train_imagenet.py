@@ -57,8 +57,8 @@ def _check_batches(config: RunConfig, datasets: Datasets, ranks: int) -> None:
     """OptionError if ``ranks`` processes cannot share the global batch, or it is larger than a training set."""
     steps = preflight.accumulation_steps(config.dist, ranks)
     if not config.run.eval_only:
-        images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
-        check_batches(images, config.schedule.parsed, steps * ranks)
+        images = {phase.data: datasets.images(phase) for phase in config.schedule.phases}
+        check_batches(images, config.schedule, steps * ranks)
 
 
 if __name__ == "__mp_main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -163,7 +163,7 @@ def _prepare(source: Path, recipe: Path, work: Path) -> None:
             new = tarfile.TarInfo(f"raw-data/{'train' if split == 'train' else 'validation'}/{label}/{path.name}")
             new.size = len(data)
             out.addfile(new, io.BytesIO(data))
-    schedule = from_argv(["--config-file", str(recipe)]).schedule.parsed
+    schedule = from_argv(["--config-file", str(recipe)]).schedule
     caps = ",".join({cap: None for phase in schedule.phases for cap in (phase.data, phase.val_data)})
     command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work}/betons"]
     command.append(f"--data.caps={caps}")

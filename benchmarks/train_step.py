@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -44,7 +44,7 @@ class Variant:
     """What differs from our step: its options, those of Inductor, or how the stem is computed."""
 
     train: Train = field(default_factory=Train)
-    stem_blocks: str = "auto"
+    stem_blocks: bool | Literal["auto"] = "auto"
     inductor: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,7 +54,7 @@ VARIANTS = {
     "cuda_graphs": Variant(train=Train(compile="reduce-overhead")),
     "max_autotune": Variant(train=Train(compile="max-autotune")),
     "fp16": Variant(train=Train(amp="fp16")),
-    "no_stem_blocks": Variant(stem_blocks="false"),
+    "no_stem_blocks": Variant(stem_blocks=False),
     "combo_kernels": Variant(inductor={"combo_kernels": True, "combo_kernels_pointwise_only": True}),
     "cooperative_reductions": Variant(inductor={"triton.cooperative_reductions": True}),
     "conv_1x1_as_mm": Variant(inductor={"conv_1x1_as_mm": True}),

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
-from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.options import Argument, Section, parse
 from data_tools.common.text import plural
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
@@ -42,7 +44,7 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
     """The page's section on each recipe."""
     for recipe in recipes:
         config = load(recipe)
-        schedule, gpus = config.schedule.parsed, config.schedule.gpus
+        schedule, gpus = config.schedule, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
         yield f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}, {config.model.arch}.\n"
         ramps = "learning rate and momentum" if schedule.momentum_ramps else "and learning rate"
@@ -59,15 +61,11 @@ def table(schedule: Schedule, gpus: int) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RecipeDocsOptions:
+class RecipeDocsOptions(Section):
     """One page."""
 
-    page: Path = option(REQUIRED, "the page to update", argument="PAGE.md")
-    recipes: tuple[Path, ...] = option(REQUIRED, "the recipes that it shows", argument="RECIPE.yaml")
-
-    def __post_init__(self) -> None:
-        check(self)
+    page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
+    recipes: Annotated[tuple[Path, ...], Argument("RECIPE.yaml")] = Field(description="the recipes that it shows")
 
 
 @program("render_recipe_docs.py")
@@ -79,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     plots.mkdir(exist_ok=True)
     for recipe in options.recipes:
         schedule = load(recipe).schedule
-        write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, schedule.parsed, schedule.gpus).encode())
+        write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, schedule, schedule.gpus).encode())
     write_atomically(options.page, text.encode())
     print(f"{options.page}: {len(options.recipes)} recipes, plots in {plots}")
     return 0

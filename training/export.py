@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import partial_file
-from data_tools.common.options import REQUIRED, OptionError, check, option, parse
+from data_tools.common.options import Argument, OptionError, Section, parse
 from training.config.preflight import check_checkpoint
 
 if TYPE_CHECKING:
@@ -28,17 +29,13 @@ OPSET = 18
 TOLERANCE = 1e-3  # of the largest logit; sums are rounded in another order
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportOptions:
+class ExportOptions(Section):
     """One file of weights."""
 
-    checkpoint: Path = option(REQUIRED, "`last.pt` or `best.pt` of a run folder", argument="CHECKPOINT")
-    to: Literal["torchvision", "safetensors", "onnx"] = option(REQUIRED, "format")
-    out: Path | None = option(None, "where to write it", none="beside the checkpoint")
-    ema: bool = option(False, "export the averaged weights of a run with `train.ema`")
-
-    def __post_init__(self) -> None:
-        check(self)
+    checkpoint: Annotated[Path, Argument("CHECKPOINT")] = Field(description="`last.pt` or `best.pt` of a run folder")
+    to: Literal["torchvision", "safetensors", "onnx"] = Field(description="format")
+    out: Path | None = Field(None, description="where to write it; by default beside the checkpoint")
+    ema: bool = Field(False, description="export the averaged weights of a run with `train.ema`")
 
 
 @program("training.export")

@@ -97,7 +97,7 @@ def shares(config: RunConfig, ranks: int | None, steps: int, gpus: int) -> str:
 
 def show(config: RunConfig) -> None:
     """Print the table for ``run.plan``, write the CSV for ``run.plan_csv``."""
-    schedule = config.schedule.parsed
+    schedule = config.schedule
     ranks = known_ranks(config.dist, os.environ)
     steps = accumulation_steps(config.dist, ranks or 1)
     gpus = ranks * steps if ranks else config.dist.emulate_gpus or config.schedule.gpus

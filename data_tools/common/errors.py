@@ -26,12 +26,14 @@ LONG = 80  # characters; a longer remedy has a line of its own
 
 
 class UserError(Exception):
-    """``what`` is wrong, ``where`` (a file or an option; empty if ``what`` says it), and the ``remedy``."""
+    """``what`` is wrong, ``where`` (a file or an option; empty if ``what`` says it), the ``remedy``; and ``others``
+    found with it."""
 
     status: ClassVar[int] = MISTAKE
 
     def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = printable(what), printable(str(where)), printable(remedy)
+        self.others: tuple[UserError, ...] = ()
         super().__init__(what)
 
     @property
@@ -102,9 +104,10 @@ def _run(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str]) -
 
 
 def print_error(name: str, error: UserError) -> int:
-    """``error`` as one line of the program ``name``, a long remedy below it; its exit status."""
-    if len(error.remedy) <= LONG:
-        print(f"{name}: error: {error}", file=sys.stderr)
-    else:
-        print(f"{name}: error: {error.fault}\n  remedy: {error.remedy}", file=sys.stderr)
+    """``error`` and its ``others`` as lines of the program ``name``, a long remedy below its line; the exit status."""
+    for each in (error, *error.others):
+        if len(each.remedy) <= LONG:
+            print(f"{name}: error: {each}", file=sys.stderr)
+        else:
+            print(f"{name}: error: {each.fault}\n  remedy: {each.remedy}", file=sys.stderr)
     return error.status

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from data_tools.common.errors import program
-from data_tools.common.options import check, option, parse
+from data_tools.common.options import Argument, Section, parse
 from data_tools.doctor import machine_checks, software_checks
 from data_tools.doctor.machine_checks import Finding
 
@@ -34,20 +36,12 @@ def examine(folder: Path | None) -> Iterator[Finding]:
         yield from machine_checks.betons(folder)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DoctorOptions:
+class DoctorOptions(Section):
     """One examination."""
 
-    betons: Path | None = option(
-        None,
-        "also check this folder of betons",
-        none="check no betons",
-        argument="BETON_DIR",
-        was=("data.dir",),
+    betons: Annotated[Path | None, Argument("BETON_DIR")] = Field(
+        None, description="also check this folder of betons; by default check no betons"
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @program("data_tools.doctor")

@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.common.options import parse
 from helpers import ROOT
-from training.config.run_config import RunConfig, as_mapping
+from training.config.run_config import as_mapping, from_argv
 from training.runlog.epoch_table import EpochRow, Speed, write_epochs
 from training.runlog.sessions import Session, add_session
 
@@ -72,6 +71,6 @@ def run_folder(
     write_epochs(path, rows(top5, hours_an_epoch))
     for session in sessions:
         add_session(path, session)
-    config = parse(RunConfig, ["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv], prog="test")
+    config = from_argv(["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv])
     (path / "config.json").write_text(json.dumps(as_mapping(config)))
     return path

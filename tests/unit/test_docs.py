@@ -11,7 +11,7 @@ from helpers import ROOT
 
 from data_tools.beton.format import HEADER, IMAGE, SAMPLE, SAMPLES_START
 from data_tools.beton.manifest import Manifest
-from data_tools.common.options import entries
+from data_tools.common.options import options_of
 from data_tools.convert.config import WriteSpec
 from scripts import render_option_docs
 from training.config.run_config import RunConfig
@@ -23,7 +23,7 @@ README = TEXTS[ROOT / "README.md"]
 
 # ---------------------------------------------------------------------------------------------- what is named exists
 def test_options_exist() -> None:
-    known = {f"--{entry.key}" for schema in (WriteSpec, RunConfig) for entry in entries(schema)} | {"--section.key"}
+    known = {f"--{key}" for schema in (WriteSpec, RunConfig) for key in options_of(schema)} | {"--section.key"}
     written = {(path.name, each) for path, text in TEXTS.items() for each in re.findall(r"--[a-z]+\.[a-z_0-9]+", text)}
     assert not {each for each in written if each[1] not in known}
 
@@ -121,8 +121,9 @@ def test_option_tables_are_up_to_date_and_hold_every_program() -> None:
 
 
 def test_every_option_says_what_follows_without_it() -> None:
-    of_both = [entry for schema in (RunConfig, WriteSpec) for entry in entries(schema)]
-    assert not [entry.key for entry in of_both if not (entry.required or entry.without()) or len(entry.meaning()) < 4]
+    for key, field in (options_of(RunConfig) | options_of(WriteSpec)).items():
+        given = field.is_required() or field.default not in (None, ())
+        assert given or "by default" in (field.description or ""), key
 
 
 def test_tables_of_the_format_name_every_field_and_key() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from training.config.train_config import Model, Train
 
 SCHEDULE, VALIDATION = "schedule", "validation"
 # They change what is attempted or shown, or how fast it goes, but not what is learned.
-HARMLESS = {"model.stem_blocks", "train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
+HARMLESS = {"model.stem_blocks", "train.compile", "train.flip_tta", VALIDATION}
 # Weights of one network do not fit another.
 FIXED = {"model.arch", "model.blurpool", "classes"}
 # Checkpoints that are older than an option were made with its default.
 ABSENT: Mapping[str, Any] = {
-    f"{name}.{field.name}": field.default
+    f"{name}.{key}": field.default
     for name, section in (("model", Model), ("train", Train))
-    for field in fields(section)
+    for key, field in section.model_fields.items()
 }
 MOST_SHOWN = 4
 _BETON = re.compile(r"(train|val)_(full|\d+)")
@@ -58,7 +58,7 @@ def options_of_result(
     options |= {f"data.{key}": sections["data"][key] for key in ("page_window", "augment")}
     if config.run.init_from is not None:
         options["run.init_from"] = str(config.run.init_from)
-    schedule = config.schedule.parsed
+    schedule = config.schedule
     options[SCHEDULE] = [_epoch(schedule, epoch) for epoch in range(schedule.epochs)]
     options[VALIDATION] = [_validation(schedule.phase(epoch)) for epoch in range(schedule.epochs)]
     return options | dict(digests)
@@ -79,7 +79,7 @@ def check_accepted(config: RunConfig) -> None:
 def _epoch(schedule: Schedule, epoch: int) -> str:
     phase = schedule.phase(epoch)
     shown = f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}"
-    for name, ramps in (("lr", schedule.ramps), ("momentum", schedule.momentum_ramps)):
+    for name, ramps in (("lr", schedule.lr_ramps), ("momentum", schedule.momentum_ramps)):
         for ramp in ramps:
             if ramp.start <= epoch < ramp.end:
                 power = "" if ramp.power is None else f" {ramp.power:.9g}"

@@ -37,7 +37,7 @@ def train_loader(
     config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, rank: int = 0, ranks: int = 1, **options: Any
 ) -> TrainLoader:
     """The training loader of ``phase``, ``batch`` images per process; ``options``: workers and the like."""
-    operations, modules = augmentation.build(config.data.augmentations, rank, ranks)
+    operations, modules = augmentation.build(config.data.augment, rank, ranks)
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),
         px=phase.px,

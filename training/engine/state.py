@@ -51,7 +51,7 @@ class TrainState:
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World) -> None:
         self.config, self.datasets, self.world = config, datasets, world
-        self.schedule = config.schedule.parsed
+        self.schedule = config.schedule
         self.progress = Progress()
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)

@@ -76,7 +76,7 @@ class LossModule(nn.Module):
 class MixupCutmix:
     """torchvision's MixUp and CutMix; the random numbers of a batch depend on its key alone."""
 
-    def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
+    def __init__(self, mixup: float | None, cutmix: float | None, classes: int) -> None:
         kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
         kinds += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
         self.kinds = kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import torch
 
@@ -26,7 +27,7 @@ class SyntheticRun:
         batch: int,
         device: torch.device,
         options: Train,
-        stem_blocks: str = "auto",
+        stem_blocks: bool | Literal["auto"] = "auto",
         blurpool: bool = False,
     ) -> None:
         dtype = resnet.amp_dtype(options.amp, device)

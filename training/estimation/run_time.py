@@ -8,7 +8,7 @@ whichever is longer; then what a step costs whatever its batch is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from training.config.schedule import FULL, Phase, Schedule, batches_per_epoch
 from training.estimation.cards import Card, Software
@@ -197,6 +197,6 @@ def same_global_batch(schedule: Schedule, gpus: int, on: int) -> Schedule:
             batch, left = divmod(phase.batch_per_gpu * gpus, on)
             if left or not batch:
                 raise ValueError(f"a global batch of {phase.batch_per_gpu * gpus} on {on} GPUs")
-            yield replace(phase, batch_per_gpu=batch)
+            yield Phase(**dict(phase) | {"batch_per_gpu": batch})
 
-    return replace(schedule, phases=tuple(phases()))
+    return Schedule(phases=tuple(phases()), gpus=on)

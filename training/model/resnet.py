@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -107,11 +107,11 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def stem_on_blocks(stem_blocks: str, dtype: torch.dtype, device: torch.device) -> bool:
+def stem_on_blocks(stem_blocks: bool | Literal["auto"], dtype: torch.dtype, device: torch.device) -> bool:
     """Whether ``model.stem_blocks`` means :class:`BlockStem`. With ``auto`` where cuDNN has no kernels for 3 channels:
     on an H200 it has them for fp16, and for bf16 pads each batch to 8 channels."""
     if stem_blocks != "auto":
-        return stem_blocks == "true"
+        return stem_blocks
     return device.type == "cuda" and dtype == torch.bfloat16
 
 

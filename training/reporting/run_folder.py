@@ -12,11 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
-from data_tools.common.options import OptionError
+from data_tools.common.options import OptionError, mistakes_in
 from data_tools.common.text import plural
-from training.config.run_config import ScheduleOptions
 from training.config.schedule import Schedule
 from training.runlog.epoch_table import (
     CONFIG,
@@ -129,11 +130,12 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(config, dict) and all(isinstance(section, dict) for section in config.values())):
             raise ValueError("not sections of options")
-        return config, ScheduleOptions(**config["schedule"]).parsed
+        return config, Schedule(**config["schedule"])
     except FileNotFoundError:
         raise OptionError("missing", where=path, remedy="give a run folder") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise OptionError(f"damaged, or of another version ({error})", where=path, remedy="restore it") from None
+        why = mistakes_in(Schedule, error)[0] if isinstance(error, ValidationError) else error
+        raise OptionError(f"damaged, or of another version ({why})", where=path, remedy="restore it") from None
 
 
 def published() -> Published:

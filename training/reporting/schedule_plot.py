@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from data_tools.common.text import plural
-from training.config.schedule import LrRamp, MomentumRamp, Schedule
+from training.config.schedule import Ramp, Schedule
 from training.reporting.plotting import LIGHT, Palette, figure, style_axes
 
 if TYPE_CHECKING:
@@ -25,20 +24,18 @@ def plot(schedule: Schedule, gpus: int, palette: Palette = LIGHT) -> Figure:
     _steps(px, palette, schedule, [phase.px for phase in schedule.phases], "px")
     batches = [phase.batch_per_gpu * gpus for phase in schedule.phases]
     _steps(batch, palette, schedule, batches, f"global batch, on {plural(gpus, 'GPU')}")
-    _ramps(lr, palette, schedule, schedule.ramps, "learning rate")
+    _ramps(lr, palette, schedule, schedule.lr_ramps, "learning rate")
     for momentum in more:
         _ramps(momentum, palette, schedule, schedule.momentum_ramps, "momentum")
     return fig
 
 
-def _ramps(
-    axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[LrRamp] | Sequence[MomentumRamp], title: str
-) -> None:
+def _ramps(axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[Ramp], title: str) -> None:
     lines = []
     for ramp in ramps:
         # A curve as 32 batches of one epoch that is as long as the ramp; a line by its ends.
         count = 1 if ramp.shape == "linear" else 32
-        whole = replace(ramp, start=0, end=1)
+        whole = ramp.model_copy(update={"epochs": (0, 1)})
         lines.append(
             [(ramp.start + (ramp.end - ramp.start) * b / count, whole.at(0, b, count)) for b in range(count + 1)]
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
+from training.config.schedule import Phase, Ramp, Schedule
 
 COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
     "epochs": lambda _, phase, __: epochs(phase),
@@ -17,7 +17,7 @@ COLUMNS: dict[str, Callable[[Schedule, Phase, int], str]] = {
         f"{'rectangles' if phase.rectangular_val else 'squares'} of {phase.val_px} px"
         f"{f' (resized to {phase.val_resize})' if phase.val_resize else ''} from {phase.val_data}"
     ),
-    "learning rate": lambda schedule, phase, _: values(schedule.ramps, phase),
+    "learning rate": lambda schedule, phase, _: values(schedule.lr_ramps, phase),
     "momentum": lambda schedule, phase, _: values(schedule.momentum_ramps, phase),
 }
 NUMBERS = {"px", "batch per GPU", "global batch", "least crop"}  # columns to be aligned on the right
@@ -38,7 +38,7 @@ def epochs(phase: Phase) -> str:
     return f"{phase.end}" if phase.end == phase.start + 1 else f"{phase.start + 1}–{phase.end}"
 
 
-def values(ramps: Sequence[LrRamp] | Sequence[MomentumRamp], phase: Phase) -> str:
+def values(ramps: Sequence[Ramp], phase: Phase) -> str:
     """Learning rates or momenta within a phase, from change to change."""
     parts = []
     for ramp in ramps:

@@ -72,7 +72,7 @@ def print_start(config: RunConfig) -> None:
     if config.run.checkpoint is not None:
         what = f"validating {config.run.checkpoint}"
     else:
-        what = f"training {config.model.arch} for {plural(config.schedule.parsed.epochs, 'epoch')} in {config.run.dir}"
+        what = f"training {config.model.arch} for {plural(config.schedule.epochs, 'epoch')} in {config.run.dir}"
     print(f"{what}; loading PyTorch", file=sys.stderr, flush=True)
 
 

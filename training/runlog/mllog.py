@@ -84,7 +84,7 @@ class MlLog:
 
 def facts(config: RunConfig, work: WorkModel, platform: str) -> dict[str, Any]:
     """What MLPerf wants to know of a run: sizes, seed and optimizer."""
-    first, ramps = work.schedule.phases[0], work.schedule.ramps
+    first, ramps = work.schedule.phases[0], work.schedule.lr_ramps
     return {
         "submission_platform": platform,
         "train_samples": work.images[f"train_{first.data}"],
@@ -92,7 +92,7 @@ def facts(config: RunConfig, work: WorkModel, platform: str) -> dict[str, Any]:
         "global_batch_size": first.batch_per_gpu * work.gpus,
         "seed": config.run.seed,
         "opt_name": "sgd",
-        "opt_base_learning_rate": max(rate for ramp in ramps for rate in (ramp.lr_from, ramp.lr_to)),
+        "opt_base_learning_rate": max(rate for ramp in ramps for rate in (ramp.first, ramp.last)),
         "opt_weight_decay": config.train.weight_decay,
     }
 

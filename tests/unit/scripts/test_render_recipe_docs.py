@@ -50,10 +50,10 @@ def test_table_of_titan8_by_hand() -> None:
 def test_learning_rates_of_a_ramp_over_two_phases() -> None:
     # rn50_16_epochs: from 1.7 after epoch 2 to 0 after epoch 16, linearly; the last phase begins at epoch 12 or later.
     epochs16 = schedule("rn50_16_epochs")
-    ramp, last = epochs16.ramps[-1], epochs16.phases[-1]
-    at_start = ramp.lr_from + (ramp.lr_to - ramp.lr_from) * (last.start - ramp.start) / (ramp.end - ramp.start)
+    ramp, last = epochs16.lr_ramps[-1], epochs16.phases[-1]
+    at_start = ramp.first + (ramp.last - ramp.first) * (last.start - ramp.start) / (ramp.end - ramp.start)
     assert ramp.start < last.start < ramp.end
-    assert list(render_recipe_docs.table(epochs16, gpus=8))[-1].endswith(f"| {at_start:.4g} → {ramp.lr_to:.4g} |")
+    assert list(render_recipe_docs.table(epochs16, gpus=8))[-1].endswith(f"| {at_start:.4g} → {ramp.last:.4g} |")
 
 
 def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

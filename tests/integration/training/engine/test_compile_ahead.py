@@ -21,7 +21,8 @@ from torch._inductor import config as inductor_config
 from torch.nn.parallel import DistributedDataParallel
 
 from training.config.datasets import Datasets
-from training.config.run_config import Model, RunConfig, ScheduleOptions, Train
+from training.config.run_config import Model, RunConfig, Train
+from training.config.schedule import Schedule
 from training.distributed.world import World
 from training.engine.compile_ahead import CompileAhead
 from training.engine.state import TrainState, configure_torch
@@ -30,11 +31,9 @@ SPAWN = multiprocessing.get_context("spawn")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 PHASE = {"epochs": [0, 1], "px": 32, "batch_per_gpu": 4, "data": 160}
 PHASE["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
-CONFIG = RunConfig(
-    schedule=ScheduleOptions(phases=[PHASE]), model=Model(arch="resnet18"), train=Train(compile="default")
-)
+CONFIG = RunConfig(schedule=Schedule(phases=[PHASE]), model=Model(arch="resnet18"), train=Train(compile="default"))
 DATASETS = Datasets(folder=Path("unused"), manifests={}, classes=tuple("abcdefghij"))
-FIRST = CONFIG.schedule.parsed.phases[0]
+FIRST = CONFIG.schedule.phases[0]
 
 
 def world(device: torch.device, ranks: int = 1) -> World:

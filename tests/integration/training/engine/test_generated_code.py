@@ -37,9 +37,9 @@ def bytes_of_convolutions(net: nn.Module) -> int:
     return sum(found)
 
 
-@pytest.mark.parametrize(("architecture", "stem_blocks"), [(75, "auto"), (90, "auto"), (100, "false")])
+@pytest.mark.parametrize(("architecture", "stem_blocks"), [(75, "auto"), (90, "auto"), (100, False)])
 def test_ptxas_takes_every_kernel_and_elementwise_work_is_fused(
-    architecture: int, stem_blocks: str, monkeypatch: pytest.MonkeyPatch
+    architecture: int, stem_blocks: bool | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every kind of kernel that ResNet-50 has.
     monkeypatch.setattr(torchvision.models, "resnet50", functools.partial(ResNet, Bottleneck, [1, 1, 1, 1]))

@@ -15,7 +15,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from training.config.datasets import Datasets
-from training.config.run_config import Dist, RunConfig, ScheduleOptions
+from training.config.run_config import Dist, RunConfig
+from training.config.schedule import Schedule
 from training.config.train_config import Model, Train
 from training.distributed.world import World
 from training.engine.evaluate import evaluate
@@ -41,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bce": {"loss": "bce", "label_smoothing": 0.08},
     "decay_and_clipping": {"amp": "fp16", "decay_decoupled": True, "clip_norm": 1.0},
     "decay_without_a_scale": {"amp": "bf16", "decay_decoupled": True, "clip_norm": 1.0},
-    "stem_blocks": {"stem_blocks": "true"},
+    "stem_blocks": {"stem_blocks": True},
 }
 SQUARES, RECTANGLES = [(PX, PX)], [(PX, 40), (48, PX)]
 
@@ -51,9 +52,11 @@ def half_a_resnet18(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models, "resnet18", functools.partial(ResNet, BasicBlock, [1, 1, 1, 1]))
 
 
-def state_of(*, emulate_gpus: int = 1, blurpool: bool = False, stem_blocks: str = "auto", **train: Any) -> TrainState:
+def state_of(
+    *, emulate_gpus: int = 1, blurpool: bool = False, stem_blocks: bool | str = "auto", **train: Any
+) -> TrainState:
     config = RunConfig(
-        schedule=ScheduleOptions(phases=[PHASE]),
+        schedule=Schedule(phases=[PHASE]),
         model=Model(arch="resnet18", blurpool=blurpool, stem_blocks=stem_blocks),
         train=Train(**train),
         dist=Dist(emulate_gpus=emulate_gpus),
@@ -137,7 +140,7 @@ def test_other_layouts_are_seen() -> None:
 COMPILED: list[Any] = [
     ({"amp": "bf16"}, SQUARES),
     ({"amp": "fp16", "loss_scale": "dynamic"}, RECTANGLES),
-    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": "true"}, SQUARES),
+    ({"amp": "bf16", "mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "stem_blocks": True}, SQUARES),
     ({"amp": "fp16", "loss": "bce", "decay_decoupled": True, "clip_norm": 1.0}, SQUARES),
     pytest.param({"amp": "bf16", "blurpool": True, "flip_tta": True}, RECTANGLES, marks=pytest.mark.slow),
     pytest.param({"emulate_gpus": 2, "mixup": 0.2, "cutmix": 1.0}, SQUARES, marks=pytest.mark.slow),

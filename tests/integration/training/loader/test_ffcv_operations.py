@@ -20,9 +20,9 @@ from torchvision.transforms import v2
 
 from data_tools.beton.format import read_layout
 from data_tools.common.options import OptionError
-from training.config.augmentations import read_augmentations
 from training.config.datasets import read_datasets
-from training.config.run_config import Data, RunConfig, ScheduleOptions
+from training.config.run_config import Data, RunConfig
+from training.config.schedule import Schedule
 from training.engine.phase_loaders import train_loader
 from training.loader import augmentation
 from training.loader.beton_reader import LoadError
@@ -177,7 +177,7 @@ def test_torchvision_module_on_the_device_is_keyed_on_the_batch(betons: Path) ->
 
 def test_augmentations_are_made_by_name() -> None:
     entries = [{"ffcv.transforms.Cutout": {"crop_size": 8}}, "torchvision.transforms.v2.RandomGrayscale"]
-    operations, modules = augmentation.build(read_augmentations(entries))
+    operations, modules = augmentation.build(Data(augment=entries).augment)
     assert [type(each) for each in operations] == [Cutout]
     assert [type(each) for each in modules] == [v2.RandomGrayscale]
 
@@ -192,7 +192,7 @@ def test_augmentations_are_made_by_name() -> None:
 )
 def test_published_augmentations_draw_for_each_image(betons: Path, entry: dict[str, object]) -> None:
     ((name, arguments),) = entry.items()
-    made = augmentation.build(read_augmentations([{f"torchvision.transforms.v2.{name}": arguments}]))[1]
+    made = augmentation.build(Data(augment=[{f"torchvision.transforms.v2.{name}": arguments}]).augment)[1]
     with TrainLoader(betons / "train_160.beton", px=PX, batch=8, seed=5, on_device=made) as loader:
         first, again, other = (next(iter(loader.epoch(epoch)))[0] for epoch in (0, 0, 1))
     assert torch.equal(first, again)
@@ -216,11 +216,11 @@ def test_images_are_changed_alike_however_many_processes_share_a_batch(betons: P
     augment = [{f"torchvision.transforms.v2.{name}": arguments} for name, arguments in entries.items()]
     phase = {"epochs": [0, 1], "px": PX, "batch_per_gpu": 12, "data": 160}
     phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
-    config = RunConfig(data=Data(dir=betons, augment=augment), schedule=ScheduleOptions(phases=[phase]))
-    datasets = read_datasets(betons, config.betons())
+    config = RunConfig(data=Data(dir=betons, augment=augment), schedule=Schedule(phases=[phase]))
+    datasets = read_datasets(betons, config.schedule.betons())
 
     def batch_of(rank: int, ranks: int) -> torch.Tensor:
-        first = config.schedule.parsed.phases[0]
+        first = config.schedule.phases[0]
         with train_loader(config, datasets, first, batch=12 // ranks, rank=rank, ranks=ranks) as loader:
             return next(iter(loader.epoch(1)))[0]
 
@@ -231,7 +231,7 @@ def test_images_are_changed_alike_however_many_processes_share_a_batch(betons: P
 
 def test_erased_parts_have_the_given_pixels() -> None:
     entry = {"torchvision.transforms.v2.RandomErasing": {"p": 1.0, "value": [124, 116, 104]}}
-    (erase,) = augmentation.build(read_augmentations([entry]))[1]
+    (erase,) = augmentation.build(Data(augment=[entry]).augment)[1]
     images = erase(torch.full((8, 3, 32, 32), 7, dtype=torch.uint8))
     for image in images:
         erased = (image != 7).all(0)
@@ -251,14 +251,14 @@ def test_erased_parts_have_the_given_pixels() -> None:
 )
 def test_augmentation_that_cannot_be_made_is_named(entry: object, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        augmentation.build(read_augmentations([entry]))
+        augmentation.build(Data(augment=[entry]).augment)
 
 
 @pytest.mark.parametrize(
     "entry", ["ffcv.transforms.ToTensor", {"ffcv.transforms.ImageMixup": {"alpha": 0.5, "same_lambda": True}}]
 )
 def test_operation_that_does_more_than_change_pixels_is_refused(betons: Path, entry: object) -> None:
-    operations, _ = augmentation.build(read_augmentations([entry]))
+    operations, _ = augmentation.build(Data(augment=[entry]).augment)
     with pytest.raises(OptionError, match="does not turn one uint8 image into another"):
         TrainLoader(betons / "train_160.beton", px=PX, batch=8, augment=operations)
 

@@ -9,7 +9,8 @@ import pytest
 
 from data_tools.common.options import OptionError
 from training.config.continuation import check_changes, differences, options_of_result
-from training.config.run_config import Run, RunConfig, ScheduleOptions
+from training.config.run_config import Run, RunConfig
+from training.config.schedule import Schedule
 from training.config.train_config import Model, Train
 
 SOURCE = Path("runs/x/last.pt")
@@ -22,7 +23,7 @@ def options(*more: dict[str, Any], amp: str = "fp16", gpus: int = 8, **changes: 
     sections: dict[str, Any] = {"train": Train(), "model": Model(), "run": Run()}
     phase = {**PHASE, "lr": changes.pop("lr", RATES), **changes.pop("phase", {})}
     sections |= changes
-    config = RunConfig(schedule=ScheduleOptions(phases=[phase, *more]), **sections)
+    config = RunConfig(schedule=Schedule(phases=[phase, *more]), **sections)
     return options_of_result(config, amp=amp, gpus=gpus, digests={"train_160": "ab"}, classes=10)
 
 
@@ -39,9 +40,8 @@ def test_same_options_have_no_differences() -> None:
 @pytest.mark.parametrize(
     "now",
     [
-        options(train=Train(max_bad_steps=3)),
         options(train=Train(compile="off")),
-        options(model=Model(stem_blocks="true")),
+        options(model=Model(stem_blocks=True)),
         options(train=Train(flip_tta=True)),
         options(phase={"val_batch": 7, "rectangular_val": True}),
         options(phase={"val_resize": 140}),

@@ -116,20 +116,6 @@ def test_log_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_
     assert "no beton here" in refused(f"--log.mllog={tmp_path / 'run/log'}", f"--data.dir={tmp_path}")
 
 
-def test_wandb_switched_off_in_yaml_is_answered_with_how_to(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "log.yaml").write_text("log: {wandb: off}")
-    line = refused("-C", str(tmp_path / "log.yaml"))
-    assert "log.wandb: False is not text; give the name of a project, or leave it out" in line
-
-
-def test_accepted_change_that_is_none_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    line = refused("--run.accept_changes=schedule,train.weigth_decay")
-    assert "run.accept_changes: 'train.weigth_decay' is not an option that" in line
-    assert "mean train.weight_decay?" in line
-    keys = "schedule,validation,train.loss_scale,run.init_from,train_160,val_320,data.augment,gpus"
-    assert "no beton here" in refused(f"--run.accept_changes={keys}", f"--data.dir={tmp_path}")
-
-
 @pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "0"}])
 def test_environment_that_contradicts_itself_is_refused_for_a_plan_too(
     environment: dict[str, str], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from training.runlog.mllog import TOKEN, MlLog, facts
 
 CONFIG = config("titan8")
 WORK = WorkModel(
-    schedule=CONFIG.schedule.parsed,
+    schedule=CONFIG.schedule,
     images={"train_160": 1_281_167, "val_160": 50_000, "train_320": 1_281_167, "val_320": 50_000},
     gpus=8,
 )
