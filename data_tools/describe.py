@@ -15,9 +15,9 @@ from pydantic import Field
 
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.common.console import plural
 from data_tools.common.errors import MissingFileError, UserError, printable, program
 from data_tools.common.options import Argument, Section, parse
-from data_tools.common.text import plural
 from data_tools.convert import transcode
 from data_tools.native import codec
 

@@ -13,10 +13,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.options import Argument, Section, parse
-from data_tools.common.text import plural
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 from training.reporting import plotting

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.options import Argument, OptionError, Section, parse
-from data_tools.common.text import plural
 from training.reporting.run_folder import read_config
 from training.runlog.epoch_table import EpochRow, read_epochs
 from training.runlog.sessions import Session, read_sessions

@@ -13,10 +13,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import OptionError, nearest, parse
-from data_tools.common.text import plural
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.estimation.cards import CARDS, ENGINE, PARAMETERS, RATED

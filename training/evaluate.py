@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from data_tools.common.console import show
+from data_tools.common.console import plural, show
 from data_tools.common.errors import program
 from data_tools.common.options import Argument, OptionError, parse
 from data_tools.common.resources import default_workers
-from data_tools.common.text import plural
 from training.config.datasets import Datasets, read_datasets
 from training.config.phases import MOST_PX, Phase
 from training.config.preflight import check_checkpoint

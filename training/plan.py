@@ -15,10 +15,10 @@ from pathlib import Path
 from pydantic import Field
 
 from data_tools.beton.manifest import read_manifest
+from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.files import partial_file
 from data_tools.common.options import OptionError, parse
-from data_tools.common.text import plural
 from training.config.datasets import check_batches, check_present
 from training.config.preflight import accumulation_steps, known_ranks
 from training.config.run_config import RunConfig

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import torch
 
-from data_tools.common.text import plural
+from data_tools.common.console import plural
 from training.config.datasets import Datasets
 from training.config.preflight import unusable_folder
 from training.config.run_config import RunConfig

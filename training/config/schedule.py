@@ -14,8 +14,8 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from data_tools.common.console import plural
 from data_tools.common.options import OptionError, Section
-from data_tools.common.text import plural
 from training.config import imagenet18
 from training.config.phases import FULL, EpochRange, Phase, Ramp
 

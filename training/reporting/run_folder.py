@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data_tools.common.console import plural
 from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import OptionError, mistakes_in
-from data_tools.common.text import plural
 from training.config.schedule import Schedule
 from training.runlog.epoch_table import (
     CONFIG,

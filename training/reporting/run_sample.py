@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from data_tools.common.console import plural
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
-from data_tools.common.text import plural
 from training.reporting.run_folder import RunFolder
 from training.runlog.epoch_table import duration
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from data_tools.common.text import plural
+from data_tools.common.console import plural
 from training.config.schedule import Phase, Ramp, Schedule
 from training.reporting.plotting import LIGHT, Palette, figure, style_axes
 

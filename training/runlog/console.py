@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.console import show
+from data_tools.common.console import plural, show
 from data_tools.common.progress_bar import TerminalBar
-from data_tools.common.text import plural
 from training.config.run_config import Log, RunConfig
 from training.runlog.epoch_table import EpochRow, EpochTable
 

@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from data_tools.common.console import plural
 from data_tools.common.files import write_atomically
 from data_tools.common.gpus import driver_version
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
-from data_tools.common.text import plural
 from data_tools.native import codec
 from training.runlog import provenance
 
