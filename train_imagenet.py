@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 from data_tools.common.errors import program
 from data_tools.common.files import locked
-from data_tools.common.runtime import expendable_output
-from training import plan
 from training.config import preflight
-from training.config.datasets import Datasets, check_batches, read_datasets
-from training.config.run_config import RunConfig, from_argv
+from training.config.datasets import check_batches, read_datasets
+from training.config.run_config import from_argv
 from training.distributed.ranks import join_job
 from training.runlog import console, provenance, wandb_logger
 
@@ -25,40 +23,28 @@ def main(argv: Sequence[str]) -> int:
     config = from_argv(argv)
     preflight.check_files(config)
     join_job(os.environ)
-    if config.run.plan or config.run.plan_csv:
-        plan.show(config)
-        return 0
     os.environ[provenance.COMMAND] = shlex.join(["train_imagenet.py", *argv])
-    # All that can be known without a GPU is checked before any process starts.
-    datasets = read_datasets(config.data.dir, config.betons())
+    datasets = read_datasets(config.data.dir, config.schedule.betons())
     wandb_logger.check(config.log.wandb)
-    ranks = preflight.known_ranks(config.dist, os.environ)
-    if ranks is not None:
-        _check_batches(config, datasets, ranks)
     with contextlib.ExitStack() as held:
-        held.enter_context(expendable_output())
-        is_main = os.environ.get("RANK", "0") == "0"
-        if is_main and not config.run.eval_only:
+        if os.environ.get("RANK", "0") == "0":
             try:
                 held.enter_context(locked(config.run.dir, "a training"))
             except OSError as error:
                 raise preflight.unusable_folder(config.run.dir, error) from None
-        # torch takes seconds to load; a plan or a mistake above needs none of it.
-        if is_main and "torch" not in sys.modules:
+        ranks = preflight.known_ranks(config.dist, os.environ)
+        if ranks is None:  # the number of GPUs decides, which torch knows
             console.print_start(config)
+            from training.distributed import world
+
+            ranks = world.ranks_of_job(config.dist)
+        images = {phase.data: datasets.images(phase) for phase in config.schedule.phases}
+        check_batches(images, config.schedule, ranks * preflight.accumulation_steps(config.dist, ranks))
+        console.print_start(config)
         from training import trainer
-        from training.distributed import launcher, world
+        from training.distributed import launcher
 
-        _check_batches(config, datasets, world.ranks_of_job(config.dist))
-        return launcher.launch(trainer.run, config, config.dist)
-
-
-def _check_batches(config: RunConfig, datasets: Datasets, ranks: int) -> None:
-    """OptionError if ``ranks`` processes cannot share the global batch, or it is larger than a training set."""
-    steps = preflight.accumulation_steps(config.dist, ranks)
-    if not config.run.eval_only:
-        images = {phase.data: datasets.images(phase) for phase in config.schedule.parsed.phases}
-        check_batches(images, config.schedule.parsed, steps * ranks)
+        return launcher.launch(trainer.run, config.dist, config, datasets)
 
 
 if __name__ == "__mp_main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

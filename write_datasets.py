@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from data_tools.common.errors import program
 from data_tools.common.options import parse
-from data_tools.common.runtime import expendable_output
 from data_tools.convert.config import WriteSpec
 
 DESCRIPTION = "Convert images to FFCV betons at several sizes from one read. If interrupted, run it again."
@@ -21,8 +20,7 @@ def main(argv: Sequence[str]) -> int:
     spec = parse(WriteSpec, argv, prog="write_datasets.py", description=DESCRIPTION)
     from data_tools.convert import cli  # heavy imports after the command line is known to be sound
 
-    with expendable_output():
-        return cli.run(spec)
+    return cli.run(spec)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from typing import Any
 
 from equivalence_report import ARMS, report
 
+from data_tools.common.gpus import installed_gpus
 from data_tools.common.resources import usable_cores
-from data_tools.doctor.software_checks import cards
 from training.config.run_config import from_argv
 from training.runlog.epoch_table import read_epochs
 
@@ -86,14 +86,14 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser.error("--seeds: give 2 or more; one result has no deviation")
     options.recipe = options.recipe.resolve()  # the programs run in another folder
     if options.device == "auto":
-        options.device = "cuda" if cards()[0] else "cpu"
+        options.device = "cuda" if installed_gpus()[0] else "cpu"
     return options
 
 
 def setting_of(options: argparse.Namespace) -> Result:
     """What all results of a comparison must have in common."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    name = cards()[0][0].name if options.device == "cuda" else cpu.partition(": ")[2] or platform.machine()
+    name = installed_gpus()[0][0].name if options.device == "cuda" else cpu.partition(": ")[2] or platform.machine()
     packages = ("torch", "torchvision", "ffcv", "pillow", "numpy")
     return {
         "recipe": hashlib.sha256(options.recipe.read_bytes()).hexdigest(),
@@ -163,7 +163,7 @@ def _prepare(source: Path, recipe: Path, work: Path) -> None:
             new = tarfile.TarInfo(f"raw-data/{'train' if split == 'train' else 'validation'}/{label}/{path.name}")
             new.size = len(data)
             out.addfile(new, io.BytesIO(data))
-    schedule = from_argv(["--config-file", str(recipe)]).schedule.parsed
+    schedule = from_argv(["--config-file", str(recipe)]).schedule
     caps = ",".join({cap: None for phase in schedule.phases for cap in (phase.data, phase.val_data)})
     command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work}/betons"]
     command.append(f"--data.caps={caps}")

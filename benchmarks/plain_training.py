@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def check(config: RunConfig) -> None:
     """SystemExit if the recipe asks for something that the loop below does not do."""
-    asked, schedule = config.train, config.schedule.parsed
+    asked, schedule = config.train, config.schedule
     done = Train(weight_decay=asked.weight_decay, momentum=asked.momentum, label_smoothing=asked.label_smoothing)
     rectangles = any(phase.rectangular_val for phase in schedule.phases)
     if asked != done or config.model != Model(arch=config.model.arch) or schedule.momentum_ramps or rectangles:
@@ -57,7 +57,7 @@ def check(config: RunConfig) -> None:
 def train(config: RunConfig, images: Path, seed: int, device: torch.device, workers: int) -> dict[str, float]:
     """The scores after the last epoch: ``top1`` and ``top5`` in percent, and its mean ``train_loss``."""
     torch.manual_seed(seed)
-    schedule, options = config.schedule.parsed, config.train
+    schedule, options = config.schedule, config.train
     classes = len(ImageFolder(str(images / "train")).classes)
     model = network(config.model.arch, classes).to(device)
     optimizer = torch.optim.SGD(groups(model, options.weight_decay), lr=0.0, momentum=options.momentum)

@@ -20,22 +20,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import nn
 from torch._inductor import config as inductor_config
 
+from data_tools.common.gpus import peak_tflops
 from data_tools.common.resources import usable_cores
-from training.config.train_config import Train
+from training.config.train_config import Arch, Model, Train
 from training.engine.metrics import MetricSums
 from training.engine.step import MEAN, STD
-from training.engine.synthetic_benchmark import SyntheticRun, synchronise
-from training.engine.throughput import StepClock, forward_flops, peak_tflops
+from training.engine.synthetic_benchmark import CLASSES, SyntheticRun, synchronise
+from training.engine.throughput import StepClock, forward_flops
 from training.loader.loaders import TrainLoader
 
-CLASSES = 1000
 SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}
 
 
@@ -44,7 +44,7 @@ class Variant:
     """What differs from our step: its options, those of Inductor, or how the stem is computed."""
 
     train: Train = field(default_factory=Train)
-    stem_blocks: str = "auto"
+    stem_blocks: bool | Literal["auto"] = "auto"
     inductor: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,7 +54,7 @@ VARIANTS = {
     "cuda_graphs": Variant(train=Train(compile="reduce-overhead")),
     "max_autotune": Variant(train=Train(compile="max-autotune")),
     "fp16": Variant(train=Train(amp="fp16")),
-    "no_stem_blocks": Variant(stem_blocks="false"),
+    "no_stem_blocks": Variant(stem_blocks=False),
     "combo_kernels": Variant(inductor={"combo_kernels": True, "combo_kernels_pointwise_only": True}),
     "cooperative_reductions": Variant(inductor={"triton.cooperative_reductions": True}),
     "conv_1x1_as_mm": Variant(inductor={"conv_1x1_as_mm": True}),
@@ -130,15 +130,16 @@ def whole_path(engine: SyntheticRun, loader: TrainLoader, steps: int) -> Iterato
 
 
 def measure_case(
-    px: int, arch: str, batch: int, options: argparse.Namespace, device: torch.device
+    px: int, arch: Arch, batch: int, options: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
     set_name, _, min_scale = SIZES[px]
     variants = {name: VARIANTS[name] for name in options.variants}
     contenders: dict[str, Callable[[], None]] = {}
     for name, variant in variants.items():
         with inductor_config.patch(variant.inductor):
-            contenders[name] = SyntheticRun(arch, CLASSES, px, batch, device, variant.train, variant.stem_blocks)
-    engine = contenders["ours"] = SyntheticRun(arch, CLASSES, px, batch, device, Train())
+            net = Model(arch=arch, stem_blocks=variant.stem_blocks)
+            contenders[name] = SyntheticRun(net, variant.train, px, batch, device)
+    engine = contenders["ours"] = SyntheticRun(Model(arch=arch), Train(), px, batch, device)
     if not variants:
         contenders["ffcv_imagenet"] = Reference(arch, px, batch, device, channels_last=True)
         contenders["torchvision"] = Reference(arch, px, batch, device, channels_last=False)
@@ -231,7 +232,8 @@ def main(argv: list[str]) -> int:
     print(f"{'px':>4} {'name':<22} {'img/s':>9} {'against':<14} {'ratio':>6} {'TFLOP/s':>8} {'MFU %':>6} {'wait %':>7}")
     table = []
     for px in options.px:
-        arch, batch = ("resnet50", SIZES[px][1]) if on_gpu else ("resnet18", 16)
+        arch: Arch = "resnet50" if on_gpu else "resnet18"
+        batch = SIZES[px][1] if on_gpu else 16
         for row in measure_case(px, arch, batch, options, device):
             table.append(row)
             mfu, wait = (("" if row[key] is None else row[key]) for key in ("mfu_percent", "data_wait_percent"))

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from data_tools.common.errors import UserError, program
 from data_tools.common.imagenet import TARGET_TOP5
-from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.options import Argument, Section, parse
 
 FIRST, TOP1, TOP5, EVAL = "times/first", "losses/test_1", "losses/test_5", "times/eval_sec"
 PUBLISHED_NAMES = {"first": FIRST}  # renamed here, since TensorBoard shows "first" before the scores
@@ -120,15 +122,11 @@ def rows(scalars_by_tag: dict[str, Scalars], ignore_eval: bool, path: Path) -> I
             return
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DawnOptions:
+class DawnOptions(Section):
     """One table."""
 
-    run: Path = option(REQUIRED, "a run folder, or an event file", argument="RUN_DIR", was=("events_path",))
-    ignore_eval: bool = option(False, "subtract the time of evaluation from the hours")
-
-    def __post_init__(self) -> None:
-        check(self)
+    run: Annotated[Path, Argument("RUN_DIR")] = Field(description="a run folder, or an event file")
+    ignore_eval: bool = Field(False, description="subtract the time of evaluation from the hours")
 
 
 @program("data_tools.dawn_tsv")

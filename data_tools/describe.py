@@ -6,18 +6,18 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.common.console import plural
 from data_tools.common.errors import MissingFileError, UserError, printable, program
-from data_tools.common.options import REQUIRED, check, option, parse
-from data_tools.common.text import plural
+from data_tools.common.options import Argument, Section, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
 
@@ -27,15 +27,11 @@ CELL_PX = 160
 SOURCES = 5  # that are named
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DescribeOptions:
+class DescribeOptions(Section):
     """One description of a beton."""
 
-    file: Path = option(REQUIRED, "beton to describe", argument="FILE.beton")
-    sheet: Path | None = option(None, "draw 48 of its images into this file (.png)", none="no sheet")
-
-    def __post_init__(self) -> None:
-        check(self)
+    file: Annotated[Path, Argument("FILE.beton")] = Field(description="beton to describe")
+    sheet: Path | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
 
 
 @program("data_tools.describe")

@@ -9,34 +9,30 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from data_tools.beton.checks import read_checksums, structure_faults
 from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.errors import UserError, printable, program
-from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.options import Argument, Section, parse
 from data_tools.common.progress_bar import TerminalBar
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.native import codec
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyOptions:
+class VerifyOptions(Section):
     """One check of betons."""
 
-    files: tuple[Path, ...] = option(REQUIRED, "betons to check", argument="FILE.beton")
-    full: bool = option(False, "also compare every checksum and decode every picture")
-    workers: int | None = option(None, "threads for `--full`", low=1, none="one per usable core")
-
-    def __post_init__(self) -> None:
-        check(self)
+    files: Annotated[tuple[Path, ...], Argument("FILE.beton")] = Field(description="betons to check")
+    full: bool = Field(False, description="also compare every checksum and decode every picture")
+    workers: int | None = Field(None, ge=1, description="threads for `--full`; by default one per usable core")
 
 
 @program("data_tools.verify")

@@ -11,19 +11,19 @@ from pathlib import Path
 from data_tools.convert import config
 from data_tools.convert.converter import convert
 from training import trainer
-from training.config.phases_yaml import to_phases
-from training.config.run_config import Data, Run, RunConfig, ScheduleOptions
-from training.config.schedule import LrRamp, Phase, Schedule
+from training.config.datasets import read_datasets
+from training.config.run_config import Data, Run, RunConfig
+from training.config.schedule import Phase, Ramp, Schedule
 from training.config.train_config import Model
 from training.distributed.launcher import launch
 from training.runlog.epoch_table import read_epochs
 
+RATES = (Ramp(epochs=(0, 1), first=0.005, last=0.05), Ramp(epochs=(1, 4), first=0.05, last=0.0))
 SCHEDULE = Schedule(
     phases=(
-        Phase(start=0, end=2, px=48, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64),
-        Phase(start=2, end=4, px=80, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, rectangular_val=True),
-    ),
-    ramps=(LrRamp(start=0, end=1, lr_from=0.005, lr_to=0.05), LrRamp(start=1, end=4, lr_from=0.05, lr_to=0.0)),
+        Phase(epochs=(0, 2), px=48, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, lr=RATES),
+        Phase(epochs=(2, 4), px=80, batch_per_gpu=16, data="96", min_scale=0.35, val_batch=64, rectangular_val=True),
+    )
 )
 
 
@@ -31,11 +31,11 @@ def main(pictures: Path, out: Path) -> int:
     convert(config.WriteSpec(data=config.Data(source=(pictures,), out=out / "betons", caps=("96",))))
     run = RunConfig(
         data=Data(dir=out / "betons"),
-        schedule=ScheduleOptions(phases=to_phases(SCHEDULE)),
+        schedule=SCHEDULE,
         model=Model(arch="resnet18"),
         run=Run(dir=out / "run"),
     )
-    status = launch(trainer.run, run, run.dist)
+    status = launch(trainer.run, run.dist, run, read_datasets(run.data.dir, SCHEDULE.betons()))
     if not status:
         print(f"top-1 {read_epochs(out / 'run')[-1].top1:.2f} %")
     return status

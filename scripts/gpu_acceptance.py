@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.doctor.software_checks import cards
+from data_tools.common.gpus import installed_gpus
 from scripts.gpu_report import Result, goals, outcomes, table
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def environment_of(stand_in: bool) -> dict[str, str]:
 def machine_of(stand_in: bool) -> dict[str, Any]:
     import torch.version
 
-    found, _ = cards()
+    found, _ = installed_gpus()
     versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:

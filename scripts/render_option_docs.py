@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
-from data_tools.common.options import check, option, option_rows, option_table, parse, sections
+from data_tools.common.options import Section, option_rows, option_table, parse, sections_of
 from data_tools.convert.config import WriteSpec
-from training.config.phases_yaml import KEYS, PhaseKeys
 from training.config.run_config import RunConfig
+from training.config.schedule import Phase
 
 TOOLS = {  # module and options class of each program
     "data_tools.doctor": ("data_tools.doctor.__main__", "DoctorOptions"),
@@ -21,8 +22,11 @@ TOOLS = {  # module and options class of each program
     "data_tools.verify": ("data_tools.verify", "VerifyOptions"),
     "data_tools.describe": ("data_tools.describe", "DescribeOptions"),
     "data_tools.dawn_tsv": ("data_tools.dawn_tsv", "DawnOptions"),
+    "training.plan": ("training.plan", "PlanOptions"),
+    "training.warm_up": ("training.warm_up", "WarmUpOptions"),
     "training.estimate": ("training.estimate", "EstimateOptions"),
     "training.preview": ("training.preview", "PreviewOptions"),
+    "training.evaluate": ("training.evaluate", "EvaluateOptions"),
     "training.export": ("training.export", "ExportOptions"),
     "training.report": ("training.report", "ReportOptions"),
     "training.compare": ("training.compare", "CompareOptions"),
@@ -36,13 +40,13 @@ def begin(name: str) -> str:
 
 def training_options() -> Iterator[str]:
     """A heading and a table for each section; after the schedule's, the keys of a phase."""
-    for name, kind in sections(RunConfig).items():
+    for name, kind in sections_of(RunConfig).items():
         yield f"### {name}: {(kind.__doc__ or '').strip()}\n"
         yield from option_table(option_rows(RunConfig, name))
         if name == "schedule":
             yield "\nKeys of a phase:\n"
-            rows = {row[0].strip("`").lstrip("-"): row for row in option_rows(PhaseKeys, "")}
-            yield from option_table([[f"`{key}`", *rows[key][1:]] for key in KEYS], first="key")
+            rows = option_rows(Phase, "")
+            yield from option_table([[row[0].replace("--", ""), *row[1:]] for row in rows], first="key")
         yield ""
 
 
@@ -52,7 +56,7 @@ def tool_options() -> Iterator[str]:
     for tool, (module, schema) in TOOLS.items():
         kind = getattr(importlib.import_module(module), schema)
         shared = issubclass(kind, RunConfig)
-        own = [row for name in sections(kind) if not (shared and name) for row in option_rows(kind, name)]
+        own = [row for name in ("", *sections_of(kind)) if not (shared and name) for row in option_rows(kind, name)]
         rows += [[f"`{tool}`" if number == 0 else "", *row] for number, row in enumerate(own)]
         if shared:
             rows.append(["", "all of `train_imagenet.py`", "", "the recipe and changes to it"])
@@ -61,7 +65,7 @@ def tool_options() -> Iterator[str]:
 
 def conversion_options() -> Iterator[str]:
     """One table for both sections."""
-    yield from option_table([row for name in sections(WriteSpec) for row in option_rows(WriteSpec, name)])
+    yield from option_table([row for name in sections_of(WriteSpec) for row in option_rows(WriteSpec, name)])
 
 
 PARTS = {
@@ -77,14 +81,10 @@ def rendered(page: str, text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptionDocsOptions:
+class OptionDocsOptions(Section):
     """Where the pages are."""
 
-    folder: Path = option(Path("docs"), "the folder that holds the pages")
-
-    def __post_init__(self) -> None:
-        check(self)
+    folder: Path = Field(Path("docs"), description="the folder that holds the pages")
 
 
 @program("render_option_docs.py")

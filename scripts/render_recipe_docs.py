@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
-from data_tools.common.options import REQUIRED, check, option, parse
-from data_tools.common.text import plural
+from data_tools.common.options import Argument, Section, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
-from training.reporting import plotting, schedule_table
-from training.reporting.schedule_plot import plot
+from training.reporting import plotting
+from training.reporting.schedule_plot import NUMBERS, phase_cells, plot
 
 BEGIN, END = "<!-- recipes: made by make docs -->", "<!-- end of recipes -->"
 
@@ -42,7 +44,7 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
     """The page's section on each recipe."""
     for recipe in recipes:
         config = load(recipe)
-        schedule, gpus = config.schedule.parsed, config.schedule.gpus
+        schedule, gpus = config.schedule, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
         yield f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}, {config.model.arch}.\n"
         ramps = "learning rate and momentum" if schedule.momentum_ramps else "and learning rate"
@@ -52,22 +54,18 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
 
 def table(schedule: Schedule, gpus: int) -> Iterator[str]:
     """The phases, a line each."""
-    columns = schedule_table.columns(schedule)
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'|'.join('---:' if name in schedule_table.NUMBERS else '---' for name in columns)}|"
-    for cells in schedule_table.rows(schedule, gpus, columns):
-        yield f"| {' | '.join(cells)} |"
+    phases = phase_cells(schedule, gpus)
+    yield f"| {' | '.join(phases[0])} |"
+    yield f"|{'|'.join('---:' if name in NUMBERS else '---' for name in phases[0])}|"
+    for cells in phases:
+        yield f"| {' | '.join(cells.values())} |"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RecipeDocsOptions:
+class RecipeDocsOptions(Section):
     """One page."""
 
-    page: Path = option(REQUIRED, "the page to update", argument="PAGE.md")
-    recipes: tuple[Path, ...] = option(REQUIRED, "the recipes that it shows", argument="RECIPE.yaml")
-
-    def __post_init__(self) -> None:
-        check(self)
+    page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
+    recipes: Annotated[tuple[Path, ...], Argument("RECIPE.yaml")] = Field(description="the recipes that it shows")
 
 
 @program("render_recipe_docs.py")
@@ -79,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     plots.mkdir(exist_ok=True)
     for recipe in options.recipes:
         schedule = load(recipe).schedule
-        write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, schedule.parsed, schedule.gpus).encode())
+        write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, schedule, schedule.gpus).encode())
     write_atomically(options.page, text.encode())
     print(f"{options.page}: {len(options.recipes)} recipes, plots in {plots}")
     return 0

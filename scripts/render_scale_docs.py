@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.imagenet import IMAGENET_IMAGES
-from data_tools.common.options import REQUIRED, check, option, parse
+from data_tools.common.options import Argument, Section, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 from training.estimation.cards import CARDS
@@ -108,18 +109,14 @@ def read(folder: Path) -> dict[str, Schedule]:
     """The schedules of the recipes that the page shows."""
     prog = "scripts/render_scale_docs.py"
     paths = {name: folder / f"{name}.yaml" for name, *_ in PUBLISHED}
-    return {n: parse(RunConfig, ["--config-file", str(p)], prog=prog).schedule.parsed for n, p in paths.items()}
+    return {n: parse(RunConfig, ["--config-file", str(p)], prog=prog).schedule for n, p in paths.items()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScaleDocsOptions:
+class ScaleDocsOptions(Section):
     """One page."""
 
-    page: Path = option(REQUIRED, "the page to update", argument="PAGE.md")
-    recipes: Path = option(REQUIRED, "the folder of the recipes", argument="RECIPES")
-
-    def __post_init__(self) -> None:
-        check(self)
+    page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
+    recipes: Annotated[Path, Argument("RECIPES")] = Field(description="the folder of the recipes")
 
 
 @program("render_scale_docs.py")

@@ -10,33 +10,39 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, field_validator
+
+from data_tools.common.console import plural
 from data_tools.common.errors import program
-from data_tools.common.options import REQUIRED, OptionError, check, option, parse
-from data_tools.common.text import plural
+from data_tools.common.options import Argument, OptionError, Section, parse
 from training.reporting.run_folder import read_config
 from training.runlog.epoch_table import EpochRow, read_epochs
 from training.runlog.sessions import Session, read_sessions
 from training.runlog.step_table import StepRow, read_steps
 
 RESULTS = ("train_loss", "top1", "top5", "val_loss", "ema_top1", "ema_top5")  # of an epoch, without times
-NO_CAUSE = {"run.dir", "run.plan", "run.plan_csv", "run.profile"}  # options that change no loss; nor do those of `log`
+NO_CAUSE = {"run.dir", "run.profile"}  # options that change no loss; nor do those of `log`
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompareOptions:
+class CompareOptions(Section):
     """One comparison."""
 
-    runs: tuple[Path, ...] = option(REQUIRED, "two run folders", argument="RUN_DIR")
-    tolerance: float = option(
-        0.0, "relative difference up to which values count as the same; 0: the same to the last bit", low=0, high=1
+    runs: Annotated[tuple[Path, ...], Argument("RUN_DIR")] = Field(description="two run folders")
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="relative difference up to which values count as the same; 0: the same to the last bit",
     )
 
-    def __post_init__(self) -> None:
-        check(self)
-        if len(self.runs) != 2:
-            raise OptionError(f"{plural(len(self.runs), 'run')} given", where="RUN_DIR", remedy="give two folders")
+    @field_validator("runs")
+    @classmethod
+    def _are_two(cls, runs: tuple[Path, ...]) -> tuple[Path, ...]:
+        if len(runs) != 2:
+            raise OptionError(f"{plural(len(runs), 'run')} given", remedy="give two folders")
+        return runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Self
 
+from pydantic import Field, model_validator
+
+from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.imagenet import IMAGENET_IMAGES
-from data_tools.common.options import OptionError, check, nearest, option, parse
-from data_tools.common.text import plural
+from data_tools.common.options import OptionError, nearest, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.estimation.cards import CARDS, ENGINE, PARAMETERS, RATED
@@ -29,43 +32,53 @@ def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
     return synthetic_benchmark.measure(config, phase.px, phase.batch_per_gpu, steps)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class EstimateOptions(RunConfig):
     """One estimate; the recipe's options can be changed, too."""
 
-    gpu: str | None = option(
-        None, f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}", none="titan8-run"
+    train_images: int = Field(IMAGENET_IMAGES["train"], ge=1, description="number of training images in each set")
+    gpu: str | None = Field(
+        None, description=f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}; by default titan8-run"
     )
-    measure: bool = option(False, "measure training steps on this machine instead")
-    gpus: int | None = option(None, "number of cards", low=1, high=1 << 20, none="as many as the recipe is for")
-    machines: int | None = option(
-        None, "number of machines", low=1, none="the fewest with at most 8 cards each that share the cards evenly"
+    measure: bool = Field(False, description="measure training steps on this machine instead")
+    gpus: int | None = Field(
+        None, ge=1, le=1 << 20, description="number of cards; by default as many as the recipe is for"
     )
-    network_gbit: float = option(25.0, "Gbit/s between machines, of which TCP is assumed to use 30 %", low=0.1)
-    cores_per_gpu: float | None = option(
-        None, "CPU cores per card that load images", low=0.1, none="the loader keeps up"
+    machines: int | None = Field(
+        None,
+        ge=1,
+        description="number of machines; by default the fewest with at most 8 cards each that share the cards evenly",
     )
-    disk_mb_s: float | None = option(
-        None, "MB/s that the disk of each machine reads", low=0.1, none="the disk keeps up"
+    network_gbit: float = Field(
+        25.0, ge=0.1, description="Gbit/s between machines, of which TCP is assumed to use 30 %"
     )
-    cache_gb: float | None = option(
-        None, "GB of memory per machine for the page cache; needs `disk_mb_s`", low=0, none="all that was read stays"
+    cores_per_gpu: float | None = Field(
+        None, ge=0.1, description="CPU cores per card that load images; by default the loader keeps up"
     )
-    price: float | None = option(None, "price per card and hour", low=0, none="show no cost")
-    val_images: int = option(IMAGENET_IMAGES["val"], "number of validation images", low=1)
+    disk_mb_s: float | None = Field(
+        None, ge=0.1, description="MB/s that the disk of each machine reads; by default the disk keeps up"
+    )
+    cache_gb: float | None = Field(
+        None,
+        ge=0,
+        description="GB of memory per machine for the page cache; needs `disk_mb_s`; by default all that was read "
+        "stays",
+    )
+    price: float | None = Field(None, ge=0, description="price per card and hour; by default no cost is shown")
+    val_images: int = Field(IMAGENET_IMAGES["val"], ge=1, description="number of validation images")
 
-    def __post_init__(self) -> None:
-        check(self)
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
         if self.gpu is not None and self.measure:
-            raise OptionError("has no effect with --measure, which times the cards of this machine", where="--gpu")
+            raise OptionError("has no effect with --measure, which times the cards of this machine", where="gpu")
         if self.card not in CARDS:
             what = f"{self.gpu!r} is not one of {', '.join(CARDS)}{nearest(self.gpu, CARDS)}"
-            raise OptionError(what, where="--gpu", remedy="on a machine that has the card, --measure=true times it")
+            raise OptionError(what, where="gpu", remedy="on a machine that has the card, --measure times it")
         if self.model.arch != RATED and not self.measure:
             what = f"the rates in the table are of a {RATED}, not of a {self.model.arch}"
-            raise OptionError(what, where="--model.arch", remedy="--measure=true times it on this machine")
+            raise OptionError(what, where="model.arch", remedy="--measure times it on this machine")
         if self.cache_gb is not None and self.disk_mb_s is None:
-            raise OptionError("has no effect without --disk_mb_s", where="--cache_gb")
+            raise OptionError("has no effect without --disk_mb_s", where="cache_gb")
+        return self
 
     @property
     def card(self) -> str:
@@ -92,7 +105,7 @@ class EstimateOptions(RunConfig):
 
 def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]]:
     """Where the cards' rates come from, and the times of the phases."""
-    schedule, train = options.schedule.parsed, options.data.train_images or IMAGENET_IMAGES["train"]
+    schedule, train = options.schedule, options.train_images
     if not options.measure:
         card = CARDS[options.card]
         return f"{options.card}: {card.source}", card_times(schedule, card, site, train, options.val_images)
@@ -118,7 +131,7 @@ def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
 @program("training.estimate")
 def main(argv: Sequence[str]) -> int:
     options = parse(EstimateOptions, argv, prog="training.estimate", description=__doc__ or "")
-    site, epochs = options.site, options.schedule.parsed.epochs
+    site, epochs = options.site, options.schedule.epochs
     source, times = estimate(options, site)
     machines = f" in {plural(site.machines, 'machine')}, {site.network_gbit:g} Gbit/s" if site.machines > 1 else ""
     print(f"{plural(epochs, 'epoch')} on {plural(site.gpus, 'GPU')}{machines}; {source}")

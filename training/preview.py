@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, field_validator
+
 from data_tools.common.errors import printable, program
-from data_tools.common.options import OptionError, option, parse
+from data_tools.common.options import OptionError, parse
 from training.config.datasets import Datasets, read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -23,24 +24,26 @@ TRAINING_ROWS = 2
 MIN_PX = 112  # smaller crops are enlarged by a whole number
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PreviewOptions(RunConfig):
     """One picture of a run's images; it takes the run's own options."""
 
-    out: Path = option(Path("preview.png"), "image file to write (.png, .jpg, .webp)")
+    out: Path = Field(Path("preview.png"), description="image file to write (.png, .jpg, .webp)")
 
-    def __post_init__(self) -> None:
+    @field_validator("out")
+    @classmethod
+    def _is_a_picture(cls, out: Path) -> Path:
         from PIL import Image
 
-        if self.out.suffix.lower() not in Image.registered_extensions():
-            raise OptionError(f"unknown file extension {self.out.suffix!r}", where="--out", remedy="give a .png")
+        if out.suffix.lower() not in Image.registered_extensions():
+            raise OptionError(f"unknown file extension {out.suffix!r}", remedy="give a .png")
+        return out
 
 
 @program("training.preview")
 def main(argv: Sequence[str]) -> int:
     options = parse(PreviewOptions, argv, prog="training.preview", description=__doc__ or "")
-    datasets = read_datasets(options.data.dir, options.schedule.parsed.betons())
-    zoom = zoom_of(options.schedule.parsed.phases)
+    datasets = read_datasets(options.data.dir, options.schedule.betons())
+    zoom = zoom_of(options.schedule.phases)
     contact_sheet.save(list(rows(options, datasets, zoom)), zoom, options.out)
     print(options.out)
     return 0
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
 def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
     """The rows of each phase: training crops, square validation crops, and rectangular ones if the phase uses them."""
-    for phase in options.schedule.parsed.phases:
+    for phase in options.schedule.phases:
         per_row = contact_sheet.per_row(phase.px * zoom)
         kind = f"random crops of {100 * phase.min_scale:.3g}% of the area or more, flipped or not"
         mixed = [name for name in ("mixup", "cutmix") if getattr(options.train, name)]
@@ -74,10 +77,10 @@ def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
 
 
 def _heading(phase: Phase, zoom: int) -> str:
-    last = f" to {phase.end}" if phase.end > phase.start + 1 else ""
+    plural = "s" if "-" in phase.span else ""
     val = f", validation at {phase.val_px} px" if phase.val_px != phase.px else ""
     enlarged = f"   ({zoom} times enlarged)" if zoom > 1 else ""
-    return f"Epoch{'s' if last else ''} {phase.start + 1}{last}: {phase.px} px{val}{enlarged}"
+    return f"Epoch{plural} {phase.span}: {phase.px} px{val}{enlarged}"
 
 
 def zoom_of(phases: tuple[Phase, ...]) -> int:
@@ -129,7 +132,7 @@ def validation_crops(
 
     batches = -(-datasets.manifests[f"val_{phase.val_data}"].images // phase.val_batch)
     ranks = max(1, batches // count)  # as one of `ranks` processes, the loader takes every ranks-th batch
-    shown = replace(phase, rectangular_val=rectangular)
+    shown = phase.model_copy(update={"rectangular_val": rectangular})
     crops: list[Crop] = []
     with val_loader(options, datasets, shown, ranks=ranks, workers=options.data.workers) as loader:
         per_batch = -(-count // max(1, len(loader)))

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import write_atomically
-from data_tools.common.options import REQUIRED, OptionError, check, option, parse
+from data_tools.common.options import Argument, OptionError, Section, parse
 from training.reporting import charts, run_sample
 from training.reporting.report_html import page
 from training.reporting.run_folder import RunFolder, read_runs, summary
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportOptions:
+class ReportOptions(Section):
     """One report."""
 
-    runs: tuple[Path, ...] = option(
-        REQUIRED, f"run folders; more than {charts.MAX_RUNS} only if all are of one recipe", argument="RUN_DIR"
+    runs: Annotated[tuple[Path, ...], Argument("RUN_DIR")] = Field(
+        description=f"run folders; more than {charts.MAX_RUNS} only if all are of one recipe"
     )
-    out: Path | None = option(None, "folder for report.html and curves.png", none="that of the first run")
-    price: float | None = option(None, "price per GPU-hour", low=0, none="show no cost")
-
-    def __post_init__(self) -> None:
-        check(self)
+    out: Path | None = Field(
+        None, description="folder for report.html and curves.png; by default that of the first run"
+    )
+    price: float | None = Field(None, ge=0, description="price per GPU-hour; by default no cost is shown")
 
 
 def check_count(runs: Sequence[RunFolder]) -> None:

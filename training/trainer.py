@@ -1,244 +1,273 @@
-"""The training loop."""
+"""The story of a run, from its start or its checkpoint to the last epoch."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-import os
-import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-from data_tools.common.errors import UserError, print_error
-from data_tools.common.options import OptionError
-from data_tools.common.runtime import expendable_output
-from data_tools.common.text import plural
-from training.config.datasets import read_datasets
+from data_tools.common.console import plural
+from training.config.datasets import Datasets
+from training.config.preflight import unusable_folder
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
+from training.distributed.job import run_in_job
 from training.distributed.stop_signals import StopSignals
-from training.distributed.world import Preempted, max_over_ranks, world
-from training.engine import checkpoints, run_logger
-from training.engine.checkpoints import Diverged, end_of_epoch, last_good, save_within_epoch
+from training.distributed.world import JobError, Preempted, World, from_main, max_over_ranks
 from training.engine.evaluate import EvaluationStopped, evaluate
-from training.engine.metrics import NO_SUMS, MetricSums, over_batch, scores_of
-from training.engine.phase_loaders import PhaseLoaders, PhasePrefetcher, check_betons, loader_options, val_loader
-from training.engine.run_logger import RunLog
+from training.engine.metrics import MetricSums, over_batch, scores_of
+from training.engine.phase_loaders import PhasePrefetcher, check_betons
+from training.engine.resume import last_good, resume, save
 from training.engine.state import TrainState, configure_torch
 from training.engine.throughput import StepClock, bottleneck, forward_flops, profiled
-from training.loader.loaders import TrainLoader
+from training.loader.loaders import TrainLoader, ValLoader
 from training.loader.sample_order import batch_key
-from training.model import weights
 from training.runlog import console
-from training.runlog.epoch_table import Scores, Speed
+from training.runlog.epoch_table import EpochRow, Scores, Speed, tells_top5
+from training.runlog.eta import WorkModel
+from training.runlog.progress import NO_SUMS
+from training.runlog.run_log import Log, RunLog, described
 
 PROGRAM = "train_imagenet.py"
 LOG_EVERY_BATCHES = 20  # reading the metrics waits for the device
+MAX_BAD_STEPS = 10  # in a row, without a finite loss or finite gradients
+
+logger = logging.getLogger(__name__)
 
 
-def run(config: RunConfig) -> int:
-    """Train, or validate a checkpoint, in this process; every process of the run calls it. Returns the exit
-    status.
-
-    An error that the user can fix is printed as one line; anything else is raised with its traceback.
-    """
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    with expendable_output():
-        try:
-            _run(config)
-        except (OptionError, Diverged) as error:  # raised in every process
-            return print_error(PROGRAM, error) if is_main else error.status
-        except UserError as error:
-            status = print_error(PROGRAM, error)
-            if "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
-                sys.exit(status)
-            return status
-        except Preempted as stopped:
-            if is_main:
-                print(f"{PROGRAM}: {stopped}", file=sys.stderr)
-            return stopped.status
-    return 0
+class Diverged(JobError, RuntimeError):
+    """The weights, or too many losses or gradients in a row, are not finite."""
 
 
-def _run(config: RunConfig) -> None:
-    datasets = read_datasets(config.data.dir, config.betons())
-    with (
-        world(config.dist) as this,
-        StopSignals(this, config.run.checkpoint_minutes, config.dist.timeout_minutes) as signals,
-    ):
+def run(config: RunConfig, datasets: Datasets) -> int:
+    """Train in this process; every process of the job calls it. Returns the exit status."""
+    return run_in_job(PROGRAM, config, lambda world, signals: Trainer(config, datasets, world, signals).run())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """Scores of the weights, found in ``seconds``, and of the averaged weights if there are any."""
+
+    scores: Scores
+    averaged: Scores | None
+    seconds: float
+
+
+class Trainer:
+    """A run in one of its processes; all of them call the same methods in the same order."""
+
+    def __init__(self, config: RunConfig, datasets: Datasets, world: World, signals: StopSignals) -> None:
         configure_torch(config.run)
-        state = TrainState(config, datasets, this)
-        if config.run.checkpoint is not None:
-            validate(state, config.run.checkpoint, signals)
-        else:
-            check_betons(state)
-            fit(state, signals, continued_from=checkpoints.resume(state, signals))
+        self.config, self.schedule = config, config.schedule
+        self.world, self.signals = world, signals
+        self.state = TrainState(config, datasets, world)
+        check_betons(self.state)
+        self.continued_from = resume(self.state)
+        self.progress = self.state.progress
+        self.log = Log()
 
-
-def validate(state: TrainState, path: Path, signals: StopSignals) -> None:
-    """Print the scores of the weights at ``path``. Preempted if ``signals`` ask to stop."""
-    try:
-        found = weights.read(path)
-        weights.load_into(state.model, found, state.datasets.classes)
-    except OptionError as error:
-        raise OptionError(str(error), where="run.checkpoint") from None
-    if found.averaged and state.world.is_main:
-        print(f"note: the averaged weights ({found.averaged}) that {path} also holds are not read", file=sys.stderr)
-    phase = state.config.evaluated()
-    loader = val_loader(state.config, state.datasets, phase, **loader_options(state))
-    with contextlib.closing(loader):
+    # ------------------------------------------------------------------------------------------------- the story
+    def run(self) -> None:
+        """Train and validate the epochs that are left."""
+        if self.progress.epoch >= self.schedule.epochs:  # more: a shorter schedule was accepted
+            if self.world.is_main:
+                console.print_complete(self.config, self.progress.epoch)
+            return
+        self.note_another_batch()
+        self.state.begin_session()
+        from_main(self.open_log, self.world)
         try:
-            scores = evaluate(state.predict, loader, state.world, signals)
-        except EvaluationStopped:
-            raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
-    if state.world.is_main:
-        console.print_scores(state.config, scores, phase.val_px, f"val_{phase.val_data}", phase.rectangular_val)
+            with PhasePrefetcher(self.state) as prefetcher:
+                for phase in self.schedule.phases:
+                    if phase.end > self.progress.epoch:
+                        self.train_phase(phase, prefetcher)
+        finally:
+            self.log.close()
+        if self.world.is_main:
+            console.print_end(self.config, self.schedule.epochs)
 
+    def train_phase(self, phase: Phase, prefetcher: PhasePrefetcher) -> None:
+        """The remaining epochs of ``phase``. Preparing the step for its shapes does not count as training time."""
+        asked, net = time.perf_counter(), self.config.model
+        flops = forward_flops(net.arch, len(self.state.datasets.classes), phase.px, net.blurpool)
+        with contextlib.closing(prefetcher.take(phase)) as loaders:
+            compiled = self.state.step.prepare(phase.px, loaders.training.batch, self.world.device)
+            self.log.phase_prepared(phase, time.perf_counter() - asked, compiled)
+            for epoch in range(max(phase.start, self.progress.epoch), phase.end):
+                if epoch == phase.end - 1:
+                    prefetcher.begin(phase.end)
+                self.log.epoch_begins(phase, loaders.training.batches, self.state.global_batch(phase))
+                speed = self.train_epoch(loaders.training, flops)
+                validation = self.validate(loaders.validation)
+                self.end_epoch(loaders.training, speed, validation)
+        if not math.isnan(speed.step_p50_ms):  # an epoch continued at its very end has no steps left
+            logger.info("%s: %s", described(phase), bottleneck(speed))
 
-def fit(state: TrainState, signals: StopSignals, continued_from: Path | None = None) -> None:
-    """Train and validate the remaining epochs; ``continued_from`` is the checkpoint that was restored."""
-    if state.progress.epoch >= state.schedule.epochs:  # more: a shorter schedule was accepted
-        if state.world.is_main:
-            console.print_complete(state.config, state.progress.epoch)
-        return
-    _warn_of_another_batch(state)
-    log = run_logger.begin(state, signals)
-    if log is not None and continued_from is not None:
-        console.print_continued(continued_from, state.progress.epoch + 1, state.progress.batch)
-    try:
-        with PhasePrefetcher(state) as prefetcher:
-            for phase in state.schedule.phases:
-                if phase.end > state.progress.epoch:
-                    began = time.perf_counter()
-                    with contextlib.closing(prefetcher.take(phase)) as loaders:
-                        fit_phase(state, phase, loaders, prefetcher, signals, log, began)
-    finally:
-        if log is not None:
-            log.close()
-    if state.world.is_main:
-        console.print_end(state.config, state.schedule.epochs)
+    def train_epoch(self, loader: TrainLoader, flops: float) -> Speed:
+        """Train the rest of the epoch and return its speed; ``progress.sums`` are then those of the whole epoch."""
+        state, progress, epoch, device = self.state, self.progress, self.progress.epoch, self.world.device
+        start, seconds_before, seed = progress.batch, progress.seconds, self.config.run.seed
+        sums, losses = MetricSums(device), []  # of the steps since the metrics were read
+        state.model.train()
+        with loader.epoch(epoch, start) as batches, profiled(self.trace_file(loader), loader.batches) as profiler_step:
+            clock, asked = StepClock(device), time.perf_counter()
+            for batch, (images, labels) in enumerate(batches, start=start + 1):
+                clock.wait(asked)
+                lr = self.schedule.lr(epoch, batch, loader.batches)
+                momentum = self.schedule.momentum(epoch, batch, loader.batches)
+                losses.append(state.step(images, labels, lr, sums, batch_key(seed, epoch, batch), momentum))
+                if state.ema is not None:
+                    state.ema.update(state.model)
+                clock.lap()
+                profiler_step()
+                progress.batch = batch
+                progress.images_seen += loader.batch * self.world.ranks
+                stop, save = self.signals.poll()
+                if save or batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches:
+                    progress.seconds = seconds_before + clock.elapsed()
+                    self.read_metrics(sums, losses, clock)
+                    self.check_finite(lr, loader.px)
+                else:
+                    self.log.batch_done()
+                if save:
+                    self.save_within_epoch(stop)
+                asked = time.perf_counter()
+            speed = clock.speed((loader.batches - start) * loader.batch, flops)
+        progress.seconds = seconds_before + clock.elapsed()
+        return speed
 
-
-def _warn_of_another_batch(state: TrainState) -> None:
-    wanted, have = state.config.schedule.gpus, state.accumulation_steps * state.world.ranks
-    if wanted != have and state.world.is_main:
-        can_emulate = wanted % state.world.ranks == 0
-        remedy = f"--dist.emulate_gpus={wanted} keeps" if can_emulate else f"{plural(wanted, 'process')} would keep"
-        print(
-            f"note: the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}; "
-            f"{remedy} the recipe's batch, or give rates for this batch",
-            file=sys.stderr,
-        )
-
-
-def fit_phase(
-    state: TrainState,
-    phase: Phase,
-    loaders: PhaseLoaders,
-    prefetcher: PhasePrefetcher,
-    signals: StopSignals,
-    log: RunLog | None,
-    asked: float,
-) -> None:
-    """The remaining epochs of ``phase``; its loaders were requested at the time ``asked``. Preparing the step for its
-    shapes does not count as training time."""
-    training, validation = loaders.training, loaders.validation
-    net = state.config.model
-    flops = forward_flops(net.arch, len(state.datasets.classes), phase.px, net.blurpool)
-    state.step.prepare(phase.px, training.batch, state.world.device)
-    if log is not None:
-        log.phase_prepared(phase, time.perf_counter() - asked, prefetcher.compiled)
-    for epoch in range(max(phase.start, state.progress.epoch), phase.end):
-        if epoch == phase.end - 1:
-            prefetcher.begin(phase.end)
-        if log is not None:
-            log.epoch_begins(phase, training.batches, state.global_batch(phase))
-        trained, speed = train_epoch(state, training, epoch, flops, signals, log)
-        if log is not None:
-            log.validation_begins()
+    def validate(self, loader: ValLoader) -> Validation:
+        """Validate the weights, and the averaged ones, unless a signal stops the run meanwhile."""
+        self.log.validation_begins()
         began = time.perf_counter()
         try:
-            scores = evaluate(state.predict, validation, state.world, signals)
-            eval_seconds = time.perf_counter() - began
-            averaged = (
-                evaluate(state.averaged, validation, state.world, signals) if state.averaged is not None else None
-            )
+            scores = evaluate(self.state.predict, loader, self.world, self.signals)
+            seconds, averaged = time.perf_counter() - began, None
+            if self.state.averaged is not None:
+                averaged = evaluate(self.state.averaged, loader, self.world, self.signals)
         except EvaluationStopped:
-            save_within_epoch(state, signals, stop=True)
+            self.save_within_epoch(stop=True)
             raise
-        state.progress.seconds += eval_seconds
-        state.progress.epoch, state.progress.batch, state.progress.sums = epoch + 1, 0, list(NO_SUMS)
-        lr = state.schedule.lr(epoch, training.batches, training.batches)
-        if log is not None:
-            log.epoch_done(run_logger.row_of(state, phase, lr, trained, scores, averaged, speed), eval_seconds)
-        end_of_epoch(state, scores, averaged, signals)
-    if state.world.is_main and not math.isnan(speed.step_p50_ms):
-        # Standard output is for the table alone.
-        print(f"{run_logger.described(phase)}: {bottleneck(speed)}", file=sys.stderr)
+        return Validation(scores=scores, averaged=averaged, seconds=seconds)
 
+    def end_epoch(self, loader: TrainLoader, speed: Speed, validation: Validation) -> None:
+        """Log the epoch; save ``last.pt``, and ``best.pt`` if no epoch was better; stop if asked to.
 
-def train_epoch(
-    state: TrainState, loader: TrainLoader, epoch: int, flops: float, signals: StopSignals, log: RunLog | None
-) -> tuple[Scores, Speed]:
-    """Train the rest of an epoch; returns its training scores, of the whole epoch, and the speed of the rest."""
-    state.model.train()
-    progress, device = state.progress, state.world.device
-    total, recent = MetricSums(device), MetricSums(device)
-    if state.world.is_main:
-        total.load(progress.sums)
-    losses: list[torch.Tensor] = []  # of the steps that are not logged yet
-    start, seconds_before = progress.batch, progress.seconds
-    profile = state.config.run.profile and state.world.is_main and epoch == state.schedule.phase(epoch).start
-    trace = state.config.run.dir / f"trace_{loader.px}px_epoch{epoch + 1}.json.gz" if profile else None
-    with loader.epoch(epoch, start) as batches, profiled(trace, loader.batches) as profiler_step:
-        clock, asked = StepClock(device), time.perf_counter()
-        for batch, (images, labels) in enumerate(batches, start=start + 1):
-            clock.wait(asked)
-            lr = state.schedule.lr(epoch, batch, loader.batches)
-            momentum = state.schedule.momentum(epoch, batch, loader.batches)
-            key = batch_key(state.config.run.seed, epoch, batch)
-            losses.append(state.step(images, labels, lr, recent, key, momentum))
-            if state.ema is not None:
-                state.ema.update(state.model)
-            clock.lap()
-            profiler_step()
-            progress.batch = batch
-            progress.images_seen += loader.batch * state.world.ranks
-            stop, save = signals.poll()
-            if batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches or save:
-                scores = recent.scores(state.world)
-                total.sums += recent.sums
-                recent.sums.zero_()
-                step_losses = over_batch(losses, state.world)
-                losses.clear()
-                if log is not None:
-                    log.steps_done(step_losses)
-                check_finite(state, epoch, batch, lr, loader.px)
-                progress.seconds = seconds_before + clock.elapsed()
-                if log is not None:
-                    log.batches_done(lr, momentum, scores, clock)
-            elif log is not None:
-                log.batch_done()
-            if save:
-                progress.sums = total.over_ranks(state.world)
-                save_within_epoch(state, signals, stop)
-            asked = time.perf_counter()
-        speed = clock.speed((loader.batches - start) * loader.batch, flops)
-    progress.seconds = seconds_before + clock.elapsed()
-    progress.sums = total.over_ranks(state.world)
-    return scores_of(progress.sums), speed
-
-
-def check_finite(state: TrainState, epoch: int, batch: int, lr: float, px: int) -> None:
-    """Raise Diverged, in every process, if there were ``train.max_bad_steps`` bad steps in a row, or all steps of the
-    run were bad."""
-    bad = int(max_over_ranks(state.step.longest_bad_run, state.world))
-    if bad >= min(state.config.train.max_bad_steps, state.total_steps()):
-        raise Diverged(
-            f"no finite loss or gradient for {bad} steps in a row, up to "
-            f"batch {batch} of epoch {epoch + 1} at {px} px, lr {lr:.6g}; {last_good(state.config.run.dir)}",
-            remedy="lower the learning rate (--run.accept_changes=schedule), or try --train.loss_scale=dynamic "
-            "--run.accept_changes=train.loss_scale or --train.amp=bf16 --run.accept_changes=train.amp",
+        Diverged if this was the last epoch and it could not be saved.
+        """
+        progress, scores, averaged = self.progress, validation.scores, validation.averaged
+        trained, lr = scores_of(progress.sums), self.schedule.lr(progress.epoch, loader.batches, loader.batches)
+        progress.seconds += validation.seconds
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, list(NO_SUMS)
+        progress.scores = {"epoch": progress.epoch, **asdict(scores)}
+        if averaged is not None:
+            progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
+        row = EpochRow(
+            epoch=progress.epoch,
+            hours=progress.seconds / 3600,
+            top1=scores.top1,
+            top5=scores.top5,
+            train_loss=trained.loss,
+            val_loss=scores.loss,
+            lr=lr,
+            images_per_s=speed.images_per_s_per_gpu * self.world.ranks,
+            px=loader.px,
+            global_batch=loader.batch * self.world.ranks,
+            ema_top1=averaged.top1 if averaged else math.nan,
+            ema_top5=averaged.top5 if averaged else math.nan,
+            speed=speed,
         )
+        self.log.epoch_done(row, validation.seconds)
+        rank = rank_of(scores, len(self.state.datasets.classes))
+        saved = self.save(rank if rank > progress.best else None)
+        if progress.epoch < self.schedule.epochs:
+            if self.signals.poll()[0]:
+                self.stop(f"the end of epoch {progress.epoch}", saved)
+        elif not saved:
+            what = f"the run has ended, but its last weights were not saved; {last_good(self.config.run.dir)}"
+            raise Diverged(what, remedy="the same command continues from there")
+
+    # ---------------------------------------------------------------------------------------- saving and stopping
+    def save(self, best: list[float] | None = None) -> bool:
+        """Whether a checkpoint was saved; ``best``: the rank of the epoch that has just ended, if none was better."""
+        self.signals.saved()
+        self.state.lengths = self.log.lengths
+        return save(self.state, best)
+
+    def save_within_epoch(self, stop: bool) -> None:
+        """Save ``last.pt`` and, if ``stop``, end the run."""
+        saved = self.save()
+        if stop:
+            self.stop(f"batch {self.progress.batch} of epoch {self.progress.epoch + 1}", saved)
+
+    def stop(self, where: str, saved: bool) -> NoReturn:
+        """End the run as it was asked to."""
+        run_dir = self.config.run.dir
+        end = f"the same command continues from {run_dir}" if saved else f"nothing was saved; {last_good(run_dir)}"
+        raise Preempted(f"stopped at {where}; {end}", self.signals.number, saved)
+
+    def check_finite(self, lr: float, px: int) -> None:
+        """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
+        were bad."""
+        bad = int(max_over_ranks(self.state.step.longest_bad_run, self.world))
+        if bad >= min(MAX_BAD_STEPS, self.state.total_steps()):
+            raise Diverged(
+                f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
+                f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",
+                remedy="continue from it, with --run.accept_changes, at a lower learning rate, with "
+                "--train.loss_scale=dynamic or with --train.amp=bf16",
+            )
+
+    # --------------------------------------------------------------------------------------------- what is reported
+    def open_log(self) -> None:
+        """Begin or continue the log, in the main process. OptionError if that cannot be."""
+        state, run_dir = self.state, self.config.run.dir
+        work = WorkModel(schedule=self.schedule, images=state.images, gpus=state.accumulation_steps * self.world.ranks)
+        try:
+            self.log = RunLog(self.config, self.progress, state.sessions, work, state.lengths)
+        except OSError as error:
+            raise unusable_folder(Path(error.filename or run_dir), error) from None
+        if self.continued_from is not None:
+            console.print_continued(self.continued_from, self.progress.epoch + 1, self.progress.batch)
+
+    def read_metrics(self, sums: MetricSums, losses: list[torch.Tensor], clock: StepClock) -> None:
+        """Log the steps since the last call, and empty ``sums`` and ``losses``. Waits for the device."""
+        read, step_losses = sums.over_ranks(self.world), over_batch(losses, self.world)
+        sums.sums.zero_()
+        losses.clear()
+        self.progress.add(read)
+        self.log.batches_done(step_losses, scores_of(read), clock)
+
+    def trace_file(self, loader: TrainLoader) -> Path | None:
+        """Where to write the profiler's trace; None if this epoch has none."""
+        epoch = self.progress.epoch
+        if not (self.config.run.profile and self.world.is_main and epoch == self.schedule.phase(epoch).start):
+            return None
+        return self.config.run.dir / f"trace_{loader.px}px_epoch{epoch + 1}.json.gz"
+
+    def note_another_batch(self) -> None:
+        """Say so if the learning rates are meant for another global batch."""
+        wanted, have = self.config.schedule.gpus, self.state.accumulation_steps * self.world.ranks
+        if wanted == have:
+            return
+        can_emulate = wanted % self.world.ranks == 0
+        remedy = f"--dist.emulate_gpus={wanted} keeps" if can_emulate else f"{plural(wanted, 'process')} would keep"
+        logger.info(
+            "note: the learning rates are meant for %s, and the global batch is that of %s; %s the recipe's batch, or "
+            "give rates for this batch",
+            plural(wanted, "GPU"),
+            have,
+            remedy,
+        )
+
+
+def rank_of(scores: Scores, classes: int) -> list[float]:
+    """What decides which epoch is the best: top-5 where it tells epochs apart, then top-1, then the loss."""
+    loss = scores.loss if math.isfinite(scores.loss) else math.inf
+    return [scores.top5 if tells_top5(classes) else 0.0, scores.top1, -loss]

@@ -6,7 +6,6 @@ mistake that the user can fix; 75 a training that was told to stop and has saved
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
@@ -14,24 +13,22 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from data_tools.common.runtime import (
-    checked_output,
-    expendable_output,
-    let_waiting_threads_sleep,
-    open_standard_streams,
-)
+from data_tools.common import console
+from data_tools.common.runtime import let_waiting_threads_sleep, open_standard_streams
 
 MISTAKE = 2
 LONG = 80  # characters; a longer remedy has a line of its own
 
 
 class UserError(Exception):
-    """``what`` is wrong, ``where`` (a file or an option; empty if ``what`` says it), and the ``remedy``."""
+    """``what`` is wrong, ``where`` (a file or an option; empty if ``what`` says it), and the ``remedy``; ``others`` are
+    mistakes found at the same time."""
 
     status: ClassVar[int] = MISTAKE
 
-    def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
+    def __init__(self, what: str, *, where: object = "", remedy: str = "", others: Sequence[UserError] = ()) -> None:
         self.what, self.where, self.remedy = printable(what), printable(str(where)), printable(remedy)
+        self.others = tuple(others)
         super().__init__(what)
 
     @property
@@ -59,7 +56,7 @@ def printable(text: str) -> str:
 def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
     """Makes ``main(argv) -> status`` a program: a :class:`UserError` is a line on standard error and its status, and
     a reader who has seen enough of the output, or Ctrl-C, ends it quietly. Standard output that cannot be written is an
-    error, too; standard error is dropped then. Anything else keeps its traceback. ``main`` must import
+    error, too, except of lines that `console.show` prints. Anything else keeps its traceback. ``main`` must import
     torch, and what else has threads of OpenMP, itself: OpenMP reads the environment once, when it is loaded."""
 
     def wrap(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
@@ -67,19 +64,17 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
         def guarded(argv: Sequence[str]) -> int:
             open_standard_streams()
             let_waiting_threads_sleep(os.environ)
-            with expendable_output("stderr"), checked_output():
-                try:
-                    return _run(name, main, argv)
-                except KeyboardInterrupt:
-                    print(f"{name}: stopped", file=sys.stderr)
-                    return 128 + signal.SIGINT
-                except BrokenPipeError:
-                    return 128 + signal.SIGPIPE
-                except OSError as error:
-                    if error.filename is None:
-                        raise
-                    file = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-                    return print_error(name, UserError(error.strerror or str(error), where=file))
+            console.set_up()
+            try:
+                return _run(name, main, argv)
+            except KeyboardInterrupt:
+                console.show(f"{name}: stopped", "stderr")
+                return 128 + signal.SIGINT
+            except OSError as error:
+                return _failed(name, error)
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    console.drop_unwritten(stream)
 
         return guarded
 
@@ -89,22 +84,34 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
 def _run(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     try:
         status = main(argv)
-        sys.stdout.flush()
     except HelpRequested as help:
-        with contextlib.suppress(BrokenPipeError):  # as by `--help | head`
-            print(help, flush=True)
-        return 0
+        print(help)
+        status = 0
     except UserError as error:
-        status = print_error(name, error)
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
+        return print_error(name, error)
+    sys.stdout.flush()
     return status
 
 
+def _failed(name: str, error: OSError) -> int:
+    """The exit status after a failed system call; raises ``error`` unless it names a file or is standard output's."""
+    if error.filename is not None:
+        return print_error(name, UserError(error.strerror or str(error), where=os.fsdecode(error.filename)))
+    try:
+        print(flush=True)  # whether standard output takes a line
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except OSError as unwritten:
+        return print_error(name, UserError(unwritten.strerror or str(unwritten), where="standard output"))
+    raise error
+
+
 def print_error(name: str, error: UserError) -> int:
-    """``error`` as one line of the program ``name``, a long remedy below it; its exit status."""
-    if len(error.remedy) <= LONG:
-        print(f"{name}: error: {error}", file=sys.stderr)
-    else:
-        print(f"{name}: error: {error.fault}\n  remedy: {error.remedy}", file=sys.stderr)
+    """``error`` as a line of the program ``name``, a long remedy below it, and likewise those with it; its exit
+    status."""
+    for each in (error, *error.others):
+        if len(each.remedy) <= LONG:
+            console.show(f"{name}: error: {each}", "stderr")
+        else:
+            console.show(f"{name}: error: {each.fault}\n  remedy: {each.remedy}", "stderr")
     return error.status

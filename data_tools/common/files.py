@@ -6,11 +6,11 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import resource
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from typing import Any
 
 from data_tools.common.errors import UserError
 
+logger = logging.getLogger(__name__)
 LOCK = ".lock"
 BEAT_SECONDS = 5.0
 WATCH_SECONDS = 3 * BEAT_SECONDS
@@ -102,7 +103,7 @@ def warn_on_write_error(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print(f"warning: {what} not written: {error}", file=sys.stderr)
+        logger.warning("%s not written: %s", what, error)
 
 
 @contextlib.contextmanager
@@ -168,7 +169,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _watch(path: Path, before: dict[str, Any]) -> None:
     """UserError if the holder is alive."""
     who = f"process {before.get('pid')} on {before.get('host')}"
-    print(f"{path.parent}: waiting {WATCH_SECONDS:.0f} s to see whether {who} still writes there", file=sys.stderr)
+    logger.info("%s: waiting %.0f s to see whether %s still writes there", path.parent, WATCH_SECONDS, who)
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(BEAT_SECONDS / 5)

@@ -5,14 +5,11 @@ This module must also run on Python 3.7, so that it can say what is needed.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ".venv/bin/python"
@@ -75,83 +72,3 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
         if number and hasattr(stream := getattr(sys, name), "reconfigure"):  # not so in a notebook
             stream.reconfigure(errors="backslashreplace")
-
-
-class Output:
-    """A stream for what a program prints; all but writing is the stream's own. What cannot be written is dropped, and
-    unless it is ``expendable``, the error names "standard output" as its file."""
-
-    def __init__(self, stream: TextIO | Output, expendable: bool) -> None:
-        self._stream: TextIO = stream._stream if isinstance(stream, Output) else stream
-        self._expendable = expendable
-
-    def write(self, text: str) -> int:
-        with self._dropping():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._dropping():
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @contextlib.contextmanager
-    def _dropping(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            # A disk may have room again.
-            self._empty(for_good=not self._expendable or error.errno != errno.ENOSPC)
-            if not self._expendable:
-                error.filename = "standard output"
-                raise
-        except ValueError:  # closed
-            if not self._expendable:
-                raise
-
-    def _empty(self, for_good: bool) -> None:
-        """Discard what the stream still holds, or Python tries again at exit and ends with status 120."""
-        number = self._stream.fileno()
-        before = os.dup(number)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-        self._stream.flush()
-        if not for_good:
-            os.dup2(before, number)
-        os.close(before)
-
-
-@contextlib.contextmanager
-def checked_output() -> Iterator[None]:
-    """Inside the block, an OSError of standard output says so, and is the last one of it."""
-    with _replaced({"stdout": Output(sys.stdout, expendable=False)}):
-        yield
-
-
-@contextlib.contextmanager
-def expendable_output(*names: str) -> Iterator[None]:
-    """Inside the block, what cannot be written to the streams ``names`` of ``sys``, by default both, is dropped; a run
-    is worth more than what it prints."""
-    streams = {name: Output(getattr(sys, name), expendable=True) for name in names or ("stdout", "stderr")}
-    with _replaced(streams):
-        try:
-            yield
-        finally:
-            for stream in streams.values():
-                stream.flush()
-
-
-@contextlib.contextmanager
-def _replaced(streams: Mapping[str, Output]) -> Iterator[None]:
-    """Standard streams by name, replaced inside the block."""
-    before = {name: getattr(sys, name) for name in streams}
-    for name, stream in streams.items():
-        setattr(sys, name, stream)
-    try:
-        yield
-    finally:
-        for name, stream in before.items():
-            setattr(sys, name, stream)

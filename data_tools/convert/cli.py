@@ -14,10 +14,10 @@ from types import FrameType
 
 from tqdm import tqdm
 
+from data_tools.common.console import plural
 from data_tools.common.errors import UserError
 from data_tools.common.files import folder_fault, too_many_open_files
 from data_tools.common.progress_bar import TerminalBar
-from data_tools.common.text import plural
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError

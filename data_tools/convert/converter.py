@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from data_tools.beton.format import JPG, RAW, SAMPLE, read_layout
 from data_tools.beton.manifest import MANIFEST_VERSION, Manifest, Skipped, read_manifest
 from data_tools.beton.writer import BetonWriter
+from data_tools.common.console import plural
 from data_tools.common.errors import printable
 from data_tools.common.files import locked
-from data_tools.common.text import plural
 from data_tools.convert import estimate
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.image_pool import ImagePool, Item, ResultChunk

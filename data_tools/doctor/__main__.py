@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from data_tools.common.errors import program
-from data_tools.common.options import check, option, parse
+from data_tools.common.gpus import installed_gpus
+from data_tools.common.options import Argument, Section, parse
 from data_tools.doctor import machine_checks, software_checks
 from data_tools.doctor.machine_checks import Finding
 
@@ -21,33 +24,25 @@ def examine(folder: Path | None) -> Iterator[Finding]:
     yield software_checks.python()
     torch, error = software_checks.load("torch")
     yield software_checks.torch(torch, error)
-    cards, error = software_checks.cards()
-    yield from software_checks.gpu(cards, error, software_checks.driver_cuda(), torch)
+    gpus, error = installed_gpus()
+    yield from software_checks.gpus(gpus, error, software_checks.driver_cuda(), torch)
     yield from software_checks.libraries()
-    yield machine_checks.cores(len(cards))
+    yield machine_checks.cores(len(gpus))
     yield machine_checks.waiting_threads()
     yield machine_checks.memory()
     yield machine_checks.disk(folder or Path())
     yield machine_checks.descriptors()
-    yield machine_checks.shared_memory(len(cards))
+    yield machine_checks.shared_memory(len(gpus))
     if folder is not None:
         yield from machine_checks.betons(folder)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DoctorOptions:
+class DoctorOptions(Section):
     """One examination."""
 
-    betons: Path | None = option(
-        None,
-        "also check this folder of betons",
-        none="check no betons",
-        argument="BETON_DIR",
-        was=("data.dir",),
+    betons: Annotated[Path | None, Argument("BETON_DIR")] = Field(
+        None, description="also check this folder of betons; by default none are checked"
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @program("data_tools.doctor")

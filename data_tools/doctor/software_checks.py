@@ -9,13 +9,12 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 
+from data_tools.common.gpus import Gpu
 from data_tools.doctor.machine_checks import Finding
 
 ENVIRONMENT = "`make env` (or conda env create -f environment.yml) makes the environment"
@@ -25,42 +24,12 @@ DRIVERS = {12: "525", 13: "580"}  # the first NVIDIA driver that runs programs o
 OLDER_CARDS = "docs/INSTALL.md has the torch for older cards and drivers"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    """A GPU as nvidia-smi has it; ``capability`` like (7, 5)."""
-
-    name: str
-    driver: str
-    capability: tuple[int, int]
-
-
 def python() -> Finding:
     here = sys.version_info[:2]
     what = f"Python {sys.version.split()[0]}"
     if PYTHONS[0] <= here <= PYTHONS[1]:
         return Finding("OK", what)
     return Finding("FAIL", what, f"FFCV 1.0.2 runs on 3.11 to 3.13; {ENVIRONMENT}")
-
-
-def cards() -> tuple[list[Card], str]:
-    """The GPUs that nvidia-smi lists, and its error message, if any. Works without torch."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return [], ""
-    query = "--query-gpu=name,driver_version,compute_cap"
-    try:
-        result = subprocess.run([program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError) as error:
-        return [], str(error)
-    if found := read_cards(result.stdout):
-        return found, ""
-    return [], " ".join((result.stdout + result.stderr).split()) or f"nothing, exit {result.returncode}"
-
-
-def read_cards(answer: str) -> list[Card]:
-    """The lines of ``nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader``."""
-    rows = re.findall(r"^(.+), ([\d.]+), (\d+)\.(\d+)$", answer, re.MULTILINE)
-    return [Card(name=name, driver=driver, capability=(int(a), int(b))) for name, driver, a, b in rows]
 
 
 def driver_cuda() -> tuple[int, int] | None:
@@ -74,20 +43,20 @@ def driver_cuda() -> tuple[int, int] | None:
     return version.value // 1000, version.value % 1000 // 10
 
 
-def gpu(cards: Sequence[Card], error: str, cuda: tuple[int, int] | None, torch: ModuleType | None) -> Iterator[Finding]:
+def gpus(found: Sequence[Gpu], error: str, cuda: tuple[int, int] | None, torch: ModuleType | None) -> Iterator[Finding]:
     """Driver and cards, and whether this torch can use them."""
     if error:
         yield Finding("FAIL", f"nvidia-smi says {error!r}", f"install driver {DRIVERS[13]} or newer, and reboot")
-    elif not cards:
+    elif not found:
         yield Finding(
             "WARN",
             "no NVIDIA GPU is visible here",
             "training uses the CPU; if there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
         )
-    if not cards:
+    if not found:
         return
     newest = f" (CUDA up to {cuda[0]}.{cuda[1]})" if cuda else ""
-    driver = f"driver {cards[0].driver}{newest}"
+    driver = f"driver {found[0].driver}{newest}"
     built = str(torch.version.cuda) if torch is not None and torch.version.cuda else ""
     if torch is not None and not built:
         yield Finding("FAIL", f"torch {torch.__version__} is built without CUDA", ENVIRONMENT)
@@ -98,17 +67,17 @@ def gpu(cards: Sequence[Card], error: str, cuda: tuple[int, int] | None, torch: 
         )
     else:
         yield Finding("OK", driver)
-    for number, card in enumerate(cards):
-        yield _card(number, card, torch.cuda.get_arch_list() if torch is not None and built else None)
-    if torch is not None and built and torch.cuda.device_count() < len(cards):
+    for number, each in enumerate(found):
+        yield _gpu(number, each, torch.cuda.get_arch_list() if torch is not None and built else None)
+    if torch is not None and built and torch.cuda.device_count() < len(found):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         why = f"CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else "see the lines above"
-        yield Finding("WARN", f"torch sees {torch.cuda.device_count()} of {len(cards)} GPUs", why)
+        yield Finding("WARN", f"torch sees {torch.cuda.device_count()} of {len(found)} GPUs", why)
 
 
-def _card(number: int, card: Card, built_for: Sequence[str] | None) -> Finding:
-    what = f"GPU {number}: {card.name}, compute capability {card.capability[0]}.{card.capability[1]}"
-    if built_for is None or supports(built_for, card.capability):
+def _gpu(number: int, gpu: Gpu, built_for: Sequence[str] | None) -> Finding:
+    what = f"GPU {number}: {gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+    if built_for is None or supports(built_for, gpu.capability):
         return Finding("OK", what)
     return Finding("FAIL", f"{what}, and this torch is for {', '.join(built_for)}", OLDER_CARDS)
 

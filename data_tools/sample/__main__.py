@@ -5,32 +5,36 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from data_tools.common.errors import program
-from data_tools.common.options import REQUIRED, OptionError, check, option, parse
+from data_tools.common.options import Argument, OptionError, Section, parse
 from data_tools.common.resources import usable_cores
 from data_tools.sample.dataset import specs, write
 from data_tools.sample.patterns import PATTERNS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleOptions:
+class SampleOptions(Section):
     """One dataset."""
 
-    out: Path = option(REQUIRED, "where to write the tar", argument="OUT.tar")
-    classes: int = option(10, "number of classes, each a kind of pattern", low=2, high=len(PATTERNS))
-    train: int = option(1600, "training images in total", low=2)
-    val: int = option(400, "validation images in total", low=2)
-    seed: int = option(0, "seed of the random images", low=0)
-    workers: int | None = option(None, "processes that draw the images", low=1, none="one per usable core")
+    out: Annotated[Path, Argument("OUT.tar")] = Field(description="where to write the tar")
+    classes: int = Field(10, ge=2, le=len(PATTERNS), description="number of classes, each a kind of pattern")
+    train: int = Field(1600, ge=2, description="training images in total")
+    val: int = Field(400, ge=2, description="validation images in total")
+    seed: int = Field(0, ge=0, description="seed of the random images")
+    workers: int | None = Field(
+        None, ge=1, description="processes that draw the images; by default one per usable core"
+    )
 
-    def __post_init__(self) -> None:
-        check(self)
-        for key in ("train", "val"):
-            if (images := getattr(self, key)) < self.classes:
-                raise OptionError(f"{images} images are too few for {self.classes} classes", where=f"--{key}")
+    @field_validator("train", "val")
+    @classmethod
+    def _has_every_class(cls, images: int, others: ValidationInfo) -> int:
+        if images < (classes := others.data.get("classes", 2)):
+            raise OptionError(f"{images} images are too few for {classes} classes")
+        return images
 
 
 @program("data_tools.sample")

@@ -6,13 +6,13 @@ import hashlib
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from data_tools.beton.format import RAW, read_layout
 from data_tools.beton.manifest import checksums_path, manifest_path
-from training.loader import sample_order
 
 
 def file_digests(folder: Path, *patterns: str) -> dict[str, str]:
@@ -53,11 +53,25 @@ def batches_in_order(loader: object, epoch: int, rank: int = 0, ranks: int = 1, 
 
     ``pages``: the page of each sample and the window, for a loader with ``page_window``.
     """
+    from training.loader import sample_order  # not for those who only read betons: it loads FFCV
+
     if pages:
         samples = sample_order.page_order(loader.seed, epoch, *pages)
     else:
         samples = sample_order.epoch_order(loader.seed, epoch, loader.images)
     return sample_order.rank_slice(samples, loader.batch, rank, ranks)
+
+
+def epoch_by_sample(path: Path, epoch: int, **options: Any) -> dict[int, bytes]:
+    """Pixels of every sample that an epoch of a TrainLoader with these options gives, over all `ranks`."""
+    from training.loader.loaders import TrainLoader
+
+    got, ranks = {}, options.get("ranks", 1)
+    for rank in range(ranks):
+        with TrainLoader(path, **options, rank=rank) as loader, loader.epoch(epoch) as batches:
+            for samples, (images, _) in zip(batches_in_order(loader, epoch, rank, ranks), batches, strict=True):
+                got |= {int(sample): image.numpy().tobytes() for sample, image in zip(samples, images, strict=True)}
+    return got
 
 
 def copy_beton(path: Path, folder: Path) -> Path:

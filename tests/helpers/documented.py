@@ -5,48 +5,33 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import textwrap
 from pathlib import Path
 
 from helpers import ROOT
 from helpers.images import META_MAT, WNIDS, devkit, inner_tar, jpeg, photo, sorted_files, write_folder, write_tar
 from helpers.recipes import write_recipe
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
+DOCUMENTS = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+}
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Snippet:
-    """A command, or a block of Python, as `document` shows it."""
-
-    document: str
-    text: str
-    is_code: bool = False
-
-
-def snippets(document: str) -> Iterator[Snippet]:
-    """Every line of an indented block, every fenced block of Python, in backticks each `.venv/bin/…` with arguments.
-
-    A fenced block without a language is what a program printed.
-    """
-    text = (ROOT / document).read_text(encoding="utf-8")
-    for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        assert language in ("", "python"), f"{document}: a block of {language}, which no test runs"
-        if language:
-            yield Snippet(document, code, is_code=True)
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    for block in re.findall(r"(?:^ {4,}\S.*\n?)+", prose, re.MULTILINE):
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            yield Snippet(document, re.sub(r"\s{2,}# .*", "", line).strip())
-    for inline in re.findall(r"`(\.venv/bin/[^`\s]+\s[^`]+)`", prose):
-        yield Snippet(document, " ".join(inline.split()))
+def commands(text: str) -> list[str]:
+    """Every line of an indented block, and in backticks each `.venv/bin/…` with arguments."""
+    prose = FENCED.sub("", text)
+    blocks = "".join(re.findall(r"(?:^ {4,}\S.*\n?)+", prose, re.MULTILINE))
+    lines = re.sub(r"\\\n\s*", "", blocks).splitlines() + re.findall(r"`(\.venv/bin/[^`\s]+\s[^`]+)`", prose)
+    return [" ".join(re.sub(r"\s{2,}# .*", "", line).split()) for line in lines]
 
 
-def make_targets(document: str) -> set[str]:
-    text = (ROOT / document).read_text(encoding="utf-8")
-    typed = re.findall(r"(?:^ {4}|`)make ((?:[a-z]+ )*[a-z]+)", text, re.MULTILINE)
-    return {target for line in typed for target in line.split()}
+def code(text: str) -> str:
+    """Every fenced block of Python, one after the other. A fenced block without a language is to be read, not run."""
+    blocks = FENCED.findall(text)
+    assert {language for _, language, _ in blocks} <= {"", "python"}
+    return "".join(textwrap.dedent(block) for _, language, block in blocks if language)
 
 
 # ---------------------------------------------------------------------------------------------- tiny data

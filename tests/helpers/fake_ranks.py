@@ -6,16 +6,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-
-from helpers.fake_streams import needs_torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 
 @contextlib.contextmanager
 def fake_ranks(ranks: int) -> Iterator[None]:
     """A block in which this process is the first of ``ranks``."""
-    needs_torch("2.15.0")  # for the fake process group
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,11 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
-
-import pytest
-import torch
-
-from helpers import ROOT
 
 GARBAGE = -1
 
@@ -147,16 +141,3 @@ class FakeGpu:
                     self.faults.append(f"batch {expected}: {name} are {block.value}")
 
         self.current.add(read)
-
-
-def needs_torch(version: str) -> None:
-    """Skip the test or module that looks inside torch where torch is another than it was made for, but fail if that is
-    the locked one: the test is to be renewed with the lock."""
-    have = torch.__version__.partition("+")[0]
-    if have == version:
-        return
-    lock = tomllib.loads((ROOT / "uv.lock").read_text())
-    locked = {package["version"].partition("+")[0] for package in lock["package"] if package["name"] == "torch"}
-    if have in locked:
-        pytest.fail(f"made for torch {version}, and {have} is locked: see what has changed inside it", pytrace=False)
-    pytest.skip(f"made for torch {version}", allow_module_level=True)

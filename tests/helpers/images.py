@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import tarfile
 from collections.abc import Callable
@@ -136,7 +135,7 @@ def make_sorted_tar(path: Path, classes: int = 4, per_class: int = 10, val_per_c
 
 def spec_for(source: Path | tuple[Path, ...], out: Path, **options: object) -> WriteSpec:
     """A conversion with two workers and the defaults of the command line; ``options`` of either section."""
-    data = {each.name: options.pop(each.name) for each in dataclasses.fields(Data) if each.name in options}
+    data = {name: options.pop(name) for name in Data.model_fields if name in options}
     sources = source if isinstance(source, tuple) else (source,)
     return WriteSpec(data=Data(source=sources, out=out, **data), write=Write(**{"workers": 2} | options))
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
-from data_tools.common.options import parse
+from data_tools.common.options import OptionError, Section, mistakes_in
 from helpers import ROOT
-from training.config.run_config import RunConfig
+from training.config.run_config import RunConfig, from_argv
 from training.config.schedule import Schedule
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "rn50_configs").glob("*.yaml"))}
@@ -32,11 +33,11 @@ def write_recipe(path: Path, phases: Sequence[dict[str, Any]] = TINY_PHASES, **s
         "dist": {"device": "cpu"},
         "run": {"deterministic": True},
         "data": {"workers": 1},
-        "schedule": {"phases": [dict(phase) for phase in phases]},
+        "schedule": {"phases": list(phases)},
     }
     for name, options in sections.items():
         recipe[name] |= options
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(json.dumps(recipe))  # which is YAML
     return path
 
 
@@ -46,8 +47,17 @@ def arguments(name: str) -> list[str]:
 
 
 def config(name: str, *argv: str) -> RunConfig:
-    return parse(RunConfig, [*arguments(name), *argv], prog="test")
+    return from_argv([*arguments(name), *argv])
 
 
 def schedule(name: str) -> Schedule:
-    return config(name).schedule.parsed
+    return config(name).schedule
+
+
+def mistakes(schema: type[Section], values: dict[str, Any]) -> list[OptionError]:
+    """What is wrong with the ``values`` of a section."""
+    try:
+        schema(**values)
+    except ValidationError as error:
+        return mistakes_in(schema, error)
+    return []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from data_tools.common.options import parse
 from helpers import ROOT
-from training.config.run_config import RunConfig, as_mapping
-from training.runlog.epoch_table import EpochRow, Speed, write_epochs
-from training.runlog.sessions import Session, add_session
+from training.config.run_config import as_mapping, from_argv
+from training.runlog.csv_log import CsvLog
+from training.runlog.epoch_table import COLUMNS, EPOCHS, EpochRow, Speed
+from training.runlog.sessions import Session, write_sessions
 
 SESSION = Session(
-    started="2026-03-01T08:00:00+00:00",
+    started=datetime(2026, 3, 1, 8, tzinfo=UTC),
     from_epoch=0,
     from_hours=0.0,
+    command="train_imagenet.py --config-file rn50_configs/titan8.yaml",
+    commit=None,
     processes=8,
     gpus=("NVIDIA TITAN RTX",) * 8,
     driver="580.65",
@@ -25,6 +28,7 @@ SESSION = Session(
     system="Linux",
     precision="float16",
     versions={"python": "3.12.1", "torch": "2.15.0"},
+    decoder="libjpeg-turbo 3.0.1",
     classes=1000,
     images={"train_160": 1_281_167, "val_160": 50_000},
 )
@@ -39,6 +43,7 @@ def rows(top5: Sequence[float], hours_an_epoch: float = 0.1) -> list[EpochRow]:
             top1=score - 20,
             top5=score,
             train_loss=7 / epoch,
+            val_loss=float("nan"),
             lr=2.0 / epoch,
             images_per_s=9000 - 1000 * (epoch // 2),
             px=128 if epoch < 14 else 224,
@@ -60,6 +65,11 @@ def rows(top5: Sequence[float], hours_an_epoch: float = 0.1) -> list[EpochRow]:
     ]
 
 
+def write_epochs(path: Path, epochs: Sequence[EpochRow]) -> None:
+    """The table of a run's epochs, as the run writes it."""
+    CsvLog(path / EPOCHS, COLUMNS).add(row.cells() for row in epochs)
+
+
 def run_folder(
     path: Path,
     top5: Sequence[float],
@@ -70,8 +80,8 @@ def run_folder(
     """A run of titan8 as it lies in ``path``."""
     path.mkdir(parents=True)
     write_epochs(path, rows(top5, hours_an_epoch))
-    for session in sessions:
-        add_session(path, session)
-    config = parse(RunConfig, ["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv], prog="test")
+    if sessions:
+        write_sessions(path, sessions)
+    config = from_argv(["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv])
     (path / "config.json").write_text(json.dumps(as_mapping(config)))
     return path

@@ -17,6 +17,7 @@ import torch
 import train_imagenet
 from helpers import ROOT
 from helpers.processes import processes_of_session, wait_until
+from training import evaluate
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
 from training.runlog.step_table import read_steps
@@ -44,6 +45,13 @@ def attempt(recipe: Path, run_dir: Path, *options: str) -> tuple[int, str, str]:
 def train(recipe: Path, run_dir: Path, *options: str) -> str:
     """Standard output of a run that has to succeed."""
     status, out, err = attempt(recipe, run_dir, *options)
+    assert status == 0, err
+    return out
+
+
+def evaluated(recipe: Path, weights: Path, *options: str) -> str:
+    """Standard output of training.evaluate, which has to succeed."""
+    status, out, err = run_main(evaluate.main, [str(weights), "--config-file", str(recipe), *options])
     assert status == 0, err
     return out
 

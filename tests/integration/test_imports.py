@@ -5,22 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 from helpers import ROOT
 
-HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "onnx", "pyarrow", "wandb"}
-LIGHT = ("common", "beton", "sources"), ("config", "runlog", "reporting")
-PROGRAMS = [
-    *("write_datasets.py", "train_imagenet.py", "scripts/render_recipe_docs.py"),
-    *(
-        f"-m {package}.{path.stem if path.stem != '__main__' else path.parent.name}"
-        for package in ("data_tools", "training")
-        for path in sorted((ROOT / package).glob("*.py")) + sorted((ROOT / package).glob("*/__main__.py"))
-        if "__main__" in path.read_text()
-    ),
+HEAVY = {"torch", "torchvision", "ffcv", "cv2", "numba", "matplotlib", "tensorboard", "pyarrow", "scipy"}
+LIGHT = [f"data_tools/{name}" for name in ("common", "beton", "sources")]
+LIGHT += [f"training/{name}" for name in ("config", "estimation", "runlog", "reporting")]
+PROGRAMS = ["write_datasets.py", "train_imagenet.py", "scripts/render_recipe_docs.py"]
+PROGRAMS += [
+    f"{package}.{path.stem if path.stem != '__main__' else path.parent.name}"
+    for package in ("data_tools", "training")
+    for path in sorted((ROOT / package).glob("*.py")) + sorted((ROOT / package).glob("*/__main__.py"))
+    if "__main__" in path.read_text()
 ]
-# Reports what an import does besides defining names: a library opened, a process or a thread started.
-WATCHED = """
+# Fails where an import does more than define names: where it opens a library, or starts a process or a thread.
+IMPORT = """
 import importlib, sys, threading
 done = []
 def watch(event, arguments):
@@ -34,44 +32,51 @@ assert not done, done
 assert threading.active_count() == before
 print(*{name.partition(".")[0] for name in sys.modules})
 """
+# A line for each program: its name, then what has been loaded so far.
+HELP = """
+import contextlib, io, runpy, sys
+sys.path.insert(0, "")
+for name in sys.argv[1:]:
+    sys.argv[:] = [name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            if name.endswith(".py"):
+                runpy.run_path(name, run_name="__main__")
+            else:
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            assert not end.code, (name, end.code)
+    assert "usage:" in out.getvalue(), name
+    print(name, *{module.partition(".")[0] for module in sys.modules})
+"""
 
 
-def modules(package: str, *folders: str) -> list[str]:
-    """Dotted names of the modules below these folders of a package, or of all of it."""
-    files = [f for folder in folders for f in (ROOT / package / folder).rglob("*.py")] or (ROOT / package).rglob("*.py")
-    names = [f.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__") for f in files]
-    return sorted(name for name in names if not name.endswith("__main__"))
+def modules(folders: list[str]) -> list[str]:
+    """Dotted names of the modules below these folders."""
+    files = [file.relative_to(ROOT).with_suffix("") for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    return sorted(".".join(file.parts).removesuffix(".__init__") for file in files if file.name != "__main__")
 
 
-def loaded_by_importing(names: list[str]) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *names], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def run(code: str, arguments: list[str]) -> list[set[str]]:
+    """The words of each line that the code prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
 
 
 def test_light_packages_load_nothing_heavy() -> None:
-    names = modules("data_tools", *LIGHT[0]) + modules("training", *LIGHT[1])
+    names = modules(LIGHT)
     assert len(names) > 25
-    assert not loaded_by_importing(names) & HEAVY
+    (loaded,) = run(IMPORT, names)
+    assert not loaded & HEAVY
 
 
 def test_importing_everything_opens_no_library_and_starts_nothing() -> None:
-    loaded_by_importing(modules("data_tools") + modules("training"))
+    run(IMPORT, modules(["data_tools", "training"]))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_help_loads_nothing_heavy(program: str) -> None:
-    code = (
-        "import runpy, sys; name = sys.argv.pop(1); sys.path.insert(0, ''); sys.argv[:] = [name, '--help']\n"
-        "try: (runpy.run_path(name, run_name='__main__') if name.endswith('.py') else\n"
-        "      runpy.run_module(name, run_name='__main__', alter_sys=True))\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "print(*{m.partition('.')[0] for m in sys.modules}, file=sys.stderr)"
-    )
-    name = program.removeprefix("-m ")
-    done = subprocess.run([sys.executable, "-c", code, name], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
-    assert not set(done.stderr.split()) & HEAVY
+def test_help_loads_nothing_heavy() -> None:
+    loaded = run(HELP, PROGRAMS)
+    assert len(loaded) == len(PROGRAMS)
+    assert not [words & HEAVY | words & set(PROGRAMS) for words in loaded if words & HEAVY]

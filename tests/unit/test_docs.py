@@ -1,74 +1,31 @@
-"""What the documents tell a reader to type or open exists."""
+"""What the documents tell a reader to type or open exists, and their tables are those of the code."""
+
+from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
+import dataclasses
 import re
-import shlex
-from pathlib import Path
 
-import pytest
+import yaml
+from helpers import ROOT
 
-from data_tools.common.options import entries
+from data_tools.beton.format import HEADER, IMAGE, SAMPLE, SAMPLES_START
+from data_tools.beton.manifest import Manifest
+from data_tools.common.options import options_of
 from data_tools.convert.config import WriteSpec
+from scripts import render_option_docs
 from training.config.run_config import RunConfig
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
-README = (ROOT / "README.md").read_text()
+TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))}
+DOCS = ROOT / "docs"
+README = TEXTS[ROOT / "README.md"]
 
 
-def text(document: str) -> str:
-    return (ROOT / document).read_text(encoding="utf-8")
-
-
-def options(schema: type) -> set[str]:
-    return {f"--{entry.key}" for entry in entries(schema)}
-
-
-def commands(document: str) -> list[list[str]]:
-    """The words of each command: of indented lines, and of what is in backticks, that calls one of the programs."""
-    candidates = [line.strip() for line in text(document).splitlines() if line.startswith("    ")]
-    candidates += re.findall(r"`([^`]+)`", text(document))
-    words = [shlex.split(c.partition("  #")[0], posix=False) for c in candidates if "python" in c and "'" not in c]
-    return [w for w in words if len(w) > 1 and w[0].endswith("python")]
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_options_exist(document: str) -> None:
-    written = set(re.findall(r"--[a-z]+\.[a-z_0-9]+", text(document)))
-    assert written <= options(WriteSpec) | options(RunConfig) | {"--section.key"}
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_take_the_options_that_are_shown(document: str) -> None:
-    """A training option shown for the conversion exists, and is still wrong."""
-    schemas = {"write_datasets.py": WriteSpec, "train_imagenet.py": RunConfig}
-    for words in commands(document):
-        program = words[1]
-        if program in schemas:
-            shown = {w.partition("=")[0] for w in words[2:] if w.startswith("--")} - {"--config-file", "--help"}
-            assert shown <= options(schemas[program]), words
-            recipes = [w for w in words if w.startswith("rn50_configs/")]
-            assert all((ROOT / recipe).is_file() for recipe in recipes), words
-        elif program == "-m" and words[2].startswith(("data_tools.", "training.")) and "…" not in words[2]:
-            assert importlib.util.find_spec(words[2]), words
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_make_targets_exist(document: str) -> None:
-    typed = re.findall(r"(?:^    |`)make ((?:[a-z]+ )*[a-z]+)", text(document), re.MULTILINE)
-    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
-    assert {target for line in typed for target in line.split()} <= targets
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_files_and_links_exist(document: str) -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)", text(document)) if not link.startswith("http")]
-    missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
-    named = re.findall(r"`((?:data_tools|training|tests|rn50_configs|docs|benchmarks|\.ci)/[\w./]+)`", text(document))
-    missing += [name for name in named if not ((ROOT / name).exists() or (ROOT / f"{name}.py").exists())]
-    assert not missing
+# ---------------------------------------------------------------------------------------------- what is named exists
+def test_options_exist() -> None:
+    known = {f"--{key}" for schema in (WriteSpec, RunConfig) for key in options_of(schema)} | {"--section.key"}
+    written = {(path.name, each) for path, text in TEXTS.items() for each in re.findall(r"--[a-z]+\.[a-z_0-9]+", text)}
+    assert not {each for each in written if each[1] not in known}
 
 
 def slug(heading: str) -> str:
@@ -76,17 +33,33 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_anchors_exist(document: str) -> None:
-    for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text(document)):
-        target = ((ROOT / document).parent / link).resolve() if link else ROOT / document
-        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-        assert anchor in map(slug, headings), (link, anchor)
+def test_links_files_and_modules_exist() -> None:
+    missing = []
+    for path, text in TEXTS.items():
+        for link, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", text):
+            target = (path.parent / link).resolve() if link else path
+            headings = re.findall(r"^#+ (.+)$", TEXTS.get(target, ""), re.MULTILINE)
+            if not target.exists() or (anchor and anchor not in map(slug, headings)):
+                missing.append((path.name, link, anchor))
+        named = re.findall(r"`((?:data_tools|training|tests|rn50_configs|docs|benchmarks|\.ci)/[\w./]+)`", text)
+        named += [module.replace(".", "/") for module in re.findall(r"-m ((?:data_tools|training)\.\w+)", text)]
+        named += re.findall(r"\brn50_configs/\w+\.yaml", text)
+        missing += [
+            (path.name, each) for each in named if not ((ROOT / each).exists() or (ROOT / f"{each}.py").exists())
+        ]
+    assert not missing
 
 
-def test_readme_links_to_every_page() -> None:
-    pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}
-    assert pages <= set(re.findall(r"\]\(([^)#]+)", README))
+def test_readme_is_short_and_links_to_every_page() -> None:
+    assert len(README.split()) < 1200
+    assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} <= set(re.findall(r"\]\(([^)#]+)", README))
+
+
+def test_every_recipe_is_listed() -> None:
+    row = r"^\| \[`(\w+)`\]\((?:\.\./)?rn50_configs/(\w+)\.yaml\)"
+    some, all_of_them = (re.findall(row, text, re.MULTILINE) for text in (README, TEXTS[DOCS / "RECIPES.md"]))
+    assert all(shown == file for shown, file in some + all_of_them)
+    assert {file for _, file in all_of_them} == {path.stem for path in ROOT.glob("rn50_configs/*.yaml")}
 
 
 # Of the messages in docs/TROUBLESHOOTING.md, those that others print; and what is no message.
@@ -102,36 +75,79 @@ def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    own = text("docs/TROUBLESHOOTING.md").partition("## Converting")[2]
+    own = TEXTS[DOCS / "TROUBLESHOOTING.md"].partition("## Converting")[2]
     bold = [" ".join(each.split()) for each in re.findall(r"\*\*(.+?)\*\*", own, re.DOTALL)]
     quoted = {each for title in bold for each in re.findall(r"`([^`]+)`", title)} - FOREIGN
     assert len(quoted) > 30
-    for message in quoted:
-        for piece in message.split("…"):
-            assert any(piece.strip() in constant for constant in printed), message
-
-
-def test_tests_named_in_reliability_exist() -> None:
-    promised = re.findall(r"`((?:unit|integration|faults)/[\w/]+\.py)::(\w+)`", text("docs/RELIABILITY.md"))
-    missing = [f"{file}::{name}" for file, name in promised if f"def {name}(" not in text(f"tests/{file}")]
-    assert len(promised) > 30
+    missing = {
+        (message, part)
+        for message in quoted
+        for part in filter(None, map(str.strip, message.split("…")))
+        if not any(part in text for text in printed)
+    }
     assert not missing
 
 
-def test_every_recipe_is_listed() -> None:
-    pages = (README, text("docs/RECIPES.md"))
-    some, all_of_them = (
-        re.findall(r"^\| \[`(\w+)`\]\((?:\.\./)?rn50_configs/(\w+)\.yaml\)", page, re.MULTILINE) for page in pages
-    )
-    assert all(shown == file for shown, file in some + all_of_them)
-    assert {file for _, file in all_of_them} == {p.stem for p in ROOT.glob("rn50_configs/*.yaml")}
+def test_tests_named_in_reliability_exist() -> None:
+    named = re.findall(r"`((?:unit|integration|faults)/[\w/]+\.py)::(\w+)`", TEXTS[DOCS / "RELIABILITY.md"])
+    tests = {file: path.read_text() for file, _ in named if (path := ROOT / "tests" / file).is_file()}
+    assert len(named) > 30
+    assert not [f"{file}::{name}" for file, name in named if f"def {name}(" not in tests.get(file, "")]
 
 
-def test_readme_is_short() -> None:
-    assert len(README.split()) < 1200
+# ---------------------------------------------------------------------------------------------- tables
+def rows(document: str, heading: str) -> list[list[str]]:
+    """The cells of the table under this line of headings, a list a row."""
+    table = rf"^{re.escape(heading)}\n\|[-:|]+\|\n((?:\|.*\n)+)"
+    tables = re.findall(table, TEXTS[DOCS / document], re.MULTILINE)
+    assert tables, (document, heading)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for table in tables for row in table.splitlines()]
+
+
+def test_option_tables_are_up_to_date_and_hold_every_program() -> None:
+    old = [
+        page
+        for page in render_option_docs.PARTS
+        if render_option_docs.rendered(page, TEXTS[DOCS / page]) != TEXTS[DOCS / page]
+    ]
+    assert not old, "make docs renews them"
+    programs = {
+        f"{package}.{path.parent.name if path.stem == '__main__' else path.stem}"
+        for package in ("data_tools", "training")
+        for path in (*(ROOT / package).glob("*.py"), *(ROOT / package).glob("*/__main__.py"))
+        if "__main__" in path.read_text()
+    }
+    assert set(render_option_docs.TOOLS) == programs
+
+
+def test_every_option_says_what_follows_without_it() -> None:
+    for key, field in (options_of(RunConfig) | options_of(WriteSpec)).items():
+        given = field.is_required() or field.default not in (None, ())
+        assert given or "by default" in (field.description or ""), key
+
+
+def test_tables_of_the_format_name_every_field_and_key() -> None:
+    header, sample = HEADER.fields, IMAGE.fields
+    assert header is not None and sample is not None
+    told = {row[2].strip("`"): int(row[0]) for row in rows("FORMAT.md", "| offset | type | field | here |")}
+    assert told == {name: field[1] for name, field in header.items()}
+    told = {row[2].strip("`"): int(row[0]) for row in rows("FORMAT.md", "| offset | type | field | |") if row[2]}
+    assert told == {name: field[1] for name, field in sample.items()} | {"label": SAMPLE.fields["f1"][1]}
+    begins = {row[0]: row[2] for row in rows("FORMAT.md", "| part | bytes | begins at |")}
+    assert (begins["fields"], begins["sample table"]) == (str(HEADER.itemsize), str(SAMPLES_START))
+    keys = [row[0].strip("`") for row in rows("FORMAT.md", "| key | holds |")]
+    assert keys == [field.name for field in dataclasses.fields(Manifest)]
+
+
+# ---------------------------------------------------------------------------------------------- checks
+def test_pre_commit_hooks_are_the_checks_of_make() -> None:
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [each["repo"] for each in repositories] == ["local"]
+    hooks = [hook["entry"].removesuffix(" --force-exclude") for hook in repositories[0]["hooks"]]
+    checks = re.findall(r"^(?:lint|type): .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [f"\t{hook.replace('.venv/bin/python', '$(PYTHON)')}" for hook in hooks] == "".join(checks).splitlines()
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
-    assert "\nmake test\n" in text(".ci/run")
-    assert "    make test" in README
-    assert "    make demo" in README
+    assert "\nmake test\n" in (ROOT / ".ci/run").read_text()
+    assert "    make test" in README and "    make demo" in README

@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from data_tools.common.options import OptionError
+from pydantic import field_validator, model_serializer, model_validator
+
+from data_tools.common.options import OptionError, Section
 
 HOST, DEVICE = "ffcv.transforms", "torchvision.transforms.v2"
 PLAIN = (bool, int, float, str, type(None))
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """A class of an allowed package, and what it is made with."""
+class Augmentation(Section):
+    """A class of an allowed package, and what it is made with: ``{ffcv.transforms.Cutout: {crop_size: 8}}``. Nothing is
+    imported."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: dict[str, Any]
 
     @property
     def on_host(self) -> bool:
         return self.name.startswith(HOST)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, entry: Any) -> Any:
+        entry = {entry: {}} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            remedy = "give ffcv.transforms.Cutout: {crop_size: 8}"
+            raise OptionError(f"{entry!r} is not one name with its arguments", remedy=remedy)
+        ((name, arguments),) = entry.items()
+        return {"name": name, "arguments": {} if arguments is None else arguments}
 
-def read_augmentations(entries: Sequence[object]) -> tuple[Augmentation, ...]:
-    """The augmentations of a list like ``[{ffcv.transforms.Cutout: {crop_size: 8}}, ...]``, in order.
+    @field_validator("name")
+    @classmethod
+    def _is_a_class(cls, name: str) -> str:
+        package, _, kind = name.rpartition(".")
+        if package not in (HOST, DEVICE) or not kind.isidentifier() or kind.startswith("_"):
+            raise OptionError(f"{name!r} is not allowed", remedy=f"give a class of {HOST} or of {DEVICE}")
+        return name
 
-    OptionError for a name of another package, for values that are not plain, and for one of FFCV's after one of
-    torchvision's. Nothing is imported.
-    """
-    read = tuple(_entry(f"augment[{number}]", entry) for number, entry in enumerate(entries))
-    places = [each.on_host for each in read]
-    if places != sorted(places, reverse=True):
-        raise OptionError(f"those of {HOST} work on the host and must come before those of {DEVICE}", where="augment")
-    return read
+    @field_validator("arguments")
+    @classmethod
+    def _are_plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for key, value in arguments.items():
+            if not all(isinstance(each, PLAIN) for each in (value if isinstance(value, list) else [value])):
+                raise OptionError(f"{value!r} is not a plain value or a list of them", where=key)
+        return arguments
 
-
-def _entry(where: str, entry: object) -> Augmentation:
-    if isinstance(entry, str):
-        entry = {entry: {}}
-    if not isinstance(entry, Mapping) or len(entry) != 1:
-        remedy = "give ffcv.transforms.Cutout: {crop_size: 8}"
-        raise OptionError(f"{entry!r} is not one name with its arguments", where=where, remedy=remedy)
-    ((name, arguments),) = entry.items()
-    package, _, kind = str(name).rpartition(".")
-    if package not in (HOST, DEVICE) or not kind.isidentifier() or kind.startswith("_"):
-        remedy = f"give a class of {HOST} or of {DEVICE}"
-        raise OptionError(f"{name!r} is not allowed", where=where, remedy=remedy)
-    arguments = {} if arguments is None else arguments
-    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
-        raise OptionError(f"{arguments!r} is not a mapping of arguments", where=where)
-    for key, value in arguments.items():
-        if not all(isinstance(each, PLAIN) for each in (value if isinstance(value, list) else [value])):
-            raise OptionError(f"{value!r} is not a plain value or a list of them", where=f"{where}.{key}")
-    return Augmentation(f"{package}.{kind}", dict(arguments))
+    @model_serializer
+    def _as_given(self) -> dict[str, Any]:
+        return {self.name: self.arguments}

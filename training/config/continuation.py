@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.options import OptionError, nearest
+from data_tools.common.options import OptionError
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase, Schedule
-from training.config.train_config import Model, Train
 
 SCHEDULE, VALIDATION = "schedule", "validation"
-# They change what is attempted or shown, or how fast it goes, but not what is learned.
-HARMLESS = {"model.stem_blocks", "train.max_bad_steps", "train.compile", "train.flip_tta", VALIDATION}
+# They change what is shown, or how fast it goes, but not what is learned.
+HARMLESS = {"model.stem_blocks", "train.compile", "train.flip_tta", VALIDATION}
 # Weights of one network do not fit another.
 FIXED = {"model.arch", "model.blurpool", "classes"}
-# Checkpoints that are older than an option were made with its default.
-ABSENT: Mapping[str, Any] = {
-    f"{name}.{field.name}": field.default
-    for name, section in (("model", Model), ("train", Train))
-    for field in fields(section)
-}
-MOST_SHOWN = 4
 _BETON = re.compile(r"(train|val)_(full|\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class OptionChange:
     """An option whose value is not that of the checkpoint."""
 
     key: str
@@ -56,30 +48,17 @@ def options_of_result(
     options = {f"{name}.{key}": value for name in ("model", "train") for key, value in sections[name].items()}
     options |= {"train.amp": amp, "gpus": gpus, "classes": classes, "run.seed": config.run.seed}
     options |= {f"data.{key}": sections["data"][key] for key in ("page_window", "augment")}
-    if config.run.init_from is not None:
-        options["run.init_from"] = str(config.run.init_from)
-    schedule = config.schedule.parsed
+    options["run.init_from"] = sections["run"]["init_from"]
+    schedule = config.schedule
     options[SCHEDULE] = [_epoch(schedule, epoch) for epoch in range(schedule.epochs)]
     options[VALIDATION] = [_validation(schedule.phase(epoch)) for epoch in range(schedule.epochs)]
     return options | dict(digests)
 
 
-def check_accepted(config: RunConfig) -> None:
-    """OptionError for a key of ``run.accept_changes`` that is not among `options_of_result`."""
-    known = [*options_of_result(config, amp="", gpus=1, digests={}, classes=1), "run.init_from"]
-    for key in config.run.accept_changes:
-        if key not in known and not _BETON.fullmatch(key):
-            raise OptionError(
-                f"{key!r} is not an option that checkpoints record{nearest(key, known)}",
-                where="run.accept_changes",
-                remedy="give those that the message about the checkpoint names",
-            )
-
-
 def _epoch(schedule: Schedule, epoch: int) -> str:
     phase = schedule.phase(epoch)
     shown = f"{phase.px} px of {phase.data}, batch {phase.batch_per_gpu}, min_scale {phase.min_scale:g}"
-    for name, ramps in (("lr", schedule.ramps), ("momentum", schedule.momentum_ramps)):
+    for name, ramps in (("lr", schedule.lr_ramps), ("momentum", schedule.momentum_ramps)):
         for ramp in ramps:
             if ramp.start <= epoch < ramp.end:
                 power = "" if ramp.power is None else f" {ramp.power:.9g}"
@@ -94,30 +73,30 @@ def _validation(phase: Phase) -> str:
     return f"{kind} of {phase.val_px} px{resized} of {phase.val_data}, batch {phase.val_batch}"
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[OptionChange]:
     """What differs between two results of `options_of_result`."""
     found = []
     for key in dict.fromkeys([*now, *before]):
-        old, new = before.get(key, ABSENT.get(key)), now.get(key, ABSENT.get(key))
+        old, new = before.get(key), now.get(key)
         # A beton that only one of them reads belongs to epochs that the schedules differ in.
         if old == new or (_BETON.fullmatch(key) and None in (old, new)):
             continue
         if key in (SCHEDULE, VALIDATION):
             found.append(_schedules_differ(key, old or [], new or []))
         else:
-            found.append(Difference(key=key, before=_shown(old), now=_shown(new), harmless=key in HARMLESS))
+            found.append(OptionChange(key=key, before=_shown(old), now=_shown(new), harmless=key in HARMLESS))
     return found
 
 
-def _schedules_differ(key: str, old: Sequence[str], new: Sequence[str]) -> Difference:
+def _schedules_differ(key: str, old: Sequence[str], new: Sequence[str]) -> OptionChange:
     """A schedule that only adds epochs leaves what is behind as it was."""
     changed = [epoch for epoch, (a, b) in enumerate(zip(old, new, strict=False)) if a != b]
     if not changed:
         longer = len(new) > len(old)
-        return Difference(key=key, before=f"{len(old)} epochs", now=f"{len(new)}", harmless=longer or key in HARMLESS)
+        return OptionChange(key=key, before=f"{len(old)} epochs", now=f"{len(new)}", harmless=longer or key in HARMLESS)
     at, more = changed[0], len(changed) - 1
     others = f" (and {more} more epoch{'s' if more > 1 else ''})" if more else ""
-    return Difference(
+    return OptionChange(
         key=key, before=f"{old[at]!r}{others}", now=f"{new[at]!r} in epoch {at + 1}", harmless=key in HARMLESS
     )
 
@@ -127,20 +106,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def check_changes(found: Sequence[Difference], accepted: Sequence[str], source: Path) -> None:
-    """OptionError if ``found`` holds a difference that changes the result and is not ``accepted``."""
-    refused = [each for each in found if not each.harmless and (each.key not in accepted or each.key in FIXED)]
+def check_changes(found: Sequence[OptionChange], accept: bool, source: Path) -> None:
+    """OptionError, with a line for each, if ``found`` holds changes of the result that are not accepted; those that no
+    run can continue with are never accepted."""
+    refused = [each for each in found if not each.harmless and not (accept and each.key not in FIXED)]
     if not refused:
         return
-    shown = "; ".join(map(str, refused[:MOST_SHOWN]))
-    if len(refused) > MOST_SHOWN:
-        shown += f"; and {len(refused) - MOST_SHOWN} more"
-    keys = ",".join([*accepted, *(each.key for each in refused if each.key not in accepted)])
-    remedy = (
-        "restore that, or give another --run.dir"
-        if any(each.key in FIXED for each in refused)
-        else f"restore that, or continue with it: --run.accept_changes={keys}"
-    )
-    raise OptionError(
-        f"the checkpoint {source} was made with other options: {shown}", where="run.resume", remedy=remedy
-    )
+    remedy = "restore what the checkpoint was made with, or give another --run.dir"
+    if not any(each.key in FIXED for each in refused):
+        remedy += ", or continue with the change: --run.accept_changes"
+    errors = [OptionError(str(each), where=source) for each in refused[:-1]]
+    errors.append(OptionError(str(refused[-1]), where=source, remedy=remedy))
+    raise OptionError(errors[0].what, where=source, remedy=errors[0].remedy, others=errors[1:])

@@ -9,7 +9,6 @@ from pathlib import Path
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.errors import MissingFileError
 from data_tools.common.options import OptionError
-from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
 
 
@@ -62,15 +61,3 @@ def check_batches(images: Mapping[str, int], schedule: Schedule, gpus: int) -> N
     (``{"160": 1281167}``)."""
     for phase in schedule.phases:
         batches_per_epoch(images[phase.data], phase.batch_per_gpu, gpus, f"train_{phase.data}")
-
-
-def images_of(config: RunConfig, schedule: Schedule) -> dict[str, int]:
-    """Training images by set: ``data.train_images`` if given, else from the manifests."""
-    sets = {phase.data for phase in schedule.phases}
-    if config.data.train_images is not None:
-        return dict.fromkeys(sets, config.data.train_images)
-    try:
-        check_present(config.data.dir, [f"train_{name}" for name in dict.fromkeys(p.data for p in schedule.phases)])
-        return {name: read_manifest(config.data.dir / f"train_{name}.beton").images for name in sets}
-    except FileNotFoundError as error:
-        raise OptionError(str(error), remedy="or give --data.train_images=1281167") from None

@@ -1,4 +1,4 @@
-"""The published one-line schedule syntax of imagenet18, read as a :class:`~training.config.schedule.Schedule`.
+"""The published one-line schedule syntax of imagenet18, read as the ``phases`` of a recipe.
 
 ``[{'ep': 0, 'sz': 128, 'bs': 512, 'trndir': '-sz/160'}, {'ep': (0, 7), 'lr': (1.0, 2.0)}, ...]``: an entry with
 ``bs`` starts a phase at epoch ``ep``; an entry with ``lr`` ramps over ``ep: (a, b)``, or holds one rate from ``ep: n``
@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_tools.common.options import OptionError, nearest
-from training.config.phases_yaml import from_phases
-from training.config.schedule import FULL, Schedule
+from training.config.phases import FULL
 
 KEY = "imagenet18"
 _ENTRY_KEYS = ("ep", "sz", "bs", "trndir", "valdir", "min_scale", "rect_val", "keep_dl", "lr")
 
 
-def parse(text: str) -> Schedule:
-    """The schedule that ``text`` describes, step for step as the published code ran it. OptionError otherwise."""
+def phases(text: str) -> list[dict[str, Any]]:
+    """The phases that ``text`` describes, step for step as the published code ran them. OptionError otherwise."""
     try:
         entries = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -35,9 +34,9 @@ def parse(text: str) -> Schedule:
     sized = [e for e in entries if e.keys() & {"sz", "bs", "trndir"}]
     if not sized:
         raise OptionError("no entry with 'sz' and 'bs'", where=KEY)
-    phases = _phases(sized, epochs)
-    phases[0]["lr"] = ramps  # ramps tile the training whatever phase they are written under
-    return from_phases(phases)
+    found = _phases(sized, epochs)
+    found[0]["lr"] = ramps  # ramps tile the training whatever phase they are written under
+    return found
 
 
 def _check(entry: object) -> None:
@@ -73,19 +72,19 @@ def _ramps(entries: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _phases(entries: list[Mapping[str, Any]], epochs: int) -> list[dict[str, Any]]:
-    phases: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for entry, following in zip(entries, [*entries[1:], None], strict=True):
         end = epochs if following is None else _first_epoch(following)
         if entry.get("keep_dl", False):
-            if not phases:
+            if not found:
                 raise OptionError(f"{entry!r} keeps the data of a phase before it, and there is none", where=KEY)
             # The data stay the same; only what the entry names changes.
-            phase = {k: v for k, v in phases[-1].items() if k != "val_batch"}
+            phase = {k: v for k, v in found[-1].items() if k != "val_batch"}
             phase |= {new: entry[old] for old, new in (("sz", "px"), ("bs", "batch_per_gpu")) if old in entry}
         else:
             phase = _new_phase(entry)
-        phases.append(phase | {"epochs": [_first_epoch(entry), end]})
-    return phases
+        found.append(phase | {"epochs": [_first_epoch(entry), end]})
+    return found
 
 
 def _new_phase(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,46 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_tools.common.files import folder_fault, is_address
-from data_tools.common.options import OptionError, nearest
-from training.config.continuation import check_accepted
+from data_tools.common.options import OptionError
 from training.config.run_config import Dist, RunConfig
 
 _CHECKPOINTS = ("last.pt", "best.pt")
-_WORDS = ("auto", "none")
 _CONTINUED = ("last.pt", "fresh.pt", "previous.pt")  # what a run goes on from, as in training/model/checkpoint.py
+_RUN_FILES = ("best.pt", "epochs.csv", "steps.csv", "config.json")  # written after the first of those
 
 
 def check_files(config: RunConfig) -> None:
-    """OptionError for weights that are not there, or a run folder or a log that cannot be written. Creates nothing."""
-    run = config.run
-    if run.eval_only and run.checkpoint is not None:
-        check_checkpoint("run.checkpoint", run.checkpoint)
-        return
-    if what := folder_fault(run.dir):
+    """OptionError for missing weights, and for a run folder that cannot be written to, or that has another run's files
+    and no checkpoint to continue from. Creates nothing."""
+    folder, init_from = config.run.dir, config.run.init_from
+    if what := folder_fault(folder):
         raise OptionError(what, where="run.dir", remedy="give another folder")
-    check_accepted(config)
-    if config.log.mllog is not None:
-        _check_log(config.log.mllog, run.dir)
-    # A folder's own checkpoint goes on, and the one that it began from may be gone.
-    if any((run.dir / name).exists() for name in _CONTINUED):
+    # A folder's own checkpoint goes on, and the weights that it began from may be gone.
+    if any((folder / name).exists() for name in _CONTINUED):
         return
-    if isinstance(run.resume, Path):
-        check_checkpoint("run.resume", run.resume, _WORDS)
-        _check_outside(run.dir, "run.resume", run.resume, "rename it to last.pt and leave out --run.resume")
-    if run.init_from is not None:
-        check_checkpoint("run.init_from", run.init_from)
-        _check_outside(run.dir, "run.init_from", run.init_from, "move it")
+    if found := next((name for name in _RUN_FILES if (folder / name).exists()), None):
+        what = f"{folder} holds {found} of another run, but no checkpoint to continue from"
+        raise OptionError(what, where="run.dir", remedy="give another --run.dir")
+    if init_from is not None:
+        check_checkpoint("run.init_from", init_from)
 
 
-def _check_outside(folder: Path, where: str, path: Path, remedy: str) -> None:
-    """OptionError for a file that a new run would move aside, so that the same command would not find it again."""
-    if path.resolve().parent == folder.resolve():
-        what = f"{path} is in the run folder, whose files a new run moves aside"
-        raise OptionError(what, where=where, remedy=f"{remedy}, or give another --run.dir")
-
-
-def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> None:
-    """OptionError unless ``path`` is a file that can be read; ``words`` are what may be given in place of a path."""
+def check_checkpoint(where: str, path: Path) -> None:
+    """OptionError unless ``path`` is a file that can be read."""
     remedy = "give the last.pt or best.pt of a run folder"
     if path.is_dir():
         held = next((path / name for name in _CHECKPOINTS if (path / name).exists()), None)
@@ -54,22 +40,11 @@ def check_checkpoint(where: str, path: Path, words: tuple[str, ...] = ()) -> Non
     if is_address(path):
         raise OptionError(f"{path} is an address", where=where, remedy="nothing is downloaded; give a path to the file")
     if not path.exists():
-        near = nearest(path, words) if str(path).isalpha() else ""  # a path has a dot or a slash
-        also = f", or {' or '.join(words)}" if words and not near else ""
-        raise OptionError(f"{path}: no checkpoint here{near}", where=where, remedy="" if near else remedy + also)
+        raise OptionError(f"{path}: no checkpoint here", where=where, remedy=remedy)
     if not os.access(path, os.R_OK):
         raise OptionError(f"{path} cannot be read", where=where, remedy="look at its permissions")
     if not path.stat().st_size:
         raise OptionError(f"{path} is empty", where=where, remedy=remedy)
-
-
-def _check_log(path: Path, run_dir: Path) -> None:
-    """OptionError unless a file can be written at ``path``; the run makes the folder ``run_dir`` itself."""
-    folder = path.absolute().parent
-    missing = not folder.is_dir() and folder != run_dir.absolute()
-    what = f"{path} is a folder" if path.is_dir() else f"no folder {folder}" if missing else folder_fault(folder)
-    if what:
-        raise OptionError(what, where="log.mllog", remedy="give another file")
 
 
 def unusable_folder(folder: Path, error: OSError) -> OptionError:

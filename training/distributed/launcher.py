@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
+from data_tools.common.console import show
 from data_tools.common.errors import MISTAKE
 from data_tools.common.resources import default_workers
 from data_tools.common.runtime import open_standard_streams
@@ -22,21 +23,21 @@ from training.config.run_config import Dist
 from training.distributed.stop_signals import SIGNALS, handling
 from training.distributed.world import processes_to_start
 
-C = TypeVar("C")
+_PR_SET_PDEATHSIG = 1
 TORCHS_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
 
 
-def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
-    """Run ``main(config)`` in as many processes as ``options`` ask for; returns its exit status.
+def launch(main: Callable[..., int], options: Dist, *arguments: Any) -> int:
+    """Run ``main(*arguments)`` in as many processes as ``options`` ask for; returns its exit status.
 
     ``main`` must be importable by name. A single process is this one; in a job of torchrun or SLURM (RANK is set) this
     is already one of the processes; otherwise torch's elastic launcher starts them.
     """
     if "RANK" in os.environ:
-        return _run_recorded(main, config)
+        return _run_recorded(main, *arguments)
     count = processes_to_start(options)
     if count == 1:
-        return main(config)
+        return main(*arguments)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -57,20 +58,20 @@ def launch(main: Callable[[C], int], config: C, options: Dist) -> int:
             # Its own handlers would stop watching the processes, and kill them after 30 s, saved or not.
             signals_to_handle="SIGUSR2",
         ),
-        _run_recorded,
+        _run_launched,
     )
     with forwarded_signals() as received:
         try:
-            statuses: dict[int, int] = launcher(main, config)
+            statuses: dict[int, int] = launcher(main, *arguments)
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
             if failure.exitcode == MISTAKE:  # the process has printed it
                 return MISTAKE
             for number in received:
                 if failure.exitcode in (-number, 128 + number):
-                    print(f"stopped by {signal.Signals(number).name}; nothing was saved", file=sys.stderr)
+                    show(f"stopped by {signal.Signals(number).name}; nothing was saved", "stderr")
                     return 128 + number
-            print(f"process {rank} failed first, with:\n{_traceback(failure.message)}", file=sys.stderr)
+            show(f"process {rank} failed first, with:\n{_traceback(failure.message)}", "stderr")
             return 1
     return max(statuses.values())
 
@@ -111,9 +112,15 @@ def _traceback(message: Any) -> str:
     return str(message)
 
 
-def _run_recorded(main: Callable[[C], int], config: C) -> int:
+def _run_launched(main: Callable[..., int], *arguments: Any) -> int:
+    """Run ``main`` in a process that this launcher has started, which must not outlive it, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return _run_recorded(main, *arguments)
+
+
+def _run_recorded(main: Callable[..., int], *arguments: Any) -> int:
     """Run ``main`` in a process of the launcher, which gets the traceback if it raises."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     open_standard_streams()
-    return record(main)(config) or 0
+    return record(main)(*arguments) or 0

@@ -7,9 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from types import FrameType
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -40,7 +38,7 @@ def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[No
 class StopSignals:
     """Whether to stop or save after the current step; handles SIGNALS inside the `with` block."""
 
-    def __init__(self, world: World, checkpoint_minutes: float, timeout_minutes: float) -> None:
+    def __init__(self, world: World, checkpoint_minutes: float) -> None:
         self.world = world
         self.number = 0  # of the signal that asks to stop, in whichever process it arrived; 0: none has
         self._received = 0  # the first in this process
@@ -48,11 +46,6 @@ class StopSignals:
         self._interval_s = checkpoint_minutes * 60
         self._saved = time.monotonic()
         self._handling = contextlib.ExitStack()
-        # Processes agree over gloo, so that no GPU waits for it; a process that hangs times out here first.
-        self._group: dist.ProcessGroup | None = None
-        if world.ranks > 1:
-            timeout = timedelta(minutes=timeout_minutes)
-            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
     def __enter__(self) -> StopSignals:
         self._handling.enter_context(handling(SIGNALS, self._on_signal))
@@ -71,19 +64,11 @@ class StopSignals:
         """(stop, save), the same in all processes; every process must call it after every step."""
         due = self.world.is_main and time.monotonic() - self._saved >= self._interval_s
         flags = torch.tensor([self._received, int(due)])
-        if self._group is not None:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
+        if self.world.host_group is not None:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.world.host_group)
         self.number = int(flags[0])
         return self.number > 0, bool(flags[1]) or self.number > 0
 
     def saved(self) -> None:
         """A checkpoint was written: the next is due after another interval."""
         self._saved = time.monotonic()
-
-    def every_rank(self, values: torch.Tensor) -> torch.Tensor:
-        """``values`` of all processes, stacked in order of rank; CPU tensors of one shape."""
-        if self._group is None:
-            return values[None]
-        gathered = [torch.empty_like(values) for _ in range(self.world.ranks)]
-        dist.all_gather(gathered, values, group=self._group)
-        return torch.stack(gathered)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch._inductor import config as inductor_config
 
+from data_tools.common.errors import UserError
 from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from training.config.run_config import Dist
 
+T = TypeVar("T")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
 MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
-_PR_SET_PDEATHSIG = 1
+
+
+class JobError(UserError):
+    """An error that every process of the job raises."""
 
 
 class Preempted(Exception):
@@ -43,6 +46,8 @@ class World:
     local_rank: int
     local_ranks: int
     device: torch.device
+    # Processes agree over gloo, so that no GPU waits for it; None if there is only this process.
+    host_group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -97,16 +102,12 @@ def world(options: Dist) -> Iterator[World]:
     if this.ranks == 1:
         yield this
         return
-    # The process must not outlive its launcher, however that ends.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        timeout=timedelta(minutes=options.timeout_minutes),
-        device_id=device if cuda else None,
-    )
+    timeout = timedelta(minutes=options.timeout_minutes)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=device if cuda else None)
     try:
-        yield this
-    except (OptionError, Preempted):  # raised in all processes
+        # A process that hangs times out in this group first.
+        yield replace(this, host_group=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout)))
+    except (OptionError, JobError, Preempted):  # raised in all processes
         dist.destroy_process_group()
         raise
     except Exception as error:
@@ -164,16 +165,42 @@ def max_over_ranks(value: torch.Tensor, world: World) -> torch.Tensor:
     return value
 
 
-def share_buffers(model: nn.Module, world: World) -> None:
-    """Give every process the main one's buffers, in one message for each dtype.
+def gather(value: T, world: World) -> list[T]:
+    """``value`` of all processes, in order of rank: plain values or CPU tensors."""
+    if world.host_group is None:
+        return [value]
+    values: list[Any] = [None] * world.ranks
+    dist.all_gather_object(values, value, group=world.host_group)
+    return values
 
-    BatchNorm statistics are local while training, as published; for validation all processes need the same model.
+
+def from_main(make: Callable[[], T], world: World) -> T:
+    """What ``make`` returns in the main process, in every process; a UserError that it raises there is raised in all.
+
+    The value must be plain, or CPU tensors.
     """
+    outcome: list[Any] = [None, None]  # the value, the error
+    if world.is_main:
+        try:
+            outcome[0] = make()
+        except UserError as error:
+            outcome[1] = error
+    if world.host_group is not None:
+        dist.broadcast_object_list(outcome, src=0, group=world.host_group)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:
+    """Give every process the main one's values of ``tensors``, in one message for each dtype."""
     if world.ranks == 1:
         return
-    for dtype in dict.fromkeys(buffer.dtype for buffer in model.buffers()):
-        buffers = [buffer for buffer in model.buffers() if buffer.dtype == dtype]
-        message = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor.detach())
+    for same in by_dtype.values():
+        message = torch.cat([tensor.reshape(-1) for tensor in same])
         dist.broadcast(message, src=0)
-        values = message.split([buffer.numel() for buffer in buffers])
-        torch._foreach_copy_(buffers, [value.view_as(buffer) for value, buffer in zip(values, buffers, strict=True)])
+        values = message.split([tensor.numel() for tensor in same])
+        torch._foreach_copy_(same, [value.view_as(tensor) for value, tensor in zip(values, same, strict=True)])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from training.distributed.stop_signals import StopSignals
-from training.distributed.world import World, share_buffers
+from training.distributed.world import World, copy_from_main
 from training.engine.metrics import MetricSums
 from training.engine.step import Predictor
 from training.loader.loaders import ValLoader
@@ -26,7 +26,8 @@ def evaluate(predict: Predictor, loader: ValLoader, world: World, signals: StopS
     EvaluationStopped, in every process, as soon as ``signals`` ask to stop.
     """
     model = predict.model
-    share_buffers(model, world)
+    # BatchNorm statistics are local while training, as published; all processes must validate the same model.
+    copy_from_main(model.buffers(), world)
     was_training = model.training
     model.eval()
     sums = MetricSums(world.device)

@@ -7,8 +7,6 @@ import torch
 from training.distributed.world import World, sum_over_ranks
 from training.runlog.epoch_table import Scores
 
-NO_SUMS = [0.0, 0.0, 0.0, 0.0]
-
 
 class MetricSums:
     """Running sums (images, loss, top-1 hits, top-5 hits). Adding does not wait for the device, reading does."""
@@ -24,10 +22,6 @@ class MetricSums:
         self.sums[0] += count
         self.sums[1] += loss.detach().double() * count
         self.sums[2:] += hits
-
-    def load(self, sums: list[float]) -> None:
-        """Continue from saved sums."""
-        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
 
     def over_ranks(self, world: World) -> list[float]:
         """The sums over all processes; every process must call it."""

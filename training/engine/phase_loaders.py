@@ -1,5 +1,4 @@
-"""The loaders of a run's phases; those of the next phase are opened during the last epoch of the current one, and its
-code is compiled."""
+"""The loaders of a run's phases; those of the next phase are opened during the last epoch of the current one."""
 
 from __future__ import annotations
 
@@ -14,7 +13,6 @@ from data_tools.common.resources import default_workers
 from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
-from training.engine.compile_ahead import CompileAhead
 from training.engine.state import TrainState
 from training.loader import augmentation
 from training.loader.beton_reader import BetonReader
@@ -37,7 +35,7 @@ def train_loader(
     config: RunConfig, datasets: Datasets, phase: Phase, *, batch: int, rank: int = 0, ranks: int = 1, **options: Any
 ) -> TrainLoader:
     """The training loader of ``phase``, ``batch`` images per process; ``options``: workers and the like."""
-    operations, modules = augmentation.build(config.data.augmentations, rank, ranks)
+    operations, modules = augmentation.build(config.data.augment, rank, ranks)
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),
         px=phase.px,
@@ -103,29 +101,24 @@ def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:
 
 
 class PhasePrefetcher:
-    """Opens the loaders of coming phases and compiles their steps, in the background if `begin` is called in time.
+    """Opens the loaders of coming phases, in the background if `begin` is called in time.
 
-    ``compiled`` says how that went for the phase that was taken last. Leaving the `with` block closes the loaders that
-    were not taken.
+    Leaving the `with` block closes the loaders that were not taken.
     """
 
     def __init__(self, state: TrainState) -> None:
         self._state = state
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="next-phase")
         self._opening: dict[int, Future[PhaseLoaders]] = {}  # by the phase's first epoch
-        self._compile_ahead = CompileAhead(state)
-        self.compiled = ""
 
     def begin(self, epoch: int) -> None:
         """Open the loaders of the phase that starts at ``epoch``, if any; `take` raises their errors."""
         for phase in self._state.schedule.phases:
             if phase.start == epoch:
-                self._compile_ahead.begin(phase)
                 self._opening[epoch] = self._thread.submit(open_phase, self._state, phase)
 
     def take(self, phase: Phase) -> PhaseLoaders:
         """The loaders of ``phase``, which the caller must close."""
-        self.compiled = self._compile_ahead.end()
         opening = self._opening.pop(phase.start, None)
         return opening.result() if opening is not None else open_phase(self._state, phase)
 
@@ -133,7 +126,6 @@ class PhasePrefetcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._compile_ahead.end()
         self._thread.shutdown(wait=True)
         for opening in self._opening.values():
             if opening.exception() is None:

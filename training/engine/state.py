@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
 from training.config.preflight import accumulation_steps
 from training.config.run_config import Run, RunConfig, as_mapping
 from training.config.schedule import Phase, batches_per_epoch
-from training.distributed.world import World
-from training.engine.metrics import NO_SUMS
-from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, begin_momentum, compile_mode
-from training.model import optimizer, resnet, weights
+from training.distributed.world import World, gather
+from training.engine.build import build_step
+from training.engine.step import Predictor, begin_momentum
+from training.model import resnet, weights
 from training.model.moving_average import MovingAverage
+from training.runlog.progress import Progress
+from training.runlog.sessions import Session, as_plain, from_plain, session_here
+
+logger = logging.getLogger(__name__)
 
 
 def configure_torch(run: Run) -> None:
@@ -32,40 +34,26 @@ def configure_torch(run: Run) -> None:
     torch.set_float32_matmul_precision("high")  # TF32 for what remains fp32
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a run is: ``batch`` batches into epoch ``epoch``, with metric sums ``sums``; ``seconds`` on the clock;
-    ``scores`` of the last complete epoch and its number. All that changes in a run besides the tensors."""
-
-    epoch: int = 0
-    batch: int = 0
-    sums: list[float] = field(default_factory=lambda: list(NO_SUMS))
-    images_seen: int = 0
-    seconds: float = 0.0
-    best: list[float] = field(default_factory=list)  # what decides, see `checkpoints.rank_of`; empty: no epoch yet
-    scores: dict[str, float] = field(default_factory=dict)
-
-
 class TrainState:
     """``step`` trains ``model``, ``predict`` evaluates it, ``averaged`` evaluates its moving average, if any."""
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World) -> None:
         self.config, self.datasets, self.world = config, datasets, world
-        self.schedule = config.schedule.parsed
+        self.schedule = config.schedule
         self.progress = Progress()
         self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
-        net, train = config.model, config.train
-        dtype = resnet.amp_dtype(train.amp, world.device)
-        stem_blocks = resnet.stem_on_blocks(net.stem_blocks, dtype, world.device)
-        self.model = resnet.build(
-            net.arch, len(datasets.classes), net.init_bn0, net.blurpool, net.prior_bias, stem_blocks
+        train = config.train
+        self.step = build_step(
+            config.model,
+            train,
+            len(datasets.classes),
+            world,
+            highest_lr=self.schedule.highest_lr,
+            momentum=self.schedule.momentum(0, 0, 1),
+            accumulation_steps=self.accumulation_steps,
         )
-        self.model.to(world.device)
-        self.model.to(memory_format=torch.channels_last)
-        self.optimizer = optimizer.build(
-            self.model, train, highest_lr=self.schedule.highest_lr, momentum=self.schedule.momentum(0, 0, 1)
-        )
+        self.model, self.optimizer, dtype = self.step.model, self.step.optimizer, self.step.dtype
         self.options = options_of_result(
             config,
             amp=resnet.amp_name(dtype),
@@ -74,41 +62,15 @@ class TrainState:
             classes=len(datasets.classes),
         )
         self.changes: list[dict[str, Any]] = []  # that were made when the run was continued
-        loss_module = LossModule(Predictor(self.model, dtype, world.device), train.label_smoothing, train.loss)
-        self.step = TrainStep(
-            loss_module,
-            self.optimizer,
-            train,
-            parallel=self._parallel(loss_module),
-            accumulation_steps=self.accumulation_steps,
-            mixing=MixupCutmix(train.mixup, train.cutmix, len(datasets.classes)),
-            rank=world.rank,
-            ranks=world.ranks,
-        )
+        self.sessions: tuple[Session, ...] = ()
+        self.random = torch.empty(0)  # the generators of all processes
+        self.lengths: Mapping[str, int] = {}  # of the run's tables, in bytes
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
         self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
         if train.ema_decay:
             self.ema = MovingAverage(self.model, train.ema_decay, train.ema_every)
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
-
-    def _parallel(self, loss_module: LossModule) -> nn.Module:
-        if self.world.ranks == 1:
-            return loss_module
-        on_gpu = self.world.device.type == "cuda"
-        with warnings.catch_warnings():
-            # The argument is renamed in torch 2.15; 2.11 does not have the new name.
-            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-            return DistributedDataParallel(
-                loss_module,
-                device_ids=[self.world.local_rank] if on_gpu else None,
-                # BatchNorm statistics stay local, as published; evaluate() shares them.
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-                # Not with compilation, which cuts the graph at the buckets, nor accumulation, whose graph changes.
-                static_graph=self.accumulation_steps == 1
-                and compile_mode(self.config.train, self.world.device.type, self.accumulation_steps) is None,
-            )
 
     def global_batch(self, phase: Phase) -> int:
         return phase.batch_per_gpu * self.accumulation_steps * self.world.ranks
@@ -128,8 +90,8 @@ class TrainState:
         tensors += [v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
         return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
-    def to_checkpoint(self, random: torch.Tensor) -> dict[str, Any]:
-        """All that a continued run or an export needs; ``random`` holds every rank's generator state."""
+    def to_checkpoint(self) -> dict[str, Any]:
+        """All that a continued run or an export needs."""
         return {
             "options": self.options,
             "changes": self.changes,
@@ -141,17 +103,38 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "progress": asdict(self.progress),
-            "random": random,
+            "random": self.random,
+            "sessions": as_plain(self.sessions),
+            "lengths": dict(self.lengths),
         }
+
+    def begin_session(self) -> None:
+        """Add this start of the run to its sessions."""
+        on_gpu = self.world.device.type == "cuda"
+        cards = gather(torch.cuda.get_device_name(self.world.device) if on_gpu else "", self.world)
+        session = session_here(
+            epoch=self.progress.epoch,
+            hours=self.progress.seconds / 3600,
+            processes=self.world.ranks,
+            gpus=[name for name in cards if name],
+            precision=str(resnet.amp_dtype(self.config.train.amp, self.world.device)).removeprefix("torch."),
+            classes=len(self.datasets.classes),
+            images=self.images,
+        )
+        self.sessions = (*self.sessions, session)
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Images by set (``train_160``)."""
+        return {name: manifest.images for name, manifest in self.datasets.manifests.items()}
 
     def begin_from(self, given: weights.Weights) -> None:
         """Begin with weights of another run, on this one's schedule."""
         new_fc = weights.begin_from(self.model, given, self.datasets.classes)
-        if self.world.is_main:
-            fc = f", but with a new fc layer for {len(self.datasets.classes)} classes" if new_fc else ""
-            print(f"note: starting from the weights of {given.source}{fc}", file=sys.stderr)
+        fc = f", but with a new fc layer for {len(self.datasets.classes)} classes" if new_fc else ""
+        logger.info("note: starting from the weights of %s%s", given.source, fc)
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``saved``, with this run's options."""
         self.model.load_state_dict(saved["model"])
         if self.ema is not None:
@@ -169,6 +152,33 @@ class TrainState:
         if saved["scaler"] and self.step.scaler.is_enabled() and self.step.fixed_scale is None:
             self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
-        if len(saved["random"]) == self.world.ranks:
-            # A copy, since set_rng_state ignores that a row begins at an offset in its storage.
-            torch.set_rng_state(saved["random"][self.world.rank].clone())
+        self.random, self.lengths = saved["random"], saved["lengths"]
+        self.sessions, self.changes = from_plain(saved["sessions"]), saved["changes"]
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Weights, statistics, momenta and averages, in the same order in every process."""
+        yield from self.model.state_dict().values()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield from (v for v in self.optimizer.state[parameter].values() if isinstance(v, torch.Tensor))
+        if self.ema is not None:
+            yield from self.ema.module.state_dict().values()
+
+    def plain(self) -> dict[str, Any]:
+        """What else a process needs of the main one to continue."""
+        return {
+            "progress": asdict(self.progress),
+            "ema_steps": self.ema.steps if self.ema is not None else 0,
+            "scaler": self.step.scaler.state_dict(),
+            "random": self.random,
+        }
+
+    def set_plain(self, values: Mapping[str, Any]) -> None:
+        """Take over another process's `plain`, with this one's own random numbers."""
+        self.progress = Progress(**values["progress"])
+        if self.ema is not None:
+            self.ema.steps = values["ema_steps"]
+        if values["scaler"]:
+            self.step.scaler.load_state_dict(values["scaler"])
+        if len(values["random"]) == self.world.ranks:
+            torch.set_rng_state(values["random"][self.world.rank].clone())

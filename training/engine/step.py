@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch._functorch import config as functorch_config
+from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
@@ -16,6 +16,8 @@ from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 from training.model.layers import batch_counts
 from training.model.loss import training_loss
+
+logger = logging.getLogger(__name__)
 
 # Channel means and standard deviations of ImageNet's training images, in units of the uint8 pixels.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -76,7 +78,7 @@ class LossModule(nn.Module):
 class MixupCutmix:
     """torchvision's MixUp and CutMix; the random numbers of a batch depend on its key alone."""
 
-    def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
+    def __init__(self, mixup: float | None, cutmix: float | None, classes: int) -> None:
         kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
         kinds += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
         self.kinds = kinds
@@ -133,6 +135,7 @@ class TrainStep:
         ranks: int = 1,
     ) -> None:
         self.loss_module = loss_module
+        self.model, self.dtype = loss_module.predict.model, loss_module.predict.dtype
         self.parallel: nn.Module = parallel or loss_module
         self.forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = self.parallel
         self.optimizer = optimizer
@@ -146,40 +149,42 @@ class TrainStep:
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=device)
         self.longest_bad_run = torch.zeros((), dtype=torch.int64, device=device)
         self.compile_mode = compile_mode(options, loss_module.predict.device_type, accumulation_steps)
-        if rank == 0 and options.compile in WITHOUT_CUDA_GRAPHS and self.compile_mode != options.compile:
-            print(
-                f"note: train.compile={options.compile} uses CUDA graphs, which cannot accumulate gradients for "
-                f"dist.emulate_gpus; the step is compiled as {self.compile_mode}",
-                file=sys.stderr,
+        if options.compile in WITHOUT_CUDA_GRAPHS and self.compile_mode != options.compile:
+            logger.info(
+                "note: train.compile=%s uses CUDA graphs, which cannot accumulate gradients for dist.emulate_gpus; the "
+                "step is compiled as %s",
+                options.compile,
+                self.compile_mode,
             )
         self.clip_norm = options.clip_norm
         self.fixed_scale = None if options.loss_scale == "dynamic" else float(options.loss_scale)
         self.scaler = torch.amp.GradScaler(
             loss_module.predict.device_type,
             init_scale=self.fixed_scale or 2.0**16,
-            enabled=loss_module.predict.dtype == torch.float16,
+            enabled=self.dtype == torch.float16,
         )
 
-    def prepare(self, px: int, batch: int, device: torch.device) -> None:
-        """Compile and tune for batches of this shape, without changing weights or statistics."""
+    def prepare(self, px: int, batch: int, device: torch.device) -> bool:
+        """Compile and tune for batches of this shape, without changing weights or statistics.
+
+        Returns whether code was compiled; Inductor's cache on disk may have had it all.
+        """
+        before, statistics = cache_counts(), self.statistics.copy()
         if self.compile_mode is not None:
             torch._dynamo.reset()  # drop the compiled code of the previous phase, and the memory of its CUDA graphs
             self.forward = torch.compile(self.parallel, dynamic=False, mode=self.compile_mode)
         free_cached_memory(device)
-        before = self.statistics.copy()
         images = torch.zeros(batch, 3, px, px, dtype=torch.uint8, device=device)
         labels = torch.zeros(batch, dtype=torch.int64, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         self.parallel.train()
         # With CUDA graphs the first run only warms up and the second records; the third is the first that replays.
-        runs = 3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1
-        # Compile the backward pass along with the forward pass, as `compile_ahead` must, which runs neither: compiled
-        # when it first runs, that of DDP has another key in the cache.
-        with functorch_config.patch(force_non_lazy_backward_lowering=True):
-            for _ in range(runs):
-                self._accumulate(images, labels, 0, MetricSums(device))
-                self.optimizer.zero_grad(set_to_none=True)
-        self.statistics.put_back(before, torch.ones((), dtype=torch.bool, device=device))
+        for _ in range(3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
+            self._accumulate(images, labels, 0, MetricSums(device))
+            self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.put_back(statistics, torch.ones((), dtype=torch.bool, device=device))
+        found, missed = (now - then for now, then in zip(cache_counts(), before, strict=True))
+        return self.compile_mode is not None and (missed > 0 or not found)
 
     def __call__(
         self,
@@ -252,6 +257,12 @@ class TrainStep:
         if isinstance(self.parallel, DistributedDataParallel):
             return self.parallel.no_sync()
         return contextlib.nullcontext()
+
+
+def cache_counts() -> tuple[int, int]:
+    """Graphs that this process has found in Inductor's cache, and those that it has compiled."""
+    counts = counters["inductor"]
+    return counts["fxgraph_cache_hit"], counts["fxgraph_cache_miss"] + counts["fxgraph_cache_bypass"]
 
 
 def begin_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -12,26 +12,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_tools.common.gpus import peak_tflops
 from training.model import resnet
 from training.runlog.epoch_table import Speed
-
-# Dense tensor-core peak of fp16/bf16 with fp32 sums, TFLOP/s, from NVIDIA's data sheets; by part of the card's name.
-PEAK_TFLOPS = {
-    "TITAN RTX": 65,
-    "T4": 65,
-    "V100": 125,
-    "A100": 312,
-    "A10": 125,
-    "A40": 150,
-    "L4": 121,
-    "L40S": 362,
-    "RTX 3090": 71,
-    "RTX 4090": 165,
-    "H100 PCIe": 756,
-    "H100": 989,
-    "H200": 989,
-    "B200": 2250,
-}
 
 
 class StepClock:
@@ -112,12 +95,6 @@ def _mark() -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def peak_tflops(name: str) -> float | None:
-    """The tabulated peak of a card; None where it is not in the table."""
-    matches = [key for key in PEAK_TFLOPS if key in name]
-    return PEAK_TFLOPS[max(matches, key=len)] if matches else None
 
 
 def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> float:

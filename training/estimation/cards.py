@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from data_tools.common.gpus import peak_tflops
+
 PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -85,9 +87,11 @@ RATES = {
 MEASURED = {"h200": (7099, "this project's compiled step on one card, torch 2.11 (On a GPU)")}
 
 
-def _scaled(base: str, *, gb_s: tuple[float, float], tflops: tuple[float, float]) -> Card:
-    """A card without a published rate, from another's: (its own, the other's) memory bandwidth and dense fp16 peak. A
+def _scaled(name: str, base: str, *, gb_s: tuple[float, float]) -> Card:
+    """A card without a published rate, from that of ``base``, by their memory bandwidths and dense fp16 peaks. A
     ResNet-50 is bound by either, so the smaller ratio counts."""
+    tflops = peak_tflops(name), peak_tflops(base)
+    assert tflops[0] is not None and tflops[1] is not None
     memory, peak = gb_s[0] / gb_s[1], tflops[0] / tflops[1]
     by = f"memory bandwidth, x {memory:.2f}" if memory <= peak else f"peak FLOPS, x {peak:.2f}"
     (rate, _), software = (MEASURED[base], COMPILED) if base in MEASURED else (RATES[base], ENGINE)
@@ -105,11 +109,11 @@ CARDS = {
         "setu_resnet50_azure-ndv2 of dawn-bench-entries, titan8's schedule on 8 V100 (2019)",
     ),
     **{name: _rated(*rated) for name, rated in RATES.items()},
-    "a10g": _scaled("a10", gb_s=(600, 600), tflops=(70, 125)),
-    "l4": _scaled("rtx-4090", gb_s=(300, 1008), tflops=(121, 165)),
-    "l40s": _scaled("rtx-6000-ada", gb_s=(864, 960), tflops=(362, 364)),
+    "a10g": _scaled("a10g", "a10", gb_s=(600, 600)),
+    "l4": _scaled("l4", "rtx-4090", gb_s=(300, 1008)),
+    "l40s": _scaled("l40s", "rtx-6000-ada", gb_s=(864, 960)),
     **{name: _rated(*measured, COMPILED) for name, measured in MEASURED.items()},
-    "h100": _scaled("h200", gb_s=(3350, 4800), tflops=(989, 989)),
-    "b200": _scaled("h200", gb_s=(8000, 4800), tflops=(2250, 989)),
-    "mi300x": _scaled("a100", gb_s=(5300, 2039), tflops=(1307, 312)),
+    "h100": _scaled("h100", "h200", gb_s=(3350, 4800)),
+    "b200": _scaled("b200", "h200", gb_s=(8000, 4800)),
+    "mi300x": _scaled("mi300x", "a100", gb_s=(5300, 2039)),
 }

@@ -8,12 +8,11 @@ whichever is longer; then what a step costs whatever its batch is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from training.config.schedule import FULL, Phase, Schedule, batches_per_epoch
+from training.config.schedule import FULL, VAL_COST, Phase, Schedule, batches_per_epoch
 from training.estimation.cards import Card, Software
 
-VAL_COST = 1 / 3  # a validation image needs only the forward pass; a training image costs three of those
 # What NCCL made of the 25 Gbit/s of an AWS p3.16xlarge over TCP in the published runs on several machines: 7.5, three
 # quarters of what a single flow may have there (AWS's guide). RDMA makes more of a link. Fitted to their times.
 NETWORK_SHARE = 0.3
@@ -197,6 +196,6 @@ def same_global_batch(schedule: Schedule, gpus: int, on: int) -> Schedule:
             batch, left = divmod(phase.batch_per_gpu * gpus, on)
             if left or not batch:
                 raise ValueError(f"a global batch of {phase.batch_per_gpu * gpus} on {on} GPUs")
-            yield replace(phase, batch_per_gpu=batch)
+            yield Phase(**dict(phase) | {"batch_per_gpu": batch})
 
-    return replace(schedule, phases=tuple(phases()))
+    return Schedule(phases=tuple(phases()), gpus=on)

@@ -56,10 +56,12 @@ def random_crops(rule: CropRule, samples: NDArray[np.int64], widths: Sides, heig
     return out
 
 
-def centre_crops(widths: Sides, heights: Sides, out_height: int, out_width: int, resize: int = 0) -> NDArray[np.void]:
+def centre_crops(
+    widths: Sides, heights: Sides, out_height: int, out_width: int, resize: int | None = None
+) -> NDArray[np.void]:
     """Resizing the shorter side to ``resize`` and a centre crop of (out_height, out_width), as one crop.
 
-    ``resize`` 0: int(px * 1.14), px being the shorter side of the crop.
+    By default ``resize`` is int(px * 1.14), px being the shorter side of the crop.
 
     An image too narrow for the crop gives the largest part of the same shape instead of black bars.
     """
@@ -109,7 +111,7 @@ class CentreCrops:
 
     px: int
     rectangular: bool = False
-    resize: int = 0
+    resize: int | None = None
     epoch: int = 0  # makes no difference
 
     def of(self, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> tuple[int, int, NDArray[np.void]]:

@@ -31,7 +31,7 @@ class TrainLoader(BetonLoader):
     `images` are uint8 (batch, 3, px, px) in channels-last, not normalised; `labels` int64 (batch,), numbers of
     `classes`. `batch` is per process; global batch b of an epoch is `order[b*batch*ranks : (b+1)*batch*ranks]`, of
     which this process takes every `ranks`-th from `rank` on. Crops depend on (seed, epoch, sample) alone.
-    `workers`: threads, by default one for each core at hand. `page_window`: 0 shuffles uniformly; n keeps to n random
+    `workers`: threads, by default one for each core at hand. `page_window`: keeps to this many random
     pages (8 MB) at a time, for a beton larger than memory. `checksums`: compare every sample's bytes with
     NAME.beton.xxh64. `augment`: Operations for uint8 images on the host; `on_device`: modules for uint8 images there.
     """
@@ -49,7 +49,7 @@ class TrainLoader(BetonLoader):
         workers: int | None = None,
         device: torch.device | str = "cpu",
         classes: int | None = None,
-        page_window: int = 0,
+        page_window: int | None = None,
         checksums: bool = True,
         augment: Sequence[Operation] = (),
         on_device: Sequence[nn.Module] = (),
@@ -125,7 +125,7 @@ class ValLoader(BetonLoader):
         px: int,
         batch: int,
         rectangular: bool = False,
-        resize: int = 0,
+        resize: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         workers: int | None = None,

@@ -6,8 +6,8 @@ CRC-32 of every member is verified before anything is read from it.
 
 from __future__ import annotations
 
+import logging
 import re
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,11 +17,12 @@ import torch
 
 from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
-from training.model import state_dicts
 
-VERSION = 1
+logger = logging.getLogger(__name__)
+VERSION = 2
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-_POINTER = "a pointer of Git LFS, without the file's content"
+FRESH = "fresh.pt"  # is there if the machine stopped before it became last.pt
+WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -44,12 +45,11 @@ def write(path: Path, content: Any) -> None:
 
 def save_last(run_dir: Path, state: dict[str, Any]) -> None:
     """:func:`save` as ``last.pt``; the one that was there becomes ``previous.pt`` once the new one is on the disk."""
-    fresh = run_dir / "fresh.pt"
-    save(fresh, state)
+    save(run_dir / FRESH, state)
     last = run_dir / LAST
     if last.exists():
         last.replace(run_dir / PREVIOUS)
-    fresh.replace(last)
+    (run_dir / FRESH).replace(last)
     sync_folder(run_dir)
 
 
@@ -58,93 +58,40 @@ def load(path: Path) -> dict[str, Any]:
     return check_version(path, read(path))
 
 
-class Skipped:
-    """Stands in for an object of another program's class; it accepts what such an object is made with, and drops it."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> Skipped:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None: ...
-
-    def __setitem__(self, key: object, value: object) -> None: ...
-
-
-def _empty_dict(*args: object) -> dict[Any, Any]:
-    return {}
-
-
-def _empty_list(*args: object) -> list[Any]:
-    return []
-
-
-# torch fills no other containers than dicts and lists, and OmegaConf's objects, as Hydra's users save, hold the first.
-_CONTAINERS = {"collections.defaultdict": _empty_dict, "collections.deque": _empty_list}
-
-
-def read(path: Path, *, skip_objects: bool = False) -> Any:
-    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read.
-
-    With ``skip_objects``, what other programs pickle beside their weights (arguments, callbacks) is read as `Skipped`;
-    its classes are neither imported nor called.
-    """
-    if not path.is_file():
-        raise OptionError("no checkpoint here", where=path, remedy="give the last.pt or best.pt of a run folder")
-    skipped: list[Any] = [(_CONTAINERS.get(name, Skipped), name) for name in _objects(path)] if skip_objects else []
+def read(path: Path) -> Any:
+    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read."""
     try:
         if zipfile.is_zipfile(path):  # the format before torch 1.6 has no checksums
             with zipfile.ZipFile(path) as file:
-                damaged = file.testzip()
-            if damaged is not None:
-                raise ValueError(f"{damaged} does not match its checksum")
-        with (
-            warnings.catch_warnings(action="ignore"),  # of torch, about a pickle of another version
-            torch.serialization.safe_globals(skipped),
-        ):
+                if damaged := file.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        with warnings.catch_warnings(action="ignore"):  # of torch, about a pickle of another version
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise many types for a damaged or hostile file
-        raise _unreadable(path, error) from error
+        what, remedy = _fault(path, error)
+        raise OptionError(f"not a readable checkpoint: {what}", where=path, remedy=remedy) from error
 
 
-def _objects(path: Path) -> list[str]:
-    """The classes and functions that the file names and torch does not load, sorted; of old formats, none."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else []
-    except Exception:  # as many types as torch.load, which is to say what is wrong
-        return []
-
-
-def _unreadable(path: Path, error: Exception) -> OptionError:
-    """Without torch's own message, which fills a screen and advises running what the file says."""
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    objects = [named[1]] if named else _objects(path)[:1]
-    if objects and type(error).__name__ == "UnpicklingError":
-        what = f"not a readable checkpoint: it holds a Python object, {objects[0]}, which could run code"
-        return OptionError(what, where=path, remedy=state_dicts.REMEDY)
-    reason, remedy = _damage(path, error), "copy or fetch it again, or give another file"
-    if reason == _POINTER:
-        remedy = "fetch the file with `git lfs pull`"
-    return OptionError(f"not a readable checkpoint: {reason}", where=path, remedy=remedy)
-
-
-def _damage(path: Path, error: Exception) -> str:
-    """Why the file at ``path``, which holds no unknown object, cannot be read."""
-    if isinstance(error, OSError | MemoryError):
-        return getattr(error, "strerror", None) or type(error).__name__
-    if "does not match its checksum" in str(error):
-        return str(error)
-    if "torchscript" in str(error).lower():
-        return "a TorchScript program"
+def _fault(path: Path, error: Exception) -> tuple[str, str]:
+    """What is wrong with the file, and the remedy, without torch's own message, which fills a screen and advises
+    running what the file says."""
+    remedy = "copy or fetch it again, or give another file"
+    if isinstance(error, OSError):
+        return error.strerror or str(error), remedy
+    if isinstance(error, zipfile.BadZipFile):
+        return str(error), remedy
+    named, is_zip = re.search(r"GLOBAL ([\w.]+)", str(error)), zipfile.is_zipfile(path)
+    if named or (is_zip and type(error).__name__ == "UnpicklingError"):
+        name = named[1] if named else "filled in an unusual way"
+        return f"it holds a Python object, {name}, which could run code", WEIGHTS_ALONE
     with path.open("rb") as file:
         head = file.read(64)
-    if not head:
-        return "empty"
     if head.startswith(b"version https://git-lfs"):
-        return _POINTER
-    return (
-        "cut short"
-        if head.startswith(b"PK") and not zipfile.is_zipfile(path)
-        else "not written by torch.save, or damaged"
-    )
+        return "a pointer of Git LFS, without the file's content", "fetch the file with `git lfs pull`"
+    if not head:
+        return "empty", remedy
+    is_cut = head.startswith(b"PK") and not is_zip
+    return "cut short" if is_cut else "not written by torch.save, or damaged", remedy
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
@@ -159,17 +106,17 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
 
     A damaged ``last.pt`` is reported on standard error and the one before is used. OptionError if none is readable.
     """
-    # fresh.pt exists if the machine stopped before it was renamed.
-    paths = [path for path in (run_dir / LAST, run_dir / "fresh.pt", run_dir / PREVIOUS) if path.exists()]
     damaged: list[OptionError] = []
-    for path in paths:
+    for path in (run_dir / LAST, run_dir / FRESH, run_dir / PREVIOUS):
+        if not path.exists():
+            continue
         try:
             found = load(path)
         except OptionError as error:
             damaged.append(error)
             continue
         for each in damaged:
-            print(f"note: {each.fault}; going back to the previous checkpoint", file=sys.stderr)
+            logger.info("note: %s; going back to the previous checkpoint", each.fault)
         return found, path
     if damaged:
         what = f"{damaged[0].fault}; there is no older one"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import nn
 
+from training.config.train_config import Model, Train
 from training.model.layers import BlockStem, MaxPool, UncountedBatchNorm
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -46,6 +47,16 @@ def build(
         model.conv1 = BlockStem(model.conv1)
     model.maxpool = MaxPool()
     return model
+
+
+def for_run(options: Model, train: Train, classes: int, device: torch.device) -> tuple[nn.Module, torch.dtype]:
+    """The network of a run, channels-last on ``device``, and the type that it computes in."""
+    dtype = amp_dtype(train.amp, device)
+    stem_blocks = stem_on_blocks(options.stem_blocks, dtype, device)
+    network = build(options.arch, classes, options.init_bn0, options.blurpool, options.prior_bias, stem_blocks)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+    return network, dtype
 
 
 class BlurredConv(nn.Module):
@@ -107,11 +118,11 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def stem_on_blocks(stem_blocks: str, dtype: torch.dtype, device: torch.device) -> bool:
+def stem_on_blocks(stem_blocks: bool | Literal["auto"], dtype: torch.dtype, device: torch.device) -> bool:
     """Whether ``model.stem_blocks`` means :class:`BlockStem`. With ``auto`` where cuDNN has no kernels for 3 channels:
     on an H200 it has them for fp16, and for bf16 pads each batch to 8 channels."""
     if stem_blocks != "auto":
-        return stem_blocks == "true"
+        return stem_blocks
     return device.type == "cuda" and dtype == torch.bfloat16
 
 

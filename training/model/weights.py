@@ -1,26 +1,38 @@
 """Weights of a network from a file: a checkpoint of this or another program, a torch state dict as torchvision
-publishes it, or safetensors. The format is recognised by content."""
+publishes it, or safetensors.
+
+One rule for all: the state dict is what the file holds, or is under one of `ENTRIES`. What all names begin with is
+stripped as long as it is one of `PREFIXES`; the names that remain must be those of torchvision's ResNet.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import zlib
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import ModuleType
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from data_tools.common.options import OptionError
-from training.config.train_config import Model
-from training.model import checkpoint, resnet, state_dicts
+from training.config.train_config import Arch
+from training.model import checkpoint, resnet
 
-ARCHES: tuple[str, ...] = get_args(get_type_hints(Model)["arch"])
+ARCHES: tuple[str, ...] = get_args(Arch)
+ENTRIES = ("state_dict", "model", "model_state_dict", "ema")
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and Lightning's usual attribute
+OURS = {"arch", "classes", "options"}  # beside the weights in a checkpoint, and in the metadata of an export
 # BatchNorm's count of batches is used only in training, and old files lack it.
-COUNTERS = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
+# Constants: FFCV's blur, which resnet.BlurredConv makes itself, and the count of a moving average.
+CONSTANTS = ("blur_filter", "n_averaged")
+FC = ("fc.weight", "fc.bias")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,83 +48,82 @@ class Weights:
 
 def read(path: Path) -> Weights:
     """The weights at ``path``, on the CPU; no code in the file is run. OptionError if they cannot be read."""
-    if path.is_file() and _is_safetensors(path):
-        return _from_safetensors(path)
-    content = checkpoint.read(path, skip_objects=True)
-    if isinstance(content, dict) and _is_ours(content):
-        state = checkpoint.check_version(path, content)
-        averaged = "ema" if state.get("ema") else ""
-        tensors = state_dicts.find(path, state["model"])[0]
-        return Weights(source=path, tensors=tensors, classes=tuple(state["classes"]), averaged=averaged)
-    tensors, averaged = state_dicts.find(path, content)
-    return Weights(source=path, tensors=tensors, averaged=averaged)
+    classes = None
+    if path.suffix == ".safetensors":
+        content, about = _read_safetensors(path)
+        if about.keys() >= OURS:
+            classes = json.loads(about["classes"])
+    else:
+        others: list[str] = []
+        with contextlib.suppress(Exception):  # of a damaged file, as many types as torch.load; the next says which
+            others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(Skipped, name) for name in others]):
+            content = checkpoint.read(path)
+        if isinstance(content, Mapping) and content.keys() >= OURS:
+            classes = checkpoint.check_version(path, content)["classes"]
+    tensors, averaged = _find(path, content)
+    return Weights(source=path, tensors=tensors, classes=classes and tuple(classes), averaged=averaged)
 
 
-def _is_ours(content: Mapping[str, Any]) -> bool:
-    """Whether it has what `checkpoint.save` writes; other programs, too, have a version and classes."""
-    kinds = {"version": int, "classes": list, "model": Mapping}
-    return all(isinstance(content.get(key), kind) for key, kind in kinds.items())
+class Skipped:
+    """Stands in for the classes and functions of what other programs pickle beside their weights, such as arguments;
+    they are neither imported nor called. An empty OrderedDict, which torch lets any object's state be put into."""
+
+    def __new__(cls, *args: object) -> OrderedDict[str, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether the file starts with eight bytes of length and then JSON, unlike torch's formats."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and not head.startswith((b"PK", b"\x80"))
-
-
-def _from_safetensors(path: Path) -> Weights:
-    with needs_extra(f"{path}: safetensors"):
-        from safetensors import SafetensorError, safe_open
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata."""
+    safetensors = import_safetensors(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise OptionError(
-            f"not readable safetensors ({error})", where=path, remedy="fetch or export it again"
-        ) from error
-    classes = _class_names(metadata.get("classes", ""))
-    return Weights(source=path, tensors=state_dicts.find(path, tensors)[0], classes=classes)
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        what = f"not readable safetensors ({error})"
+        raise OptionError(what, where=path, remedy="fetch or export it again") from error
 
 
-def _class_names(text: str) -> tuple[str, ...] | None:
-    """The list that `training.export` writes; None for what other programs call classes, as their number."""
-    with contextlib.suppress(ValueError):
-        if isinstance(names := json.loads(text), list) and names:
-            return tuple(map(str, names))
-    return None
-
-
-@contextlib.contextmanager
-def needs_extra(what: str) -> Iterator[None]:
-    """Turn an ImportError of a package of the extra ``export`` into an OptionError."""
+def import_safetensors(where: object) -> ModuleType:
+    """The package, which is an extra. OptionError if it is missing; it is needed for ``where``."""
     try:
-        yield
+        import safetensors.torch
     except ImportError as error:
-        raise OptionError(
-            f"the package {error.name} is missing",
-            where=what,
-            remedy="make env EXTRAS=export, or elsewhere pip install -e '.[export]'",
-        ) from error
+        what, remedy = f"the package {error.name} is missing", "make env EXTRAS=export, or pip install safetensors"
+        raise OptionError(what, where=where, remedy=remedy) from error
+    return safetensors
+
+
+def _find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
+    """The state dict in what was read from ``path``, and the entry of averaged weights beside it, if any.
+
+    OptionError if there is no state dict.
+    """
+    entries = content if isinstance(content, Mapping) else {}
+    mappings = [key for key, value in entries.items() if isinstance(value, Mapping) and value]
+    entry = next((key for key in ENTRIES if key in mappings), None)
+    averaged = next((key for key in mappings if key != entry and "ema" in str(key).split("_")), "")
+    state_dict = entries if entry is None else entries[entry]
+    tensors = {
+        str(name): value
+        for name, value in state_dict.items()
+        if isinstance(value, torch.Tensor) and not str(name).endswith(CONSTANTS)
+    }
+    if not tensors:
+        what = f"no state dict of tensors (its keys: {_first(state_dict)})"
+        raise OptionError(what, where=path, remedy=checkpoint.WEIGHTS_ALONE)
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in tensors)), ""):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors, averaged
 
 
 def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> None:
     """Load the weights into ``network``, whose outputs are ``classes``. OptionError if they do not fit."""
-    if weights.classes is not None and weights.classes != classes:
-        raise OptionError(
-            f"for {len(weights.classes)} classes other than the {len(classes)} here",
-            where=weights.source,
-            remedy="give betons of the data that it was trained on",
-        )
-    wanted, given = _shapes(network.state_dict()), _shapes(weights.tensors)
-    if wanted != given:
-        raise OptionError(f"{_difference(wanted, given)}", where=weights.source)
-    _check_plain(weights)
-    network.load_state_dict(weights.tensors)
-
-
-FC = ("fc.weight", "fc.bias")
+    if weights.classes not in (None, classes):
+        what = f"for {len(weights.classes or ())} classes other than the {len(classes)} here"
+        remedy = "give betons of the data that it was trained on"
+        raise OptionError(what, where=weights.source, remedy=remedy)
+    _load(network, weights)
 
 
 def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> bool:
@@ -121,60 +132,52 @@ def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -
     True if they are for other classes, so that its fc layer stays as it is. Classes without names count as the same if
     there are as many.
     """
+    own, given = _shapes(network.state_dict()), _shapes(weights.tensors)
+    has_new_fc = weights.classes not in (None, classes) or any(own[name] != given.get(name) for name in FC)
+    _load(network, weights, new=set(FC) if has_new_fc else set())
+    return has_new_fc
+
+
+def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> None:
+    """Load all weights but ``new``. OptionError if they are not those of ``network``."""
     own = network.state_dict()
     wanted, given = _shapes(own), _shapes(weights.tensors)
-    other_classes = weights.classes not in (None, classes) or any(wanted[key] != given.get(key) for key in FC)
-    kept = FC if other_classes else ()
-    if {k: v for k, v in wanted.items() if k not in kept} != {k: v for k, v in given.items() if k not in kept}:
-        raise OptionError(_difference(wanted, given), where=weights.source)
-    _check_plain(weights)
-    network.load_state_dict({**weights.tensors, **{key: own[key] for key in kept}})
-    return other_classes
-
-
-def _check_plain(weights: Weights) -> None:
-    """OptionError for a tensor that torch does not copy into a parameter, or only with other values."""
-    for name, value in weights.tensors.items():
-        kind = (
-            "quantised"
-            if value.is_quantized
-            else "sparse"
-            if value.layout is not torch.strided
-            else "without content"
-            if value.is_meta
-            else f"of type {str(value.dtype).removeprefix('torch.')}"
-            if not (value.is_floating_point() or name.endswith(COUNTERS))
-            else ""
-        )
-        if kind:
-            remedy = "give weights in fp32, bf16 or fp16"
+    if differing := [name for name in given | wanted if given.get(name) != wanted.get(name) and name not in new]:
+        what, remedy = _misfit(wanted, given, differing)
+        raise OptionError(what, where=weights.source, remedy=remedy)
+    for name, tensor in weights.tensors.items():
+        is_dense = tensor.layout is torch.strided and not tensor.is_meta
+        if not (is_dense and (tensor.is_floating_point() or name.endswith(COUNTER))):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+            remedy = "give dense weights in fp32, bf16 or fp16"
             raise OptionError(f"{name} is {kind}", where=weights.source, remedy=remedy)
+    fitting = {k: v for k, v in weights.tensors.items() if k in own.keys() - new and v.shape == own[k].shape}
+    network.load_state_dict(own | fitting)
 
 
-def checksum(network: nn.Module) -> int:
-    """CRC-32 of all weights and statistics, by which processes compare them."""
-    value = 0
-    for tensor in network.state_dict().values():
-        value = zlib.crc32(tensor.cpu().contiguous().numpy(), value)
-    return value
+Shapes = dict[str, tuple[int, ...]]
 
 
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(COUNTERS)}
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
-def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    outputs = (*given.get("fc.bias", ()), 1)[0]
-    for arch in ARCHES:
-        for blurpool in (False, True):
-            with torch.device("meta"):
-                other = _shapes(resnet.build(arch, outputs, init_bn0=False, blurpool=blurpool).state_dict())
-            if other == given:
-                if other.keys() == wanted.keys():
-                    here = wanted["fc.bias"][0]
-                    return f"{outputs} outputs, but the betons have {here} classes; give betons of its training data"
-                options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
-                return f"the weights of another network; give {options}"
-    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    first = f"without {missing[0]}" if missing else f"with {extra[0]}" if extra else "with other shapes"
-    return f"not the weights of a ResNet of torchvision ({first}); give a state dict of one of {', '.join(ARCHES)}"
+def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str]) -> tuple[str, str]:
+    """Why weights with the shapes ``given`` do not fit, and the remedy."""
+    outputs, any_fc = given.get("fc.bias", ()), dict.fromkeys(FC, ())
+    if set(differing) <= set(FC) and len(outputs) == 1:
+        what = f"{outputs[0]} outputs, but the betons have {wanted['fc.bias'][0]} classes"
+        return what, "give betons of its training data"
+    for arch, blurpool in itertools.product(ARCHES, (False, True)):
+        with torch.device("meta"):
+            other = _shapes(resnet.build(arch, 1, init_bn0=False, blurpool=blurpool).state_dict())
+        if other | any_fc == given | any_fc != wanted | any_fc:
+            options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
+            return "the weights of another network", f"give {options}"
+    what = f"not the weights of a ResNet of torchvision (differing: {_first(differing)})"
+    return what, f"give a state dict of one of {', '.join(ARCHES)}"
+
+
+def _first(names: Collection[object]) -> str:
+    """Three of the names."""
+    return ", ".join(map(str, [*names][:3])) + (", …" if len(names) > 3 else "") or "none"

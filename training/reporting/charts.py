@@ -58,7 +58,7 @@ def scheduled_lr(run: RunFolder) -> Points:
     first, last = run.rows[0].epoch - 1, run.rows[-1].epoch
     x: list[float] = []
     y: list[float] = []
-    for ramp in run.schedule.ramps:
+    for ramp in run.schedule.lr_ramps:
         start, end = max(ramp.start, first), min(ramp.end, last)
         if start < end:
             x += [start, end]

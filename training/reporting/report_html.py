@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
-from training.reporting import plotting, run_sample, schedule_table
+from training.reporting import plotting, run_sample, schedule_plot
 from training.reporting.charts import charts_of, svg_elements
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
-from training.runlog.epoch_table import EpochRow, figure
+from training.runlog.epoch_table import EpochRow, format_number
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -96,19 +96,19 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
         yield _pairs(list(shown.items())) + "</section>"
     if len({repr(run.schedule) for run in runs}) > 1:
         yield "<h2>Phases that differ</h2>"
-        columns = _phase_columns(runs)
-        shared = set.intersection(*(set(schedule_table.rows(run.schedule, 1, columns)) for run in runs))
-        for number, run in enumerate(runs):
-            phases = schedule_table.rows(run.schedule, 1, columns)
+        columns, tables = _phases(runs)
+        shared = set.intersection(*map(set, tables))
+        for number, (run, phases) in enumerate(zip(runs, tables, strict=True)):
             table = _table(columns, phases, marked=[cells not in shared for cells in phases])
             yield f'<section class="card" {_tone(number)}><h3>{escape(run.name)}</h3>{table}</section>'
         yield "<p>Bold: not in all of them.</p>"
 
 
-def _phase_columns(runs: Sequence[RunFolder]) -> list[str]:
-    """All columns of a run's phases except the global batch, which is in the epochs below."""
-    shown = {name for run in runs for name in schedule_table.columns(run.schedule)} - {"global batch"}
-    return [name for name in schedule_table.COLUMNS if name in shown]
+def _phases(runs: Sequence[RunFolder]) -> tuple[list[str], list[list[tuple[str, ...]]]]:
+    """Columns, and the cells of each run's phases, without the global batch, which is in the epochs below."""
+    tables = [schedule_plot.phase_cells(run.schedule, 1) for run in runs]
+    columns = list(dict.fromkeys(name for table in tables for name in table[0] if name != "global batch"))
+    return columns, [[tuple(cells.get(name, "") for name in columns) for cells in table] for table in tables]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:
@@ -129,13 +129,13 @@ def _epochs(run: RunFolder) -> tuple[list[str], list[list[str]]]:
         table.unit: table.time,
         "top-1": lambda row: table.score(row.top1),
         "top-5": lambda row: table.score(row.top5),
-        "loss": lambda row: figure(row.train_loss, ".4f"),
-        "val. loss": lambda row: figure(row.val_loss, ".4f"),
+        "loss": lambda row: format_number(row.train_loss, ".4f"),
+        "val. loss": lambda row: format_number(row.val_loss, ".4f"),
         "lr": lambda row: f"{row.lr:.6f}",
         "px": lambda row: f"{row.px}",
         "batch": lambda row: f"{row.global_batch:,}",
-        "img/s": lambda row: figure(row.images_per_s, ",.0f"),
-        "waiting %": lambda row: figure(row.speed.data_wait_percent, ".1f"),
+        "img/s": lambda row: format_number(row.images_per_s, ",.0f"),
+        "waiting %": lambda row: format_number(row.speed.data_wait_percent, ".1f"),
     }
     if not run.by_top5:
         del columns["top-5"]
@@ -157,8 +157,7 @@ def _tables(runs: Sequence[RunFolder]) -> Iterator[str]:
 def _configurations(runs: Sequence[RunFolder]) -> Iterator[str]:
     yield "<h2>Configuration</h2>"
     for run in runs:
-        columns = _phase_columns([run])
-        phases = schedule_table.rows(run.schedule, 1, columns)
+        columns, [phases] = _phases([run])
         table = _table(columns, phases, marked=[False] * len(phases))
         yield f'<details><summary>{escape(run.name)}</summary><div class="card">{table}'
         yield _pairs(list(run.options().items()), "options") + "</div></details>"

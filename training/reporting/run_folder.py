@@ -7,16 +7,16 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from data_tools.common.console import plural
 from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
-from data_tools.common.options import OptionError
-from data_tools.common.text import plural
-from training.config.run_config import ScheduleOptions
+from data_tools.common.options import OptionError, mistakes_in
 from training.config.schedule import Schedule
 from training.runlog.epoch_table import (
     CONFIG,
@@ -24,13 +24,13 @@ from training.runlog.epoch_table import (
     EpochRow,
     EpochTable,
     duration,
-    figure,
+    format_number,
     read_epochs,
     tells_top5,
     time_unit,
     validation_images,
 )
-from training.runlog.sessions import Session, hardware, launches_of, read_sessions
+from training.runlog.sessions import Session, hardware, read_sessions
 
 PUBLISHED = Path(__file__).with_name("titan8_epochs.csv")
 PUBLISHED_NAME = "titan8 as published: 8 Titan RTX, 2019"
@@ -129,11 +129,12 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(config, dict) and all(isinstance(section, dict) for section in config.values())):
             raise ValueError("not sections of options")
-        return config, ScheduleOptions(**config["schedule"]).parsed
+        return config, Schedule(**config["schedule"])
     except FileNotFoundError:
         raise OptionError("missing", where=path, remedy="give a run folder") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise OptionError(f"damaged, or of another version ({error})", where=path, remedy="restore it") from None
+        why = mistakes_in(Schedule, error)[0] if isinstance(error, ValidationError) else error
+        raise OptionError(f"damaged, or of another version ({why})", where=path, remedy="restore it") from None
 
 
 def published() -> Published:
@@ -158,7 +159,10 @@ def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     if not math.isnan(last.ema_top1):
         scores = [f"{score(getattr(last, f'ema_{column}'))} % {label}" for column, label in columns.items()]
         yield "averaged weights, last", ", ".join(scores)
-    yield "loss, last", f"{figure(last.train_loss, '.4f')} in training, {figure(last.val_loss, '.4f')} in validation"
+    yield (
+        "loss, last",
+        f"{format_number(last.train_loss, '.4f')} in training, {format_number(last.val_loss, '.4f')} in validation",
+    )
     yield "done", f"{last.epoch} of {plural(run.schedule.epochs, 'epoch')}, {duration(last.hours)}"
     yield from _cost(run, reached, price)
     yield from _environment(run)
@@ -186,18 +190,11 @@ def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
     lines = list(dict.fromkeys(hardware(session) for session in run.sessions))
     latest = run.sessions[-1]
     yield "hardware", "; then ".join(lines)
-    launches = launches_of(run.sessions)
-    started = [datetime.fromisoformat(launch.started).strftime("%Y-%m-%d %H:%M UTC") for launch in launches]
+    started = [session.started.strftime("%Y-%m-%d %H:%M UTC") for session in run.sessions]
     yield "started", started[0] + (f"; the last of {len(started)} times {started[-1]}" if started[1:] else "")
-    if commands := list(dict.fromkeys(launch.command for launch in launches if launch.command)):
-        yield "command", "; then ".join(commands)
-        yield "commit", "; then ".join(dict.fromkeys(launch.commit or "not a checkout" for launch in launches))
+    yield "command", "; then ".join(dict.fromkeys(session.command for session in run.sessions))
+    yield "commit", "; then ".join(dict.fromkeys(session.commit or "not a checkout" for session in run.sessions))
     yield "precision", latest.precision
     yield "data", f"{plural(latest.classes, 'class')}; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
-    if latest.cached_percent:
-        shares = latest.cached_percent.items()
-        said = [f"{name} {'unknown' if share is None else f'{share:.0f} %'}" for name, share in shares]
-        yield "in the page cache", f"{', '.join(said)}, when it last started"
-    decoder = [latest.decoder] if latest.decoder else []
-    yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), *decoder])
+    yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), latest.decoder])
     yield "system", latest.system

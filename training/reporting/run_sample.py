@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from data_tools.common.console import plural
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
-from data_tools.common.text import plural
 from training.reporting.run_folder import RunFolder
 from training.runlog.epoch_table import duration
 
 # They change what is attempted or shown, or how fast it goes, but not what is learned or how it is scored.
-OTHERS = {"train.max_bad_steps", "train.compile"}
+OTHERS = {"train.compile"}
 # Of the other sections, what the result depends on.
 ALSO = {"data.augment", "data.page_window", "run.init_from"}
 

@@ -1,19 +1,55 @@
-"""A schedule as a picture: px, global batch, learning rate and momentum over its epochs."""
+"""A schedule as a picture, px, global batch, learning rate and momentum over its epochs, and as a table of phases."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from data_tools.common.text import plural
-from training.config.schedule import LrRamp, MomentumRamp, Schedule
+from data_tools.common.console import plural
+from training.config.schedule import Phase, Ramp, Schedule
 from training.reporting.plotting import LIGHT, Palette, figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+NUMBERS = {"px", "batch per GPU", "global batch", "least crop"}  # columns to be aligned on the right
+
+
+def phase_cells(schedule: Schedule, gpus: int) -> list[dict[str, str]]:
+    """For each phase on ``gpus`` GPUs, its cells by column; with momentum if the schedule has ramps of it."""
+    table = []
+    for phase in schedule.phases:
+        kind = "rectangles" if phase.rectangular_val else "squares"
+        resized = f" (resized to {phase.val_resize})" if phase.val_resize else ""
+        cells = {
+            "epochs": phase.span,
+            "px": f"{phase.px}",
+            "batch per GPU": f"{phase.batch_per_gpu}",
+            "global batch": f"{phase.batch_per_gpu * gpus:,}",
+            "set": phase.data,
+            "least crop": f"{phase.min_scale:g}",
+            "validation": f"{kind} of {phase.val_px} px{resized} from {phase.val_data}",
+            "learning rate": _values(schedule.lr_ramps, phase),
+        }
+        if schedule.momentum_ramps:
+            cells["momentum"] = _values(schedule.momentum_ramps, phase)
+        table.append(cells)
+    return table
+
+
+def _values(ramps: Sequence[Ramp], phase: Phase) -> str:
+    """Learning rates or momenta within a phase, from change to change."""
+    parts = []
+    for ramp in ramps:
+        start, end = max(ramp.start, phase.start), min(ramp.end, phase.end)
+        if start < end:
+            # Batch 0 is just before the first batch of an epoch; the last batch before `end` has the end value.
+            low, high = ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)
+            shape = "" if ramp.shape == "linear" else f" ({ramp.shape})"
+            parts.append(f"{low:.4g}" if low == high else f"{low:.4g} → {high:.4g}{shape}")
+    return ", ".join(dict.fromkeys(parts))
 
 
 def plot(schedule: Schedule, gpus: int, palette: Palette = LIGHT) -> Figure:
@@ -25,20 +61,18 @@ def plot(schedule: Schedule, gpus: int, palette: Palette = LIGHT) -> Figure:
     _steps(px, palette, schedule, [phase.px for phase in schedule.phases], "px")
     batches = [phase.batch_per_gpu * gpus for phase in schedule.phases]
     _steps(batch, palette, schedule, batches, f"global batch, on {plural(gpus, 'GPU')}")
-    _ramps(lr, palette, schedule, schedule.ramps, "learning rate")
+    _ramps(lr, palette, schedule, schedule.lr_ramps, "learning rate")
     for momentum in more:
         _ramps(momentum, palette, schedule, schedule.momentum_ramps, "momentum")
     return fig
 
 
-def _ramps(
-    axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[LrRamp] | Sequence[MomentumRamp], title: str
-) -> None:
+def _ramps(axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[Ramp], title: str) -> None:
     lines = []
     for ramp in ramps:
         # A curve as 32 batches of one epoch that is as long as the ramp; a line by its ends.
         count = 1 if ramp.shape == "linear" else 32
-        whole = replace(ramp, start=0, end=1)
+        whole = ramp.model_copy(update={"epochs": (0, 1)})
         lines.append(
             [(ramp.start + (ramp.end - ramp.start) * b / count, whole.at(0, b, count)) for b in range(count + 1)]
         )

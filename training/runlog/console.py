@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from data_tools.common.console import plural, show
 from data_tools.common.progress_bar import TerminalBar
-from data_tools.common.text import plural
 from training.config.run_config import Log, RunConfig
 from training.runlog.epoch_table import EpochRow, EpochTable
 
-if TYPE_CHECKING:
-    from training.runlog.epoch_table import Scores
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,18 +68,17 @@ def as_json(event: str, values: Mapping[str, Any]) -> str:
 
 
 def print_start(config: RunConfig) -> None:
-    """Print what begins, before PyTorch is loaded, which takes seconds."""
-    if config.run.checkpoint is not None:
-        what = f"validating {config.run.checkpoint}"
-    else:
-        what = f"training {config.model.arch} for {plural(config.schedule.parsed.epochs, 'epoch')} in {config.run.dir}"
-    print(f"{what}; loading PyTorch", file=sys.stderr, flush=True)
+    """Print what begins, unless PyTorch, which takes seconds to load, is loaded already."""
+    if "torch" in sys.modules:
+        return
+    epochs = plural(config.schedule.epochs, "epoch")
+    logger.info("training %s for %s in %s; loading PyTorch", config.model.arch, epochs, config.run.dir)
 
 
 def print_continued(source: Path, epoch: int, batch: int) -> None:
     """Print where a run continues: after ``batch`` batches of ``epoch`` (from 1)."""
     where = f"batch {batch} of epoch {epoch}" if batch else f"the start of epoch {epoch}"
-    print(f"continued at {where} from {source}", file=sys.stderr, flush=True)
+    logger.info("continued at %s from %s", where, source)
 
 
 def print_end(config: RunConfig, epochs: int) -> None:
@@ -87,29 +86,16 @@ def print_end(config: RunConfig, epochs: int) -> None:
     if config.log.format == "json":
         print_complete(config, epochs)
     else:
-        run_dir = config.run.dir
-        print(f"complete; for a report: `.venv/bin/python -m training.report {run_dir}`", file=sys.stderr)
+        logger.info("complete; for a report: `.venv/bin/python -m training.report %s`", config.run.dir)
 
 
 def print_complete(config: RunConfig, epochs: int) -> None:
     """Say that there is nothing left to train."""
+    run_dir = config.run.dir
     if config.log.format == "json":
-        print(as_json("complete", {"dir": str(config.run.dir), "epochs": epochs}))
+        show(as_json("complete", {"dir": str(run_dir), "epochs": epochs}))
     else:
-        print(f"{config.run.dir}: complete after {plural(epochs, 'epoch')}; to train again, give another --run.dir")
-
-
-def print_scores(config: RunConfig, scores: Scores, px: int, val_set: str, rectangular: bool) -> None:
-    """Print the result of ``run.eval_only``."""
-    if config.log.format == "json":
-        about = {"checkpoint": str(config.run.checkpoint), "px": px, "set": val_set, "rectangular": rectangular}
-        print(as_json("validation", asdict(scores) | about))
-        return
-    kind = "rectangles" if rectangular else "squares"
-    print(
-        f"{config.run.checkpoint}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
-        f"({plural(scores.images, 'image')}, {px} px {kind} of {val_set})"
-    )
+        show(f"{run_dir}: complete after {plural(epochs, 'epoch')}; to train again, give another --run.dir")
 
 
 class Console:
@@ -123,7 +109,7 @@ class Console:
         self._bar: TerminalBar | None = None
         self._last_line = time.monotonic()
         if not self._json:
-            print(self._table.heading, flush=True)
+            show(self._table.heading)
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
         if self._terminal:
@@ -151,16 +137,16 @@ class Console:
             return
         self._last_line = now
         if self._json:
-            print(as_json("progress", asdict(snapshot)), flush=True)
+            show(as_json("progress", asdict(snapshot)))
         elif self._bar is None:
             share = 100 * snapshot.batch // snapshot.batches
             where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share} % of {plural(snapshot.batches, 'batch')}"
             said = ", ".join([*figures(snapshot), *time_left(snapshot)])
-            print(f"{where}, {snapshot.px} px: {said}", file=sys.stderr, flush=True)
+            logger.info("%s, %s px: %s", where, snapshot.px, said)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()
-        print(as_json("epoch", row.flat()) if self._json else self._table.line(row), flush=True)
+        show(as_json("epoch", row.flat()) if self._json else self._table.line(row))
 
     def close(self) -> None:
         if self._bar is not None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from data_tools.common.files import write_atomically
 from data_tools.common.imagenet import IMAGENET_IMAGES
-from data_tools.common.options import OptionError
+from training.runlog.csv_log import read_table
 
 EPOCHS = "epochs.csv"
 CONFIG = "config.json"
@@ -55,7 +52,7 @@ class Speed:
 class EpochRow:
     """``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is the clock of training and
     validation; ``lr`` is that of the epoch's last batch; ``images_per_s`` and ``global_batch`` are the whole job's; the
-    scores of averaged weights are nan if there are none, and ``val_loss`` where it was not recorded."""
+    scores of averaged weights are nan if there are none."""
 
     epoch: int
     hours: float
@@ -68,8 +65,16 @@ class EpochRow:
     global_batch: int
     ema_top1: float
     ema_top5: float
-    val_loss: float = math.nan
+    val_loss: float
     speed: Speed
+
+    @property
+    def position(self) -> int:
+        return self.epoch
+
+    def cells(self) -> list[str]:
+        """As in ``epochs.csv``."""
+        return [str(value) if isinstance(value, int) else f"{value:.8g}" for value in self.flat().values()]
 
     def flat(self) -> dict[str, float]:
         """The columns of ``epochs.csv``: the row's own, then those of ``speed``."""
@@ -79,10 +84,9 @@ class EpochRow:
 
 
 COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]
-ADDED = {"val_loss"}  # columns that tables of earlier versions lack
 
 
-def figure(value: float, form: str) -> str:
+def format_number(value: float, form: str) -> str:
     """``value`` in the format ``form``, or ``n/a`` where it was not recorded."""
     return format(value, form) if math.isfinite(value) else "n/a"
 
@@ -126,57 +130,24 @@ class EpochTable:
         return f"{row.hours * self.an_hour:.{4 if self.unit == 'hours' else 2}f}"
 
     def score(self, value: float) -> str:
-        return figure(value, f".{score_digits(self.images)}f")
+        return format_number(value, f".{score_digits(self.images)}f")
 
     def line(self, row: EpochRow) -> str:
         """The line of an epoch, under :attr:`heading`."""
+        loss, images_per_s = format_number(row.train_loss, ".4f"), format_number(row.images_per_s, ".0f")
         return (
-            f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} "
-            f"{figure(row.train_loss, '.4f'):>8} {row.lr:>9.6f} {figure(row.images_per_s, '.0f'):>8} {row.px:>4}"
+            f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} {loss:>8} "
+            f"{row.lr:>9.6f} {images_per_s:>8} {row.px:>4}"
         )
-
-
-def write_epochs(run_dir: Path, rows: list[EpochRow]) -> None:
-    """Write ``rows`` as the run folder's ``epochs.csv``, replacing it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_plain(value) for value in row.flat().values()] for row in rows)
-    write_atomically(run_dir / EPOCHS, text.getvalue().encode())
-
-
-def _plain(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.8g}"
 
 
 def read_epochs(run_dir: Path) -> list[EpochRow]:
     """The rows of a run folder's ``epochs.csv``; none if there is no such file. OptionError if it is damaged."""
     path = run_dir / EPOCHS
-    if not path.is_file():
-        return []
-    rows: list[EpochRow] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have saved it
-            table = csv.DictReader(file, strict=True)
-            if missing := set(COLUMNS) - ADDED - set(table.fieldnames or ()):
-                raise ValueError(f"no column {', '.join(sorted(missing))}")
-            rows.extend(_row(values) for values in table)
-        if any(a.epoch >= b.epoch for a, b in pairwise(rows)):
-            raise ValueError("its epochs are not in order")
-    except (ValueError, csv.Error) as error:
-        where = f"row {len(rows) + 1}: " if rows else ""
-        raise OptionError(
-            f"damaged, or of another version ({where}{error})", where=path, remedy="restore it, or remove it"
-        ) from None
-    return rows
+    return read_table(path, COLUMNS, _row) if path.is_file() else []
 
 
-def _row(values: Mapping[str | None, str | None]) -> EpochRow:
-    numbers = {}
-    for column in COLUMNS:
-        text = values.get(column, "nan") if column in ADDED else values[column]
-        if text is None:
-            raise ValueError(f"no value for {column}")
-        numbers[column] = int(text) if column in COUNTS else float(text)
+def _row(cells: dict[str, str]) -> EpochRow:
+    numbers: dict[str, Any] = {name: int(cells[name]) if name in COUNTS else float(cells[name]) for name in COLUMNS}
     speed = Speed(**{field.name: numbers.pop(field.name) for field in fields(Speed)})
-    return EpochRow(**numbers, speed=speed)  # type: ignore[arg-type]
+    return EpochRow(**numbers, speed=speed)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from training.config.schedule import Schedule, batches_per_epoch
-from training.estimation.run_time import VAL_COST
+from training.config.schedule import VAL_COST, Schedule, batches_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

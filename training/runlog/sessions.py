@@ -1,55 +1,42 @@
-"""Where a run was trained: ``environment.json`` has a session for every start whose epochs still count, and also
-every launch."""
+"""Where a run was trained: a session for each of its starts. The checkpoint holds them, and ``environment.json`` shows
+them."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from data_tools.common.console import plural
 from data_tools.common.files import write_atomically
+from data_tools.common.gpus import driver_version
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
-from data_tools.common.text import plural
 from data_tools.native import codec
 from training.runlog import provenance
 
-if TYPE_CHECKING:
-    import torch
-
 ENVIRONMENT = "environment.json"
 PACKAGES = ("imagenet18-ffcv", "torch", "torchvision", "ffcv", "numba", "numpy", "pillow")
-NAME_BYTES = 96  # of a GPU's name, padded so that all processes exchange the same size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launch:
-    """A start of a run at ``started`` (UTC) with ``from_epoch`` epochs complete; ``commit`` is that of the sources,
-    None outside a checkout."""
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+class Session:
+    """A run from one start to the next: begun at ``started`` with ``from_epoch`` epochs complete and ``from_hours`` on
+    the clock; ``commit`` is that of the sources, None outside a checkout; ``gpus`` names the card of every process,
+    none on CPUs; ``images`` counts those of each set."""
 
-    started: str
-    from_epoch: int
+    started: datetime
+    from_epoch: NonNegativeInt
+    from_hours: NonNegativeFloat
     command: str
     commit: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
-    """A run from one start to the next: begun at ``started`` (UTC) with ``from_epoch`` epochs complete and
-    ``from_hours`` on the clock; ``gpus`` names the card of every process (none on CPUs), ``images`` counts those of
-    each set. Added later: ``launches``, all of the run up to this one, including those whose epochs were trained
-    again; ``decoder``; and how much of each beton was in the page cache, in percent, or None where it is unknown."""
-
-    started: str
-    from_epoch: int
-    from_hours: float
     processes: int
     gpus: tuple[str, ...]
     driver: str | None
@@ -59,16 +46,41 @@ class Session:
     system: str
     precision: str
     versions: Mapping[str, str]
+    decoder: str
     classes: int
     images: Mapping[str, int]
-    launches: tuple[Launch, ...] = ()
-    decoder: str = ""
-    cached_percent: Mapping[str, float | None] = field(default_factory=dict)
 
 
-ADDED = {"launches", "decoder", "cached_percent"}  # entries that files of earlier versions lack
-REQUIRED = {each.name for each in fields(Session)} - ADDED
-MAPPINGS = ("versions", "images", "cached_percent")
+_SESSIONS = TypeAdapter(tuple[Session, ...])
+
+
+def as_plain(sessions: Sequence[Session]) -> list[dict[str, Any]]:
+    """Sessions as plain values, for a checkpoint."""
+    plain: list[dict[str, Any]] = _SESSIONS.dump_python(tuple(sessions), mode="json")
+    return plain
+
+
+def from_plain(values: Sequence[Mapping[str, Any]]) -> tuple[Session, ...]:
+    """The inverse of :func:`as_plain`."""
+    return _SESSIONS.validate_python(values)
+
+
+def write_sessions(run_dir: Path, sessions: Sequence[Session]) -> None:
+    """Write the run folder's ``environment.json``."""
+    write_atomically(run_dir / ENVIRONMENT, _SESSIONS.dump_json(tuple(sessions), indent=2) + b"\n")
+
+
+def read_sessions(run_dir: Path) -> tuple[Session, ...]:
+    """The sessions recorded in ``run_dir``, in order; none without the file. OptionError if it is damaged."""
+    path = run_dir / ENVIRONMENT
+    if not path.is_file():
+        return ()
+    try:
+        return _SESSIONS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"damaged, or of another version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        raise OptionError(what, where=path, remedy="restore it, or remove it") from None
 
 
 def hardware(session: Session) -> str:
@@ -81,91 +93,36 @@ def hardware(session: Session) -> str:
     return f"{' and '.join(kinds)}{driver}; {host}"
 
 
-def read_sessions(run_dir: Path) -> list[Session]:
-    """The sessions recorded in ``run_dir``, in order; none without the file. OptionError if it is damaged."""
-    path = run_dir / ENVIRONMENT
-    if not path.is_file():
-        return []
-    try:
-        return [_session(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise OptionError(
-            f"damaged, or of another version ({error})", where=path, remedy="restore it, or remove it"
-        ) from None
-
-
-def _session(entry: dict[str, Any]) -> Session:
-    if not REQUIRED <= set(entry) <= REQUIRED | ADDED:
-        raise ValueError("unexpected entries")
-    numbers = [float(entry[key]) for key in ("from_epoch", "from_hours", "processes", "cores", "memory_gib", "classes")]
-    if min(numbers) < 0 or not all(isinstance(entry.get(key, {}), dict) for key in MAPPINGS):
-        raise ValueError("entries of the wrong kind")
-    launches = tuple(Launch(**launch) for launch in entry.get("launches", ()))
-    for each in (entry["started"], *(launch.started for launch in launches)):
-        datetime.fromisoformat(each)
-    return Session(**{**entry, "gpus": tuple(map(str, entry["gpus"])), "launches": launches})
-
-
-def add_session(run_dir: Path, session: Session) -> None:
-    """Add ``session`` to the run folder's, dropping sessions whose epochs are trained again."""
-    before = [earlier for earlier in read_sessions(run_dir) if earlier.from_hours < session.from_hours]
-    text = json.dumps([asdict(each) for each in (*before, session)], indent=2)
-    write_atomically(run_dir / ENVIRONMENT, text.encode() + b"\n")
-
-
-def launches_of(sessions: Sequence[Session]) -> tuple[Launch, ...]:
-    """Every launch of a run; where an earlier version recorded none, the starts of its ``sessions``."""
-    if sessions and sessions[-1].launches:
-        return sessions[-1].launches
-    return tuple(Launch(started=each.started, from_epoch=each.from_epoch, command="", commit=None) for each in sessions)
-
-
-def current_session(
+def session_here(
     *,
-    run_dir: Path,
-    betons: Sequence[Path],
-    gpus: tuple[str, ...],
-    processes: int,
-    precision: str,
     epoch: int,
     hours: float,
+    processes: int,
+    gpus: Sequence[str],
+    precision: str,
     classes: int,
     images: Mapping[str, int],
 ) -> Session:
-    """A session of the run in ``run_dir`` that begins now, on this machine, with these ``betons``. OptionError if what
-    is recorded there is damaged."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    earlier = launches_of(read_sessions(run_dir))
-    launch = Launch(started=started, from_epoch=epoch, command=provenance.command(), commit=provenance.git_commit())
+    """A session that begins now on this machine."""
     return Session(
-        launches=(*earlier, launch),
-        decoder=codec.libjpeg_version(),
-        cached_percent={path.stem: provenance.cached_percent(path) for path in betons},
-        started=started,
+        started=datetime.now(UTC).replace(microsecond=0),
         from_epoch=epoch,
         from_hours=hours,
+        command=provenance.command(),
+        commit=provenance.git_commit(),
         processes=processes,
-        gpus=gpus,
-        driver=_driver() if gpus else None,
+        gpus=tuple(gpus),
+        driver=driver_version() if gpus else None,
         cpu=_cpu(),
         cores=usable_cores(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         system=platform.platform(),
         precision=precision,
         versions=_versions(),
+        decoder=codec.libjpeg_version(),
         classes=classes,
         images=dict(images),
     )
-
-
-def gpu_names(device: torch.device, every_rank: Callable[[torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
-    """The card of every process, by rank; none on CPUs. Every process calls it; ``every_rank`` stacks their tensors."""
-    import torch
-
-    name = torch.cuda.get_device_name(device).encode()[:NAME_BYTES] if device.type == "cuda" else b""
-    padded = torch.tensor(list(name.ljust(NAME_BYTES, b"\0")), dtype=torch.uint8)
-    names = [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in every_rank(padded)]
-    return tuple(name for name in names if name)
 
 
 def _versions() -> dict[str, str]:
@@ -180,16 +137,6 @@ def _versions() -> dict[str, str]:
     if torch.version.cuda and torch.cuda.is_available():
         versions |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
     return versions
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version; None if nvidia-smi fails."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return output.split("\n")[0].strip() or None
 
 
 def _cpu() -> str:

@@ -25,16 +25,16 @@ def check(project: str | None) -> None:
 
 
 class Tracker:
-    """Logs scalars to ``project``, over images seen; a ``continued`` run keeps its id.
+    """Logs scalars to ``project``, over images seen; a continued run keeps its id.
 
     OptionError if wandb refuses, as it does without a login.
     """
 
-    def __init__(self, project: str, run_dir: Path, config: Mapping[str, Any], continued: bool) -> None:
+    def __init__(self, project: str, run_dir: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
         id_file = run_dir / ID
-        if not (continued and id_file.is_file()):
+        if not id_file.is_file():
             write_atomically(id_file, uuid.uuid4().hex[:8].encode() + b"\n")
         try:
             self._run = wandb.init(

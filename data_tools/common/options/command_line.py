@@ -1,147 +1,110 @@
-"""Options from the command line, over those of the YAML files that it names, as one typed dataclass."""
+"""Options from the command line, over those of the YAML files that it names, as one typed configuration."""
 
 from __future__ import annotations
 
-import argparse
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from data_tools.common.errors import HelpRequested, UserError
-from data_tools.common.options.declaration import CONFIG_FILE, Entry, OptionError, entries, refuse_unknown, sections
-from data_tools.common.options.help import help_text, plain_text
-from data_tools.common.options.values import FALSE, TRUE, convert
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from data_tools.common.errors import HelpRequested
+from data_tools.common.options.help import CONFIG_FILE, help_text
+from data_tools.common.options.mistakes import OptionError, mistakes_in, unknown
+from data_tools.common.options.section import Section, item_of, options_of, sections_of, shown
 from data_tools.common.options.yaml_files import read_yaml
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Section)
 
 _OWN = "options"  # what fastargs calls the section of options that have none
+_SHORT = {"-C": CONFIG_FILE, "-h": "help", "--config-file": CONFIG_FILE}
+_TRUE_OR_FALSE = ("1", "true", "yes", "on", "0", "false", "no", "off")
 
 
-def parse(schema: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
+def parse(schema: type[S], argv: Sequence[str], *, prog: str, description: str = "") -> S:
     """The options in `argv`, over those of the YAML files that its `--config-file` names, as a `schema`.
 
-    `schema.ELSEWHERE`, if any, has names of other programs' options, without dashes, and what to give here instead.
-    OptionError names the option at fault; HelpRequested holds the text that `--help` asks for.
+    OptionError names the option or key at fault, and has further mistakes as its `others`; HelpRequested holds the text
+    that `--help` asks for.
     """
-    known, elsewhere = {entry.key: entry for entry in entries(schema)}, getattr(schema, "ELSEWHERE", {})
-    given, files = _command_line(argv, known, lambda: help_text(schema, prog, description), elsewhere)
-    store = _store(known)
-    for file in files:
-        store.collect(_placed(read_yaml(file, known, elsewhere), file))
-    store.collect(_placed(given, ""))
-    values: dict[str, dict[str, Any]] = {name: {} for name in sections(schema)}
-    for entry in known.values():
-        held = store.content.get((entry.section or _OWN, entry.field.name))
-        if held is not None:
-            values[entry.section][entry.field.name] = _typed(entry, held)
-        elif entry.required:
-            name = entry.argument or f"--{entry.key}"
-            raise OptionError(f"{name} is required: {plain_text(entry.field.metadata['help'])}")
-    own = values.pop("", {})
-    return schema(**own, **{name: _build(name, sections(schema)[name], each) for name, each in values.items()})
+    known, sections = options_of(schema), sections_of(schema)
+    given, files, words = _command_line(argv, known)
+    if "help" in given:
+        raise HelpRequested(help_text(schema, prog, description))
+    sources = [*((file, read_yaml(file, sections)) for file in files), ("", given | _placed(words, known))]
+    mistakes = [
+        unknown(key, [*known, CONFIG_FILE], file) for file, values in sources for key in values if key not in known
+    ]
+    held = _collected(known, sources)
+    values: dict[str, Any] = {section: {} for section in sections}
+    for key, (value, _) in held.items():
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = value
+    try:
+        options = schema(**values)
+    except ValidationError as error:
+        mistakes += mistakes_in(schema, error, {key: file for key, (_, file) in held.items()})
+    if mistakes:
+        mistakes[0].others = tuple(mistakes[1:])
+        raise mistakes[0]
+    return options
 
 
-@dataclass(frozen=True)
-class _Given:
-    """A value and its file; opaque, because fastargs takes bare mappings apart and ignores null."""
-
-    value: Any
-    file: str
-
-
-def _placed(values: Mapping[str, Any], file: str) -> dict[str, _Given]:
-    """As fastargs collects them: every key in a section."""
-    return {key if "." in key else f"{_OWN}.{key}": _Given(value, file) for key, value in values.items()}
-
-
-def _store(known: Mapping[str, Entry]) -> Any:
-    from fastargs import Config, Param, Section
+def _collected(
+    known: Mapping[str, FieldInfo], sources: Sequence[tuple[str, Mapping[str, Any]]]
+) -> dict[str, tuple[Any, str]]:
+    """(value, file) of each option that a source gives; the last one wins."""
+    from fastargs import Config, Param
+    from fastargs import Section as Params
     from fastargs.validation import Anything
 
     store = Config()
-    for section in dict.fromkeys(entry.section for entry in known.values()):
-        mine = [entry.field for entry in known.values() if entry.section == section]
-        params = {field.name: Param(Anything(), desc=field.metadata.get("help", "")) for field in mine}
-        Section(section or _OWN, config_descriptor=store).params(**params)
-    return store
+    paths = {key: (key.rpartition(".")[0] or _OWN, key.rpartition(".")[2]) for key in known}
+    for section in dict(paths.values()):
+        names = [name for path, name in paths.values() if path == section]
+        Params(section, config_descriptor=store).params(**{name: Param(Anything()) for name in names})
+    for file, values in sources:
+        # In a tuple, because fastargs takes bare mappings apart and ignores null.
+        store.collect({".".join(paths[key]): (value, file) for key, value in values.items() if key in known})
+    return {key: store.content[path] for key, path in paths.items() if path in store.content}
 
 
-def _command_line(
-    argv: Sequence[str],
-    known: Mapping[str, Entry],
-    help_text: typing.Callable[[], str],
-    elsewhere: Mapping[str, str],
-) -> tuple[dict[str, Any], list[str]]:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise OptionError(message.removeprefix("argument "))
-
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument(f"--{CONFIG_FILE}", "-C", action="append", default=[])
-    parser.add_argument("--help", "-h", action="store_true")
-    words = []
-    for key, entry in known.items():
-        if entry.argument:
-            words.append(key)
+def _command_line(argv: Sequence[str], known: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """(value of each option, YAML files, words without a name). A name may have dashes for underscores; a switch alone
+    means true."""
+    given, files, plain, words = dict[str, Any](), list[str](), list[str](), list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            plain.append(word)
             continue
-        parser.add_argument(f"--{key}", default=argparse.SUPPRESS)
-    normalised = _normalised(argv, known)
-    _check_given_once(normalised, known)
-    given, rest = parser.parse_known_args(normalised)
-    if given.help:
-        raise HelpRequested(help_text())
-    values = {key: value for key, value in vars(given).items() if key in known}
-    plain = [word for word in rest if not word.startswith("-")]
-    for word in rest:
-        if word.startswith("-"):
-            refuse_unknown(word.partition("=")[0].lstrip("-"), known, elsewhere)
-    for key in words:  # the last takes all that are left
-        many = typing.get_origin(known[key].kind) is tuple
-        if plain:
-            values[key] = tuple(plain) if many else plain[0]
-        plain = [] if many else plain[1:]
-    if plain:
-        raise OptionError(f"unexpected argument {plain[0]!r}", remedy="options are --section.key=value")
-    return values, given.config_file
-
-
-def _normalised(argv: Sequence[str], known: Mapping[str, Entry]) -> list[str]:
-    """The words as argparse takes them: names with underscores, and every switch with its value.
-
-    An option's name may be written with dashes. A switch alone means true; argparse would take the next word for it.
-    """
-    words = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.partition("=")
-        if name.startswith("--") and name not in (f"--{CONFIG_FILE}", "--"):
-            name = f"--{name[2:].replace('-', '_')}"
-        entry = known.get(name[2:])
-        alone = entry is not None and entry.kind is bool and not equals and following.lower() not in TRUE | FALSE
-        words.append(f"{name}=true" if alone else f"{name}{equals}{value}")
-    return words
-
-
-def _check_given_once(words: Sequence[str], known: Mapping[str, Entry]) -> None:
-    """OptionError for a list given twice, of which the last would silently win."""
-    names = [word.partition("=")[0] for word in words]
-    for key, entry in known.items():
-        kinds = (entry.kind, *typing.get_args(entry.kind))  # it may be optional
-        if names.count(f"--{key}") > 1 and any(typing.get_origin(kind) is tuple for kind in kinds):
+        key = _SHORT.get(name) or name.lstrip("-").replace("-", "_")
+        kind, following = known[key].annotation if key in known else None, words[0] if words else "--"
+        if not equals:
+            if key == "help" or (kind is bool and following.lower() not in _TRUE_OR_FALSE):
+                value = "true"
+            elif not following.startswith("--"):
+                value = words.pop(0)
+            elif key in (*known, CONFIG_FILE):
+                raise OptionError("needs a value", where=f"--{key}")
+        if key in given and item_of(kind):  # the last would silently win
             raise OptionError("given twice", where=f"--{key}", remedy="give all values at once, comma-separated")
+        if key == CONFIG_FILE:
+            files.append(value)
+        else:
+            given[key] = value
+    return given, files, plain
 
 
-def _typed(entry: Entry, held: _Given) -> Any:
-    try:
-        return convert(held.value, entry.kind)
-    except ValueError as error:
-        where = f"{held.file}: {entry.key}" if held.file else entry.argument or f"--{entry.key}"
-        raise OptionError(str(error), where=where, remedy=entry.field.metadata["hint"]) from None
-
-
-def _build(name: str, kind: Any, values: dict[str, Any]) -> Any:
-    try:
-        return kind(**values)
-    except UserError as error:
-        raise OptionError(error.what, where=f"{name}.{error.where}", remedy=error.remedy) from None
+def _placed(words: Sequence[str], known: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """The words without a name, by the options that take them; a list takes all that are left."""
+    rest, values = list(words), dict[str, Any]()
+    for key, field in known.items():
+        if rest and not shown(key, field).startswith("--"):
+            values[key], rest = (rest, []) if item_of(field.annotation) else (rest[0], rest[1:])
+    if rest:
+        is_file = rest[0].endswith((".yaml", ".yml"))
+        remedy = f"give --{CONFIG_FILE} {rest[0]}" if is_file else "options are --section.key=value"
+        raise OptionError(f"unexpected argument {rest[0]!r}", remedy=remedy)
+    return values

@@ -5,68 +5,77 @@ from __future__ import annotations
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from data_tools.common.options.declaration import CONFIG_FILE, Entry, entries, sections
+from pydantic.fields import FieldInfo
 
+from data_tools.common.options.mistakes import bounds_text, plain_text
+from data_tools.common.options.section import Section, item_of, leaves, options_of, sections_of, shown
+
+CONFIG_FILE = "config-file"
 _COLUMNS = 100  # of --help
 
 
-def plain_text(text: str) -> str:
-    return text.replace("`", "")
-
-
-def help_text(schema: type, prog: str, description: str) -> str:
+def help_text(schema: type[Section], prog: str, description: str) -> str:
     """What `--help` prints: how the program is called, what it does, and every option."""
-    known, kinds = entries(schema), sections(schema)
-    words = [entry for entry in known if entry.argument]
-    named = ["--section.key=value"] if set(kinds) - {""} else []
-    usage = [
-        *(_usage_of_word(entry) for entry in words),
-        *(f"[--{CONFIG_FILE} FILE.yaml] [{each} ...]" for each in named),
-        *(_usage(entry) for entry in known if not entry.section and not entry.argument),
-    ]
+    known, sections = options_of(schema), sections_of(schema)
+    usage = [f"[--{CONFIG_FILE} FILE.yaml] [--section.key=value ...]"] if sections else []
+    usage += [_usage(key, field) for key, field in known.items() if "." not in key]
     module = "" if prog.endswith(".py") else "-m "
     lines = [f"usage: python {module}{prog} {' '.join(usage)}", "", plain_text(description.strip())]
-    for section, kind in kinds.items():
-        lines += ["", f"{section}: {_title(kind)}"] if section else [""]
-        for entry in known:
-            if entry.section == section:
-                lines += _help_lines(entry)
+    for section, kind in {"": schema, **sections}.items():
+        mine = [item for item in known.items() if item[0].rpartition(".")[0] == section]
+        lines += ["", *([f"{section}: {(kind.__doc__ or '').strip()}"] if section else [])] if mine else []
+        lines += [line for key, field in mine for line in _help_lines(key, field)]
     return "\n".join(lines)
 
 
-def _title(kind: type) -> str:
-    return (kind.__doc__ or "").strip().splitlines()[0]
+def _usage(key: str, field: FieldInfo) -> str:
+    text = shown(key, field)
+    if not text.startswith("--"):
+        text += "..." if item_of(field.annotation) else ""
+    elif field.annotation is not bool:
+        text += f"={key.upper()}"
+    return text if field.is_required() else f"[{text}]"
 
 
-def _usage(entry: Entry) -> str:
-    text = f"--{entry.key}" if entry.kind is bool else f"--{entry.key}={entry.field.name.upper()}"
-    return text if entry.required else f"[{text}]"
+def _default(field: FieldInfo) -> str:
+    """As the docs show it."""
+    value = field.default
+    if field.is_required():
+        return "required"
+    if field.default_factory or value in (None, "", ()):
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _usage_of_word(entry: Entry) -> str:
-    text = f"{entry.argument}{'...' if typing.get_origin(entry.kind) is tuple else ''}"
-    return text if entry.required else f"[{text}]"
+def _meaning(field: FieldInfo) -> str:
+    """What it does, and what it may be."""
+    text = field.description or ""
+    kinds = [kind for kind in leaves(field.annotation) if typing.get_origin(kind) is Literal]
+    unsaid = [f"`{word}`" for kind in kinds for word in typing.get_args(kind) if f"`{word}`" not in text]
+    choices = f"{', '.join(unsaid[:-1])} or {unsaid[-1]}" if unsaid else ""
+    bounds = bounds_text(field)
+    return "; ".join(part for part in (text, choices, bounds if " to " in bounds else "") if part)
 
 
-def _help_lines(entry: Entry) -> list[str]:
-    shown = " (required)" if entry.required else f" [{entry.without()}]" if entry.without() else ""
-    left = f"  {entry.argument or f'--{entry.key}'}"
-    text = textwrap.wrap(plain_text(entry.meaning() + shown), _COLUMNS - 30)
+def _help_lines(key: str, field: FieldInfo) -> list[str]:
+    default = _default(field)
+    end = {"required": " (required)", "none": ""}.get(default, f" [{default}]")
+    text = textwrap.wrap(plain_text(_meaning(field) + end), _COLUMNS - 30)
+    left = f"  {shown(key, field)}"
     first = [f"{left:<29} {text[0]}"] if len(left) < 30 else [left, f"{'':<30}{text[0]}"]
     return [*first, *(f"{'':<30}{line}" for line in text[1:])]
 
 
-def option_rows(schema: type, section: str) -> list[list[str]]:
+def option_rows(schema: type[Section], section: str) -> list[list[str]]:
     """The cells (option, default, meaning) of each option of one section, for a table of a document."""
     rows = []
-    for entry in entries(schema):
-        if entry.section != section or "help" not in entry.field.metadata:
-            continue
-        default, none = entry.default(), entry.field.metadata["none"]
-        shown = default if default in ("none", "required") else f"`{default}`"
-        meaning = f"{entry.meaning()}; none: {none}" if none else entry.meaning()
-        rows.append([f"`{entry.argument or f'--{entry.key}'}`", shown, meaning])
+    for key, field in options_of(schema).items():
+        if key.rpartition(".")[0] == section:
+            default = _default(field)
+            cell = default if default in ("none", "required") else f"`{default}`"
+            rows.append([f"`{shown(key, field)}`", cell, _meaning(field)])
     return rows
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from helpers.processes import wait_for_end_of_session, wait_until
 from helpers.recipes import write_recipe
 from helpers.training_runs import (
     BATCHES,
-    BATCHES_BEFORE_EPOCH,
     TrainingProcess,
     assert_same_result,
     attempt,
@@ -30,8 +28,6 @@ from helpers.training_runs import (
 from data_tools.common.files import locked
 from training import trainer
 from training.model import checkpoint
-from training.runlog.epoch_table import read_epochs
-from training.runlog.sessions import read_sessions
 
 SAVE_EVERY_BATCH = "--run.checkpoint_minutes=0"
 
@@ -120,8 +116,7 @@ def test_run_that_ends_without_finite_weights_fails(betons: Path, tmp_path: Path
     status, _, err = attempt(recipe, tmp_path / "run")
     assert status == 2
     assert "last.pt not written: the weights are not finite" in err
-    assert f"there is no checkpoint in {tmp_path / 'run'}" in err
-    assert not list((tmp_path / "run").glob("*.pt"))
+    assert_nothing_was_trained(tmp_path / "run")
 
 
 def test_run_whose_every_step_is_skipped_fails(betons: Path, tmp_path: Path) -> None:
@@ -129,7 +124,13 @@ def test_run_whose_every_step_is_skipped_fails(betons: Path, tmp_path: Path) -> 
     status, _, err = attempt(recipe, tmp_path / "run", "--train.amp=fp16", "--train.loss_scale=1e30")
     assert status == 2
     assert "no finite loss or gradient for 5 steps in a row" in err
-    assert not list((tmp_path / "run").glob("*.pt"))
+    assert_nothing_was_trained(tmp_path / "run")
+
+
+def assert_nothing_was_trained(run_dir: Path) -> None:
+    """The only checkpoint is the one of the run's start."""
+    assert [path.name for path in run_dir.glob("*.pt")] == [checkpoint.LAST]
+    assert checkpoint.load(run_dir / checkpoint.LAST)["progress"]["images_seen"] == 0
 
 
 def stopped_by(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at_evaluation: int = 1) -> None:
@@ -148,25 +149,19 @@ def stopped_by(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at_evalu
 def test_stop_that_cannot_save_says_so_and_does_not_exit_75(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    save_last = checkpoint.save_last
+
+    def full_but_at_the_start(run_dir: Path, state: dict[str, Any]) -> None:
+        if state["progress"]["images_seen"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_last(run_dir, state)
 
     stopped_by(monkeypatch, signal.SIGTERM)
-    monkeypatch.setattr(checkpoint, "save_last", full)
+    monkeypatch.setattr(checkpoint, "save_last", full_but_at_the_start)
     status, _, err = attempt(recipe, tmp_path)
     assert status == 128 + signal.SIGTERM
-    assert "stopped at batch 5 of epoch 1; nothing was saved; there is no checkpoint" in err
+    assert "stopped at batch 5 of epoch 1; nothing was saved; the last good checkpoint is " in err
     assert "continues" not in err
-
-
-def test_stopped_validation_of_a_checkpoint_ends_without_scores(
-    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped_by(monkeypatch, signal.SIGTERM)
-    last = finished_run / checkpoint.LAST
-    status, out, err = attempt(recipe, tmp_path, "--run.eval_only", f"--run.checkpoint={last}")
-    assert (status, out) == (128 + signal.SIGTERM, "")
-    assert "stopped; there are no scores" in err
 
 
 def test_best_that_cannot_be_written_is_named_and_not_recorded(
@@ -187,62 +182,6 @@ def test_best_that_cannot_be_written_is_named_and_not_recorded(
     assert "warning: best.pt not written: [Errno 28]" in err
     assert "last.pt not written" not in err
     assert checkpoint.load(tmp_path / checkpoint.LAST)["progress"]["best"] == []
-
-
-@pytest.mark.parametrize("resume", ["none", "path"])
-def test_same_command_continues_whatever_run_resume_says(
-    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str
-) -> None:
-    start = tmp_path / "start.pt"
-    if resume == "path":  # one epoch of the same run
-        with monkeypatch.context() as patch:
-            stopped_by(patch, signal.SIGTERM, at_evaluation=3)
-            assert attempt(recipe, tmp_path / "first")[0] == 75
-        shutil.copy(tmp_path / "first" / checkpoint.LAST, start)
-    option = f"--run.resume={'none' if resume == 'none' else start}"
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stopped_by(patch, signal.SIGTERM, at_evaluation=5 if resume == "none" else 3)
-        assert attempt(recipe, run_dir, option)[0] == 75
-    stopped_at = batches_done(run_dir)
-    status, _, err = attempt(recipe, run_dir, option)
-    assert status == 0, err
-    assert stopped_at > BATCHES_BEFORE_EPOCH[1]
-    assert "earlier-1" not in err
-    ours, theirs = (checkpoint.load(folder / checkpoint.LAST)["progress"] for folder in (run_dir, finished_run))
-    assert ours["images_seen"] == theirs["images_seen"]
-    assert read_epochs(run_dir)[-1].epoch == 3
-    assert read_sessions(run_dir)[-1].from_epoch > 0
-
-
-def test_other_start_is_refused_where_the_folder_has_its_own_checkpoint(recipe: Path, finished_run: Path) -> None:
-    for value in ("none", finished_run / checkpoint.BEST):
-        status, _, err = attempt(recipe, finished_run, f"--run.resume={value}")
-        assert status == 2
-        assert "last.pt is a checkpoint of this run" in err
-        assert "leave out --run.resume, or give another --run.dir" in err
-
-
-def test_files_of_another_run_move_away_before_the_new_one_begins(
-    recipe: Path, betons: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir = tmp_path / "run"
-    shutil.copytree(finished_run, run_dir)
-    other = one_epoch_at(0.01, betons, tmp_path / "other.yaml")
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt  # before anything is saved
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "fit", killed)
-        assert attempt(other, run_dir, "--run.resume=none")[0] == 128 + signal.SIGINT
-    assert not list(run_dir.glob("*.pt"))
-    kept = run_dir / "earlier-1"
-    assert (kept / checkpoint.LAST).read_bytes() == (finished_run / checkpoint.LAST).read_bytes()
-    assert (kept / "epochs.csv").exists()
-    status, out, _ = attempt(other, run_dir)
-    assert (status, "complete" in out) == (0, False)
-    assert batches_done(run_dir) == BATCHES_BEFORE_EPOCH[1]
 
 
 def test_second_start_in_a_run_folder_is_told_who_holds_it(recipe: Path, tmp_path: Path) -> None:

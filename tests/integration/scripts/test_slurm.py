@@ -33,15 +33,17 @@ def program(path: Path, text: str) -> None:
 
 
 def start(folder: Path, *options: str, tasks: int) -> subprocess.Popen[str]:
-    """The job's script in `folder`, with stand-ins of srun and scontrol; what scontrol is told goes to a file."""
+    """The job's script in `folder`, with stand-ins of srun and scontrol; what else scontrol is told goes to a file."""
     program(folder / "bin/srun", SRUN)
-    program(folder / "bin/scontrol", f'#!/bin/sh\necho "$@" >> {folder}/scontrol.txt\n')
+    hosts = '[ "$*" != "show hostnames here,there" ] || exec printf "127.0.0.1\\nthere\\n"'
+    program(folder / "bin/scontrol", f'#!/bin/sh\n{hosts}\necho "$@" >> {folder}/scontrol.txt\n')
     environment = os.environ | {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "SLURM_SUBMIT_DIR": str(folder),
         "SLURM_JOB_ID": "4711",
         "SLURM_NTASKS": str(tasks),
         "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "here,there",
         "MAX_RESTARTS": "2",
     }
     command = ["bash", str(SCRIPT), *options]

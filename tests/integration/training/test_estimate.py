@@ -20,9 +20,9 @@ def test_steps_of_this_run_are_measured_on_this_machine(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(SyntheticRun, "__call__", seen)
     options = config("cpu_demo", "--model.blurpool=true", "--train.mixup=0.2", "--train.ema=0.9")
-    assert estimate.measured_rate(options, options.schedule.parsed.phases[0], steps=1) > 0
+    assert estimate.measured_rate(options, options.schedule.phases[0], steps=1) > 0
     run = runs[0]
-    assert any(isinstance(module, resnet.BlurredConv) for module in run.net.modules())
+    assert any(isinstance(module, resnet.BlurredConv) for module in run.step.model.modules())
     assert run.step.mixing
     assert run.ema is not None and run.ema.steps == len(runs) == 3
 

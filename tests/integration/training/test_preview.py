@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,27 @@ from PIL import Image
 
 from training import preview
 from training.config.datasets import read_datasets
-from training.config.phases_yaml import to_phases
-from training.config.run_config import RunConfig, ScheduleOptions
-from training.config.schedule import LrRamp, Phase, Schedule
+from training.config.run_config import RunConfig, as_mapping
+from training.config.schedule import Phase, Ramp, Schedule
 from training.config.train_config import Train
 from training.loader.loaders import TrainLoader, ValLoader
 from training.reporting import contact_sheet
 
+RATES = (Ramp(epochs=(0, 3), first=0.1, last=0.0),)
 SCHEDULE = Schedule(
     phases=(
-        Phase(start=0, end=2, px=112, batch_per_gpu=8, data="160", val_batch=5),
-        Phase(start=2, end=3, px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular_val=True),
+        Phase(epochs=(0, 2), px=112, batch_per_gpu=8, data="160", val_batch=5, lr=RATES),
+        Phase(epochs=(2, 3), px=160, batch_per_gpu=8, data="320", val_batch=4, min_scale=0.5, rectangular_val=True),
     ),
-    ramps=(LrRamp(start=0, end=3, lr_from=0.1, lr_to=0.0),),
 )
+OPTIONS = RunConfig(schedule=SCHEDULE)
+RECIPE = json.dumps({"schedule": as_mapping(OPTIONS)["schedule"]})
 
 
 @pytest.fixture(scope="module")
 def picture(betons: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     folder = tmp_path_factory.mktemp("preview")
-    (folder / "recipe.yaml").write_text(f"schedule: {{phases: {to_phases(SCHEDULE)}}}")
+    (folder / "recipe.yaml").write_text(RECIPE)
     out = folder / "shown" / "preview.png"
     more = [f"--data.dir={betons}", "--run.seed=3", "--out", str(out)]
     assert preview.main(["--config-file", str(folder / "recipe.yaml"), *more]) == 0
@@ -75,11 +77,11 @@ def test_validation_crops_equal_those_of_a_run(picture: np.ndarray, betons: Path
 
 
 def test_labels_give_the_shares_of_mixed_images(betons: Path) -> None:
-    options = RunConfig(schedule=ScheduleOptions(phases=to_phases(SCHEDULE)), train=Train(mixup=0.9))
+    options = RunConfig(schedule=SCHEDULE, train=Train(mixup=0.9))
     found = read_datasets(betons, SCHEDULE.betons())
     phase = SCHEDULE.phases[0]
     mixed = preview.training_crops(options, found, phase, 8)
-    plain = preview.training_crops(RunConfig(schedule=options.schedule), found, phase, 8)
+    plain = preview.training_crops(OPTIONS, found, phase, 8)
     share = max(float(crop.label.split("%")[0]) / 100 for crop in mixed if "+" in crop.label)
     for at, (crop, own) in enumerate(zip(mixed, plain, strict=True)):
         # torchvision's MixUp mixes each image with the one before it.
@@ -114,6 +116,7 @@ def test_rows_hold_as_many_crops_as_fit() -> None:
 def test_wrong_options_are_refused(
     betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(f"{{schedule: {{phases: {to_phases(SCHEDULE)}}}, data: {{dir: {betons}}}}}")
-    assert preview.main(["--config-file", str(tmp_path / "recipe.yaml"), *arguments]) == 2
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    given = ["--config-file", str(tmp_path / "recipe.yaml"), f"--data.dir={betons}"]
+    assert preview.main([*given, *arguments]) == 2
     assert reason in capsys.readouterr().err

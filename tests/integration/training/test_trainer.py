@@ -6,6 +6,7 @@ import errno
 import gzip
 import itertools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -25,17 +26,27 @@ from ffcv.loader import Loader
 from helpers.betons import overwrite
 from helpers.processes import largest_file
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
-from helpers.training_runs import TrainingProcess, assert_same_result, attempt, run_main, train, training_script
+from helpers.training_runs import (
+    TrainingProcess,
+    assert_same_result,
+    attempt,
+    evaluated,
+    run_main,
+    train,
+    training_script,
+)
 
 from data_tools.beton.format import SAMPLES_START
 from training import compare, trainer
 from training.config.schedule import Phase
 from training.engine import phase_loaders
-from training.engine.state import TrainState
 from training.loader.loaders import TrainLoader
 from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
 from training.runlog.step_table import read_steps
+from training.trainer import Trainer
+
+ANOTHER_EPOCH = TINY_PHASES[1] | {"epochs": [3, 4], "lr": [{"epochs": [3, 4], "from": 0.001, "to": 0.0}]}
 
 
 def test_finished_run_has_epochs_config_and_checkpoints(finished_run: Path) -> None:
@@ -52,17 +63,17 @@ def test_finished_run_has_epochs_config_and_checkpoints(finished_run: Path) -> N
 
 
 def test_trainer_iterates_ffcvs_loader(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_epoch, evaluate, iterated = trainer.train_epoch, trainer.evaluate, []
+    train_epoch, evaluate, iterated = Trainer.train_epoch, trainer.evaluate, []
 
-    def training(state: TrainState, loader: TrainLoader, *more: Any) -> Any:
+    def training(self: Trainer, loader: TrainLoader, *more: Any) -> Any:
         iterated.append(loader)
-        return train_epoch(state, loader, *more)
+        return train_epoch(self, loader, *more)
 
     def evaluating(predict: Any, loader: Any, *more: Any) -> Any:
         iterated.append(loader)
         return evaluate(predict, loader, *more)
 
-    monkeypatch.setattr(trainer, "train_epoch", training)
+    monkeypatch.setattr(Trainer, "train_epoch", training)
     monkeypatch.setattr(trainer, "evaluate", evaluating)
     train(recipe, tmp_path / "run")
     assert len(iterated) >= 6
@@ -74,21 +85,22 @@ def test_next_phase_opens_in_the_background_while_the_last_epoch_trains(
 ) -> None:
     made: list[tuple[str, str]] = []
     next_phase_open = threading.Event()
-    open_phase, train_epoch = phase_loaders.open_phase, trainer.train_epoch
+    open_phase, train_epoch = phase_loaders.open_phase, Trainer.train_epoch
 
-    def opening(state: TrainState, phase: Phase) -> phase_loaders.PhaseLoaders:
+    def opening(state: Any, phase: Phase) -> phase_loaders.PhaseLoaders:
         made.append((f"open {phase.start}", threading.current_thread().name.partition("_")[0]))
         if phase.start == 2:
             next_phase_open.set()
         return open_phase(state, phase)
 
-    def training(state: TrainState, loader: TrainLoader, epoch: int, *more: Any) -> Any:
+    def training(self: Trainer, *more: Any) -> Any:
+        epoch = self.progress.epoch
         assert epoch != 1 or next_phase_open.wait(60)
         made.append((f"train {epoch}", ""))
-        return train_epoch(state, loader, epoch, *more)
+        return train_epoch(self, *more)
 
     monkeypatch.setattr(phase_loaders, "open_phase", opening)
-    monkeypatch.setattr(trainer, "train_epoch", training)
+    monkeypatch.setattr(Trainer, "train_epoch", training)
     train(recipe, tmp_path / "run")
     assert made == [
         ("open 0", "MainThread"),
@@ -102,7 +114,7 @@ def test_next_phase_opens_in_the_background_while_the_last_epoch_trains(
 def test_beton_cut_during_the_run_ends_it_where_its_phase_begins(recipe: Path, tmp_path: Path, betons: Path) -> None:
     copies = tmp_path / "betons"
     shutil.copytree(betons, copies)
-    with mock.patch.object(trainer, "train_epoch", side_effect=truncates_in_first_epoch(copies / "train_full.beton")):
+    with mock.patch.object(Trainer, "train_epoch", truncates_in_first_epoch(copies / "train_full.beton")):
         status, _, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
     assert status == 2
     assert "train_full.beton: " in err and "run write_datasets.py again" in err
@@ -133,12 +145,12 @@ def test_missing_checksums_of_a_later_phase_are_reported_before_the_first(
 
 
 def truncates_in_first_epoch(path: Path) -> Callable[..., Any]:
-    train_epoch = trainer.train_epoch
+    train_epoch = Trainer.train_epoch
 
-    def training(state: TrainState, loader: TrainLoader, epoch: int, *more: Any) -> Any:
-        if epoch == 0:
+    def training(self: Trainer, *more: Any) -> Any:
+        if self.progress.epoch == 0:
             os.truncate(path, 5000)
-        return train_epoch(state, loader, epoch, *more)
+        return train_epoch(self, *more)
 
     return training
 
@@ -158,7 +170,7 @@ def test_page_window_reaches_the_loader_and_cannot_change_in_a_run(
     shutil.copytree(finished_run, tmp_path / "other")
     status, _, err = attempt(recipe, tmp_path / "other", "--data.page_window=3")
     assert status == 2
-    assert "data.page_window is 3, was 0" in err
+    assert "data.page_window is 3, was None" in err
 
 
 def test_tensorboard_events_have_the_published_tags(finished_run: Path) -> None:
@@ -191,13 +203,6 @@ def test_tensorboard_events_have_the_published_tags(finished_run: Path) -> None:
     assert tests[-1].value == pytest.approx(read_epochs(finished_run)[-1].top5, abs=1e-3)
 
 
-def test_eval_only_gives_the_last_epochs_scores(finished_run: Path, recipe: Path) -> None:
-    printed = train(recipe, finished_run, "--run.eval_only=true", f"--run.checkpoint={finished_run / 'last.pt'}")
-    last = read_epochs(finished_run)[-1]
-    assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} %" in printed
-    assert "48 px rectangles of val_full" in printed
-
-
 def test_finished_run_is_not_trained_again(finished_run: Path, recipe: Path) -> None:
     before = (finished_run / "last.pt").stat().st_mtime_ns
     assert "complete after 3 epochs" in train(recipe, finished_run)
@@ -207,14 +212,14 @@ def test_finished_run_is_not_trained_again(finished_run: Path, recipe: Path) -> 
 def test_deterministic_run_reads_no_memory_before_it_is_written(
     recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_epoch, settings, filled = trainer.train_epoch, torch.utils.deterministic, []
+    train_epoch, settings, filled = Trainer.train_epoch, torch.utils.deterministic, []
 
     def training(*args: Any) -> Any:
         filled.append(settings.fill_uninitialized_memory)
         monkeypatch.setattr(settings, "fill_uninitialized_memory", True)  # from now on it is NaN
         return train_epoch(*args)
 
-    monkeypatch.setattr(trainer, "train_epoch", training)
+    monkeypatch.setattr(Trainer, "train_epoch", training)
     train(recipe, tmp_path)
     assert filled[0] is False
     assert_same_result(tmp_path, finished_run)
@@ -225,15 +230,48 @@ def test_schedule_that_ends_before_the_checkpoint_leaves_the_run_as_it_is(
 ) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
     one_epoch = write_recipe(tmp_path / "one.yaml", ONE_EPOCH, data={"dir": str(betons)})
-    assert "complete after 3 epochs" in train(one_epoch, run_dir, "--run.accept_changes=schedule")
+    assert "complete after 3 epochs" in train(one_epoch, run_dir, "--run.accept_changes")
     assert (run_dir / "epochs.csv").read_bytes() == (finished_run / "epochs.csv").read_bytes()
 
 
-def test_run_is_not_continued_with_another_recipe(finished_run: Path, recipe: Path) -> None:
-    status, _, err = attempt(recipe, finished_run, "--train.weight_decay=0.01")
+def test_other_options_are_refused_a_line_each_until_they_are_accepted_and_recorded(
+    finished_run: Path, recipe: Path, betons: Path, tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    options = "--train.weight_decay=0.01", "--run.seed=1"
+    status, _, err = attempt(recipe, run_dir, *options)
     assert status == 2
-    assert "train.weight_decay is 0.01, was 0.0001; restore that, or continue with it: " in err
-    assert "--run.accept_changes=train.weight_decay" in err
+    first, second, remedy = err.splitlines()
+    assert first.endswith("last.pt: train.weight_decay is 0.01, was 0.0001")
+    assert second.endswith("last.pt: run.seed is 1, was 0")
+    assert remedy.endswith("--run.accept_changes")
+    longer = write_recipe(tmp_path / "longer.yaml", [*TINY_PHASES, ANOTHER_EPOCH], data={"dir": str(betons)})
+    status, _, err = attempt(longer, run_dir, *options, "--run.accept_changes")
+    assert status == 0, err
+    assert "continues with a change: run.seed is 1, was 0" in err
+    changes = checkpoint.load(run_dir / "last.pt")["changes"]
+    assert [(each["epoch"], each["key"]) for each in changes if not each["harmless"]] == [
+        (3, "train.weight_decay"),
+        (3, "run.seed"),
+    ]
+
+
+def test_folder_with_another_runs_files_and_no_checkpoint_is_refused(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "epochs.csv").write_text("of a run before")
+    status, out, err = attempt(recipe, tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "holds epochs.csv of another run, but no checkpoint to continue from; give another --run.dir" in err
+    assert (tmp_path / "epochs.csv").read_text() == "of a run before"
+
+
+def test_run_killed_at_its_very_start_is_begun_again(
+    recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "RunLog", mock.Mock(side_effect=KeyboardInterrupt))
+        assert attempt(recipe, tmp_path)[0] == 128 + signal.SIGINT
+    assert "continued at the start of epoch 1 from" in attempt(recipe, tmp_path)[2]
+    assert_same_result(tmp_path, finished_run)
 
 
 def test_sigterm_during_validation_saves_and_exits_75(
@@ -266,7 +304,7 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
     for row in rows:  # of batches of one size, the mean loss of the images is that of the steps
         losses = [step.loss for step in read_steps(run_dir) if step.epoch == row.epoch]
         assert sum(losses) / len(losses) == pytest.approx(row.train_loss, rel=1e-6)
-    alone = train(recipe, tmp_path, "--run.eval_only=true", f"--run.checkpoint={run_dir / 'last.pt'}")
+    alone = evaluated(recipe, run_dir / "last.pt")
     assert f"top-1 {last.top1:.4f} %, top-5 {last.top5:.4f} % (12 images" in alone
 
 
@@ -275,25 +313,26 @@ def test_two_processes_train_and_count_every_validation_image_once(recipe: Path,
     [(8, 2, "--dist.emulate_gpus=8 keeps"), (8, 3, "8 processes would keep"), (1, 2, "1 process would keep")],
 )
 def test_note_about_another_batch_says_what_keeps_the_recipes(
-    gpus: int, ranks: int, remedy: str, capsys: pytest.CaptureFixture[str]
+    gpus: int, ranks: int, remedy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state: Any = SimpleNamespace(
+    run: Any = SimpleNamespace(
         config=SimpleNamespace(schedule=SimpleNamespace(gpus=gpus)),
-        accumulation_steps=1,
-        world=SimpleNamespace(ranks=ranks, is_main=True),
+        state=SimpleNamespace(accumulation_steps=1),
+        world=SimpleNamespace(ranks=ranks),
     )
-    trainer._warn_of_another_batch(state)
-    assert f"the global batch is that of {ranks}; {remedy} the recipe's batch" in capsys.readouterr().err
+    with caplog.at_level(logging.INFO, "training"):
+        Trainer.note_another_batch(run)
+    assert f"the global batch is that of {ranks}; {remedy} the recipe's batch" in caplog.text
 
 
 def test_change_of_the_result_is_found_at_its_first_step(
     recipe: Path, betons: Path, finished_run: Path, tmp_path: Path
 ) -> None:
     """Averaging leaves the losses as they are; another size in the second phase changes them from there on."""
-    train(recipe, tmp_path, "--train.ema=0")
+    train(recipe, tmp_path, "--train.ema=none")
     status, out, err = run_main(compare.main, [str(finished_run), str(tmp_path)])
     assert (status, err) == (1, "")
-    assert "train.ema: 0.5 and 0.0\nthe losses of 20 steps are the same\nfirst difference: epoch 1: ema_top1" in out
+    assert "train.ema: 0.5 and None\nthe losses of 20 steps are the same\nfirst difference: epoch 1: ema_top1" in out
     other = write_recipe(
         tmp_path / "other.yaml", [TINY_PHASES[0], TINY_PHASES[1] | {"px": 40}], data={"dir": str(betons)}
     )
@@ -318,15 +357,13 @@ def test_profile_and_other_step_options_train(betons: Path, tmp_path: Path) -> N
     assert checkpoint.load(run_dir / "last.pt")["ema"]["n_averaged"] > 0
 
 
-def test_next_phase_is_compiled_ahead_without_waiting_for_it(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "compile", lambda module, **_: module)  # the process beside has torch's own
+def test_phase_that_is_compiled_only_now_says_so(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)  # nothing comes from the cache
     status, _, err = attempt(recipe, tmp_path, "--train.compile=default")
     assert status == 0, err
-    first, second = (line for line in err.splitlines() if "ready for the first step after" in line)
-    assert first.startswith("epochs 1-2, 32 px: ") and first.endswith(" s")
-    assert second.startswith("epoch 3, 48 px: ") and second.endswith(" s; its code was not fully compiled ahead")
+    ready = [line for line in err.splitlines() if "ready for the first step after" in line]
+    assert [line.split(":")[0] for line in ready] == ["epochs 1-2, 32 px", "epoch 3, 48 px"]
+    assert all(line.endswith(" s; the step was compiled, which training.warm_up can do beforehand") for line in ready)
 
 
 def test_bf16_trains(betons: Path, tmp_path: Path) -> None:
@@ -372,7 +409,7 @@ def raise_disk_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_full_disk_fails_a_run_only_at_its_end(
+def test_full_disk_fails_a_run_only_at_its_start_and_end(
     recipe: Path, betons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir, written, save_last = tmp_path / "full", [], checkpoint.save_last
@@ -383,16 +420,17 @@ def test_full_disk_fails_a_run_only_at_its_end(
 
     monkeypatch.setattr(checkpoint, "save_last", save_but_at_the_second)
     status, _, err = attempt(recipe, run_dir)
-    assert (status, len(written)) == (0, 3)
+    assert (status, len(written)) == (0, 4)
     assert err.count("warning: last.pt not written") == 1
-    monkeypatch.setattr(checkpoint, "save_last", save_last)
     one_epoch = write_recipe(tmp_path / "one.yaml", ONE_EPOCH, data={"dir": str(betons)})
-    with largest_file(1_000_000):
-        status, _, err = attempt(one_epoch, tmp_path / "full_at_the_end")
+    written.clear()
+    status, _, err = attempt(one_epoch, tmp_path / "full_at_the_end")
     assert status == 2
-    assert "last.pt not written: [Errno 27] File too large" in err
-    assert "its last weights were not saved" in err
-    with largest_file(10):
+    assert "warning: last.pt not written: [Errno 28]" in err
+    assert "its last weights were not saved; the last good checkpoint is " in err
+    monkeypatch.setattr(checkpoint, "save_last", save_last)
+    with largest_file(1_000_000):
         status, _, err = attempt(one_epoch, tmp_path / "full_at_the_start")
+    assert status == 2
     assert f"run.dir: {tmp_path / 'full_at_the_start'}/" in err
     assert "File too large; give another folder" in err

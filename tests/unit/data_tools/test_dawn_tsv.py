@@ -73,11 +73,6 @@ def test_start_is_found_under_our_own_name(tmp_path: Path, capsys: pytest.Captur
     assert table(capsys, run.end()) == ["1\t0.1000\t30.0000\t55.0000"]
 
 
-def test_former_name_of_the_run_is_refused_with_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert dawn_tsv.main(["--events-path=runs/x"]) == 2
-    assert "option --events_path is now RUN_DIR, without a name" in capsys.readouterr().err
-
-
 def test_ignore_eval_subtracts_evaluation_time(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # 36 s are 0.01 h, 72 s are 0.02 h; all evaluations so far come off.
     lines = table(capsys, published, "--ignore-eval")

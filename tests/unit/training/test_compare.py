@@ -6,19 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.run_folders import SESSION, rows, run_folder
+from helpers.run_folders import SESSION, rows, run_folder, write_epochs
 
 from training import compare
-from training.runlog.epoch_table import write_epochs
-from training.runlog.step_table import StepRow, add_steps, begin_steps
+from training.runlog.csv_log import CsvLog
+from training.runlog.step_table import STEP_COLUMNS, StepRow
 
 STEPS = [StepRow(epoch=1 + n // 4, batch=1 + n % 4, lr=0.5, loss=7 / (n + 1)) for n in range(8)]
 
 
 def record(path: Path, steps: Sequence[StepRow] = STEPS, **more: object) -> Path:
     folder = run_folder(path, [50, 60], **more)
-    begin_steps(folder, 0, 0)
-    add_steps(folder, steps)
+    CsvLog(folder / "steps.csv", STEP_COLUMNS).add(row.cells() for row in steps)
     return folder
 
 

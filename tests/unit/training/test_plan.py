@@ -1,14 +1,12 @@
-"""The batches of a schedule, and `--run.plan`."""
+"""The batches of a schedule, as a table and as CSV."""
 
 from pathlib import Path
 
 import pytest
 from helpers.recipes import arguments
 
-import train_imagenet
-from training.config.phases_yaml import from_phases
-from training.config.schedule import batches_per_epoch
-from training.plan import plan, table
+from training import plan
+from training.config.schedule import Schedule, batches_per_epoch
 
 TITAN8 = arguments("titan8")
 
@@ -16,14 +14,14 @@ TITAN8 = arguments("titan8")
 def test_plan_leaves_out_the_incomplete_batch() -> None:
     assert batches_per_epoch(1_281_167, 512, 8) == 312
     lr = [{"epochs": [0, 2], "from": 1.0, "to": 2.0}]
-    schedule = from_phases([{"epochs": [0, 2], "px": 128, "batch_per_gpu": 4, "data": 160, "lr": lr}])
-    rows = list(plan(schedule, {"160": 10}, 1))
+    schedule = Schedule(phases=[{"epochs": [0, 2], "px": 128, "batch_per_gpu": 4, "data": 160, "lr": lr}])
+    rows = list(plan.plan(schedule, {"160": 10}, 1))
     assert [(r.epoch, r.batch, r.batches) for r in rows] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
     assert [r.lr for r in rows] == [1.25, 1.5, 1.75, 2.0]
 
 
 def test_table_has_a_row_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train_imagenet.main([*TITAN8, "--run.plan=true", "--data.train_images=1281167"]) == 0
+    assert plan.main([*TITAN8, "--train_images=1281167"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 28
     first = lines[1].split()
@@ -34,8 +32,8 @@ def test_table_has_a_row_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table_of_many_images_does_not_go_through_all_batches() -> None:
     lr = [{"epochs": [0, 2], "from": 1.0, "to": 0.0}]
-    schedule = from_phases([{"epochs": [0, 2], "px": 128, "batch_per_gpu": 1, "data": 160, "lr": lr}])
-    _, _, last = table(schedule, {"160": 10**15}, 1)
+    schedule = Schedule(phases=[{"epochs": [0, 2], "px": 128, "batch_per_gpu": 1, "data": 160, "lr": lr}])
+    _, _, last = plan.table(schedule, {"160": 10**15}, 1)
     assert last.split()[5:8] == ["0.500000", "0.000000", str(10**15)]
 
 
@@ -43,15 +41,15 @@ def test_csv_that_cannot_be_written_is_named_as_it_was_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, what in ((tmp_path / "none/a.csv", "No such file or directory"), (tmp_path, "Is a directory")):
-        assert train_imagenet.main([*TITAN8, f"--run.plan_csv={path}", "--data.train_images=12500"]) == 2
-        assert capsys.readouterr().err.splitlines()[-1] == f"train_imagenet.py: error: {path}: {what}"
+        assert plan.main([*TITAN8, f"--csv={path}", "--train_images=12500"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"training.plan: error: {path}: {what}"
     assert not list(tmp_path.parent.glob("*.partial*"))
 
 
 def test_csv_has_a_row_per_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.csv"
-    one_gpu = ["--schedule.gpus=1", "--data.train_images=12500"]
-    assert train_imagenet.main([*TITAN8, f"--run.plan_csv={path}", *one_gpu]) == 0
+    one_gpu = ["--schedule.gpus=1", "--train_images=12500"]
+    assert plan.main([*TITAN8, f"--csv={path}", *one_gpu]) == 0
     assert capsys.readouterr().out == f"{path}: 1,263 batches of 28 epochs on 1 GPU\n"
     rows = path.read_text().splitlines()
     assert rows[0] == "epoch,batch,batches,px,batch_per_gpu,set,lr"
@@ -86,7 +84,7 @@ def test_csv_has_a_row_per_batch(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_plan_says_who_shares_the_global_batch(
     argv: list[str], note: str, batch: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train_imagenet.main([*TITAN8, "--run.plan=true", "--data.train_images=1281167", *argv]) == 0
+    assert plan.main([*TITAN8, "--train_images=1281167", *argv]) == 0
     out, err = capsys.readouterr()
     assert err == f"note: {note}\n"
     assert out.splitlines()[1].split()[4] == batch
@@ -94,13 +92,32 @@ def test_plan_says_who_shares_the_global_batch(
 
 def test_ramps_of_momentum_are_in_table_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.csv"
-    aiacc8 = [*arguments("aiacc8"), "--data.train_images=1281167"]
-    assert train_imagenet.main([*aiacc8, "--run.plan=true", f"--run.plan_csv={path}"]) == 0
-    _, heading, *lines = capsys.readouterr().out.splitlines()
+    aiacc8 = [*arguments("aiacc8"), "--train_images=1281167"]
+    assert plan.main(aiacc8) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
     assert "momentum from" in heading
     # From 0.96 to 0.90 over 5 epochs: 0.96 - 0.06 / (5 · 625) in the first batch, 0.948 in the last of the epoch.
     assert lines[0].split()[7:9] == ["0.9600", "0.9480"]
+    assert plan.main([*aiacc8, f"--csv={path}"]) == 0
     rows = path.read_text().splitlines()
     assert rows[0] == "epoch,batch,batches,px,batch_per_gpu,set,lr,momentum"
     assert float(rows[1].split(",")[-1]) == pytest.approx(0.96 - 0.06 / 3125)
     assert rows[-1].endswith(",0.96")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "run write_datasets.py --data.source=SOURCE --data.out={}"),
+        ([], "or give --train_images=1281167"),
+        (["--train_images=4095"], "512 on 8 GPUs is 4096, but train_160 holds 4,095 images"),
+        (["--train_images=40000", "--dist.processes=2", "--dist.emulate_gpus=3"], "not a multiple of the 2 processes"),
+    ],
+)
+def test_plan_without_images_or_a_full_batch_is_refused(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.main([*TITAN8, f"--data.dir={tmp_path}", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message.format(tmp_path) in err

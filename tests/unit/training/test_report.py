@@ -40,7 +40,7 @@ def test_damaged_run_folder_is_refused_in_one_line(
     ("change", "said"),
     [
         (lambda lines: lines[:1], "no epoch is complete yet"),
-        (lambda lines: [*lines[:2], lines[2][:20]], "row 2: no value for"),
+        (lambda lines: [*lines[:2], lines[2][:20]], "row 2: not 20 cells"),
         (lambda lines: [*lines[:2], lines[2].replace("128", "12x8")], "row 2: invalid literal"),
         (lambda lines: [lines[0], lines[2], lines[1]], "not in order"),
         (lambda lines: [*lines, '3,"'], "row 3:"),

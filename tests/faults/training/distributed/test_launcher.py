@@ -66,7 +66,7 @@ def main(seconds):
     return 0
 
 if __name__ == "__main__":
-    sys.exit(launch(main, int(sys.argv[1]), Dist(device="cpu", processes=2)))
+    sys.exit(launch(main, Dist(device="cpu", processes=2), int(sys.argv[1])))
 """
 
 
@@ -91,6 +91,14 @@ def test_ctrl_c_before_the_first_step_is_one_line(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == "stopped by SIGINT; nothing was saved\n"
+
+
+def test_killed_launcher_takes_its_processes_along(tmp_path: Path) -> None:
+    with start_script(tmp_path, 600) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
+        process.kill()
+        process.communicate(timeout=60)  # ends when the last process has
 
 
 def test_modules_in_the_current_folder_are_not_imported_by_the_processes(tmp_path: Path) -> None:

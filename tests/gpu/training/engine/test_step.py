@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "no momentum": (EAGER, "--train.momentum=0"),
     "decay of everything": (EAGER, "--train.decay_norm=true", "--train.weight_decay=0.05"),
     "no decay of biases": (EAGER, "--train.decay_bias=false"),
-    "bad steps": (EAGER, "--train.max_bad_steps=1"),
     "mirror images": (EAGER, "--train.flip_tta=true"),
     "blurpool": (EAGER, "--model.blurpool=true"),
     "no init_bn0": (EAGER, "--model.init_bn0=false"),
@@ -87,5 +85,5 @@ def test_steps_wait_for_nothing_and_give_the_losses_of_the_cpu(
 
 def test_every_option_of_network_and_step_has_a_case() -> None:
     given = {option.partition("=")[0].removeprefix("--") for options in OPTIONS.values() for option in options}
-    known = {f"{kind.__name__.lower()}.{field.name}" for kind in (Model, Train) for field in dataclasses.fields(kind)}
+    known = {f"{kind.__name__.lower()}.{name}" for kind in (Model, Train) for name in kind.model_fields}
     assert known == (given | NOT_HERE.keys()) - {"dist.emulate_gpus"}

@@ -13,7 +13,7 @@ from helpers import ROOT
 
 from data_tools.common.runtime import WAITING
 
-TRAIN = ("train_imagenet.py", "--run.eval_only=true", "--dist.device=cpu")
+EVALUATE = ("-m", "training.evaluate", "--dist.device=cpu")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
 
 
@@ -35,12 +35,12 @@ def test_a_program_lets_waiting_threads_sleep() -> None:
 @pytest.mark.parametrize(
     ("start", "options", "loaded"), [((), ("--dist.processes=2",), 3), (TORCHRUN, (), 2)], ids=["launcher", "torchrun"]
 )
-def test_so_do_the_processes_of_a_training(
+def test_so_do_the_processes_of_a_job(
     start: tuple[str, ...], options: tuple[str, ...], loaded: int, recipe: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.pt").write_bytes(b"bad")  # read when torch is loaded
-    given = "--config-file", str(recipe), f"--run.dir={tmp_path}", f"--run.checkpoint={tmp_path / 'bad.pt'}"
-    found = policies((*start, *TRAIN, *given, *options))
+    given = str(tmp_path / "bad.pt"), "--config-file", str(recipe)
+    found = policies((*start, *EVALUATE, *given, *options))
     # torchrun itself is no program of ours; its environment is the user's.
     ours = found[1:] if start else found
     assert len(found) >= loaded

@@ -10,7 +10,6 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +48,8 @@ def png(seed: int) -> bytes:
 
 def write_tiny_set(folder: Path) -> Path:
     """40 training images, five batches, in betons of every size that a recipe reads; no image exceeds the smallest."""
-    sizes = {phase.data for name in RECIPES for phase in config(name).schedule.parsed.phases}
-    sizes |= {phase.val_data for name in RECIPES for phase in config(name).schedule.parsed.phases}
+    sizes = {phase.data for name in RECIPES for phase in config(name).schedule.phases}
+    sizes |= {phase.val_data for name in RECIPES for phase in config(name).schedule.phases}
     source = write_tar(folder / "source.tar", sorted_files(per_class=10, val_per_class=1, make=png))
     convert(spec_for(source, folder / "betons", caps=tuple(sorted(sizes)), mode="raw", workers=1))
     return folder / "betons"
@@ -58,7 +57,7 @@ def write_tiny_set(folder: Path) -> Path:
 
 def losses(name: str, betons: Path) -> list[float]:
     options = config(name, f"--data.dir={betons}", "--model.arch=resnet18", "--dist.device=cpu", "--data.workers=1")
-    datasets = read_datasets(betons, options.betons())
+    datasets = read_datasets(betons, options.schedule.betons())
     with pytest.MonkeyPatch.context() as patch:
         # Half a ResNet-18, because convolutions in double precision are slow; drawn in double, because single draws
         # differ in their last bits with a processor's vectors.
@@ -74,7 +73,7 @@ def losses(name: str, betons: Path) -> list[float]:
     of_epoch = batches_per_epoch(IMAGENET_IMAGES["train"], phase.batch_per_gpu, options.schedule.gpus)
     state.model.train()
     found = []
-    with train_loader(options, datasets, replace(phase, px=PX), batch=BATCH, workers=1) as loader:
+    with train_loader(options, datasets, phase.model_copy(update={"px": PX}), batch=BATCH, workers=1) as loader:
         for batch, (images, labels) in enumerate(loader.epoch(0), start=1):
             # In proportion to the batch: rates for a larger one would make rounding grow from step to step.
             lr = state.schedule.lr(0, batch, of_epoch) * BATCH / (phase.batch_per_gpu * options.schedule.gpus)

@@ -16,7 +16,7 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from training.config.schedule import MomentumRamp
+from training.config.schedule import Ramp
 from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine.metrics import MetricSums
@@ -87,7 +87,7 @@ def losses(changes: dict[str, Any], dtype: torch.dtype = torch.float64, steps: i
         mixing=mixing,
     )
     average = MovingAverage(net, options.ema_decay, options.ema_every)
-    ramp = MomentumRamp(start=0, end=1, momentum_from=0.9, momentum_to=momentum_to) if momentum_to else None
+    ramp = Ramp(epochs=(0, 1), first=0.9, last=momentum_to) if momentum_to else None
     found = []
     for number, (images, labels) in enumerate(batches()[:steps]):
         sums = MetricSums(CPU)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,20 @@ from ffcv.fields.decoders import IntDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.operation import Operation
 from ffcv.transforms import Cutout, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
-from helpers.betons import batches_in_order, copy_beton, overwrite, sample_place
-from torchvision.transforms import v2
+from helpers.betons import copy_beton, epoch_by_sample, overwrite, sample_place
+from torch import nn
 
 from data_tools.beton.format import read_layout
 from data_tools.common.options import OptionError
-from training.config.augmentations import read_augmentations
 from training.config.datasets import read_datasets
-from training.config.run_config import Data, RunConfig, ScheduleOptions
+from training.config.run_config import Data, RunConfig
+from training.config.schedule import Schedule
 from training.engine.phase_loaders import train_loader
 from training.loader import augmentation
 from training.loader.beton_reader import LoadError
 from training.loader.ffcv_operations import DecodeBatch, checked
 from training.loader.loaders import TrainLoader, ValLoader
 
-CPU = torch.device("cpu")
 PX = 64
 
 
@@ -40,13 +38,6 @@ def stock_loader(path: Path, decode: DecodeBatch, batch: int = 8) -> Loader:
     return Loader(str(path), batch_size=batch, num_workers=2, pipelines=pipelines, order=order, drop_last=False)
 
 
-def epoch_in_file_order(path: Path, epoch: int) -> Iterator[torch.Tensor]:
-    loader = TrainLoader(path, px=PX, batch=40, min_scale=0.08, seed=5, workers=2, device=CPU)
-    with loader, loader.epoch(epoch) as batches:
-        images, _ = next(batches)
-        yield from images[np.argsort(batches_in_order(loader, epoch)[0])]
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_random_crops_in_a_stock_loader_equal_those_of_the_train_loader(betons: Path, workers: int) -> None:
     path = betons / "train_160.beton"
@@ -55,17 +46,17 @@ def test_random_crops_in_a_stock_loader_equal_those_of_the_train_loader(betons: 
     labels: list[int] = []
     for epoch in (2, 3):
         decode.set_epoch(epoch)
-        expected = epoch_in_file_order(path, epoch)
+        pixels = []
         for images, got in loader:
             labels += got.tolist()
-            for image in images:
-                assert torch.equal(image, next(expected))
+            pixels += [image.numpy().tobytes() for image in images]
+        assert dict(enumerate(pixels)) == by_sample(path, epoch)
     assert labels == 2 * read_layout(path).samples["f1"].tolist()
 
 
 def test_centre_crops_in_a_stock_loader_equal_those_of_the_val_loader(betons: Path) -> None:
     path = betons / "val_160.beton"
-    with ValLoader(path, px=PX, batch=5, workers=1, device=CPU) as ours:
+    with ValLoader(path, px=PX, batch=5, workers=1) as ours:
         stock = stock_loader(path, DecodeBatch.centre_crops(path, px=PX), batch=5)
         for (a, labels), (b, expected) in zip(checked(stock), ours, strict=True):
             assert torch.equal(a, b)
@@ -84,33 +75,8 @@ def test_damaged_sample_in_a_stock_loader_raises_and_does_not_hang(betons: Path,
     assert time.monotonic() - began < 30  # and not never
 
 
-def test_loaders_are_ffcvs_and_leave_torchs_threads_alone(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)  # even for a moment: a training may run beside it
-    with TrainLoader(betons / "train_160.beton", px=PX, batch=8, workers=7, augment=[Cutout(8)]) as train:
-        assert isinstance(train, Loader)
-        assert [len(labels) for _, labels in train] == [8] * 5
-    with ValLoader(betons / "val_160.beton", px=PX, batch=8) as val:
-        assert isinstance(val, Loader)
-    assert chosen == []
-
-
-def by_sample(loader: TrainLoader, epoch: int, rank: int = 0, ranks: int = 1) -> dict[int, bytes]:
-    """Pixels of every sample that an epoch gives this process."""
-    got = {}
-    with loader.epoch(epoch) as batches:
-        for samples, (images, _) in zip(batches_in_order(loader, epoch, rank, ranks), batches, strict=True):
-            got |= {int(sample): image.numpy().tobytes() for sample, image in zip(samples, images, strict=True)}
-    return got
-
-
-def epoch_by_sample(path: Path, **options: Any) -> dict[int, bytes]:
-    """Pixels of every sample of epoch 1, over all ranks."""
-    got, ranks = {}, options.get("ranks", 1)
-    for rank in range(ranks):
-        with TrainLoader(path, px=PX, seed=5, rank=rank, **{"workers": 2, "batch": 8} | options) as loader:
-            got |= by_sample(loader, 1, rank, ranks)
-    return got
+def by_sample(path: Path, epoch: int = 1, **options: Any) -> dict[int, bytes]:
+    return epoch_by_sample(path, epoch, **{"px": PX, "seed": 5, "workers": 2, "batch": 8} | options)
 
 
 @pytest.mark.slow
@@ -120,12 +86,10 @@ def test_ffcv_augmentation_depends_on_seed_epoch_and_sample_alone(betons: Path) 
     def make() -> list[Operation]:
         return [Cutout(16), RandomHorizontalFlip(0.5)]
 
-    with TrainLoader(path, px=PX, batch=8, seed=5, workers=1, augment=make()) as loader:
-        expected, other_epoch = by_sample(loader, 1), by_sample(loader, 2)
-    assert len(expected) == 40 and expected != other_epoch
-    assert epoch_by_sample(path, augment=make(), batch=4, ranks=2) == expected
-    plain = epoch_by_sample(path)
-    assert all(pixels != expected[sample] for sample, pixels in plain.items())
+    expected = by_sample(path, workers=1, augment=make())
+    assert len(expected) == 40 and expected != by_sample(path, 2, augment=make())
+    assert by_sample(path, augment=make(), batch=4, ranks=2) == expected
+    assert all(pixels != expected[sample] for sample, pixels in by_sample(path).items())
 
 
 TWO_AT_ONCE = """
@@ -152,9 +116,14 @@ def test_two_loaders_with_augmentations_on_the_workqueue_layer(betons: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
-def test_cutout_cuts_each_image_elsewhere(betons: Path) -> None:
+def test_cutout_cuts_each_image_elsewhere_and_torchs_threads_are_left_alone(
+    betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)  # even for a moment: a training may run beside it
     path = betons / "train_160.beton"
-    plain, cut = epoch_by_sample(path), epoch_by_sample(path, augment=[Cutout(16, (1, 2, 3))])
+    plain, cut = by_sample(path), by_sample(path, workers=7, augment=[Cutout(16, (1, 2, 3))])
+    assert chosen == []
     places = set()
     for sample, pixels in cut.items():
         image = np.frombuffer(pixels, np.uint8).reshape(3, PX, PX)
@@ -167,19 +136,13 @@ def test_cutout_cuts_each_image_elsewhere(betons: Path) -> None:
     assert len(places) > 20
 
 
-def test_torchvision_module_on_the_device_is_keyed_on_the_batch(betons: Path) -> None:
-    path = betons / "train_160.beton"
-    state = torch.random.get_rng_state()
-    twice = [epoch_by_sample(path, on_device=[v2.ColorJitter(brightness=0.9)]) for _ in range(2)]
-    assert twice[0] == twice[1] != epoch_by_sample(path)
-    assert torch.equal(state, torch.random.get_rng_state())
+def build(entry: object) -> tuple[list[Operation], list[nn.Module]]:
+    return augmentation.build(Data(augment=[entry]).augment)
 
 
 def test_augmentations_are_made_by_name() -> None:
-    entries = [{"ffcv.transforms.Cutout": {"crop_size": 8}}, "torchvision.transforms.v2.RandomGrayscale"]
-    operations, modules = augmentation.build(read_augmentations(entries))
-    assert [type(each) for each in operations] == [Cutout]
-    assert [type(each) for each in modules] == [v2.RandomGrayscale]
+    ((cutout,), none) = build({"ffcv.transforms.Cutout": {"crop_size": 8}})
+    assert isinstance(cutout, Cutout) and not none
 
 
 @pytest.mark.parametrize(
@@ -192,9 +155,11 @@ def test_augmentations_are_made_by_name() -> None:
 )
 def test_published_augmentations_draw_for_each_image(betons: Path, entry: dict[str, object]) -> None:
     ((name, arguments),) = entry.items()
-    made = augmentation.build(read_augmentations([{f"torchvision.transforms.v2.{name}": arguments}]))[1]
+    made = build({f"torchvision.transforms.v2.{name}": arguments})[1]
+    state = torch.random.get_rng_state()
     with TrainLoader(betons / "train_160.beton", px=PX, batch=8, seed=5, on_device=made) as loader:
         first, again, other = (next(iter(loader.epoch(epoch)))[0] for epoch in (0, 0, 1))
+    assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert (first.dtype, first.shape) == (torch.uint8, (8, 3, PX, PX))
@@ -216,11 +181,11 @@ def test_images_are_changed_alike_however_many_processes_share_a_batch(betons: P
     augment = [{f"torchvision.transforms.v2.{name}": arguments} for name, arguments in entries.items()]
     phase = {"epochs": [0, 1], "px": PX, "batch_per_gpu": 12, "data": 160}
     phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
-    config = RunConfig(data=Data(dir=betons, augment=augment), schedule=ScheduleOptions(phases=[phase]))
-    datasets = read_datasets(betons, config.betons())
+    config = RunConfig(data=Data(dir=betons, augment=augment), schedule=Schedule(phases=[phase]))
+    datasets = read_datasets(betons, config.schedule.betons())
 
     def batch_of(rank: int, ranks: int) -> torch.Tensor:
-        first = config.schedule.parsed.phases[0]
+        first = config.schedule.phases[0]
         with train_loader(config, datasets, first, batch=12 // ranks, rank=rank, ranks=ranks) as loader:
             return next(iter(loader.epoch(1)))[0]
 
@@ -231,7 +196,7 @@ def test_images_are_changed_alike_however_many_processes_share_a_batch(betons: P
 
 def test_erased_parts_have_the_given_pixels() -> None:
     entry = {"torchvision.transforms.v2.RandomErasing": {"p": 1.0, "value": [124, 116, 104]}}
-    (erase,) = augmentation.build(read_augmentations([entry]))[1]
+    (erase,) = build(entry)[1]
     images = erase(torch.full((8, 3, 32, 32), 7, dtype=torch.uint8))
     for image in images:
         erased = (image != 7).all(0)
@@ -251,14 +216,14 @@ def test_erased_parts_have_the_given_pixels() -> None:
 )
 def test_augmentation_that_cannot_be_made_is_named(entry: object, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        augmentation.build(read_augmentations([entry]))
+        build(entry)
 
 
 @pytest.mark.parametrize(
     "entry", ["ffcv.transforms.ToTensor", {"ffcv.transforms.ImageMixup": {"alpha": 0.5, "same_lambda": True}}]
 )
 def test_operation_that_does_more_than_change_pixels_is_refused(betons: Path, entry: object) -> None:
-    operations, _ = augmentation.build(read_augmentations([entry]))
+    operations, _ = build(entry)
     with pytest.raises(OptionError, match="does not turn one uint8 image into another"):
         TrainLoader(betons / "train_160.beton", px=PX, batch=8, augment=operations)
 

@@ -13,43 +13,37 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers.betons import batches_in_order, decoded_samples
+from helpers.betons import batches_in_order, decoded_samples, epoch_by_sample
 from helpers.images import make_sorted_tar, spec_for
 from PIL import Image
 
 from data_tools.beton.format import read_layout
 from data_tools.convert.converter import convert
 from training.config.datasets import read_datasets
-from training.config.run_config import RunConfig, ScheduleOptions
+from training.config.run_config import RunConfig
+from training.config.schedule import Schedule
 from training.engine.phase_loaders import val_loader
 from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CropRule, random_crops
 from training.loader.loaders import TrainLoader, ValLoader
 
-CPU = torch.device("cpu")
 PX = 64
 
 
+TRAIN: dict[str, Any] = {"px": PX, "batch": 8, "min_scale": 0.08, "seed": 1, "workers": 2}
+
+
 def train(folder: Path, name: str = "train_160", **options: object) -> TrainLoader:
-    defaults = {"px": PX, "batch": 8, "min_scale": 0.08, "seed": 1, "workers": 2, "device": CPU}
-    return TrainLoader(folder / f"{name}.beton", **defaults | options)
+    return TrainLoader(folder / f"{name}.beton", **TRAIN | options)
+
+
+def pixels_of(folder: Path, epoch: int, name: str = "train_160", **options: object) -> dict[int, bytes]:
+    return epoch_by_sample(folder / f"{name}.beton", epoch, **TRAIN | options)
 
 
 def val(folder: Path, name: str = "val_160", **options: object) -> ValLoader:
-    defaults = {"px": PX, "batch": 5, "rectangular": False, "workers": 2, "device": CPU}
+    defaults = {"px": PX, "batch": 5, "rectangular": False, "workers": 2}
     return ValLoader(folder / f"{name}.beton", **defaults | options)
-
-
-def by_sample(loader: TrainLoader, epoch: int, rank: int = 0, ranks: int = 1) -> dict[int, tuple[bytes, int]]:
-    """Pixels and label of every sample that an epoch gives, by the sample's number."""
-    got = {}
-    order = batches_in_order(loader, epoch, rank, ranks)
-    with loader.epoch(epoch) as batches:
-        for samples, (images, labels) in zip(order, batches, strict=True):
-            for i, sample in enumerate(samples):
-                got[int(sample)] = images[i].numpy().tobytes(), int(labels[i])
-    loader.close()
-    return got
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,14 +62,11 @@ def test_batches_are_uint8_channels_last_and_labelled(betons: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train_160", "train_full"])
 def test_pixels_do_not_depend_on_workers_batch_or_ranks(betons: Path, name: str) -> None:
-    expected = by_sample(train(betons, name, workers=1, batch=40), 3)
+    expected = pixels_of(betons, 3, name, workers=1, batch=40)
     assert len(expected) == 40
-    for options in ({"workers": 2, "batch": 10}, {"workers": 5, "batch": 4}):
-        assert by_sample(train(betons, name, **options), 3) == expected
-    halves = [by_sample(train(betons, name, batch=5, rank=rank, ranks=2), 3, rank, 2) for rank in (0, 1)]
-    assert not halves[0].keys() & halves[1].keys()
-    assert halves[0] | halves[1] == expected
-    assert by_sample(train(betons, name, batch=40), 4) != expected
+    for options in ({"workers": 2, "batch": 10}, {"workers": 5, "batch": 4}, {"batch": 5, "ranks": 2}):
+        assert pixels_of(betons, 3, name, **options) == expected
+    assert pixels_of(betons, 4, name, batch=40) != expected
 
 
 @pytest.mark.parametrize(("name", "px"), [("train_160", 128), ("train_320", 224), ("train_full", 64)])
@@ -85,12 +76,12 @@ def test_pixels_match_cv2_and_pil_on_the_whole_picture(betons: Path, name: str, 
     sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
     rule = CropRule(seed=1, epoch=0, min_scale=0.08)
     crops = random_crops(rule, np.arange(40), sizes[:, 1].copy(), sizes[:, 0].copy())
-    got = by_sample(train(betons, name, px=px), 0)
+    got = pixels_of(betons, 0, name, px=px)
     decibels = []
     for sample, crop in enumerate(crops):
         top, left, height, width, flip = crop.tolist()
         theirs = (by_cv2 if oracle == "cv2" else by_pil)(pictures[sample][top : top + height, left : left + width], px)
-        ours = np.frombuffer(got[sample][0], np.uint8).reshape(3, px, px).transpose(1, 2, 0)
+        ours = np.frombuffer(got[sample], np.uint8).reshape(3, px, px).transpose(1, 2, 0)
         decibels.append(psnr(ours[:, ::-1] if flip else ours, theirs))
     assert np.median(decibels) >= 40
     assert min(decibels) > 30
@@ -137,16 +128,16 @@ def test_raw_and_jpeg_samples_are_resized_alike(tmp_path: Path) -> None:
     got = {}
     for mode, quality in (("raw", 90), ("jpg", 100)):
         convert(spec_for(tar, tmp_path / mode, caps=("160",), mode=mode, quality=quality))
-        got[mode] = by_sample(train(tmp_path / mode), 0)
+        got[mode] = pixels_of(tmp_path / mode, 0)
         assert read_layout(tmp_path / mode / "train_160.beton").samples["f0"]["mode"].max() == (mode == "raw")
-    pixels = [np.concatenate([np.frombuffer(got[mode][i][0], np.uint8) for i in range(8)]) for mode in ("raw", "jpg")]
+    pixels = [np.concatenate([np.frombuffer(got[mode][i], np.uint8) for i in range(8)]) for mode in ("raw", "jpg")]
     assert psnr(*pixels) > 35
 
 
-@pytest.mark.parametrize("page_window", [0, 1])
-def test_epoch_continues_at_any_batch_on_other_ranks(betons: Path, page_window: int) -> None:
+@pytest.mark.parametrize("page_window", [None, 1])
+def test_epoch_continues_at_any_batch_on_other_ranks(betons: Path, page_window: int | None) -> None:
     options = {"page_window": page_window}
-    whole = by_sample(train(betons, batch=8, **options), 2)
+    whole = pixels_of(betons, 2, **options)
     with train(betons, batch=8, **options) as loader, loader.epoch(2) as batches:
         seen = {image.numpy().tobytes() for _ in range(2) for image in next(batches)[0]}
     rest = set()
@@ -157,7 +148,7 @@ def test_epoch_continues_at_any_batch_on_other_ranks(betons: Path, page_window: 
             with pytest.raises(ValueError, match="no batch 6 in an epoch of 5"):
                 half.epoch(2, start_batch=6)
     assert len(seen) == 16 and len(rest) == 24
-    assert seen | rest == {pixels for pixels, _ in whole.values()}
+    assert seen | rest == set(whole.values())
 
 
 def test_100_early_breaks_do_not_leak(betons: Path) -> None:
@@ -201,12 +192,12 @@ def test_batch_is_not_overwritten_while_it_is_referenced(betons: Path) -> None:
 
 
 def test_two_loaders_at_once_do_not_mix(betons: Path) -> None:
-    alone = by_sample(train(betons), 0), [images for images, _ in val(betons)]
+    alone = set(pixels_of(betons, 0).values()), [images for images, _ in val(betons)]
     with train(betons) as loader, val(betons) as validation, loader.epoch(0) as batches:
         both = list(zip(batches, validation, strict=False))
     assert both
     for i, ((images, _), (validated, _)) in enumerate(both):
-        assert {image.numpy().tobytes() for image in images} <= {pixels for pixels, _ in alone[0].values()}
+        assert {image.numpy().tobytes() for image in images} <= alone[0]
         assert torch.equal(validated, alone[1][i])
 
 
@@ -255,13 +246,13 @@ def test_validation_takes_every_image_once(betons: Path, ranks: int, rectangular
     assert len(set(images)) == 12
 
 
-@pytest.mark.parametrize(("resize", "shorter"), [(0, 255), (232, 232), (320, 320)])
-def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int, shorter: int) -> None:
+@pytest.mark.parametrize(("resize", "shorter"), [(None, 255), (232, 232), (320, 320)])
+def test_square_validation_is_resize_and_centre_crop(betons: Path, resize: int | None, shorter: int) -> None:
     phase = {"epochs": [0, 1], "px": 224, "batch_per_gpu": 8, "data": 320, "val_batch": 12, "val_resize": resize}
     phase["lr"] = [{"epochs": [0, 1], "from": 0.1, "to": 0.1}]
-    config = RunConfig(schedule=ScheduleOptions(phases=[phase]))
-    datasets = read_datasets(betons, config.betons())
-    with val_loader(config, datasets, config.schedule.parsed.phases[0], workers=2) as loader:
+    config = RunConfig(schedule=Schedule(phases=[phase]))
+    datasets = read_datasets(betons, config.schedule.betons())
+    with val_loader(config, datasets, config.schedule.phases[0], workers=2) as loader:
         images = next(iter(loader))[0].numpy().transpose(0, 2, 3, 1)
     ratios = []
     for ours, picture in zip(images, decoded_samples(betons / "val_320.beton"), strict=True):
@@ -294,6 +285,7 @@ def test_rectangle_follows_the_mean_ratio_of_its_batch(betons: Path) -> None:
         ({"rank": 2, "ranks": 2}, "rank 2 of 2"),
         ({"workers": 0}, "0 workers"),
         ({"min_scale": 0.0}, "share"),
+        ({"min_scale": 1.5}, "share"),
     ],
 )
 def test_impossible_options_are_refused(betons: Path, options: dict[str, object], message: str) -> None:
@@ -301,20 +293,18 @@ def test_impossible_options_are_refused(betons: Path, options: dict[str, object]
         train(betons, **options).epoch(0)
 
 
-def test_batches_beyond_memory_are_refused(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_tools.common.resources.available_memory", lambda: 1000)
-    for make in (train, val):
-        with pytest.raises(MemoryError, match="give a smaller batch"):
-            make(betons)
-
-
-def test_memory_check_counts_pinned_batches_as_torch_rounds_them(betons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_beyond_memory_are_refused_and_pinned_ones_count_as_torch_rounds_them(
+    betons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = 3 * 8 * PX * PX  # bytes: 96 KiB, for which torch pins 128
     assert batch == 96 << 10
     monkeypatch.setattr("data_tools.common.resources.available_memory", lambda: 7 * (128 << 10) - 1)
     train(betons).close()
     with pytest.raises(MemoryError, match="give a smaller batch"):
         train(betons, device=torch.device("cuda"))
+    monkeypatch.setattr("data_tools.common.resources.available_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match="give a smaller batch"):
+        val(betons)
 
 
 def test_missing_beton_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,18 +171,3 @@ def test_fault_in_the_path_is_seen(
     fault: Callable[[pytest.MonkeyPatch], Change],
 ) -> None:
     assert agreement(logits_through(original, network, fault(monkeypatch)), by_pil) < LEAST_AGREEMENT
-
-
-if __name__ == "__main__":  # PYTHONPATH=.:tests python THIS FILE: prints the table of docs/RELIABILITY.md
-    net = load_network()
-    theirs = pil_logits(net)
-    print("PIL", *hits(theirs), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for name in STORED:
-            found = logits_through(write_betons(Path(folder) / name, name), net)
-            print(name, *hits(found), f"{agreement(found, theirs):.1%}", flush=True)
-        for each in FAULTS:
-            with pytest.MonkeyPatch.context() as patch:
-                betons = sorted((Path(folder) / "original bytes").glob("*.beton"))
-                found = logits_through(betons, net, each(patch))
-            print(each.__name__, *hits(found), f"{agreement(found, theirs):.1%}", flush=True)

@@ -76,9 +76,6 @@ def test_tables_have_one_unit_of_bytes_and_80_columns(tmp_path: Path) -> None:
         ("--data.source={0} --data.out={0}/file/betons", "data.out: {0}/file is not a folder; give another folder"),
         ("--data.out={0}/out --data.source={0}/" + "x" * 300, "File name too long; mend that, or give another path"),
         ("--data.out={0}/out --data.source=s3://a/b", "s3:/a/b: an address; nothing is downloaded; give a path"),
-        ("--cfg.write_path=x", "unknown option --cfg.write_path; here, give --data.out, a folder"),
-        ("--max-resolution=500", "unknown option --max_resolution; here, give --data.caps, with --data.side=longer"),
-        ("--cfg.jpeg_quality=90", "unknown option --cfg.jpeg_quality; here, give --write.quality"),
     ],
 )
 def test_mistake_is_one_line(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from helpers.images import spec_for, write_tar
+from pydantic import ValidationError
 
-from data_tools.common.options import OptionError
 from data_tools.convert.plan import ConversionError, class_difference, plan
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
@@ -65,7 +65,7 @@ def test_named_splits_are_taken_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("splits", [(), ("train", "train"), ("test",)])
 def test_impossible_splits_are_refused(tmp_path: Path, splits: tuple[str, ...]) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(ValidationError, match="splits"):
         spec_for(tmp_path, tmp_path, splits=splits)
 
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_tools.common.gpus import Gpu
 from data_tools.doctor import software_checks
 from data_tools.doctor.machine_checks import Finding
-from data_tools.doctor.software_checks import Card
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 
@@ -24,8 +24,8 @@ def fake_torch(arches: list[str], cuda: str | None = "13.2", devices: int = 1) -
     )
 
 
-def card(name: str, *capability: int, driver: str = "580.65.06") -> Card:
-    return Card(name=name, driver=driver, capability=capability)
+def card(name: str, *capability: int, driver: str = "580.65.06") -> Gpu:
+    return Gpu(name=name, driver=driver, capability=capability)
 
 
 @pytest.mark.parametrize(
@@ -48,27 +48,21 @@ def test_supports_follows_the_rules_of_cuda(built_for: list[str], capability: tu
     assert software_checks.supports(built_for, capability) == runs
 
 
-def test_read_cards_from_nvidia_smi() -> None:
-    text = "NVIDIA H100 80GB HBM3, 580.65.06, 9.0\nNVIDIA TITAN RTX, 580.65.06, 7.5\n"
-    assert software_checks.read_cards(text) == [card("NVIDIA H100 80GB HBM3", 9, 0), card("NVIDIA TITAN RTX", 7, 5)]
-    assert software_checks.read_cards("No devices were found\n") == []
-
-
 def test_findings_about_driver_and_cards() -> None:
     torch = fake_torch(CUDA_13, devices=2)
     both = [card("H100", 9, 0), card("V100", 7, 0)]
-    good, h100, v100 = software_checks.gpu(both, "", (13, 0), torch)
+    good, h100, v100 = software_checks.gpus(both, "", (13, 0), torch)
     assert (good.level, h100.level, v100.level) == ("OK", "OK", "FAIL")
     assert "V100, compute capability 7.0, and this torch is for sm_75" in str(v100)
-    old, _ = software_checks.gpu([card("H100", 9, 0, driver="535.54")], "", (12, 2), torch)
+    old, _ = software_checks.gpus([card("H100", 9, 0, driver="535.54")], "", (12, 2), torch)
     assert "driver 535.54 (CUDA up to 12.2), but torch needs CUDA 13.2: install driver 580" in str(old)
-    assert levels(software_checks.gpu([card("H100", 9, 0)], "", (13, 0), fake_torch([], cuda=None))) == ["FAIL", "OK"]
-    assert levels(software_checks.gpu([card("H100", 9, 0)], "", (13, 0), None)) == ["OK", "OK"]
-    assert levels(software_checks.gpu([], "", None, torch)) == ["WARN"]
-    assert levels(software_checks.gpu([], "No devices were found", (13, 0), torch)) == ["FAIL"]
+    assert levels(software_checks.gpus([card("H100", 9, 0)], "", (13, 0), fake_torch([], cuda=None))) == ["FAIL", "OK"]
+    assert levels(software_checks.gpus([card("H100", 9, 0)], "", (13, 0), None)) == ["OK", "OK"]
+    assert levels(software_checks.gpus([], "", None, torch)) == ["WARN"]
+    assert levels(software_checks.gpus([], "No devices were found", (13, 0), torch)) == ["FAIL"]
 
 
 def test_hidden_gpus_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    *_, last = software_checks.gpu([card("H100", 9, 0)] * 8, "", (13, 0), fake_torch(CUDA_13))
+    *_, last = software_checks.gpus([card("H100", 9, 0)] * 8, "", (13, 0), fake_torch(CUDA_13))
     assert str(last) == "WARN torch sees 1 of 8 GPUs: CUDA_VISIBLE_DEVICES is '0'"

@@ -55,90 +55,51 @@ def test_run_folder_that_cannot_be_made_is_refused(refused: Callable[..., str], 
         assert "run.dir: " in line and "is not a folder; give another folder" in line, line
     line = refused(f"--data.dir={data}", "--run.dir=/proc/run")  # root may write anywhere but there
     assert "run.dir: /proc" in line and "give another folder" in line
-    assert "is not a folder" in refused("--run.plan", "--data.train_images=40", f"--run.dir={tmp_path / 'file'}")
 
 
-@pytest.mark.parametrize("option", ["--run.resume={}", "--run.init_from={}", "--run.eval_only --run.checkpoint={}"])
-def test_missing_checkpoint_is_refused(option: str, refused: Callable[..., str], tmp_path: Path) -> None:
-    name = option.split("=")[0].split()[-1].removeprefix("--")
-    options = option.format(tmp_path / "none.pt").split()
-    line = refused(*options)
-    assert f"{name}: {tmp_path / 'none.pt'}: no checkpoint here" in line
-    assert "give the last.pt or best.pt of a run folder" in line
-    line = refused(*option.format("https://example.org/a.pth").split())
-    assert f"{name}: https:/example.org/a.pth is an address; nothing is downloaded; give a path to the file" in line
-    (tmp_path / "old").mkdir()
-    assert f"{tmp_path / 'old'} is a folder; give the last.pt" in refused(*option.format(tmp_path / "old").split())
-    (tmp_path / "old/best.pt").touch()
-    line = refused(*option.format(tmp_path / "old").split())
-    assert f"{tmp_path / 'old'} is a folder; give {tmp_path / 'old/best.pt'}" in line
-    assert "old/best.pt is empty; give the last.pt" in refused(*option.format(tmp_path / "old/best.pt").split())
+def test_missing_weights_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    def answer(path: object) -> str:
+        return refused(f"--run.init_from={path}")
+
+    line = answer(tmp_path / "none.pt")
+    assert f"run.init_from: {tmp_path / 'none.pt'}: no checkpoint here; give the last.pt or best.pt" in line
+    line = answer("https://example.org/a.pth")
+    assert "https:/example.org/a.pth is an address; nothing is downloaded; give a path to the file" in line
+    old = tmp_path / "old"
+    old.mkdir()
+    assert f"{old} is a folder; give the last.pt" in answer(old)
+    (old / "best.pt").touch()
+    assert f"{old} is a folder; give {old / 'best.pt'}" in answer(old)
+    assert "old/best.pt is empty; give the last.pt" in answer(old / "best.pt")
 
 
-@pytest.mark.parametrize("option", ["resume", "init_from"])
-def test_checkpoint_that_the_new_run_would_move_aside_is_refused(
-    option: str, refused: Callable[..., str], tmp_path: Path
-) -> None:
-    best = tmp_path / "run/best.pt"
-    best.parent.mkdir()
-    best.write_bytes(b"weights")
-    line = refused(f"--run.{option}={best}")
-    assert f"run.{option}: {best} is in the run folder, whose files a new run moves aside; " in line
-    assert "or give another --run.dir" in line
-    assert "no beton here" in refused(f"--run.{option}={best}", f"--data.dir={tmp_path}", f"--run.dir={tmp_path / 'b'}")
-
-
-def test_misspelt_word_for_resume_is_answered_with_the_word(refused: Callable[..., str]) -> None:
-    assert "run.resume: atuo: no checkpoint here; did you mean auto?" in refused("--run.resume=atuo")
-    assert "no checkpoint here; give the last.pt or best.pt" in refused("--run.resume=./none.pt")
-
-
-def test_home_is_expanded_in_the_path_to_resume_from(
-    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert f"run.resume: {tmp_path}/none.pt: no checkpoint here" in refused("--run.resume=~/none.pt")
-
-
-@pytest.mark.parametrize("option", ["resume", "init_from"])
-def test_started_run_does_not_need_the_checkpoint_that_it_began_from(
-    option: str, refused: Callable[..., str], tmp_path: Path
+@pytest.mark.parametrize("name", ["best.pt", "epochs.csv", "config.json"])
+def test_files_of_another_run_without_a_checkpoint_are_refused(
+    name: str, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    line = refused(f"--data.dir={tmp_path}")
+    assert f"run.dir: {tmp_path / 'run'} holds {name} of another run, but no checkpoint to continue from; " in line
+    assert line.endswith("give another --run.dir\n")
+
+
+def test_started_run_does_not_need_the_weights_that_it_began_from(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pt").touch()
-    assert "no beton here" in refused(f"--run.{option}={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
-
-
-def test_log_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert f"log.mllog: {tmp_path} is a folder; give another file" in refused(f"--log.mllog={tmp_path}")
-    line = refused(f"--log.mllog={tmp_path / 'none/log'}")
-    assert f"log.mllog: no folder {tmp_path / 'none'}; give another file" in line
-    assert "no beton here" in refused(f"--log.mllog={tmp_path / 'run/log'}", f"--data.dir={tmp_path}")
-
-
-def test_wandb_switched_off_in_yaml_is_answered_with_how_to(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "log.yaml").write_text("log: {wandb: off}")
-    line = refused("-C", str(tmp_path / "log.yaml"))
-    assert "log.wandb: False is not text; give the name of a project, or leave it out" in line
-
-
-def test_accepted_change_that_is_none_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    line = refused("--run.accept_changes=schedule,train.weigth_decay")
-    assert "run.accept_changes: 'train.weigth_decay' is not an option that" in line
-    assert "mean train.weight_decay?" in line
-    keys = "schedule,validation,train.loss_scale,run.init_from,train_160,val_320,data.augment,gpus"
-    assert "no beton here" in refused(f"--run.accept_changes={keys}", f"--data.dir={tmp_path}")
+    (tmp_path / "run/best.pt").touch()
+    assert "no beton here" in refused(f"--run.init_from={tmp_path / 'gone.pt'}", f"--data.dir={tmp_path}")
 
 
 @pytest.mark.parametrize("environment", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "0"}])
-def test_environment_that_contradicts_itself_is_refused_for_a_plan_too(
+def test_environment_that_contradicts_itself_is_refused(
     environment: dict[str, str], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "0")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert "environment: " in refused("--run.plan", "--data.train_images=40")
+    assert "environment: " in refused()
 
 
 def test_all_missing_betons_are_named_with_the_command_that_makes_them(
@@ -148,18 +109,13 @@ def test_all_missing_betons_are_named_with_the_command_that_makes_them(
     command = f"run write_datasets.py --data.source=SOURCE --data.out={data} --data.caps=full"
     line = refused(f"--data.dir={data}")
     assert f"{data}: no beton here named train_full, val_full; {command}" in line
-    line = refused(f"--data.dir={data}", "--run.plan")
-    assert f"no beton here named train_full; {command}; or give --data.train_images" in line
 
 
 def test_batch_that_cannot_be_shared_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    data = betons(tmp_path / "data")
-    plan = ["--run.plan", "--data.train_images=40"]
-    for more in ([f"--data.dir={data}"], plan):
-        line = refused(*more, "--dist.processes=2", "--dist.emulate_gpus=3")
-        assert "dist.emulate_gpus: 3 is not a multiple of the 2 processes" in line
-        line = refused(*more, "--dist.emulate_gpus=8")
-        assert "8 on 8 GPUs is 64, but train_160 holds 40 images" in line
+    data = f"--data.dir={betons(tmp_path / 'data')}"
+    line = refused(data, "--dist.processes=2", "--dist.emulate_gpus=3")
+    assert "dist.emulate_gpus: 3 is not a multiple of the 2 processes" in line
+    assert "8 on 8 GPUs is 64, but train_160 holds 40 images" in refused(data, "--dist.emulate_gpus=8")
 
 
 @pytest.mark.parametrize(

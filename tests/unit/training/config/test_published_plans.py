@@ -7,12 +7,12 @@ import pytest
 from helpers.recipes import config, schedule
 
 from training.config.schedule import Schedule
-from training.plan import Batch, plan
+from training.plan import PlannedBatch, plan
 
 IMAGES = 1_281_167
 
 
-def batches(name: str) -> list[Batch]:
+def batches(name: str) -> list[PlannedBatch]:
     """All batches of a recipe on ImageNet."""
     recipe = schedule(name)
     return list(plan(recipe, {phase.data: IMAGES for phase in recipe.phases}, config(name).schedule.gpus))

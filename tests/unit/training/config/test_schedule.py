@@ -4,8 +4,7 @@ import pytest
 import torch
 from helpers.recipes import schedule
 
-from data_tools.common.options import OptionError
-from training.config.schedule import LrRamp, MomentumRamp, Phase, Schedule
+from training.config.schedule import Phase, Ramp
 
 
 def test_published_learning_rates() -> None:
@@ -19,7 +18,7 @@ def test_published_val_batches_and_sets() -> None:
     titan8 = schedule("titan8")
     assert [p.val_batch for p in titan8.phases] == [512, 256, 128]
     phases = [
-        Phase(start=0, end=1, px=px, batch_per_gpu=bs, data="160") for px, bs in ((128, 1024), (224, 192), (288, 64))
+        Phase(epochs=(0, 1), px=px, batch_per_gpu=bs, data="160") for px, bs in ((128, 1024), (224, 192), (288, 64))
     ]
     assert [p.val_batch for p in phases] == [1024, 256, 128]
     assert titan8.betons() == ("train_160", "val_160", "train_320", "val_320", "train_full", "val_full")
@@ -28,7 +27,7 @@ def test_published_val_batches_and_sets() -> None:
 
 
 def test_ramp_reaches_its_end_exactly() -> None:
-    ramp = LrRamp(start=0, end=3, lr_from=0.1, lr_to=0.3)
+    ramp = Ramp(epochs=(0, 3), first=0.1, last=0.3)
     assert ramp.at(2, 7, 7) == 0.3
     assert ramp.at(0, 1, 7) == pytest.approx(0.1 + 0.2 / 21)
 
@@ -36,7 +35,7 @@ def test_ramp_reaches_its_end_exactly() -> None:
 def test_span_of_a_phase_counts_epochs_from_1() -> None:
     spans = {(0, 2): "1-2", (2, 3): "3", (0, 1): "1", (18, 25): "19-25"}
     for (start, end), span in spans.items():
-        assert Phase(start=start, end=end, px=128, batch_per_gpu=2, data="160").span == span
+        assert Phase(epochs=(start, end), px=128, batch_per_gpu=2, data="160").span == span
 
 
 def test_phase_of_an_epoch() -> None:
@@ -51,10 +50,10 @@ def test_curved_ramps_are_those_of_torch(torchs: str) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.048)
     if torchs == "cosine":
         scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
-        ramp = LrRamp(start=2, end=5, lr_from=2.048, lr_to=0.0, shape="cosine")
+        ramp = Ramp(epochs=(2, 5), first=2.048, last=0.0, shape="cosine")
     else:
         scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=30, power=2.0)
-        ramp = LrRamp(start=2, end=5, lr_from=2.048, lr_to=0.0, shape="polynomial", power=2.0)
+        ramp = Ramp(epochs=(2, 5), first=2.048, last=0.0, shape="polynomial", power=2.0)
     for done in range(30):
         epoch, batch = divmod(done, 10)
         assert ramp.at(2 + epoch, batch, 10) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
@@ -65,23 +64,17 @@ def test_curved_ramps_are_those_of_torch(torchs: str) -> None:
 
 def test_curved_ramps_by_hand() -> None:
     # A third of the way: 1 + 2 (1 - cos 60°) / 2 = 1.5 and 3 - 2 (2/3)³ = 2.407...
-    assert LrRamp(start=0, end=3, lr_from=1.0, lr_to=3.0, shape="cosine").at(0, 5, 5) == pytest.approx(1.5)
-    steep = MomentumRamp(start=0, end=3, momentum_from=0.1, momentum_to=0.3, shape="polynomial", power=3.0)
+    assert Ramp(epochs=(0, 3), first=1.0, last=3.0, shape="cosine").at(0, 5, 5) == pytest.approx(1.5)
+    steep = Ramp(epochs=(0, 3), first=0.1, last=0.3, shape="polynomial", power=3.0)
     assert steep.at(1, 0, 5) == pytest.approx(0.3 - 0.2 * 8 / 27)
 
 
-def test_momentum_is_none_without_ramps_and_covers_all_epochs_with_them() -> None:
-    titan8 = schedule("titan8")
-    assert titan8.momentum(3, 1, 10) is None
-    with pytest.raises(OptionError, match="no momentum for epochs 20 to 28"):
-        Schedule(
-            phases=titan8.phases,
-            ramps=titan8.ramps,
-            momentum_ramps=(MomentumRamp(start=0, end=20, momentum_from=0.9, momentum_to=0.8),),
-        )
+def test_momentum_is_none_without_ramps() -> None:
+    assert schedule("titan8").momentum(3, 1, 10) is None
+    assert schedule("aiacc8").momentum(4, 10, 10) == 0.9
 
 
 def test_val_resize_is_by_default_1_14_of_the_crop() -> None:
-    phase = Phase(start=0, end=1, px=224, batch_per_gpu=1, data="320")
+    phase = Phase(epochs=(0, 1), px=224, batch_per_gpu=1, data="320")
     assert phase.val_shorter_px == 255
-    assert Phase(start=0, end=1, px=176, val_px=224, val_resize=232, batch_per_gpu=1, data="500").val_shorter_px == 232
+    assert Phase(epochs=(0, 1), px=176, val_px=224, val_resize=232, batch_per_gpu=1, data="500").val_shorter_px == 232

@@ -25,7 +25,7 @@ def test_signal_asks_for_checkpoint_and_stop_and_handlers_are_restored(
     number: signal.Signals, clock: list[float]
 ) -> None:
     before = {each: signal.getsignal(each) for each in stop_signals.SIGNALS}
-    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+    with StopSignals(ALONE, checkpoint_minutes=10) as signals:
         assert signals.poll() == (False, False)
         os.kill(os.getpid(), number)
         assert signals.poll() == (True, True)
@@ -33,7 +33,7 @@ def test_signal_asks_for_checkpoint_and_stop_and_handlers_are_restored(
 
 
 def test_checkpoint_is_due_every_checkpoint_minutes(clock: list[float]) -> None:
-    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+    with StopSignals(ALONE, checkpoint_minutes=10) as signals:
         clock[0] += 599
         assert signals.poll() == (False, False)
         clock[0] += 1
@@ -45,7 +45,7 @@ def test_checkpoint_is_due_every_checkpoint_minutes(clock: list[float]) -> None:
 def test_second_ctrl_c_exits_at_once_with_130(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     exit_statuses: list[int] = []
     monkeypatch.setattr(stop_signals.os, "_exit", exit_statuses.append)
-    with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1):
+    with StopSignals(ALONE, checkpoint_minutes=10):
         os.kill(os.getpid(), signal.SIGINT)
         clock[0] += 0.5
         os.kill(os.getpid(), signal.SIGINT)  # the launcher repeats the first one
@@ -60,7 +60,7 @@ def test_second_ctrl_c_exits_at_once_with_130(clock: list[float], monkeypatch: p
 def test_signal_that_came_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:
-        with StopSignals(ALONE, checkpoint_minutes=10, timeout_minutes=1) as signals:
+        with StopSignals(ALONE, checkpoint_minutes=10) as signals:
             os.kill(os.getpid(), signal.SIGHUP)
             assert signals.poll() == (False, False)
     finally:

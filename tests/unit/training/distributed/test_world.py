@@ -9,7 +9,7 @@ from torch._inductor import config as inductor_config
 
 from data_tools.common import resources
 from training.config.run_config import Dist
-from training.distributed.world import World, share_buffers, world
+from training.distributed.world import World, copy_from_main, world
 from training.model import resnet
 
 
@@ -22,11 +22,11 @@ def test_buffers_of_the_main_process_are_sent_in_one_message_a_dtype(monkeypatch
     monkeypatch.setattr(dist, "broadcast", lambda tensor, src: sent.append(tensor.clone()))
     places = [World(rank=rank, ranks=2, local_rank=0, local_ranks=2, device=torch.device("cpu")) for rank in (0, 1)]
     before = copy.deepcopy(main)
-    share_buffers(main, places[0])
+    copy_from_main(main.buffers(), places[0])
     assert len(sent) == 2  # floats, and BatchNorm's count of batches
     received = iter(sent)
     monkeypatch.setattr(dist, "broadcast", lambda tensor, src: tensor.copy_(next(received)))
-    share_buffers(other, places[1])
+    copy_from_main(other.buffers(), places[1])
     for was, ours, theirs in zip(before.buffers(), main.buffers(), other.buffers(), strict=True):
         assert torch.equal(was, ours)
         assert torch.equal(ours, theirs)

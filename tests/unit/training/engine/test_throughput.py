@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from training.engine.throughput import StepClock, bottleneck, forward_flops, peak_tflops
+from training.engine.throughput import StepClock, bottleneck, forward_flops
 from training.runlog.epoch_table import Speed
 
 COMPUTE_BOUND = Speed(
@@ -43,14 +43,6 @@ def test_forward_flops_of_resnet() -> None:
     assert forward_flops("resnet50", 1000, 224) == pytest.approx(2 * 4.09e9, rel=0.01)
     assert forward_flops("resnet18", 1000, 224) == pytest.approx(2 * 1.81e9, rel=0.01)
     assert forward_flops("resnet50", 1000, 224, blurpool=True) > forward_flops("resnet50", 1000, 224)
-
-
-def test_peak_tflops_is_of_the_most_specific_name() -> None:
-    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989
-    assert peak_tflops("NVIDIA H100 PCIe") == 756
-    assert peak_tflops("NVIDIA L40S") == 362
-    assert peak_tflops("Tesla T4") == 65
-    assert peak_tflops("GeForce GTX 1080 Ti") is None
 
 
 def test_step_clock_measures_waiting_and_steps() -> None:

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 from helpers.recipes import schedule
 
-from training.config.schedule import LrRamp, Phase, Schedule
+from training.config.schedule import Phase, Ramp, Schedule
 from training.estimation import run_time
 from training.estimation.cards import CARDS, ENGINE, Card, Software
 from training.estimation.run_time import Site, card_times, hours_after, phase_times
@@ -52,8 +52,8 @@ def test_crops_per_core_are_those_measured() -> None:
 
 
 def one_phase(px: int = 224, batch: int = 256, epochs: int = 2, data: str = "320") -> Schedule:
-    phase = Phase(start=0, end=epochs, px=px, batch_per_gpu=batch, data=data)
-    return Schedule(phases=(phase,), ramps=(LrRamp(start=0, end=epochs, lr_from=1, lr_to=1),))
+    rates = (Ramp(epochs=(0, epochs), first=1, last=1),)
+    return Schedule(phases=(Phase(epochs=(0, epochs), px=px, batch_per_gpu=batch, data=data, lr=rates),))
 
 
 def times_of(plan: Schedule, site: Site, software: Software = FREE, image_s: float = 0.001) -> run_time.PhaseTime:

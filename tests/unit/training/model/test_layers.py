@@ -55,8 +55,8 @@ def test_batch_norms_are_torchs_but_for_the_count_of_batches() -> None:
         ("auto", torch.bfloat16, "cuda", True),
         ("auto", torch.float16, "cuda", False),
         ("auto", torch.bfloat16, "cpu", False),
-        ("true", torch.float32, "cpu", True),
-        ("false", torch.bfloat16, "cuda", False),
+        (True, torch.float32, "cpu", True),
+        (False, torch.bfloat16, "cuda", False),
     ],
 )
 def test_stem_is_on_blocks_by_itself_only_in_bf16_on_a_gpu(

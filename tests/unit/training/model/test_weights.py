@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from data_tools.common.options import OptionError
@@ -49,21 +50,18 @@ def ffcv_names() -> dict[str, torch.Tensor]:
 FILES: dict[str, Callable[[], Any]] = {
     "torchvision, timm": lambda: named(""),
     "DataParallel": lambda: named("module."),
-    "compiled": lambda: named("_orig_mod."),
     "compiled, DataParallel": lambda: named("module._orig_mod."),
-    "compiled by block": lambda: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in named("").items()},
     "imagenet18": lambda: {"epoch": 3, "arch": "resnet18", "state_dict": named("module."), "optimizer": {"state": {}}},
     "torchvision's script": lambda: {"model": named(""), "args": ARGUMENTS, "model_ema": other("module.")},
     "timm's script": lambda: {"version": 2, "state_dict": named(""), "args": ARGUMENTS, "state_dict_ema": other("")},
-    "only averaged": lambda: {"model_ema": named("module.") | {"n_averaged": torch.tensor(3)}},
+    "PyTorch's tutorial": lambda: {"epoch": 3, "model_state_dict": named(""), "loss": torch.tensor(0.5)},
+    "only averaged": lambda: {"ema": named("module.") | {"n_averaged": torch.tensor(3)}},
     "Lightning": lambda: {
         "pytorch-lightning_version": "2.4.0",
-        "state_dict": named("model.") | {"criterion.weight": torch.ones(3)},
+        "state_dict": named("model."),
+        "hyper_parameters": collections.defaultdict(dict, {"a": {"b": Path("x")}}),
         "callbacks": {"ModelCheckpoint": {"dirpath": Path("x"), "best": torch.ones(1)}},
     },
-    "a version and a number of classes": lambda: {"version": 1, "classes": 3, "model": named("")},
-    "a version and names of classes": lambda: {"version": 1, "classes": ["a", "b", "c"], "state_dict": named("")},
-    "composer": lambda: {"state": {"model": named("module."), "timestamp": ARGUMENTS}, "rng": [ARGUMENTS]},
 }
 
 
@@ -89,6 +87,29 @@ def test_weights_of_ffcv_imagenet_with_blurpool_are_found(tmp_path: Path) -> Non
         weights.load_into(resnet.build("resnet18", len(CLASSES), init_bn0=True), weights.read(path), CLASSES)
 
 
+def test_state_dict_of_torch_before_1_6_is_read(tmp_path: Path) -> None:
+    """torchvision's oldest files: another container, and BatchNorms without a count of batches."""
+    old = {name: tensor for name, tensor in named("").items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    fresh = resnet.build("resnet18", len(CLASSES), init_bn0=True)
+    weights.load_into(fresh, weights.read(tmp_path / "old.pth"), CLASSES)
+    assert torch.equal(fresh.layer4[1].bn2.running_var, network().layer4[1].bn2.running_var)
+
+
+def test_weights_of_another_network_or_other_classes_say_what_to_give(tmp_path: Path) -> None:
+    def refused(tensors: dict[str, torch.Tensor], classes: tuple[str, ...] | None = None) -> str:
+        given = weights.Weights(source=tmp_path, tensors=tensors, classes=classes)
+        with pytest.raises(OptionError) as error:
+            weights.load_into(network(), given, CLASSES)
+        return str(error.value)
+
+    assert "1000 outputs, but the betons have 3 classes" in refused(torchvision.models.resnet18().state_dict())
+    larger = torchvision.models.resnet34(num_classes=3).state_dict()
+    assert "give --model.arch=resnet34 --model.blurpool=false" in refused(larger)
+    assert "for 3 classes other than the 3 here" in refused(named(""), ("a", "b", "c"))
+    assert "(differing: fc.weight, fc.bias)" in refused({k: v for k, v in named("").items() if k[:2] != "fc"})
+
+
 def legacy(content: object, path: Path) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=False)
 
@@ -110,28 +131,43 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
     ("content", "save", "words"),
     [
         (lambda: {"state_dict": named(""), "args": ARGUMENTS}, legacy, ["argparse.Namespace", "model.state_dict()"]),
-        (lambda: {"state_dict": named(""), "args": Pruned([1])}, torch.save, ["Pruned", "model.state_dict()"]),
-        (network, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
-        (lambda: {"epoch": 3}, torch.save, ["nor a state dict of tensors", "model.state_dict()"]),
-        (lambda: [1, 2], torch.save, ["nor a state dict of tensors"]),
-        (lambda: {"version": 1, "classes": ["a"], "model": {"epoch": 3}}, torch.save, ["nor a state dict of tensors"]),
+        (
+            lambda: {"state_dict": named(""), "args": Pruned([1])},
+            torch.save,
+            ["holds a Python object", "model.state_dict()"],
+        ),
+        (network, torch.save, ["no state dict of tensors", "model.state_dict()"]),
+        (lambda: {"epoch": 3, "lr": 0.1, "step": 5, "best": 7}, torch.save, ["(its keys: epoch, lr, step, …)"]),
+        (lambda: [1, 2], torch.save, ["no state dict of tensors (its keys: none); save"]),
         (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged; copy or fetch it again"]),
         (lambda: b"", raw_bytes, ["not a readable checkpoint: empty; copy or fetch it again"]),
         (lambda: b"hello", raw_bytes, ["not written by torch.save, or damaged; copy or fetch it again"]),
         (lambda: bytes(1000), raw_bytes, ["not written by torch.save, or damaged"]),
         (lambda: b"\xff\xd8\xff\xe0" + bytes(99), raw_bytes, ["not written by torch.save, or damaged"]),
         (lambda: b"version https://git-lfs.github.com/spec/v1\noid", raw_bytes, ["Git LFS", "`git lfs pull`"]),
-        (named_without("fc.bias", torch.tensor(1.0)), torch.save, ["not the weights of a ResNet"]),
-        (named_without("fc.bias", torch.zeros(3).to_sparse()), torch.save, ["fc.bias is sparse; give weights in fp32"]),
-        (named_without("fc.bias", torch.zeros(3, device="meta")), torch.save, ["fc.bias is without content"]),
-        (named_without("fc.bias", torch.zeros(3, dtype=torch.int8)), torch.save, ["fc.bias is of type int8"]),
-        (lambda: named("student.") | named("teacher."), torch.save, ["several networks (student., teacher.)"]),
+        (named_without("fc.bias", torch.tensor(1.0)), torch.save, ["ResNet of torchvision (differing: fc.bias)"]),
+        (
+            named_without("fc.bias", torch.zeros(3).to_sparse()),
+            torch.save,
+            ["fc.bias is float32, sparse_coo, on cpu; give dense"],
+        ),
+        (named_without("fc.bias", torch.zeros(3, device="meta")), torch.save, ["strided, on meta; give dense"]),
+        (
+            named_without("fc.bias", torch.zeros(3, dtype=torch.int8)),
+            torch.save,
+            ["fc.bias is int8, strided, on cpu; give dense"],
+        ),
+        (
+            lambda: named("student.") | named("teacher."),
+            torch.save,
+            ["(differing: student.conv1.weight, student.bn1.w"],
+        ),
         (
             lambda: {
                 k.replace("conv1.", "conv1.0.", 1) if k.startswith("conv1") else k: v for k, v in named("").items()
             },
             torch.save,
-            ["not the weights of a ResNet of torchvision (without conv1.weight)"],
+            ["not the weights of a ResNet of torchvision (differing: conv1.0.weight, conv1.weight)"],
         ),
     ],
 )
@@ -156,25 +192,18 @@ def test_file_that_is_cut_short_is_said_to_be(tmp_path: Path) -> None:
             weights.read(tmp_path / "cut.pth")
 
 
-@pytest.mark.parametrize(
-    "beside",
-    [
-        {"version": 1, "classes": 3},
-        {"version": "8.0.1", "classes": ["a"]},
-        {"hyper_parameters": collections.defaultdict(dict, {"a": {"b": 1}})},
-        {"window": collections.deque([1, 2], maxlen=3)},
-    ],
-)
-def test_other_entries_beside_weights_do_not_matter(beside: dict[str, object], tmp_path: Path) -> None:
-    torch.save({"model": named(""), **beside}, tmp_path / "other.pth")
-    found = weights.read(tmp_path / "other.pth")
-    assert (found.tensors.keys(), found.classes) == (named("").keys(), None)
-
-
-def test_averaged_weights_of_an_own_checkpoint_are_named(tmp_path: Path) -> None:
+def test_classes_and_averaged_weights_of_an_own_checkpoint_are_found(tmp_path: Path) -> None:
+    own = {"classes": list(CLASSES), "arch": "resnet18", "options": {}, "model": named("")}
     for ema, entry in (({}, ""), (named("module."), "ema")):
-        checkpoint.save(tmp_path / "last.pt", {"classes": list(CLASSES), "model": named(""), "ema": ema})
-        assert weights.read(tmp_path / "last.pt").averaged == entry
+        checkpoint.save(tmp_path / "last.pt", own | {"ema": ema})
+        found = weights.read(tmp_path / "last.pt")
+        assert (found.classes, found.averaged) == (CLASSES, entry)
+
+
+def test_classes_of_another_program_are_not_ours(tmp_path: Path) -> None:
+    for classes in (3, ["a"]):
+        torch.save({"model": named(""), "version": "8.0.1", "classes": classes}, tmp_path / "other.pth")
+        assert weights.read(tmp_path / "other.pth").classes is None
 
 
 class Hostile:
@@ -192,11 +221,19 @@ def test_objects_beside_weights_are_neither_imported_nor_called(
 
 
 @pytest.mark.parametrize(
-    ("classes", "found"), [("3", None), ("dog,cat", None), ("[]", None), ('["a", "b", "c"]', ("a", "b", "c"))]
+    ("metadata", "found"),
+    [({"classes": "3"}, None), ({"classes": '["a", "b", "c"]', "arch": "", "options": ""}, ("a", "b", "c"))],
 )
-def test_classes_of_safetensors_are_names_or_unknown(
-    classes: str, found: tuple[str, ...] | None, tmp_path: Path
+def test_classes_of_safetensors_are_known_if_exported_here(
+    metadata: dict[str, str], found: tuple[str, ...] | None, tmp_path: Path
 ) -> None:
     save_file = pytest.importorskip("safetensors.torch").save_file
-    save_file(dict(named("")), tmp_path / "any.safetensors", metadata={"classes": classes})
+    save_file(dict(named("")), tmp_path / "any.safetensors", metadata=metadata)
     assert weights.read(tmp_path / "any.safetensors").classes == found
+
+
+def test_safetensors_that_are_cut_short_are_refused(tmp_path: Path) -> None:
+    save = pytest.importorskip("safetensors.torch").save
+    (tmp_path / "cut.safetensors").write_bytes(save(dict(named("")))[:-100])
+    with pytest.raises(OptionError, match="not readable safetensors"):
+        weights.read(tmp_path / "cut.safetensors")

@@ -51,12 +51,6 @@ def test_summary_of_few_classes_has_top1_alone(tmp_path: Path) -> None:
     assert not [text for pair in said.items() for text in pair if "top-5" in text or "93" in text]
 
 
-def test_session_without_a_remaining_epoch_is_dropped(tmp_path: Path) -> None:
-    again = replace(SESSION, started="2026-03-02T08:00:00+00:00")
-    (run,) = read_runs([run_folder(tmp_path / "run", [50], [SESSION, replace(SESSION, from_hours=0.5), again])])
-    assert [session.started for session in run.sessions] == [again.started]
-
-
 def test_published_run_has_the_published_numbers() -> None:
     found = published()
     assert found.epoch == tuple(range(1, 28))

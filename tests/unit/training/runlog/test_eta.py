@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from training.config.phases_yaml import from_phases
+from training.config.schedule import Schedule
 from training.runlog.eta import EtaEstimator, WorkModel
 
-SCHEDULE = from_phases(
-    [
+SCHEDULE = Schedule(
+    phases=[
         {"epochs": [0, 2], "px": 10, "batch_per_gpu": 5, "data": 160, "lr": [{"epochs": [0, 3], "from": 1, "to": 0}]},
         {"epochs": [2, 3], "px": 20, "batch_per_gpu": 2, "data": "full", "val_px": 30},
     ]

@@ -10,15 +10,15 @@ import pytest
 
 PROGRAM = """
 import sys
+import logging
+from data_tools.common import console
 from data_tools.common.errors import program
-from data_tools.common.runtime import expendable_output
 
 @program("test")
 def main(argv):
-    with expendable_output():
-        for _ in range(3):
-            print("a line of the table" * 1000, flush=True)
-            print("progress", file=sys.stderr)
+    for _ in range(3):
+        console.show("a line of the table" * 1000)
+        logging.getLogger("training").info("progress")
     return 75
 
 sys.exit(main([]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.mlperf import complaints
 from helpers.training_runs import attempt, training_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_tools import dawn_tsv
 from training import report, trainer
-from training.engine.run_logger import RunLog
 from training.reporting.run_folder import read_runs, summary
 from training.runlog.epoch_table import COLUMNS, read_epochs
+from training.runlog.run_log import RunLog
 from training.runlog.sessions import read_sessions
 
 # Records every call that the project makes of wandb.
@@ -68,13 +66,8 @@ def test_json_log_has_progress_and_epochs(recipe: Path, tmp_path: Path, monkeypa
     left = [each["run_seconds_left"] for each in said if each["event"] == "progress"]
     assert left[0] > left[-1] > 0
     assert left[-1] == pytest.approx(next(e for e in said[::-1] if e["event"] == "progress")["epoch_seconds_left"])
-    for more, expected in (
-        ((), {"event": "complete", "dir": str(tmp_path), "epochs": 3}),
-        (("--run.eval_only=true", f"--run.checkpoint={tmp_path / 'last.pt'}"), {"event": "validation", "images": 12}),
-    ):
-        status, out, _ = attempt(recipe, tmp_path, "--log.format=json", *more)
-        assert status == 0
-        assert expected.items() <= json.loads(out).items()
+    status, out, _ = attempt(recipe, tmp_path, "--log.format=json")
+    assert (status, json.loads(out)) == (0, {"event": "complete", "dir": str(tmp_path), "epochs": 3})
 
 
 def test_start_is_announced_before_torch_is_loaded(recipe: Path, tmp_path: Path) -> None:
@@ -103,12 +96,10 @@ def test_output_to_a_file_has_no_control_characters(recipe: Path, tmp_path: Path
 def test_continued_run_continues_every_log(
     recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
 ) -> None:
-    mllog = f"--log.mllog={tmp_path / 'mllog.txt'}"
-    assert attempt(recipe, tmp_path, mllog)[0] == 75
+    assert attempt(recipe, tmp_path)[0] == 75
     stop_after_an_epoch.undo()
-    status, out, err = attempt(recipe, tmp_path, mllog)
+    status, out, err = attempt(recipe, tmp_path, "--log.seconds=60")
     assert status == 0, err
-    assert complaints(tmp_path / "mllog.txt") == ""
     assert err.splitlines()[0] == f"continued at the start of epoch 2 from {tmp_path / 'last.pt'}"
     assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     rows = read_epochs(tmp_path)
@@ -117,10 +108,7 @@ def test_continued_run_continues_every_log(
     assert second.from_hours == pytest.approx(rows[0].hours)
     assert (first.gpus, first.processes, first.classes, first.images["val_160"]) == ((), 1, 4, 12)
     assert first.versions["torch"]
-    assert [launch.from_epoch for launch in second.launches] == [0, 1]
-    assert all(launch.command.endswith(f" {mllog}") for launch in second.launches)
-    assert first.launches == second.launches[:1]
-    assert set(first.cached_percent) == {"train_160", "val_160", "train_full", "val_full"}
+    assert (first.command.endswith(str(tmp_path)), second.command.endswith(" --log.seconds=60")) == (True, True)
     scores = dawn_tsv.read(tmp_path)[dawn_tsv.TOP1].by_step
     # The scores of the first epoch stand at the step where the second start began, and are still there.
     assert list(scores) == [40, 80, 120]
@@ -132,25 +120,9 @@ def test_continued_run_continues_every_log(
     said = dict(summary(noted, None))
     assert said["command"].startswith("train_imagenet.py --config-file ")
     assert said["started"].count("; the last of 2 times ") == 1
-    # Of such small betons most is the unwritten rest of a page.
-    assert re.match(r"train_160 [1-9]\d* %, val_160 [1-9]\d* %, ", said["in the page cache"])
     assert "libjpeg" in said["versions"]
     assert said["data"] == "4 classes; train_160 40, val_160 12, train_full 40, val_full 12"
     assert report.main([str(tmp_path)]) == 0
-
-
-def test_another_run_in_the_folder_has_logs_of_its_own(
-    recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "epochs.csv").write_text("not a table")
-    assert attempt(recipe, tmp_path)[0] == 75
-    stop_after_an_epoch.undo()
-    status, _, err = attempt(recipe, tmp_path, "--run.resume=none", "--run.seed=1")
-    assert status == 0, err
-    assert [session.from_epoch for session in read_sessions(tmp_path)] == [0]
-    found = dawn_tsv.read(tmp_path)
-    assert list(found[dawn_tsv.TOP5].by_step) == [40, 80, 120]
-    assert len(found[dawn_tsv.FIRST].by_step) == 1
 
 
 def test_damaged_epochs_csv_is_refused_when_a_run_is_continued(
@@ -196,19 +168,14 @@ def test_wandb_gets_the_scalars_of_tensorboard(
     (_,), (again,) = recorded_calls(fake_wandb, "init")
     assert again["id"] == first["id"]
     assert len(recorded_calls(fake_wandb, "finish")) == 2
-    assert attempt(recipe, run_dir, "--log.wandb=project", "--run.resume=none", "--run.seed=1")[0] == 75
-    assert recorded_calls(fake_wandb, "init")[2][0]["id"] != first["id"]
 
 
 def test_refusal_by_wandb_is_an_error_before_training(
     recipe: Path, tmp_path: Path, fake_wandb: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_WANDB_REFUSES", "1")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/epochs.csv").write_text("of a run before")
     status, out, err = attempt(recipe, tmp_path / "run", "--log.wandb=project")
     assert (status, out, err.count("error: "), "Traceback" in err) == (2, "", 1, False)
-    assert (tmp_path / "run/epochs.csv").read_text() == "of a run before"
     assert "log.wandb: api_key not configured (no-tty)" in err and "WANDB_MODE=offline keeps it in" in err
 
 

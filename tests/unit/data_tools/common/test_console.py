@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_tools.common.text import plural
+from data_tools.common.console import plural
 
 
 @pytest.mark.parametrize(

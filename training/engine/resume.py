@@ -1,0 +1,104 @@
+"""Where a run begins, at its folder's checkpoint or at the start, and how it saves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from data_tools.common.options import OptionError
+from training.config.continuation import check_changes, differences
+from training.config.preflight import unusable_folder
+from training.distributed.world import copy_from_main, from_main, gather
+from training.engine.state import TrainState
+from training.model import checkpoint, weights
+
+logger = logging.getLogger(__name__)
+
+
+def resume(state: TrainState) -> Path | None:
+    """Continue from the checkpoint of the run folder, or begin there; returns the checkpoint, None if the run begins.
+
+    The main process reads, and the others get what it has. OptionError, in every process, if the checkpoint was made
+    with other options or cannot be read.
+    """
+    state.random = torch.stack(gather(torch.get_rng_state(), state.world))
+    source = from_main(lambda: _read(state), state.world)
+    copy_from_main(state.tensors(), state.world)
+    state.set_plain(from_main(state.plain, state.world))
+    return source
+
+
+def _read(state: TrainState) -> Path | None:
+    run = state.config.run
+    found = checkpoint.load_newest(run.dir)
+    if found is None:
+        _begin(state)
+        return None
+    saved, path = found
+    changes = differences(saved["options"], state.options)
+    check_changes(changes, run.accept_changes, path)
+    state.restore(saved)
+    at = {"epoch": state.progress.epoch, "batch": state.progress.batch}
+    for change in changes:
+        state.changes.append(at | asdict(change))
+        logger.info("note: %s continues with a change: %s", path, change)
+    return path
+
+
+def _begin(state: TrainState) -> None:
+    """Begin with random weights, or those of ``run.init_from``, and save them: whatever stops the run from here on, its
+    folder has a checkpoint to continue from."""
+    run = state.config.run
+    if run.init_from is not None:
+        try:
+            state.begin_from(weights.read(run.init_from))
+        except OptionError as error:
+            raise OptionError(error.fault, where="run.init_from", remedy=error.remedy) from None
+    try:
+        run.dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_last(run.dir, state.to_checkpoint())
+    except OSError as error:
+        raise unusable_folder(Path(error.filename or run.dir), error) from None
+
+
+def save(state: TrainState, best: list[float] | None = None) -> bool:
+    """Write ``last.pt``, and ``best.pt`` if ``best`` is given, the rank of the epoch that has just ended.
+
+    Whether the main process has written ``last.pt``; if not, a warning says why.
+    """
+    state.random = torch.stack(gather(torch.get_rng_state(), state.world))
+    return from_main(lambda: _save(state, best), state.world)
+
+
+def _save(state: TrainState, best: list[float] | None) -> bool:
+    run_dir = state.config.run.dir
+    if not state.is_sound():
+        logger.warning("%s not written: the weights are not finite", checkpoint.LAST)
+        return False
+    if best is not None:
+        # First, so that last.pt does not call an epoch the best that best.pt does not hold.
+        before, state.progress.best = state.progress.best, best
+        content = state.to_checkpoint()
+        if not _written(checkpoint.BEST, lambda: checkpoint.save(run_dir / checkpoint.BEST, content)):
+            state.progress.best = before
+    return _written(checkpoint.LAST, lambda: checkpoint.save_last(run_dir, state.to_checkpoint()))
+
+
+def _written(name: str, write: Callable[[], None]) -> bool:
+    """Whether ``write`` could; else there is a warning."""
+    try:
+        write()
+    except OSError as error:
+        logger.warning("%s not written: %s", name, error)
+        return False
+    return True
+
+
+def last_good(run_dir: Path) -> str:
+    """Which checkpoint there is to go back to, in words."""
+    found = next((name for name in (checkpoint.LAST, checkpoint.PREVIOUS) if (run_dir / name).exists()), None)
+    return f"the last good checkpoint is {run_dir / found}" if found else f"there is no checkpoint in {run_dir}"

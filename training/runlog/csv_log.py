@@ -1,0 +1,74 @@
+"""The tables of a run, ``epochs.csv`` and ``steps.csv``: rows are only ever appended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from data_tools.common.files import append_whole, warn_on_write_error, write_atomically
+from data_tools.common.options import OptionError
+
+
+class TableRow(Protocol):
+    """A row of a table, and where it stands there."""
+
+    @property
+    def position(self) -> Any: ...
+
+
+R = TypeVar("R", bound=TableRow)
+
+
+class CsvLog:
+    """Appends rows to the table at ``path``, which keeps its first ``length`` bytes: those that it had when the
+    checkpoint was saved that the run continues from. 0 begins a new table.
+
+    Rows that cannot be written, as to a full disk, are written with the next ones.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], length: int = 0) -> None:
+        self.path = path
+        self._unwritten = ""
+        self.length = min(length, path.stat().st_size) if path.is_file() else 0
+        if self.length:
+            os.truncate(path, self.length)
+        else:
+            heading = f"{','.join(columns)}\n".encode()
+            write_atomically(path, heading)
+            self.length = len(heading)
+
+    def add(self, rows: Iterable[Sequence[str]]) -> None:
+        """Append the cells of ``rows``."""
+        self._unwritten += "".join(f"{','.join(cells)}\n" for cells in rows)
+        with warn_on_write_error(self.path.name):
+            append_whole(self.path, self._unwritten.encode())
+            self.length += len(self._unwritten)
+            self._unwritten = ""
+
+
+def read_table(path: Path, columns: Sequence[str], parse: Callable[[dict[str, str]], R]) -> list[R]:
+    """The rows of the table at ``path``, each made by ``parse`` from its cells by column. OptionError if it is damaged.
+
+    A last line without its end is still being written, and left out.
+    """
+    rows: list[R] = []
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a spreadsheet may have saved it
+        table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True)
+        if missing := set(columns) - set(table.fieldnames or ()):
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        for cells in table:
+            if None in cells or None in cells.values():
+                raise ValueError(f"not {len(columns)} cells")
+            rows.append(parse(cells))
+        if any(a.position >= b.position for a, b in pairwise(rows)):
+            raise ValueError("not in order")
+    except (ValueError, csv.Error) as error:
+        what = f"damaged, or of another version (row {len(rows) + 1}: {error})"
+        raise OptionError(what, where=path, remedy="restore it, or remove it") from None
+    return rows

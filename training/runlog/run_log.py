@@ -1,0 +1,202 @@
+"""The log of a run: config, environment, epochs.csv, steps.csv, TensorBoard events, W&B and the console."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from data_tools.common.files import warn_on_write_error, write_atomically
+from training.config.run_config import RunConfig, as_mapping
+from training.config.schedule import Phase
+from training.runlog.console import Console, ProgressSnapshot
+from training.runlog.csv_log import CsvLog
+from training.runlog.epoch_table import (
+    COLUMNS,
+    CONFIG,
+    EPOCHS,
+    EpochRow,
+    EpochTable,
+    Scores,
+    read_epochs,
+    validation_images,
+)
+from training.runlog.eta import EtaEstimator, WorkModel
+from training.runlog.progress import Progress
+from training.runlog.sessions import Session, write_sessions
+from training.runlog.step_table import STEP_COLUMNS, STEPS, StepRow
+from training.runlog.wandb_logger import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+class StepTimes(Protocol):
+    """What the log needs of `engine.throughput.StepClock`."""
+
+    marks: list[float]
+    waited: float
+
+    def elapsed(self) -> float: ...
+    def starved(self) -> float: ...
+
+
+class Log:
+    """What a run reports. This one reports nothing: it is that of every process but the main one."""
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """Bytes of the tables, by file name."""
+        return {}
+
+    def phase_prepared(self, phase: Phase, seconds: float, compiled: bool) -> None:
+        """The step is ready for ``phase``, ``seconds`` after it was asked for; ``compiled``: its code was not in the
+        cache."""
+
+    def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
+        """The epoch of the run's progress begins, or continues."""
+
+    def batch_done(self) -> None:
+        """A batch was trained whose metrics are still on the device."""
+
+    def batches_done(self, losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
+        """The batches since the last call have these ``scores``, and mean ``losses`` step by step."""
+
+    def validation_begins(self) -> None:
+        """All batches of the epoch are trained."""
+
+    def epoch_done(self, row: EpochRow, eval_seconds: float) -> None:
+        """The epoch is trained and validated."""
+
+    def close(self) -> None:
+        """The run ends here, complete or not."""
+
+
+class RunLog(Log):
+    """The log of the main process, from ``progress`` on; ``lengths`` of the tables are those in the checkpoint that the
+    run continues from. OptionError for a damaged table, or if wandb refuses."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        progress: Progress,
+        sessions: Sequence[Session],
+        work: WorkModel,
+        lengths: Mapping[str, int],
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.dir = config.run.dir
+        self.progress, self.eta = progress, EtaEstimator(work)
+        self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lengths.get(EPOCHS, 0))
+        self.steps = CsvLog(self.dir / STEPS, STEP_COLUMNS, lengths.get(STEPS, 0))
+        earlier = read_epochs(self.dir)
+        self.tracker: Tracker | None = None
+        if config.log.wandb is not None:
+            self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config))
+        write_sessions(self.dir, sessions)
+        write_atomically(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
+        # Discard events beyond the checkpoint. An epoch's scores have the same step as the start of the next epoch, and
+        # so of a continued run: keep them.
+        self.events = SummaryWriter(str(self.dir), purge_step=progress.images_seen + 1 if progress.images_seen else 0)
+        if not progress.images_seen:
+            self._scalars({"times/first": time.time()})  # data_tools.dawn_tsv counts the hours from it
+        self.console = Console(config.log, EpochTable(images=validation_images(work.images)))
+        for row in earlier:
+            self.console.epoch_done(row)
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        return {EPOCHS: self.epochs.length, STEPS: self.steps.length}
+
+    def close(self) -> None:
+        self.console.close()
+        with warn_on_write_error("the event file"):
+            self.events.close()
+        if self.tracker is not None:
+            self.tracker.close()
+
+    def _scalars(self, values: Mapping[str, float], flush: bool = False) -> None:
+        seen = self.progress.images_seen
+        with warn_on_write_error("the event file"):
+            for tag, value in values.items():
+                self.events.add_scalar(tag, value, seen)
+            if flush:
+                self.events.flush()
+        if self.tracker is not None:
+            self.tracker.log(values, seen)
+
+    def phase_prepared(self, phase: Phase, seconds: float, compiled: bool) -> None:
+        self._scalars({"times/prepare_sec": seconds})
+        cold = "; the step was compiled, which training.warm_up can do beforehand" if compiled else ""
+        logger.info("%s: ready for the first step after %.1f s%s", described(phase), seconds, cold)
+
+    def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
+        at = self.progress
+        self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
+        self.eta.begin_epoch(at.epoch, at.batch, at.seconds)
+        self.console.epoch_begins(at.epoch + 1, at.batch, batches)
+        self._images_before = at.images_seen
+
+    def batch_done(self) -> None:
+        self.console.advance(self.progress.batch)
+
+    def batches_done(self, losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
+        work, at = self.eta.work, self.progress
+        batches, steps = work.batches(at.epoch), len(times.marks) - 1
+        self.steps.add(
+            StepRow(epoch=at.epoch + 1, batch=batch, lr=work.schedule.lr(at.epoch, batch, batches), loss=loss).cells()
+            for batch, loss in enumerate(losses, start=at.batch - len(losses) + 1)
+        )
+        lr = work.schedule.lr(at.epoch, at.batch, batches)
+        momentum = work.schedule.momentum(at.epoch, at.batch, batches)
+        values = {
+            "losses/xent": scores.loss,
+            "losses/train_1": scores.top1,
+            "losses/train_5": scores.top5,
+            "sizes/lr": lr,
+            "times/step": 1000 * (times.marks[-1] - times.marks[0]) / steps,
+            "times/data": 1000 * times.waited / steps,
+        }
+        if momentum is not None:
+            values["sizes/momentum"] = momentum
+        self._scalars(values)
+        if self.console.is_due():
+            self.console.progress(self._snapshot(lr, scores.loss, times))
+
+    def _snapshot(self, lr: float, loss: float, times: StepTimes) -> ProgressSnapshot:
+        at, schedule, seconds = self.progress, self.eta.work.schedule, times.elapsed()
+        epoch_left, run_left = self.eta.left(at.epoch, at.batch, at.seconds)
+        return ProgressSnapshot(
+            epoch=at.epoch + 1,
+            epochs=schedule.epochs,
+            batch=at.batch,
+            batches=self.eta.work.batches(at.epoch),
+            px=schedule.phase(at.epoch).px,
+            loss=loss,
+            lr=lr,
+            images_per_s=(at.images_seen - self._images_before) / seconds,
+            data_wait_percent=100 * times.starved() / seconds,
+            epoch_seconds_left=epoch_left,
+            run_seconds_left=run_left,
+        )
+
+    def validation_begins(self) -> None:
+        self.console.validating(self.progress.batch)
+
+    def epoch_done(self, row: EpochRow, eval_seconds: float) -> None:
+        values = {
+            "losses/test_1": row.top1,
+            "losses/test_5": row.top5,
+            "losses/test_xent": row.val_loss,
+            "times/eval_sec": eval_seconds,
+        }
+        self._scalars(values, flush=True)
+        self.epochs.add([row.cells()])
+        self.console.epoch_done(row)
+
+
+def described(phase: Phase) -> str:
+    """The epochs of ``phase``, counted from 1, and its size."""
+    return f"epoch{'s' if '-' in phase.span else ''} {phase.span}, {phase.px} px"
