@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.convert.transcode import BadImageError, NativeStorage, StorageOptions, store_pixels, wants_raw
-from data_tools.native.library import CONVERT, RECORD, SOURCE, ConversionRequest, library
-from data_tools.native.pool import WAIT_MILLISECONDS, NativePool
+from data_tools.native.library import CONVERT, RECORD, SOURCE, WAIT_MILLISECONDS, ConversionRequest, NativePool, library
 from data_tools.sources.reader import File, Reader
 
 Item = tuple[int, int, int, int, str]  # position, file, offset, length, class/name

@@ -9,14 +9,12 @@
 // integers or in floats that hold whole numbers, so every machine with the same libjpeg-turbo gives the same bytes.
 
 #include "base.h"
-#include "batches.h"
 #include "convert.h"
 #include "crops.h"
 #include "jpeg.h"
 #include "jpeg_crops.h"
 #include "resize.h"
 #include "work.h"
-#include "xxh64.h"
 
 API int32_t native_probe(const uint8_t* data, size_t size, Info* info, Error* error) {
     return guarded(error, [&] { return probe(scratch().reader, data, size, info, error); });

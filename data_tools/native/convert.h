@@ -15,7 +15,6 @@
 #include "jpeg_crops.h"
 #include "resize.h"
 #include "work.h"
-#include "xxh64.h"
 
 namespace {
 

@@ -15,7 +15,6 @@
 #include <jerror.h>
 
 #include "base.h"
-#include "xxh64.h"
 
 #ifndef JCS_EXTENSIONS
 #error \

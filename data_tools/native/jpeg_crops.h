@@ -1,4 +1,4 @@
-// Crops of stored samples: of a JPEG only what the crop needs is decoded; raw samples are read in place.
+// Crops of stored samples, in batches: of a JPEG only what the crop needs is decoded; raw samples are read in place.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base.h"
+#include "crops.h"
 #include "jpeg.h"
 #include "resize.h"
+#include "work.h"
 
 namespace {
 
@@ -177,6 +179,30 @@ Code load_crop(Scratch& mine, const uint8_t* data, size_t size, const Stored& st
     if (stored.mode == JPG) return decode_crop(mine, data, size, stored, crop, out, error);
     if (stored.mode == RAW) return take_raw(mine, data, size, stored, crop, out, error);
     return fail(error, BAD_ARGUMENT, "the sample is neither JPEG nor raw");
+}
+
+struct Task {  // a sample of a batch to load; library.py: TASK
+    uint64_t at, size, checksum;
+    Stored stored;
+    Crop crop;
+};
+
+struct Batch : Work {  // library.py: BatchRequest
+    const Task* tasks;
+    uint8_t* out;
+    int32_t file, height, width, verify;
+};
+
+Code load_sample(const Batch& batch, int i, Error* error) {
+    const Task& task = batch.tasks[i];
+    Output out = {batch.height, batch.width, batch.out + 3 * size_t(batch.height) * batch.width * i};
+    Scratch& mine = scratch();
+    if (mine.stored.size() < task.size) mine.stored.resize(task.size);
+    Code code = read_fully(batch.file, mine.stored.data(), task.size, task.at, error);
+    if (code != OK) return code;
+    if (batch.verify && xxh64(mine.stored.data(), task.size) != task.checksum)
+        return fail(error, DAMAGED, "its bytes are not those that were written (checksum)");
+    return load_crop(mine, mine.stored.data(), task.size, task.stored, task.crop, out, error);
 }
 
 }  // namespace

@@ -1,20 +1,24 @@
-"""The native library: its functions, and every struct that Python and C++ share.
+"""The native library: its functions, its threads, and every struct that Python and C++ share.
 
 The structs have the same layout as their counterparts in the C++ headers beside this file.
 """
 
 import ctypes
 import functools
+import os
+import weakref
 from ctypes import c_double, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+WAIT_MILLISECONDS = 100  # after this long, Python looks whether it is to stop, even while a disk hangs
+
 # A part of an image, and whether to mirror it (crops.h: Crop).
 CROP = np.dtype([(name, "<i4") for name in ("top", "left", "height", "width", "flip")])
 
-# A sample of a batch to load: its bytes in the file, and the crop to take (batches.h: Task).
+# A sample of a batch to load: its bytes in the file, and the crop to take (jpeg_crops.h: Task).
 TASK = np.dtype(
     [
         ("at", "<u8"),
@@ -90,7 +94,7 @@ WORK: tuple[Any, ...] = (  # work.h: Work
 
 
 class BatchRequest(ctypes.Structure):
-    """batches.h: Batch."""
+    """jpeg_crops.h: Batch."""
 
     _fields_ = (
         *WORK,
@@ -157,3 +161,54 @@ def library() -> ctypes.CDLL:
         function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, result
     return loaded
+
+
+class NativePool:
+    """`threads` native threads, which take works in the order of submission. Closing waits for the items at hand, a few
+    milliseconds.
+
+    A forked process has none of the threads, and their locks in whatever state they were: there the pool is not usable,
+    and closing it leaves them alone.
+    """
+
+    def __init__(self, threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"{threads} threads do nothing")
+        self._handle = library().native_pool_new(threads)
+        if not self._handle:
+            raise RuntimeError(f"the system cannot start {threads} threads (see `ulimit -u`)")
+        self.process = os.getpid()
+        # Also at the interpreter's exit, while the memory that the threads write to is still there.
+        self.close = weakref.finalize(self, _delete, self._handle, self.process)
+
+    def submit(self, work: ctypes.Structure) -> None:
+        """Begin a work, a struct that begins with `library.WORK`; what it points to must stay until it is finished."""
+        self.check_open()
+        library().native_pool_submit(self._handle, ctypes.byref(work))
+
+    def finished(self, work: ctypes.Structure, milliseconds: int = 0) -> bool:
+        """Whether a work is finished, after waiting for it up to this long; there is no other way to wait."""
+        self.check_open()
+        return bool(library().native_pool_wait(self._handle, ctypes.byref(work), milliseconds))
+
+    def cancel(self, work: ctypes.Structure) -> None:
+        """Forget a work; on return no thread touches it."""
+        if self.close.alive and not self.is_forked:
+            library().native_pool_cancel(self._handle, ctypes.byref(work))
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is not the one that has the threads."""
+        return os.getpid() != self.process
+
+    def check_open(self) -> None:
+        """RuntimeError once it is closed, and in a process that was forked."""
+        if self.is_forked:
+            raise RuntimeError(f"the threads are in process {self.process}, not in {os.getpid()}")
+        if not self.close.alive:
+            raise RuntimeError("the pool is closed")
+
+
+def _delete(handle: int, process: int) -> None:
+    if os.getpid() == process:
+        library().native_pool_delete(handle)

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_tools.native.library import LOAD, BatchRequest
-from data_tools.native.pool import NativePool
+from data_tools.native.library import LOAD, BatchRequest, NativePool
 from training.loader.beton_reader import LoadError
 
 

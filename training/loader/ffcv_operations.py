@@ -31,8 +31,7 @@ from numpy.typing import NDArray
 
 from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
-from data_tools.native.library import library
-from data_tools.native.pool import WAIT_MILLISECONDS
+from data_tools.native.library import WAIT_MILLISECONDS, library
 from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CentreCrops, CropRule, RandomCrops
 from training.loader.decode_pool import DecodePool, PendingBatch, Request
