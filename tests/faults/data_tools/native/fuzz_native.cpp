@@ -47,6 +47,36 @@ static void load_any(const uint8_t* data, size_t size, int mode, int width, int 
     });
 }
 
+// An image of a conversion, with sizes and pages of any kind.
+static void convert_any(const uint8_t* data, size_t size) {
+    int32_t caps[3] = {int32_t(below(200)), 1 + int32_t(below(400)), 0};
+    uint64_t page_bytes[3] = {1 + below(1 << 20), 1 + below(1 << 20), 1 + below(1 << 20)};
+    StoreOptions options = {caps, page_bytes, 1 << 20, 3, int32_t(below(2)), 1 + int32_t(below(100)), int32_t(below(2)),
+                            int32_t(below(2)), 1 + int32_t(below(2000))};
+    Source source = {data, nullptr, 0, size, -1, int32_t(below(2))};
+    Record records[3];
+    uint8_t* stored = nullptr;
+    int32_t code = OK;
+    Conversion conversion{};
+    conversion.kind = CONVERT, conversion.items = 1;
+    conversion.sources = &source, conversion.options = &options;
+    conversion.records = records, conversion.stored = &stored, conversion.codes = &code;
+    Error error;
+    do_item(conversion, 0, &error);
+    if (code != OK) return;
+    for (int output = 0; output < 3; output++) {
+        Data gathered(records[output].size);
+        gathered.shrink_to_fit();
+        native_gather(&stored, records, 1, 3, output, gathered.data());
+        if (xxh64(gathered.data(), gathered.size()) != records[output].checksum) std::abort();
+        if (records[output].size > page_bytes[output]) std::abort();
+    }
+    native_free(stored);
+    // The same picture by the way of those that PIL decodes.
+    Data rgb(size_t(3) * 40 * 30, uint8_t(below(256)));
+    if (native_store(rgb.data(), 40, 30, nullptr, 0, int32_t(below(2)), &options, records, &stored, &error) == OK) native_free(stored);
+}
+
 static void run(const Data& sample, Data& out) {
     Data data(sample);  // exactly as long as it is, so that reading past the end shows
     data.shrink_to_fit();
@@ -67,6 +97,7 @@ static void run(const Data& sample, Data& out) {
     out.resize(size_t(3) * out_height * out_width);
     load_any(data.data(), data.size(), int(below(3)), width, height, below(3) ? &rule : nullptr, int64_t(rng()), out.data(), out_height, out_width);
     load_any(data.data(), data.size(), JPG, width, height, &rule, int64_t(rng()), out.data(), out_height, out_width);
+    convert_any(data.data(), data.size());
     native_checksum(data.data(), data.size());
 }
 
