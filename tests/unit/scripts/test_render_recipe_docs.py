@@ -54,13 +54,3 @@ def test_learning_rates_of_a_ramp_over_two_phases() -> None:
     at_start = ramp.first + (ramp.last - ramp.first) * (last.start - ramp.start) / (ramp.end - ramp.start)
     assert ramp.start < last.start < ramp.end
     assert list(render_recipe_docs.table(epochs16, gpus=8))[-1].endswith(f"| {at_start:.4g} → {ramp.last:.4g} |")
-
-
-def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("no marks\n")
-    assert render_recipe_docs.main([str(page), str(RECIPES["titan8"])]) == 2
-    assert "lacks its marks" in capsys.readouterr().err
-    page.write_text(f"{render_recipe_docs.BEGIN}{render_recipe_docs.END}")
-    assert render_recipe_docs.main([str(page), "none.yaml"]) == 2
-    assert "none.yaml" in capsys.readouterr().err

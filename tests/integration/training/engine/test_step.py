@@ -154,17 +154,6 @@ def test_blurpool_blurs_only_strided_convolutions() -> None:
     assert net.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, CLASSES)
 
 
-def test_prepare_changes_no_weight_or_statistic() -> None:
-    torch.manual_seed(0)
-    net = resnet.build("resnet18", CLASSES, init_bn0=True)
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
-    step = TrainStep(LossModule(Predictor(net, torch.float32, CPU), 0.0), optimizer, Train())
-    step.prepare(PX, BATCH, CPU)
-    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
-    assert all(parameter.grad is None for parameter in net.parameters())
-
-
 # -------------------------------------------------------------------------------------- processes and their emulation
 def step_in_eval_mode(accumulation_steps: int, rank: int, ranks: int, mixed: bool) -> tuple[nn.Module, TrainStep]:
     """A step whose BatchNorm does not depend on how a batch is shared."""
