@@ -17,7 +17,7 @@ from training.config import preflight
 from training.config.datasets import Datasets, check_batches, read_datasets
 from training.config.run_config import RunConfig, from_argv
 from training.distributed.ranks import join_job
-from training.runlog import console, provenance, wandb_logger
+from training.runlog import console, invocation, wandb_logger
 
 
 @program("train_imagenet.py")
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     if config.run.plan or config.run.plan_csv:
         plan.show(config)
         return 0
-    os.environ[provenance.COMMAND] = shlex.join(["train_imagenet.py", *argv])
+    os.environ[invocation.COMMAND] = shlex.join(["train_imagenet.py", *argv])
     # All that can be known without a GPU is checked before any process starts.
     datasets = read_datasets(config.data.dir, config.betons())
     wandb_logger.check(config.log.wandb)

@@ -19,7 +19,7 @@ from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
 from data_tools.common.text import plural
 from data_tools.native import codec
-from training.runlog import provenance
+from training.runlog import invocation
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def current_session(
     damaged."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     earlier = launches_of(read_sessions(run_dir))
-    launch = Launch(started=started, from_epoch=epoch, command=provenance.command(), commit=provenance.git_commit())
+    launch = Launch(started=started, from_epoch=epoch, command=invocation.command(), commit=invocation.git_commit())
     return Session(
         launches=(*earlier, launch),
         decoder=codec.libjpeg_version(),
