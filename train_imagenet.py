@@ -15,7 +15,7 @@ from training.config import preflight
 from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import from_argv
 from training.distributed.ranks import join_job
-from training.runlog import console, provenance, wandb_logger
+from training.runlog import console, invocation, wandb_logger
 
 
 @program("train_imagenet.py")
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     config = from_argv(argv)
     preflight.check_files(config)
     join_job(os.environ)
-    os.environ[provenance.COMMAND] = shlex.join(["train_imagenet.py", *argv])
+    os.environ[invocation.COMMAND] = shlex.join(["train_imagenet.py", *argv])
     datasets = read_datasets(config.data.dir, config.schedule.betons())
     wandb_logger.check(config.log.wandb)
     with contextlib.ExitStack() as held:

@@ -21,7 +21,7 @@ from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.errors import UserError, printable, program
 from data_tools.common.options import Argument, Section, parse
-from data_tools.common.progress_bar import TerminalBar
+from data_tools.common.progress_bar import ProgressDisplay
 from data_tools.common.resources import usable_cores
 from data_tools.convert import transcode
 from data_tools.native import codec
@@ -81,7 +81,8 @@ def _full(
 ) -> Iterator[str]:
     """Page by page, in threads: the native code releases the GIL."""
     pages, total, done = _pages(layout), len(layout.samples), 0
-    bar = TerminalBar(total, 0, layout.path.name) if sys.stderr.isatty() else None
+    progress = ProgressDisplay()
+    progress.begin(total, name=layout.path.name)
     handle = os.open(layout.path, os.O_RDONLY)
     try:
         with ThreadPoolExecutor(workers) as pool:
@@ -91,15 +92,13 @@ def _full(
                 for faults, count in pool.map(lambda page: _page(handle, layout, manifest, checksums, *page), batch):
                     yield from faults
                     done += count
-                    if bar is not None and bar.is_due:
-                        bar.show(done)
+                    progress.advance(done)
         head = SAMPLES_START + layout.samples.nbytes
         first = min((page for page, _ in pages), default=0) * layout.page_bytes
         if first > head and any(os.pread(handle, first - head, head)):
             yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
     finally:
-        if bar is not None:
-            bar.close()
+        progress.close()
         os.close(handle)
 
 

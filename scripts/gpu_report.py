@@ -10,7 +10,7 @@ from typing import Any
 
 COLUMNS = ("ours", "img/s", "x ours", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %")
 NOT_VARIANTS = {"ours", "ours_whole_path", "ffcv_imagenet", "torchvision"}
-# The goals at 224 px: the figure of a benchmark's row (name, baseline), and its limit.
+# The goals at 224 px: a value in a benchmark's row (name, baseline, key), and its limit.
 WANTED = (
     ("step, x ffcv-imagenet's, >= 1.25", ("ours", "ffcv_imagenet", "ratio"), operator.ge, 1.25),
     ("whole path, x the step alone, >= 0.97", ("ours_whole_path", "ours", "ratio"), operator.ge, 0.97),
@@ -48,14 +48,14 @@ def outcomes(output: str) -> dict[str, list[str]]:
     return found
 
 
-def figure(results: Sequence[Result], part: str, name: str, baseline: str, key: str) -> float | None:
-    """A figure of a benchmark's row; None if it was not run."""
+def value_of(results: Sequence[Result], part: str, name: str, baseline: str, key: str) -> float | None:
+    """The value of ``key`` in a benchmark's row; None if it was not run."""
     rows = [row for each in results if each.name == part for row in each.rows]
     found = [row[key] for row in rows if row["name"] == name and row["baseline"] == baseline]
     return found[0] if found else None
 
 
-def _figures(rows: Sequence[dict[str, Any]], name: str) -> list[float | None]:
+def _values(rows: Sequence[dict[str, Any]], name: str) -> list[float | None]:
     """The columns of the table for one of ``rows``'s contenders."""
     against = {row["baseline"]: row for row in rows if row["name"] == name}
     rate = next((row["images_per_s"] for row in against.values()), None)
@@ -67,7 +67,7 @@ def _figures(rows: Sequence[dict[str, Any]], name: str) -> list[float | None]:
 def goals(results: Sequence[Result], *, on_gpu: bool) -> list[Goal]:
     found = []
     for text, row, holds, limit in WANTED:
-        measured = figure(results, "step 224", *row)
+        measured = value_of(results, "step 224", *row)
         met = holds(measured, limit) if on_gpu and measured is not None else None
         found.append(Goal(text=text, measured=measured, met=met))
     return found
@@ -88,7 +88,7 @@ def table(machine: dict[str, Any], results: Sequence[Result], wanted: Sequence[G
         if each.name.startswith(("step", "variants", "max-autotune")):
             variants = [row["name"] for row in each.rows if row["name"] not in NOT_VARIANTS]
             for name in ("ours", *variants):
-                shown = ["not run" if value is None else f"{value:g}" for value in _figures(each.rows, name)]
+                shown = ["not run" if value is None else f"{value:g}" for value in _values(each.rows, name)]
                 yield line.format(each.name if name == "ours" else f"  {name}", *shown)
     yield f"\n{'goal at 224 px':<40}{'measured':>10}"
     for goal in wanted:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data_tools.common.console import plural
 from data_tools.common.errors import UserError
 from data_tools.common.files import folder_fault, too_many_open_files
-from data_tools.common.progress_bar import TerminalBar
+from data_tools.common.progress_bar import ProgressDisplay
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError
@@ -45,7 +45,7 @@ def run(spec: WriteSpec) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
     started = time.monotonic()
-    bar = Bar()
+    progress = ImageProgress()
     # A source that is refused at once prints one line, the error.
     announcement = threading.Timer(ANNOUNCE_SECONDS, _print_line, [f"reading {', '.join(map(str, spec.data.source))}"])
     announcement.start()
@@ -55,9 +55,9 @@ def run(spec: WriteSpec) -> int:
         _print_line(line)
 
     try:
-        summaries = convert(spec, report=bar.show, print_line=print_line)
+        summaries = convert(spec, report=progress.show, print_line=print_line)
     except StoppedError as stop:
-        bar.close()
+        progress.close()
         print(f"\n{stop}: stopped; the same command continues from here", file=sys.stderr)
         return 128 + stop.number
     except OSError as error:
@@ -66,7 +66,7 @@ def run(spec: WriteSpec) -> int:
         raise _explained(error) from error
     finally:
         announcement.cancel()
-        bar.close()
+        progress.close()
     print(table(summaries, time.monotonic() - started))
     print(next_steps(spec.data.out, summaries))
     return 0
@@ -93,44 +93,28 @@ def _explained(error: OSError) -> ConversionError:
     return ConversionError(error.strerror or str(error), where=error.filename or "", remedy=remedy)
 
 
-class Bar:
-    """Images per second and the time left: a bar on a terminal, elsewhere a plain line now and then.
-
-    Images of an interrupted run do not count for the rate.
-    """
+class ImageProgress:
+    """Shows images per second and the time left. Images of an interrupted run do not count for the rate."""
 
     def __init__(self) -> None:
-        self.bar: TerminalBar | None = None
-        self.terminal = sys.stderr.isatty()
-        self.start: tuple[float, int] | None = None  # time, and images done by then
-        self.last_line = 0.0
+        self._display: ProgressDisplay | None = None
 
     def show(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.start is None:
-            self.start, self.last_line = (now, done), now
-        seconds, images = now - self.start[0], done - self.start[1]
-        if not self.terminal:
-            if now - self.last_line >= LOG_SECONDS:
-                self.last_line = now
-                _print_line(f"{done:,} of {plural(total, 'image')}, {', '.join(_rate(done, total, seconds, images))}")
-            return
-        if self.bar is None:
-            self.bar = TerminalBar(total, done, "images", leave=True)
-        elif self.bar.is_due or done == total:
-            rate, left = _rate(done, total, seconds, images)
-            self.bar.show(done, [left, rate])
+        """``done`` of ``total`` images are written."""
+        if self._display is None:
+            self._start = time.monotonic(), done
+            self._display = ProgressDisplay(LOG_SECONDS, leave=True)
+            self._display.begin(total, done, "images")
+        elif self._display.is_due(done):
+            seconds, images = time.monotonic() - self._start[0], done - self._start[1]
+            left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
+            parts = f"{left} left", f"{images / seconds:,.0f} a second" if seconds else "? a second"
+            line = f"{done:,} of {plural(total, 'image')}, {parts[1]}, {parts[0]}"
+            self._display.show(done, parts, line)
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-
-def _rate(done: int, total: int, seconds: float, images: int) -> tuple[str, str]:
-    """The rate of ``images`` in ``seconds``, and the time left at it."""
-    left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
-    return f"{images / seconds:,.0f} a second" if seconds else "? a second", f"{left} left"
+        if self._display is not None:
+            self._display.close()
 
 
 def table(summaries: list[Summary], seconds: float) -> str:

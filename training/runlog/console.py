@@ -6,14 +6,13 @@ import json
 import logging
 import math
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_tools.common.console import plural, show
-from data_tools.common.progress_bar import TerminalBar
+from data_tools.common.progress_bar import ProgressDisplay
 from training.config.run_config import Log, RunConfig
 from training.runlog.epoch_table import EpochRow, EpochTable
 
@@ -43,7 +42,7 @@ def time_left(snapshot: ProgressSnapshot) -> list[str]:
     return [f"left: epoch {clock(snapshot.epoch_seconds_left)}", f"run {clock(snapshot.run_seconds_left)}"]
 
 
-def figures(snapshot: ProgressSnapshot) -> list[str]:
+def measurements(snapshot: ProgressSnapshot) -> list[str]:
     return [
         f"loss {snapshot.loss:.3f}",
         f"lr {snapshot.lr:.4g}",
@@ -103,52 +102,38 @@ class Console:
     otherwise to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
     def __init__(self, options: Log, table: EpochTable | None = None) -> None:
-        self._json, self._seconds = options.format == "json", options.seconds
+        self._json = options.format == "json"
         self._table = table or EpochTable()
-        self._terminal = sys.stderr.isatty()
-        self._bar: TerminalBar | None = None
-        self._last_line = time.monotonic()
+        self._display = ProgressDisplay(options.seconds, lines_to_stdout=self._json)
         if not self._json:
             show(self._table.heading)
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
-        if self._terminal:
-            self._bar = TerminalBar(batches, batch, f"epoch {epoch}")
+        self._display.begin(batches, batch, f"epoch {epoch}")
 
     def is_due(self) -> bool:
         """Whether it is time to show progress."""
-        return time.monotonic() - self._last_line >= self._seconds or (self._bar is not None and self._bar.is_due)
+        return self._display.is_due()
 
     def advance(self, batch: int) -> None:
         """The bar moves on between two reports of :meth:`progress`, since reading the metrics waits for the device."""
-        if self._bar is not None and self._bar.is_due:
-            self._bar.show(batch)
+        self._display.advance(batch)
 
     def validating(self, batches: int) -> None:
         """All ``batches`` of the epoch are trained."""
-        if self._bar is not None:
-            self._bar.show(batches, ["validating"])
+        self._display.show(batches, ["validating"])
 
     def progress(self, snapshot: ProgressSnapshot) -> None:
-        if self._bar is not None:
-            self._bar.show(snapshot.batch, [*time_left(snapshot), *figures(snapshot)])
-        now = time.monotonic()
-        if now - self._last_line < self._seconds:
-            return
-        self._last_line = now
-        if self._json:
-            show(as_json("progress", asdict(snapshot)))
-        elif self._bar is None:
-            share = 100 * snapshot.batch // snapshot.batches
-            where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share} % of {plural(snapshot.batches, 'batch')}"
-            said = ", ".join([*figures(snapshot), *time_left(snapshot)])
-            logger.info("%s, %s px: %s", where, snapshot.px, said)
+        left, measured = time_left(snapshot), measurements(snapshot)
+        share = 100 * snapshot.batch // snapshot.batches
+        where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share} % of {plural(snapshot.batches, 'batch')}"
+        text = f"{where}, {snapshot.px} px: {', '.join([*measured, *left])}"
+        line = as_json("progress", asdict(snapshot)) if self._json else text
+        self._display.show(snapshot.batch, [*left, *measured], line)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()
         show(as_json("epoch", row.flat()) if self._json else self._table.line(row))
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._display.close()

@@ -20,7 +20,7 @@ from data_tools.common.gpus import driver_version
 from data_tools.common.options import OptionError
 from data_tools.common.resources import usable_cores
 from data_tools.native import codec
-from training.runlog import provenance
+from training.runlog import invocation
 
 ENVIRONMENT = "environment.json"
 PACKAGES = ("imagenet18-ffcv", "torch", "torchvision", "ffcv", "numba", "numpy", "pillow")
@@ -108,8 +108,8 @@ def session_here(
         started=datetime.now(UTC).replace(microsecond=0),
         from_epoch=epoch,
         from_hours=hours,
-        command=provenance.command(),
-        commit=provenance.git_commit(),
+        command=invocation.command(),
+        commit=invocation.git_commit(),
         processes=processes,
         gpus=tuple(gpus),
         driver=driver_version() if gpus else None,

@@ -21,12 +21,12 @@ def test_progress_in_a_log(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    bar = cli.Bar()
-    bar.show(500, 10_000)  # done before an interruption
+    progress = cli.ImageProgress()
+    progress.show(500, 10_000)  # done before an interruption
     for step in range(1, 1501):
         now[0] += 1 / 32
-        bar.show(500 + step * images // 960, 10_000)
-    bar.close()
+        progress.show(500 + step * images // 960, 10_000)
+    progress.close()
     assert capsys.readouterr() == ("", line)
 
 

@@ -96,7 +96,7 @@ def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("training.runlog.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("data_tools.common.progress_bar.time.monotonic", lambda: now[0])
     shown, wanted = Console(Log(seconds=30)), []
     for _ in range(100):
         now[0] += 1

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from training.runlog import provenance
+from training.runlog import invocation
 
 
 def test_commit_of_a_checkout_and_of_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert provenance.git_commit(tmp_path) is None
+    assert invocation.git_commit(tmp_path) is None
     (tmp_path / ".git").mkdir()
     answers = {"rev-parse": "0123abc\n", "status": ""}
 
@@ -18,20 +18,20 @@ def test_commit_of_a_checkout_and_of_none(tmp_path: Path, monkeypatch: pytest.Mo
         return subprocess.CompletedProcess(command, 0, stdout=answers[command[3]])
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert provenance.git_commit(tmp_path) == "0123abc"
+    assert invocation.git_commit(tmp_path) == "0123abc"
     answers["status"] = " M training/trainer.py\n"
-    assert provenance.git_commit(tmp_path) == "0123abc+changes"
+    assert invocation.git_commit(tmp_path) == "0123abc+changes"
 
     def fails(command: list[str], **_: object) -> None:
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(subprocess, "run", fails)
-    assert provenance.git_commit(tmp_path) is None
+    assert invocation.git_commit(tmp_path) is None
 
 
 def test_command_is_the_one_that_the_launcher_was_started_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(provenance.COMMAND, "train_imagenet.py --run.seed=1")
-    assert provenance.command() == "train_imagenet.py --run.seed=1"
-    monkeypatch.delenv(provenance.COMMAND)
+    monkeypatch.setenv(invocation.COMMAND, "train_imagenet.py --run.seed=1")
+    assert invocation.command() == "train_imagenet.py --run.seed=1"
+    monkeypatch.delenv(invocation.COMMAND)
     monkeypatch.setattr("sys.orig_argv", ["python", "a script.py"])
-    assert provenance.command() == "python 'a script.py'"
+    assert invocation.command() == "python 'a script.py'"

@@ -1,4 +1,4 @@
-"""What a run was made with: the command and the sources' commit."""
+"""What started a run: the command, and the commit of the sources."""
 
 from __future__ import annotations
 
