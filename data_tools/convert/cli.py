@@ -14,7 +14,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from data_tools.common.console import plural
+from data_tools.common.console import plural, show
 from data_tools.common.errors import UserError
 from data_tools.common.files import folder_fault, too_many_open_files
 from data_tools.common.progress_bar import ProgressDisplay
@@ -58,7 +58,7 @@ def run(spec: WriteSpec) -> int:
         summaries = convert(spec, report=progress.show, print_line=print_line)
     except StoppedError as stop:
         progress.close()
-        print(f"\n{stop}: stopped; the same command continues from here", file=sys.stderr)
+        show(f"\n{stop}: stopped; the same command continues from here", "stderr")
         return 128 + stop.number
     except OSError as error:
         if isinstance(error, UserError):
@@ -67,8 +67,8 @@ def run(spec: WriteSpec) -> int:
     finally:
         announcement.cancel()
         progress.close()
-    print(table(summaries, time.monotonic() - started))
-    print(next_steps(spec.data.out, summaries))
+    show(table(summaries, time.monotonic() - started))
+    show(next_steps(spec.data.out, summaries))
     return 0
 
 
@@ -79,7 +79,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def _print_line(line: str) -> None:
-    print(line, file=sys.stderr)
+    show(line, "stderr")
 
 
 def _explained(error: OSError) -> ConversionError:

@@ -88,7 +88,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(recipe: Path, finished_
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(betons: Path, tmp_path: Path) -> None:
     rates = [{"epochs": [0, 1], "from": 0.001, "to": 0.001}, {"epochs": [1, 4], "from": 1e30, "to": 1e30}]
     phase = {"epochs": [0, 4], "px": 64, "batch_per_gpu": 4, "data": 160, "lr": rates}
-    diverging = write_recipe(tmp_path / "diverging.yaml", [phase], train={"ema": 0}, data={"dir": str(betons)})
+    diverging = write_recipe(tmp_path / "diverging.yaml", [phase], train={"ema": None}, data={"dir": str(betons)})
     status, _, err = attempt(diverging, tmp_path / "run", SAVE_EVERY_BATCH)
     assert status == 2
     assert "no finite loss or gradient for" in err
@@ -108,7 +108,7 @@ def test_killed_process_ends_the_other(recipe: Path, tmp_path: Path) -> None:
 def one_epoch_at(lr: float, betons: Path, path: Path) -> Path:
     rates = [{"epochs": [0, 1], "from": lr, "to": lr}]
     phase = {"epochs": [0, 1], "px": 64, "batch_per_gpu": 8, "data": 160, "lr": rates}
-    return write_recipe(path, [phase], train={"ema": 0}, data={"dir": str(betons)})
+    return write_recipe(path, [phase], train={"ema": None}, data={"dir": str(betons)})
 
 
 def test_run_that_ends_without_finite_weights_fails(betons: Path, tmp_path: Path) -> None:
