@@ -66,7 +66,7 @@ def epoch(folder: Path, betons: Path, device: torch.device, *options: str) -> Ep
     """The row of a short epoch: four steps, or two that accumulate."""
     folder.mkdir()
     phase = ONE_EPOCH[0] | {"px": 64, "batch_per_gpu": 10}
-    plain = {"amp": "auto" if device.type == "cuda" else "fp32", "ema": 0, "mixup": 0}
+    plain = {"amp": "auto" if device.type == "cuda" else "fp32", "ema": None, "mixup": None}
     recipe = write_recipe(folder / "r.yaml", [phase], data={"dir": str(betons)}, train=plain)
     train(recipe, folder / "run", f"--dist.device={device.type}", "--run.deterministic=false", *options)
     return read_epochs(folder / "run")[0]
