@@ -56,7 +56,7 @@ def test_step_of_one_of_several_processes_is_that_of_a_single_one(
     """A process group of one, over NCCL; the step is wrapped in DistributedDataParallel as for two."""
     recipe = write_recipe(tmp_path / "r.yaml", ONE_EPOCH, data={"dir": str(betons)}, train={"mixup": None})
     config = from_argv(training_arguments(recipe, tmp_path, f"--train.compile={mode}"))
-    datasets = read_datasets(config.data.dir, config.betons())
+    datasets = read_datasets(config.data.dir, config.schedule.betons())
     backend = "nccl" if device.type == "cuda" else "gloo"
     found = []
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
