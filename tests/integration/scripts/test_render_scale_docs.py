@@ -1,4 +1,4 @@
-"""The command that renews what docs/PERFORMANCE.md shows of several machines."""
+"""The command that renews benchmarks/results/machines.md and its plot."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from scripts.render_scale_docs import BEGIN, END, main
 
 
 def test_command_renews_tables_and_plot(tmp_path: Path) -> None:
-    page = tmp_path / "PERFORMANCE.md"
+    page = tmp_path / "machines.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     made = []
     for _ in range(2):
@@ -16,4 +16,4 @@ def test_command_renews_tables_and_plot(tmp_path: Path) -> None:
         made.append((page.read_text(), (tmp_path / "machines.svg").read_bytes()))
     assert made[0] == made[1]
     assert made[0][0].startswith("before\n") and made[0][0].endswith("after\n") and "old" not in made[0][0]
-    assert made[0][1] == (ROOT / "docs" / "machines.svg").read_bytes()
+    assert made[0][1] == (ROOT / "benchmarks" / "results" / "machines.svg").read_bytes()
