@@ -52,16 +52,16 @@ def training_options() -> Iterator[str]:
 
 
 def tool_options() -> Iterator[str]:
-    """One table for all tools, without the options that they share with train_imagenet.py."""
-    rows = []
+    """One table for all tools, and which of them share the options of train_imagenet.py."""
+    rows, sharing = [], []
     for tool, (module, schema) in TOOLS.items():
         kind = getattr(importlib.import_module(module), schema)
         shared = issubclass(kind, RunConfig)
         own = [row for name in ("", *sections_of(kind)) if not (shared and name) for row in option_rows(kind, name)]
         rows += [[f"`{tool}`" if number == 0 else "", *row] for number, row in enumerate(own)]
-        if shared:
-            rows.append(["", "all of `train_imagenet.py`", "", "the recipe and changes to it"])
+        sharing += [f"`{tool.rpartition('.')[2]}`"] if shared else []
     yield from option_table(rows, first="program | option")
+    yield f"\n{', '.join(sharing[:-1])} and {sharing[-1]} also take all options of `train_imagenet.py`."
 
 
 def conversion_options() -> Iterator[str]:
