@@ -55,7 +55,7 @@ MAKE = {
     **dict.fromkeys(("env", "lint", "type", "test"), CI),
     "gpu": ACCEPTANCE,
     "wheels": WHEELS,
-    "docs": "tests/integration/scripts/test_render_recipe_docs.py::test_command_renews_page_and_plots",
+    "docs": "tests/integration/scripts/test_render_docs.py::test_command_renews_page_and_plots",
     "soak": "run the slow tests",
     "bench": "run the benchmarks",
     "format": "format the code",

@@ -35,13 +35,3 @@ def test_every_recipe_has_an_up_to_date_plot(recipe: str) -> None:
 
 def test_every_plot_has_a_recipe() -> None:
     assert {path.stem for path in (ROOT / "docs/recipes").iterdir()} == set(RECIPES)
-
-
-def test_mistakes_end_in_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("no marks\n")
-    assert render_recipe_docs.main([str(page), str(RECIPES["titan8"])]) == 2
-    assert "lacks its marks" in capsys.readouterr().err
-    page.write_text(f"{render_recipe_docs.BEGIN}{render_recipe_docs.END}")
-    assert render_recipe_docs.main([str(page), "none.yaml"]) == 2
-    assert "none.yaml" in capsys.readouterr().err
