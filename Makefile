@@ -63,14 +63,14 @@ bench: $(ENV) $(PHOTOGRAPHS)  ## run the benchmarks, each into a file in bench/
 gpu: $(ENV)  ## run the GPU tests and measurements, in 9 minutes; results in bench/gpu
 	$(PYTHON) -m scripts.gpu_acceptance --out $(BENCH)/gpu
 
-wheels: $(ENV)  ## build what a machine without network needs, into OUT (docs/OFFLINE.md)
+wheels: $(ENV)  ## build what a machine without network needs, into OUT (docs/INSTALL.md)
 	@[ -n "$(OUT)" ] || { echo "make: give a folder: make wheels OUT=wheels" >&2; exit 1; }
 	PATH="$(CURDIR)/.tools/bin:$$PATH" PYTHONS="$(PYTHONS)" LARGE="$(LARGE)" scripts/build_wheels.sh "$(OUT)"
 
-docs: $(ENV)  ## update the recipes and options shown in docs/
+docs: $(ENV)  ## update the recipes, options and estimates that the pages show
 	$(PYTHON) scripts/render_recipe_docs.py docs/RECIPES.md rn50_configs/*.yaml
-	$(PYTHON) scripts/render_option_docs.py
-	$(PYTHON) scripts/render_scale_docs.py docs/PERFORMANCE.md rn50_configs
+	$(PYTHON) scripts/render_option_docs.py docs/OPTIONS.md
+	$(PYTHON) scripts/render_scale_docs.py benchmarks/results/machines.md rn50_configs
 
 lint: $(ENV)  ## check style and format
 	$(PYTHON) -m ruff check

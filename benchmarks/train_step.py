@@ -48,7 +48,7 @@ class Variant:
     inductor: dict[str, Any] = field(default_factory=dict)
 
 
-# What they gain on a GPU is in docs/PERFORMANCE.md.
+# What they gain on a GPU is in benchmarks/results/gpu.md.
 VARIANTS = {
     "eager": Variant(train=Train(compile="off")),
     "cuda_graphs": Variant(train=Train(compile="reduce-overhead")),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build_wheels.sh OUT: wheels for a machine without root, network or compilers (docs/OFFLINE.md), run by `make wheels`.
+# build_wheels.sh OUT: wheels for a machine without root, network or compilers (docs/INSTALL.md), run by `make wheels`.
 #
 # PYTHONS (3.11 3.12 3.13): the versions that compiled requirements are fetched for.
 # LARGE=1: also numba, OpenCV and matplotlib, about 130 MiB for each Python; by default the other machine has them.

@@ -1,4 +1,4 @@
-"""Write the tables of options in docs/OPTIONS.md and docs/CONVERSION.md from the code."""
+"""Write the tables of options in docs/OPTIONS.md from the code."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
-from data_tools.common.options import Section, option_rows, option_table, parse, sections_of
+from data_tools.common.options import Argument, Section, option_rows, option_table, parse, sections_of
 from data_tools.convert.config import WriteSpec
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -51,16 +52,16 @@ def training_options() -> Iterator[str]:
 
 
 def tool_options() -> Iterator[str]:
-    """One table for all tools, without the options that they share with train_imagenet.py."""
-    rows = []
+    """One table for all tools, and which of them share the options of train_imagenet.py."""
+    rows, sharing = [], []
     for tool, (module, schema) in TOOLS.items():
         kind = getattr(importlib.import_module(module), schema)
         shared = issubclass(kind, RunConfig)
         own = [row for name in ("", *sections_of(kind)) if not (shared and name) for row in option_rows(kind, name)]
         rows += [[f"`{tool}`" if number == 0 else "", *row] for number, row in enumerate(own)]
-        if shared:
-            rows.append(["", "all of `train_imagenet.py`", "", "the recipe and changes to it"])
+        sharing += [f"`{tool.rpartition('.')[2]}`"] if shared else []
     yield from option_table(rows, first="program | option")
+    yield f"\n{', '.join(sharing[:-1])} and {sharing[-1]} also take all options of `train_imagenet.py`."
 
 
 def conversion_options() -> Iterator[str]:
@@ -69,31 +70,30 @@ def conversion_options() -> Iterator[str]:
 
 
 PARTS = {
-    "OPTIONS.md": {"train_imagenet.py": training_options, "the tools": tool_options},
-    "CONVERSION.md": {"write_datasets.py": conversion_options},
+    "write_datasets.py": conversion_options,
+    "train_imagenet.py": training_options,
+    "the tools": tool_options,
 }
 
 
-def rendered(page: str, text: str) -> str:
-    """The `text` of a page with new tables."""
-    for name, lines in PARTS[page].items():
+def rendered(text: str) -> str:
+    """The `text` of the page with new tables."""
+    for name, lines in PARTS.items():
         text = replace_between(text, begin(name), END, "\n".join(lines()).strip())
     return text
 
 
 class OptionDocsOptions(Section):
-    """Where the pages are."""
+    """One page."""
 
-    folder: Path = Field(Path("docs"), description="the folder that holds the pages")
+    page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
 
 
 @program("render_option_docs.py")
 def main(argv: Sequence[str]) -> int:
     options = parse(OptionDocsOptions, argv, prog="scripts/render_option_docs.py", description=__doc__ or "")
-    for name in PARTS:
-        page = options.folder / name
-        write_atomically(page, rendered(name, page.read_text(encoding="utf-8")).encode())
-    print(f"{options.folder}: {', '.join(PARTS)}")
+    write_atomically(options.page, rendered(options.page.read_text(encoding="utf-8")).encode())
+    print(f"{options.page}: {', '.join(PARTS)}")
     return 0
 
 

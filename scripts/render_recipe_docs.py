@@ -1,4 +1,4 @@
-"""Write the recipes in docs/RECIPES.md: a table of phases and a plot for each, from the YAML files.
+"""Write the schedules in docs/RECIPES.md: a plot for each of the YAML files.
 
 Replaces the text between the page's two marks, and the plots in the folder ``recipes`` beside it.
 """
@@ -13,14 +13,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.options import Argument, Section, parse
 from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 from training.reporting import plotting
-from training.reporting.schedule_plot import NUMBERS, phase_cells, plot
+from training.reporting.schedule_plot import plot
 
 BEGIN, END = "<!-- recipes: made by make docs -->", "<!-- end of recipes -->"
 
@@ -43,22 +42,8 @@ def picture(name: str, schedule: Schedule, gpus: int) -> str:
 def sections(recipes: Sequence[Path]) -> Iterator[str]:
     """The page's section on each recipe."""
     for recipe in recipes:
-        config = load(recipe)
-        schedule, gpus = config.schedule, config.schedule.gpus
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
-        yield f"{plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}, {config.model.arch}.\n"
-        ramps = "learning rate and momentum" if schedule.momentum_ramps else "and learning rate"
-        yield f"![{recipe.stem}: px, global batch, {ramps} over the epochs](recipes/{recipe.stem}.svg)\n"
-        yield "\n".join(table(schedule, gpus)) + "\n"
-
-
-def table(schedule: Schedule, gpus: int) -> Iterator[str]:
-    """The phases, a line each."""
-    phases = phase_cells(schedule, gpus)
-    yield f"| {' | '.join(phases[0])} |"
-    yield f"|{'|'.join('---:' if name in NUMBERS else '---' for name in phases[0])}|"
-    for cells in phases:
-        yield f"| {' | '.join(cells.values())} |"
+        yield f"![The schedule of {recipe.stem}](recipes/{recipe.stem}.svg)\n"
 
 
 class RecipeDocsOptions(Section):

@@ -1,4 +1,4 @@
-"""Write the part of docs/PERFORMANCE.md on several machines: estimates beside published times, cards, and a plot.
+"""Write the tables of benchmarks/results/machines.md: estimates beside published times, cards, and a plot.
 
 Replaces the text between the page's two marks, and the plot ``machines.svg`` beside it.
 """

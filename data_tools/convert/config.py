@@ -94,12 +94,12 @@ class Write(Section):
         None,
         ge=1,
         le=1024,
-        description="processes that decode and encode; the files do not depend on their number; by default one per "
+        description="threads that decode and encode; the files do not depend on their number; by default one per "
         "usable core",
     )
 
     @property
-    def processes(self) -> int:
+    def threads(self) -> int:
         return usable_cores() if self.workers is None else self.workers
 
     @property

@@ -90,7 +90,7 @@ def _write(
     passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
 ) -> list[Summary]:
     summaries, before, total = [], 0, sum(len(todo.split_index) for todo in passes)
-    with ImagePool(spec.write.processes) as pool:
+    with ImagePool(spec.write.threads) as pool:
         estimates = [beton for todo in passes for beton in estimate.estimate(todo, index, pool)]
         print_line(estimate.table(estimates, spec.data.out))
         estimate.check_room(estimates, spec.data.out)

@@ -12,9 +12,10 @@ from helpers import ROOT
 from helpers.images import META_MAT, WNIDS, devkit, inner_tar, jpeg, photo, sorted_files, write_folder, write_tar
 from helpers.recipes import write_recipe
 
+RESULTS = ROOT.glob("benchmarks/results/*.md")
 DOCUMENTS = {
     path.stem: path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), *sorted(RESULTS))
 }
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 

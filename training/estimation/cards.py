@@ -38,7 +38,7 @@ ENGINE = Software(step_s=0.005, epoch_s=1.0, phase_s=20.0, gradient_bytes=4)
 # (6 to 19 s of an epoch stay), from batches of 64 to 512, and a phase's first epoch beside its others (13 to 85 s).
 IMAGENET18 = Software(step_s=0.02, epoch_s=8.0, phase_s=30.0, gradient_bytes=2)
 # Compiled steps on an H200 take 2.79 to 2.84 ns a pixel, batches of 512 at 128 px, 224 at 224 and 128 at 288
-# (docs/PERFORMANCE.md): hardly anything is left for the step itself.
+# (benchmarks/results/gpu.md): hardly anything is left for the step itself.
 COMPILED = replace(ENGINE, step_s=0.001)
 BENCHMARK_BATCH = 256  # at which tabulated rates were taken
 
@@ -84,7 +84,7 @@ RATES = {
     "rtx-6000-ada": (1146, LAMBDA),
 }
 
-MEASURED = {"h200": (7099, "this project's compiled step on one card, torch 2.11 (On a GPU)")}
+MEASURED = {"h200": (7099, "this project's compiled step on one card, torch 2.11 (gpu.md)")}
 
 
 def _scaled(name: str, base: str, *, gb_s: tuple[float, float]) -> Card:

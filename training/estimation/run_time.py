@@ -18,7 +18,7 @@ from training.estimation.cards import Card, Software
 NETWORK_SHARE = 0.3
 HOP_S = 25e-6  # latency of a TCP message in a data centre
 BUCKET_BYTES = 25 << 20  # gradients that DDP sends at once
-# Crops a second and core, by px: `ours` on one core in docs/PERFORMANCE.md.
+# Crops a second and core, by px: `ours` on one core in benchmarks/results/load.txt.
 CROPS_PER_CORE = {128: 6310, 224: 2218, 288: 1196}
 # Bytes of an image by cap: those of the 160 and 320 sets there grow with this power; ImageNet's own files, 148 GB.
 CAP_160_BYTES, CAP_POWER, FULL_BYTES = 13_479, 1.68, 115_000

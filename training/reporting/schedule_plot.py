@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NUMBERS = {"px", "batch per GPU", "global batch", "least crop"}  # columns to be aligned on the right
-
 
 def phase_cells(schedule: Schedule, gpus: int) -> list[dict[str, str]]:
     """For each phase on ``gpus`` GPUs, its cells by column; with momentum if the schedule has ramps of it."""

@@ -17,8 +17,8 @@ SOME = [str(path) for path in list(RECIPES.values())[:2]]
 @pytest.mark.parametrize(
     ("program", "arguments", "plots"),
     [
-        (render_recipe_docs, SOME, [f"recipes/{Path(path).stem}.svg" for path in SOME]),
-        (render_scale_docs, [str(ROOT / "rn50_configs")], ["machines.svg"]),
+        (render_recipe_docs, SOME, [f"docs/recipes/{Path(path).stem}.svg" for path in SOME]),
+        (render_scale_docs, [str(ROOT / "rn50_configs")], ["benchmarks/results/machines.svg"]),
     ],
 )
 def test_command_renews_page_and_plots(
@@ -33,4 +33,4 @@ def test_command_renews_page_and_plots(
     assert made[0] == made[1]
     text, svgs = made[0]
     assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "old" not in text
-    assert svgs == {Path(plot).name: (ROOT / "docs" / plot).read_bytes() for plot in plots}
+    assert svgs == {Path(plot).name: (ROOT / plot).read_bytes() for plot in plots}

@@ -35,22 +35,3 @@ def test_every_recipe_has_an_up_to_date_plot(recipe: str) -> None:
 
 def test_every_plot_has_a_recipe() -> None:
     assert {path.stem for path in (ROOT / "docs/recipes").iterdir()} == set(RECIPES)
-
-
-def test_table_of_titan8_by_hand() -> None:
-    lines = list(render_recipe_docs.table(schedule("titan8"), gpus=8))
-    assert lines[2:] == [
-        "| 1-13 | 128 | 512 | 4,096 | 160 | 0.08 | squares of 128 px from 160 | 1 → 2, 2 → 0.25 |",
-        "| 14-25 | 224 | 224 | 1,792 | 320 | 0.087 | squares of 224 px from 320 "
-        "| 0.4375 → 0.04375, 0.04375 → 0.004375 |",
-        "| 26-28 | 288 | 128 | 1,024 | full | 0.5 | rectangles of 288 px from full | 0.0025 → 0.00025 |",
-    ]
-
-
-def test_learning_rates_of_a_ramp_over_two_phases() -> None:
-    # rn50_16_epochs: from 1.7 after epoch 2 to 0 after epoch 16, linearly; the last phase begins at epoch 12 or later.
-    epochs16 = schedule("rn50_16_epochs")
-    ramp, last = epochs16.lr_ramps[-1], epochs16.phases[-1]
-    at_start = ramp.first + (ramp.last - ramp.first) * (last.start - ramp.start) / (ramp.end - ramp.start)
-    assert ramp.start < last.start < ramp.end
-    assert list(render_recipe_docs.table(epochs16, gpus=8))[-1].endswith(f"| {at_start:.4g} → {ramp.last:.4g} |")

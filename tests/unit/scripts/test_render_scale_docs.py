@@ -1,4 +1,4 @@
-"""What docs/PERFORMANCE.md shows of several machines is what the estimate says now."""
+"""What benchmarks/results/machines.md shows is what the estimate says now."""
 
 import itertools
 from xml.etree import ElementTree
@@ -8,7 +8,7 @@ from helpers import ROOT
 from data_tools.common.files import replace_between
 from scripts import render_scale_docs
 
-PAGE = ROOT / "docs" / "PERFORMANCE.md"
+PAGE = ROOT / "benchmarks" / "results" / "machines.md"
 SCHEDULES = render_scale_docs.read(ROOT / "rn50_configs")
 CURVES = render_scale_docs.curves_of(SCHEDULES["machines16"])
 
