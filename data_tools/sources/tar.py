@@ -1,14 +1,16 @@
 """Locates the members of an uncompressed tar from its headers, without extracting anything.
 
 Python's tarfile parses each header; the loop is our own, because tarfile keeps every member (1.5 GB for ImageNet)
-and does not notice an archive that is cut at a member's boundary. Here an archive must end with its two zero
-blocks, a member must lie within it, and one that could reach outside of the archive is refused. Archives that were
-concatenated (`cat a.tar b.tar`) are read one after another.
+and ends without a word at what is no header. Here a member must lie within the archive, and one that could reach
+outside of it is refused. Archives that were concatenated (`cat a.tar b.tar`) are read one after another. An end mark
+may be missing, as for GNU tar; whoever reads the log is told so, since the archive may have been cut there.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
 import tarfile
 from array import array
@@ -19,8 +21,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from data_tools.common.errors import UserError
+from data_tools.common.errors import UserError, printable
 from data_tools.common.names import name_bytes, name_of
+
+logger = logging.getLogger(__name__)
 
 BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(1 << 20)
@@ -113,6 +117,9 @@ class _Archive:
         extra: dict[str, str] = {}
         first, last = at, "nothing"
         while True:
+            if at == self._end and not extra and last != "nothing":
+                _warn_of_missing_end(self._where, last)
+                return
             block = self._read(at, BLOCK, last)
             if block == _ZEROS[:BLOCK]:
                 at = first = self._next_archive(at, last)
@@ -148,10 +155,8 @@ class _Archive:
         raise SourceError(f"ends early, {place}", where=self._where, remedy="copy or download it again")
 
     def _next_archive(self, at: int, last: str) -> int:
-        """Where another archive begins after the end mark at `at` and the zeros that fill the last record; or `end`."""
-        if at + 2 * BLOCK > self._end or os.pread(self._handle, BLOCK, at + BLOCK) != _ZEROS[:BLOCK]:
-            self._cut_short(f"after {last}: no end-of-archive mark")
-        at += 2 * BLOCK
+        """Where another archive begins after the zeros from `at` on, the end mark and what fills the last record; or
+        `end`."""
         while content := os.pread(self._handle, min(len(_ZEROS), self._end - at), at):
             if content != _ZEROS[: len(content)]:
                 at += (len(content) - len(content.lstrip(b"\0"))) // BLOCK * BLOCK
@@ -237,6 +242,13 @@ class _Archive:
                 if _parts(entry.name) == _parts(name):
                     return entry
         return None
+
+
+@functools.cache  # headers may be read several times
+def _warn_of_missing_end(where: str, last: str) -> None:
+    logger.warning(
+        "%s: no end mark after %s; if it was cut short there, copy it again", printable(where), printable(last)
+    )
 
 
 def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -8,8 +8,8 @@ from helpers.images import META_MAT, WNIDS, write_folder, write_tar
 from helpers.indexes import indexed_images
 from PIL import Image
 
-from data_tools.sources.ilsvrc import TRUTH
 from data_tools.sources.index import Index
+from data_tools.sources.listing import TRUTH
 from data_tools.sources.reader import Reader
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
