@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,21 +144,20 @@ def _decode_jpeg(data: bytes) -> Pixels:
 def _decode_pil(data: bytes) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd EXIF, and a lower limit on size than ours
-        try:
-            return pil_images.decode(data, _check_size)
-        except BadImageError:
-            raise
-        except UnidentifiedImageError:
-            kind = unread_picture_kind(data)
-            reason = f"{kind}, which is not read: convert it to JPEG or PNG" if kind else "not an image"
-            raise BadImageError(reason) from None
-        except Image.DecompressionBombError:
-            raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
-        # PIL's decoders raise all kinds of exceptions for damaged files.
-        except Exception as error:
-            raise BadImageError(f"cannot be decoded: {error}") from None
+    try:
+        return pil_images.decode(data, _check_size)
+    except BadImageError:
+        raise
+    except UnidentifiedImageError:
+        if kind := unread_picture_kind(data):
+            raise BadImageError(f"{kind}, which is not read: convert it to JPEG or PNG") from None
+        said = pil_images.complaint()
+        raise BadImageError(f"cannot be decoded: {said}" if said else "not an image") from None
+    except Image.DecompressionBombError:
+        raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
+    # PIL's decoders raise all kinds of exceptions for damaged files.
+    except Exception as error:
+        raise BadImageError(f"cannot be decoded: {error}") from None
 
 
 def _check_size(width: int, height: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_tools.common.file_kinds import has_image_name, is_hidden, special_kind
 from data_tools.common.names import from_path, name_bytes
-from data_tools.sources.layouts import is_split_name, is_within_split
+from data_tools.sources.layouts import is_split_name
 from data_tools.sources.listing import Folders, Listing
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
@@ -56,7 +56,7 @@ class _Walk:
                 self._refuse_link(Path(entry.path), path, "a broken link", "fix it or remove it")
                 continue
             if stat.S_ISDIR(mode):
-                if entry.is_symlink() and not _may_lead_to_images(inside):
+                if entry.is_symlink() and not self._follows(inside):
                     self.listing.pass_over(f"{entry.path}, a link")
                 else:
                     self.read(Path(entry.path), inside, chain)
@@ -67,6 +67,14 @@ class _Walk:
                 self.listing.refuse(folders, SourceError(fault, where=entry.path, remedy="remove it"))
             else:
                 self.listing.pass_over(entry.path)
+
+    def _follows(self, folders: Folders) -> bool:
+        """Whether a link to a folder is followed: one of a split, of a class or in front of these."""
+        return (
+            any(map(is_split_name, folders if self.follow_links else folders[-2:]))
+            or folders[-1] in _LEADING
+            or _is_sized(folders)
+        )
 
     def _refuse_link(self, link: Path, folders: Folders, what: str, remedy: str) -> None:
         """Note a link that leads nowhere where pictures should be; pass over any other."""
@@ -89,10 +97,6 @@ class _Walk:
         status = entry.stat()
         place = (self.numbers[folder], 0, status.st_size, status.st_mtime_ns)
         self.listing.images(folders).add(name_bytes(name), *place)
-
-
-def _may_lead_to_images(folders: Folders) -> bool:
-    return is_within_split(folders) or folders[-1] in _LEADING or _is_sized(folders)
 
 
 def _is_sized(folders: Folders) -> bool:

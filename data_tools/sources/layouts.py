@@ -61,10 +61,6 @@ def is_split_name(name: str) -> bool:
     return name.lower() in SPLIT_NAMES
 
 
-def is_within_split(folders: Folders) -> bool:
-    return any(map(is_split_name, folders))
-
-
 def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> Layout:
     """The layout of a source.
 
