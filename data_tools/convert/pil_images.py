@@ -90,9 +90,7 @@ def _grey_range(image: ImageFile.ImageFile, tags: dict[int, Any]) -> tuple[int, 
     if image.mode == "I" and image.format == "PPM":  # PIL has scaled it
         return 0, 65_535
     if image.mode in ("I", "F"):
-        raise ValueError(
-            "greyscale whose black and white are not known (32 bits, signed or float): make it 8 or 16 bits"
-        )
+        raise ValueError("greyscale of 32 bits, signed or float: its black and white are not known; make it 8 bits")
     return None
 
 
