@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_tools.common.file_kinds import is_hidden, is_image
 from data_tools.common.names import name_bytes
-from data_tools.sources.listing import KAGGLE_LABELS, MAX_LABEL_BYTES, SYNSETS, TRUTH, Listing, parts, start_of
+from data_tools.sources.listing import KAGGLE_LABELS, MAX_LABEL_BYTES, SYNSETS, TRUTH, Listing, parts
 from data_tools.sources.reader import File
 from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar, members
 
@@ -26,14 +26,12 @@ KAGGLE_START = b"ImageId,PredictionString"
 
 def is_train_archive(path: Path) -> bool:
     """Whether the first image or tar in a tar is a tar; other files before it do not matter."""
-    with path.open("rb") as file:
-        for member in members(path):
-            read = start_of(file.fileno(), member)
-            name = parts(member.name)[-1]
-            if not is_hidden([name]) and looks_like_tar(read(BLOCK)):
-                return True
-            if is_image(name, read):
-                return False
+    for member in members(path):
+        name = parts(member.name)[-1]
+        if not is_hidden([name]) and looks_like_tar(member.start(BLOCK)):
+            return True
+        if is_image(name, member.start):
+            return False
     return False
 
 
@@ -41,19 +39,18 @@ def list_train(files: list[File], path: Path) -> Listing:
     """What is in the inner tars, as `train/<class>/<file>`; each is a class, named by its file name (n01440764.tar)."""
     files.append(File("archive", str(path)))
     listing, number = Listing(path), len(files) - 1
-    with path.open("rb") as file:
-        for inner in members(path):
-            label = inner.name.rpartition("/")[2]
-            if not label.endswith(".tar") or is_hidden([label]):
-                listing.pass_over(f"{path}: {inner.name}")
-                continue
-            images = listing.images(("train", label.removesuffix(".tar")))
-            for member in members(path, inner.offset, inner.offset + inner.length, label):
-                *folders, name = parts(member.name)
-                if is_hidden(folders) or not is_image(name, start_of(file.fileno(), member)):
-                    listing.pass_over(f"{path}: {label}: {member.name}")
-                else:
-                    images.add(name_bytes(name), number, member.offset, member.length, member.modified)
+    for inner in members(path):
+        label = inner.name.rpartition("/")[2]
+        if not label.endswith(".tar") or is_hidden([label]):
+            listing.pass_over(f"{path}: {inner.name}")
+            continue
+        images = listing.images(("train", label.removesuffix(".tar")))
+        for member in members(path, inner.offset, inner.offset + inner.length, label):
+            *folders, name = parts(member.name)
+            if is_hidden(folders) or not is_image(name, member.start):
+                listing.pass_over(f"{path}: {label}: {member.name}")
+            else:
+                images.add(name_bytes(name), number, member.offset, member.length, member.modified)
     return listing
 
 

@@ -6,18 +6,16 @@ extracted: a picture is (file, offset, length).
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import lru_cache, partial
 from pathlib import Path
 
 from data_tools.common.errors import UserError
 from data_tools.common.file_kinds import is_image
 from data_tools.common.names import name_bytes
 from data_tools.sources.reader import File
-from data_tools.sources.tar import Member, members
+from data_tools.sources.tar import members
 
 Folders = tuple[str, ...]  # of a path below the root
 TINY_LABELS = "val_annotations.txt"
@@ -102,31 +100,14 @@ def list_tar(files: list[File], path: Path) -> Listing:
     """What is in a tar, which is appended to `files`. Raises SourceError."""
     files.append(File("archive", str(path)))
     listing, number = Listing(path), len(files) - 1
-    with path.open("rb") as file:
-        for member in members(path):
-            *above, name = parts(member.name)
-            folders = _same(tuple(above))
-            if listing.holds_image(folders, name, f"{path}: {member.name}", start_of(file.fileno(), member)):
-                place = (number, member.offset, member.length, member.modified)
-                listing.images(folders).add(name_bytes(name), *place)
+    for member in members(path):
+        *folders, name = parts(member.name)
+        if listing.holds_image((*folders,), name, f"{path}: {member.name}", member.start):
+            place = (number, member.offset, member.length, member.modified)
+            listing.images((*folders,)).add(name_bytes(name), *place)
     return listing
-
-
-@lru_cache(maxsize=1 << 12)
-def _same(folders: Folders) -> Folders:
-    """One tuple for all members of a folder."""
-    return folders
 
 
 def parts(name: str) -> Folders:
     """The folders of a member's name and the file, without `.`."""
     return tuple(part for part in name.split("/") if part not in ("", ".")) or (name,)
-
-
-def start_of(handle: int, member: Member) -> Callable[[int], bytes]:
-    """Reads the first bytes of a member, as many as are asked for."""
-    return partial(_start, handle, member)
-
-
-def _start(handle: int, member: Member, count: int) -> bytes:
-    return os.pread(handle, min(count, member.length), member.offset)
