@@ -70,7 +70,7 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
     layout = Layout()
     depths = _depths(pictures, layout)
     root = next((root for root in roots if root and is_split_name(root[-1])), ())
-    if root and not depths and layout.out_of_place:
+    if root and layout.out_of_place and not any(len(path) > depth + 1 for path, depth in depths.items()):
         return _inside_split(root[-1], pictures, [root[:-1] for root in roots], annotated)
     for (cap, split), folders in _split_folders(depths, roots, pictures, layout).items():
         (folder, *others) = folders

@@ -6,7 +6,6 @@ does, else by its number; names are settled when the labels of all shards are kn
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import unicodedata
@@ -34,34 +33,19 @@ Label = int | str
 # ---------------------------------------------------------------------------------------------- which shards
 def shards_in(folder: Path) -> Iterator[Path]:
     """The shards in a folder, and where the hub has them: `data/`, `<configuration>/`, and `<split>/` in these."""
-    yield from _tables(folder)
-    for child in _folders(folder):
-        yield from _tables(child)
-        for below in _folders(child):
-            if _split_of_folder(below.name):
-                yield from _tables(below)
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if path.is_file() and not path.name.startswith("."))
-
-
-def _folders(folder: Path) -> list[Path]:
-    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # as a disk's lost+found
-        # Path's is_dir says no to a link in a loop, where the entry's raises.
-        return sorted(Path(entry) for entry in entries if Path(entry).is_dir() and not entry.name.startswith("."))
-    return []
+    for above, folders, files in os.walk(folder, followlinks=True):
+        depth = len(Path(above).relative_to(folder).parts)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (depth == 0 or (depth == 1 and _split_of_folder(name)))
+        )
+        yield from (Path(above, name) for name in sorted(files) if name.endswith(".parquet") and name[0] != ".")
 
 
 def holds_shards(folder: Path) -> bool:
     """Whether the folder holds tables with images; others, such as a `metadata.parquet`, lie beside image files."""
-    return any(_may_hold_images(shard) for shard in shards_in(folder))
-
-
-def check_columns(shard: Path, image_column: str | None, label_column: str | None) -> None:
-    """Raise SourceError, naming the columns, if it is unclear which of them hold images and labels."""
-    with Table(shard) as table:
-        table.columns(image_column, label_column)
+    return any(map(_may_hold_images, shards_in(folder)))
 
 
 def _may_hold_images(shard: Path) -> bool:

@@ -69,7 +69,6 @@ def read_index(
     names = ", ".join(str(path) for path in paths)
     _add_listings(builder, listings, ilsvrc.val_labels(label_files, names))
     if not builder.rows:
-        _check_columns(paths, image_column, label_column)
         limit = f" that --data.splits={','.join(splits)} takes" if len(splits) == 1 else ""
         what = "; ".join((f"no images at .../{{train,val}}/<class>/<file>{limit}", *builder.left_out_lines()))
         raise SourceError(what, where=names, remedy="docs/CONVERSION.md lists the layouts that work")
@@ -226,12 +225,3 @@ def _read_parquet(builder: IndexBuilder, paths: Sequence[Path], image: str | Non
     elif column := image or label:
         option = "image" if image else "label"
         raise SourceError(f"{column}, but no source is parquet", where=f"--data.{option}_column", remedy="leave it out")
-
-
-def _check_columns(paths: Sequence[Path], image: str | None, label: str | None) -> None:
-    """Raise SourceError if the sources hold tables, but none with images."""
-    from data_tools.sources import parquet_index
-
-    for path in paths:
-        for shard in parquet_index.shards_in(path) if path.is_dir() else ():
-            parquet_index.check_columns(shard, image, label)

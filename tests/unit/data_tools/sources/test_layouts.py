@@ -98,6 +98,7 @@ def test_folder_of_one_split_may_be_given_itself() -> None:
             "cat/1.jpg": ("train", None, "cat", "1.jpg"),
             "dog/a/2.jpg": ("train", None, "dog", "a/2.jpg"),
         }
+    assert taken("cat/1.jpg", "test/1.jpg", roots=("train",))["test/1.jpg"][:3] == ("train", None, "test")
     assert taken("cat/1.jpg", roots=("x-sz/160/val",))["cat/1.jpg"] == ("val", 160, "cat", "1.jpg")
     assert taken("cat/1.jpg", roots=("link", "store/val"))["cat/1.jpg"][0] == "val"
     assert taken("train/cat/1.jpg", roots=("x-sz/160",))["train/cat/1.jpg"][1] == 160

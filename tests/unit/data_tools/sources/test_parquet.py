@@ -281,10 +281,11 @@ def test_tables_beside_a_folder_of_images_are_ignored(tmp_path: Path) -> None:
     write_folder(tmp_path, {"train/a/1.png": b"x", "train/b/2.png": b"y"})
     table(tmp_path / "metadata.parquet", {"file_name": ["1.png"], "label": [0]})
     assert read_index([tmp_path]).classes == ("a", "b")
-    (tmp_path / "none").mkdir()
-    table(tmp_path / "none/train.parquet", {"image": ["1.png"], "label": [0]})
+    path = table(tmp_path / "none/train.parquet", {"image": ["1.png"], "label": [0]})
+    with pytest.raises(SourceError, match=r"other files left out: 1, e\.g\. .*none/train\.parquet"):
+        read_index([path.parent])
     with pytest.raises(SourceError, match=r"its columns are image \(string\), label \(int64\)"):
-        read_index([tmp_path / "none"])
+        read_index([path])
 
 
 def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
