@@ -43,10 +43,10 @@ class Data(Section):
     )
 
     image_column: str | None = Field(
-        None, description="for parquet: the column of images; by default `image`, or the only one with a common name"
+        None, description="for parquet: the column of images; by default `image`, or the only one that can hold them"
     )
     label_column: str | None = Field(
-        None, description="for parquet: the column of labels; by default `label`, or the only one with a common name"
+        None, description="for parquet: the column of labels; by default `label`, or the only one that can hold them"
     )
 
     @field_validator("source")
