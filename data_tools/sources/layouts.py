@@ -61,6 +61,26 @@ def is_split_name(name: str) -> bool:
     return name.lower() in SPLIT_NAMES
 
 
+class _Located(NamedTuple):
+    """A folder of pictures in a split's folder, which is at this depth of the path."""
+
+    path: Folders
+    depth: int
+    cap: int | None
+
+    @property
+    def split_folder(self) -> Folders:
+        return self.path[: self.depth + 1]
+
+    @property
+    def split(self) -> str:
+        return SPLIT_NAMES[self.path[self.depth].lower()]
+
+    @property
+    def is_in_class(self) -> bool:
+        return len(self.path) > self.depth + 1
+
+
 def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> Layout:
     """The layout of a source.
 
@@ -72,22 +92,25 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
     root = next((root for root in roots if root and is_split_name(root[-1])), ())
     if root and layout.out_of_place and not any(len(path) > depth + 1 for path, depth in depths.items()):
         return _inside_split(root[-1], pictures, [root[:-1] for root in roots], annotated)
-    for (cap, split), folders in _split_folders(depths, roots, pictures, layout).items():
-        (folder, *others) = folders
-        if others:
-            layout.faults[split] = SourceError(
-                f"{'/'.join(folder)} and {'/'.join(others[0])} both exist, and hold the same split",
-                remedy="move one of them out of the way, or give only one of them to --data.source",
-            )
-        _place(layout, cap, split, folder, folders[folder], pictures, annotated)
+    located = [_Located(path, depth, _cap(path[:depth], roots)) for path, depth in depths.items()]
+    smallest: dict[int | None, int] = {}  # depth of a split's folder with classes, else of any, by cap
+    for each in sorted(located, key=lambda each: (not each.is_in_class, each.depth)):
+        smallest.setdefault(each.cap, each.depth)
+    splits: dict[tuple[int | None, str], list[_Located]] = {}
+    for each in located:
+        if each.depth == smallest[each.cap]:
+            splits.setdefault((each.cap, each.split), []).append(each)
+        else:
+            layout.out_of_place.append(each.path)
+    for found in splits.values():
+        _place(layout, found, pictures, annotated)
     return layout
 
 
 def _inside_split(name: str, pictures: Pictures, roots: Sequence[Folders], annotated: Collection[Folders]) -> Layout:
     """The layout of a source that is itself the folder of a split."""
-    layout = classify(
-        {(name, *path): pictures[path] for path in pictures}, roots, [(name, *path) for path in annotated]
-    )
+    inside = {(name, *path): names for path, names in pictures.items()}
+    layout = classify(inside, roots, [(name, *path) for path in annotated])
     layout.places = {path[1:]: place for path, place in layout.places.items()}
     layout.hidden = [path[1:] for path in layout.hidden]
     layout.out_of_place = [path[1:] for path in layout.out_of_place]
@@ -109,54 +132,24 @@ def _depths(pictures: Pictures, layout: Layout) -> dict[Folders, int]:
             layout.out_of_place.append(path)
         else:
             depths[path] = depth
-    while in_front := _split_folders_in_front(depths):
+    while in_front := _in_front(depths):
         depths |= in_front
     return depths
 
 
-def _split_folders_in_front(depths: Mapping[Folders, int]) -> dict[Folders, int]:
-    """Deeper places of paths whose outermost split folder is none: all classes in it lie in splits further in, since
-    the data set itself is called `train`."""
-    inside: dict[Folders, dict[Folders, int | None]] = {}
+def _in_front(depths: Mapping[Folders, int]) -> dict[Folders, int]:
+    """Paths whose outermost split folder is none, with the depth of the next: all classes in it lie in splits further
+    in, since the data set itself is called `train`."""
+    inside: dict[Folders, dict[Folders, int]] = {}
     for path, depth in depths.items():
         if len(path) > depth + 1:
             deeper = _next_split(path[:-1], depth + 1)  # the last folder can only be a class
-            inside.setdefault(path[: depth + 1], {})[path] = deeper
-    return {
-        path: deeper
-        for found in inside.values()
-        if None not in found.values()
-        for path, deeper in found.items()
-        if deeper is not None
-    }
+            inside.setdefault(path[: depth + 1], {})[path] = deeper or 0
+    return {path: deeper for found in inside.values() if all(found.values()) for path, deeper in found.items()}
 
 
 def _next_split(path: Folders, start: int) -> int | None:
     return next((depth for depth in range(start, len(path)) if is_split_name(path[depth])), None)
-
-
-def _split_folders(
-    depths: Mapping[Folders, int], roots: Sequence[Folders], pictures: Pictures, layout: Layout
-) -> dict[tuple[int | None, str], dict[Folders, list[Folders]]]:
-    """The folders of each split, and what is in them, by cap: those at the smallest depth with labels, else with any
-    pictures. What lies elsewhere goes to the layout."""
-    caps = {path: _cap(path[:depth], roots) for path, depth in depths.items()}
-    labelled = {path for path, depth in depths.items() if len(path) > depth + 1 or is_numbered(pictures[path])}
-    smallest: dict[int | None, int] = {}
-    for path in sorted(depths, key=lambda path: (len(path) == depths[path] + 1, depths[path])):
-        smallest.setdefault(caps[path], depths[path])
-    found: dict[tuple[int | None, str], dict[Folders, list[Folders]]] = {}
-    for path, depth in depths.items():
-        if depth == smallest[caps[path]]:
-            split = SPLIT_NAMES[path[depth].lower()]
-            found.setdefault((caps[path], split), {}).setdefault(path[: depth + 1], []).append(path)
-        else:
-            layout.out_of_place.append(path)
-    for key, folders in found.items():
-        taken = {folder: paths for folder, paths in folders.items() if labelled.intersection(paths)} or folders
-        layout.out_of_place += [path for folder in folders if folder not in taken for path in folders[folder]]
-        found[key] = taken
-    return found
 
 
 def _cap(folders: Folders, roots: Iterable[Folders]) -> int | None:
@@ -168,26 +161,23 @@ def _cap(folders: Folders, roots: Iterable[Folders]) -> int | None:
 
 
 # ---------------------------------------------------------------------------------------------- the classes of a split
-def _place(
-    layout: Layout,
-    cap: int | None,
-    split: str,
-    folder: Folders,
-    paths: Sequence[Folders],
-    pictures: Pictures,
-    annotated: Collection[Folders],
-) -> None:
-    """Place the paths of one split's folder."""
-    by_class = [path for path in paths if len(path) > len(folder)]
-    labels = {path[len(folder)] for path in by_class}
-    if not by_class:
-        layout.places |= {path: Place(split, cap, None) for path in paths}
-        if not is_numbered(pictures[folder]):
-            layout.unlabelled[split] = _without_class(folder, pictures[folder])
+def _place(layout: Layout, found: Sequence[_Located], pictures: Pictures, annotated: Collection[Folders]) -> None:
+    """Place the folders of one split at one cap."""
+    labelled = [each for each in found if each.is_in_class or is_numbered(pictures[each.path])] or found
+    (folder, *others) = dict.fromkeys(each.split_folder for each in labelled)
+    split, cap = found[0].split, found[0].cap
+    if others:
+        what = f"{'/'.join(folder)} and {'/'.join(others[0])} both exist, and hold the same split"
+        remedy = "move one of them out of the way, or give only one of them to --data.source"
+        layout.faults[split] = SourceError(what, remedy=remedy)
         return
-    layout.out_of_place += [path for path in paths if path not in by_class]
-    if folder in annotated and labels == {IMAGES}:
-        layout.places |= {path: Place(split, cap, None) for path in by_class}
+    by_class = [each.path for each in labelled if each.is_in_class]
+    layout.out_of_place += [each.path for each in found if each not in labelled or (by_class and not each.is_in_class)]
+    labels = {path[len(folder)] for path in by_class}
+    if not by_class or (folder in annotated and labels == {IMAGES}):
+        layout.places |= {path: Place(split, cap, None) for path in by_class or [folder]}
+        if not by_class and not is_numbered(pictures[folder]):
+            layout.unlabelled[split] = _without_class(folder, pictures[folder])
         return
     if fault := _not_classes(folder, by_class, labels):
         layout.faults.setdefault(split, fault)

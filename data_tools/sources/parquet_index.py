@@ -77,7 +77,7 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
         if source.is_dir() and not _may_hold_images(shard):
             builder.ignore(f"{shard}, which holds no images")
         elif (split := _split_of(shard)) == "test":
-            builder.ignore(f"{shard}, of a test split")
+            builder.leave_out("shards of a test split", shard)
         else:
             found.append((split, shard))
             configurations.add(_configuration(source, shard))

@@ -81,7 +81,8 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
     """Add what tars and folders hold. `test` stands for `val` where there is no other."""
     layouts = [(listing, _layout(listing)) for listing in listings]
     found = {split for split, _ in builder.rows}
-    found |= {place.split for _, layout in layouts for place in layout.places.values()}
+    for _, layout in layouts:
+        found |= {place.split for place in layout.places.values()} | layout.faults.keys()
     split_of = {"train": "train"} | ({"val": "val"} if "val" in found else {"test": "val"})
     wanted = [source for source, split in split_of.items() if split in builder.splits]
     for listing, layout in layouts:
