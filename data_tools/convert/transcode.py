@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.common.file_kinds import unread_picture_kind
+from data_tools.common.file_kinds import picture_kind, unread_picture_kind
 from data_tools.common.names import name_bytes
 from data_tools.convert import pil_images
 from data_tools.native import codec
@@ -151,8 +151,9 @@ def _decode_pil(data: bytes) -> Pixels:
     except UnidentifiedImageError:
         if kind := unread_picture_kind(data):
             raise BadImageError(f"{kind}, which is not read: convert it to JPEG or PNG") from None
-        said = pil_images.complaint()
-        raise BadImageError(f"cannot be decoded: {said}" if said else "not an image") from None
+        said, kind = pil_images.complaint(), picture_kind(data)
+        why = said or (f"{kind} that is damaged, or of a form that is not read" if kind else "")
+        raise BadImageError(f"cannot be decoded: {why}" if why else "not an image") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
     # PIL's decoders raise all kinds of exceptions for damaged files.

@@ -193,6 +193,8 @@ def test_greyscale_of_unknown_range_is_bad(data: bytes) -> None:
 def test_what_pil_logs_is_the_reason_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadImageError, match=r"^cannot be decoded: More samples per pixel than can be decoded: 13$"):
         decode(tiff(13, 8))
+    with pytest.raises(BadImageError, match="a TIFF picture that is damaged, or of a form that is not read"):
+        decode(tiff(3, 32, kind=3))
     assert capfd.readouterr() == ("", "")
 
 
