@@ -25,10 +25,12 @@ def list_folder(files: list[File], root: Path, follow_links: bool = False) -> Li
 
     Links to the folders of splits and classes are followed, those to images with `follow_links`. Raises SourceError.
     """
-    names = (root.absolute(), root.resolve())  # it may be a link
-    walk = _Walk(Listing(root, tuple(tuple(map(from_path, name.parts[-3:])) for name in names)), files, follow_links)
-    walk.read(root, (), ())
-    return walk.listing
+    paths = (root.absolute(), root.resolve())  # it may be a link
+    listing = Listing(root, tuple(tuple(map(from_path, path.parts[-3:])) for path in paths))
+    is_split = any(is_split_name(path.name) for path in paths)
+    is_split = is_split and not any(is_split_name(child.name) for child in root.iterdir())
+    _Walk(listing, files, follow_links, ("train",) if is_split else ()).read(root, (), ())
+    return listing
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class _Walk:
     listing: Listing
     files: list[File]
     follow_links: bool
+    front: Folders  # what the links in the folder of a split are judged by
     numbers: dict[Path, int] = field(default_factory=dict)  # of the folders that hold pictures
 
     def read(self, folder: Path, folders: Folders, chain: Chain) -> None:
@@ -51,7 +54,10 @@ class _Walk:
             inside = (*folders, from_path(entry.name))
             try:
                 mode = entry.stat().st_mode
-            except OSError:  # the target of a link is missing, or it leads to itself
+            except OSError:
+                if not entry.is_symlink():
+                    raise
+                # Its target is missing, or it leads to itself.
                 path = folders if has_image_name(entry.name) else inside
                 self._refuse_link(Path(entry.path), path, "a broken link", "fix it or remove it")
                 continue
@@ -70,15 +76,13 @@ class _Walk:
 
     def _follows(self, folders: Folders) -> bool:
         """Whether a link to a folder is followed: one of a split, of a class or in front of these."""
-        return (
-            any(map(is_split_name, folders if self.follow_links else folders[-2:]))
-            or folders[-1] in _LEADING
-            or _is_sized(folders)
-        )
+        path = (*self.front, *folders)
+        in_place = any(map(is_split_name, path if self.follow_links else path[-2:]))
+        return in_place or folders[-1] in _LEADING or _is_sized(folders)
 
     def _refuse_link(self, link: Path, folders: Folders, what: str, remedy: str) -> None:
         """Note a link that leads nowhere where pictures should be; pass over any other."""
-        if any(map(is_split_name, folders[-2:])) and not is_hidden([link.name]):
+        if any(map(is_split_name, (*self.front, *folders)[-2:])) and not is_hidden([link.name]):
             self.listing.refuse(folders, SourceError(what, where=link, remedy=remedy))
         else:
             self.listing.pass_over(str(link))

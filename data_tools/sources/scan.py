@@ -175,7 +175,7 @@ def _check_left_out(builder: IndexBuilder, most: float) -> None:
     total = count + sum(len(images.names) for classes in builder.rows.values() for images in classes.values())
     if count > most * total:
         raise SourceError(
-            f"{count:,} of {total:,} pictures are in no .../{{train,val}}/<class>/",
+            f"pictures outside of .../{{train,val}}/<class>/: {count:,} of {total:,}",
             where=example,
             remedy="move them, or leave them out with --data.max_left_out=1",
         )

@@ -23,7 +23,12 @@ def linked(tmp_path: Path) -> Path:
 
 
 def test_links_to_the_folders_of_splits_and_classes_are_followed(tmp_path: Path) -> None:
-    assert indexed_images(read_index([linked(tmp_path)])) == WANTED
+    root = linked(tmp_path)
+    assert indexed_images(read_index([root])) == WANTED
+    assert indexed_images(read_index([root / "train", root / "validation"])) == WANTED
+    (root / "train/n03").symlink_to("nowhere")
+    with pytest.raises(SourceError, match="n03: a broken link"):
+        read_index([root / "train"])
 
 
 def test_links_that_concern_no_image_stop_nothing(tmp_path: Path) -> None:

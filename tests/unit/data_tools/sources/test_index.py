@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 from helpers.images import write_folder, write_tar
-from helpers.indexes import FILES, WANTED, indexed_images
+from helpers.indexes import FILES, indexed_images
 from pyarrow import parquet
 
 from data_tools.sources.reader import Reader
@@ -75,13 +75,6 @@ def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
     files = {"x-sz/160/train/c/a.JPEG": b"1", "y/train/c/a.JPEG": b"2", "y/train/c/b.JPEG": b"2"}
     with pytest.raises(SourceError, match="same images"):
         read_index([write_tar(tmp_path / "a.tar", files)])
-
-
-def test_other_files_are_counted_and_one_is_named(tmp_path: Path) -> None:
-    index = read_index([write_tar(tmp_path / "a.tar", FILES | {"x/README": b"hello", "x/train/n01/.DS_Store": b""})])
-    assert indexed_images(index) == WANTED
-    assert index.ignored == 2
-    assert "README" in index.ignored_example
 
 
 def state(source: Path, **columns: str) -> dict[str, str]:

@@ -2,14 +2,12 @@
 
 import bz2
 import gzip
-import io
 import lzma
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
-from helpers.images import META_MAT, WNIDS, encoded, member, write_folder, write_tar
+from helpers.images import META_MAT, WNIDS, encoded, write_folder, write_tar
 from helpers.indexes import FILES, WANTED, indexed_images
 from PIL import Image
 
@@ -174,7 +172,7 @@ def test_what_is_no_image_is_counted_and_not_taken(tmp_path: Path) -> None:
 
 def test_pictures_that_are_left_out_have_a_line_and_are_few(tmp_path: Path) -> None:
     files = SORTED | {"misc/1.JPEG": b"x", "train/cover.png": b"x", "test/2.JPEG": b"x", "README": b"x"}
-    line = r"misc/1\.JPEG: 2 of 11 pictures are in no .*--data\.max_left_out=1"
+    line = r"misc/1\.JPEG: pictures outside of .*: 2 of 11; .*--data\.max_left_out=1"
     with pytest.raises(SourceError, match=line):
         read_index([write_tar(tmp_path / "a.tar", files)])
     for index in both(tmp_path, files, max_left_out=0.2):
@@ -193,16 +191,6 @@ def test_content_of_a_picture_makes_an_image_of_any_name(tmp_path: Path, kind: s
 
 
 # ---------------------------------------------------------------------------------------------- kinds of source
-@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_tar_format_gives_the_same_index(tmp_path: Path, kind: int) -> None:
-    long = "y" * 120
-    files = {f"{long}/{long}/{name}" if kind != tarfile.USTAR_FORMAT else name: data for name, data in FILES.items()}
-    with tarfile.open(tmp_path / "a.tar", "w", format=kind) as tar:
-        for name, data in files.items():
-            tar.addfile(member(name, data), io.BytesIO(data))
-    assert indexed_images(read_index([tmp_path / "a.tar"])) == WANTED
-
-
 def test_folder_one_tar_and_several_tars_give_the_same_index(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {name[2:]: data for name, data in FILES.items()})
     one = write_tar(tmp_path / "1.tar", dict(list(FILES.items())[:2]))
