@@ -172,7 +172,8 @@ def _place(layout: Layout, found: Sequence[_Located], pictures: Pictures, annota
         layout.faults[split] = SourceError(what, remedy=remedy)
         return
     by_class = [each.path for each in labelled if each.is_in_class]
-    layout.out_of_place += [each.path for each in found if each not in labelled or (by_class and not each.is_in_class)]
+    kept = set(by_class or [folder])
+    layout.out_of_place += [each.path for each in found if each.path not in kept]
     labels = {path[len(folder)] for path in by_class}
     if not by_class or (folder in annotated and labels == {IMAGES}):
         layout.places |= {path: Place(split, cap, None) for path in by_class or [folder]}
