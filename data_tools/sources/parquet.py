@@ -6,6 +6,7 @@ The bytes are in compressed pages, so rows are read in file order.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,19 +41,13 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         try:
-            from pyarrow import ArrowException, parquet
+            from pyarrow import parquet
         except ImportError:
             remedy = "make env EXTRAS=parquet, or elsewhere pip install 'pyarrow>=17'"
             raise SourceError("parquet needs pyarrow", where=path, remedy=remedy) from None
         self.path = path
-        try:
+        with self.arrow_errors():
             self.source: Any = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-        except (ArrowException, OSError, ValueError) as error:
-            if limit := too_many_open_files(error, path):
-                raise limit from None
-            raise SourceError(
-                f"not a complete parquet file ({error})", where=path, remedy="download it again"
-            ) from None
         self.kinds: dict[str, DataType] = {field.name: field.type for field in self.source.schema_arrow}
 
     def __enter__(self) -> Table:
@@ -63,6 +58,19 @@ class Table:
 
     def close(self) -> None:
         self.source.close()
+
+    @contextlib.contextmanager
+    def arrow_errors(self) -> Iterator[None]:
+        """Make one line of what arrow raises for a damaged file."""
+        from pyarrow import ArrowException
+
+        try:
+            yield
+        except (ArrowException, OSError, ValueError) as error:
+            if limit := too_many_open_files(error, self.path):
+                raise limit from None
+            what = f"not a complete parquet file ({error})"
+            raise SourceError(what, where=self.path, remedy="download it again") from None
 
     # ------------------------------------------------------------------------------------------ columns
     def may_hold_images(self) -> bool:
@@ -108,9 +116,10 @@ class Table:
         path = f"{columns.image}.path" if self.has_paths(columns) else ""
         for group in range(self.source.num_row_groups):
             wanted = [columns.label, path] if path else [columns.label]
-            table = self.source.read_row_group(group, columns=wanted, use_threads=False)
-            labels = table.column(columns.label).to_pylist()
-            images = table.column(columns.image).to_pylist() if path else [None] * len(labels)
+            with self.arrow_errors():
+                table = self.source.read_row_group(group, columns=wanted, use_threads=False)
+                labels = table.column(columns.label).to_pylist()
+                images = table.column(columns.image).to_pylist() if path else [None] * len(labels)
             for row, (image, value) in enumerate(zip(images, labels, strict=True)):
                 yield group << _ROW_BITS | row, os.fsdecode((image or {}).get("path") or ""), self._label(value, row)
 
@@ -120,7 +129,7 @@ class Table:
             return None
         if isinstance(value, str):
             return value
-        if value == float("inf") or int(value) != value:
+        if value in (float("inf"), float("-inf")) or int(value) != value:
             raise SourceError(f"label {value} in row {row} of its group is not a whole number", where=self.path)
         return int(value) if value >= 0 else None
 
@@ -210,7 +219,8 @@ class ShardReader:
         while self._batch is None or row >= self._start + len(self._batch):
             self._start += len(self._batch) if self._batch is not None else 0
             self._batch = None  # before the next one is made
-            self._batch = next(self._batches)
+            with self._table.arrow_errors():
+                self._batch = next(self._batches)
         value = self._batch[row - self._start].as_py()
         return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
 

@@ -305,6 +305,9 @@ def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
         read_index(named)
     with pytest.raises(SourceError, match=r"label 0\.5 in row 1 of its group is not a whole number"):
         read_index([table(tmp_path / "train.parquet", {"image": B, "label": [0, 0.5, 1]})])
+    for endless in ("inf", "-inf"):
+        with pytest.raises(SourceError, match=f"label {endless} in row 1 of its group is not a whole number"):
+            read_index([table(tmp_path / "train.parquet", {"image": B, "label": [0, float(endless), 1]})])
     twice = pyarrow.Table.from_arrays(
         [pyarrow.array(B), pyarrow.array(B), pyarrow.array([0, 1, 2])], ["image"] * 2 + ["label"]
     )
@@ -318,3 +321,6 @@ def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(whole[:-50])
     with pytest.raises(SourceError, match="not a complete parquet file"):
         read_index([tmp_path / "train.parquet"])
+    (tmp_path / "train.parquet").write_bytes(whole[:30] + bytes(30) + whole[60:])
+    with pytest.raises(SourceError, match="not a complete parquet file"):
+        stored_images(read_index([tmp_path / "train.parquet"]))
