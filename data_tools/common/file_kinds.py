@@ -36,6 +36,7 @@ _ARCHIVES = (
 _JUNK_FOLDERS = {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _IMAGE_SUFFIXES = {"jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "tif", "tiff", "bmp", "dib", "ppm", "pgm", "pbm"}
 _IMAGE_SUFFIXES |= {"pnm", "avif", "heic", "heif", "jp2", "j2k", "jpx", "jxl"}
+_TEXT_SUFFIXES = {"xml", "txt", "json", "csv"}  # beside half a million images there may be as many of these
 
 
 def has_image_name(name: str) -> bool:
@@ -57,9 +58,11 @@ def is_hidden(parts: Iterable[str]) -> bool:
 def is_image(name: str, read: Callable[[int], bytes]) -> bool:
     """Whether the name or the content is a picture's. `read` gives the first bytes, as many as are asked for.
 
-    What is named like a picture counts as one whatever it holds: it may be damaged.
+    What is named like a picture counts as one whatever it holds: it may be damaged. Text is not read.
     """
-    return not is_hidden([name]) and (has_image_name(name) or bool(picture_kind(read(START_BYTES))))
+    if is_hidden([name]) or name.rpartition(".")[2].lower() in _TEXT_SUFFIXES:
+        return False
+    return has_image_name(name) or bool(picture_kind(read(START_BYTES)))
 
 
 def picture_kind(start: bytes) -> str:

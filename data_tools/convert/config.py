@@ -25,6 +25,12 @@ class Data(Section):
     follow_links: bool = Field(
         False, description="in a folder, follow links to images; links to folders of classes are always followed"
     )
+    max_left_out: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="stop if a larger share of the pictures is in no folder of a split and class",
+    )
     out: Path = Field(Path("data/beton"), description="folder for the betons; made if it is missing")
     caps: tuple[str, ...] | None = Field(
         None,
@@ -37,10 +43,10 @@ class Data(Section):
     )
 
     image_column: str | None = Field(
-        None, description="for parquet: the column of images; by default `image`, or the only one with a common name"
+        None, description="for parquet: the column of images; by default `image`, or the only one that can hold them"
     )
     label_column: str | None = Field(
-        None, description="for parquet: the column of labels; by default `label`, or the only one with a common name"
+        None, description="for parquet: the column of labels; by default `label`, or the only one that can hold them"
     )
 
     @field_validator("source")

@@ -69,6 +69,7 @@ def convert(
         data.source,
         splits=data.splits or SPLITS,
         follow_links=data.follow_links,
+        max_left_out=data.max_left_out,
         image_column=data.image_column,
         label_column=data.label_column,
     )

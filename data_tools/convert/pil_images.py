@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
+import threading
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,9 +29,12 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 # Two colours to fill a picture with before decoding, by band. Few photographs have a pixel of the first.
 _CANVASES = ((253, 2, 254, 1), (0, 253, 1, 254))
 # Tags of TIFF, each first for strips and then for tiles.
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PLANES, _JPEG_TABLES = 256, 257, 258, 259, 284, 347
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _JPEG_TABLES = 256, 257, 258, 259, 262, 284, 347
 _OFFSETS, _BYTES, _ROWS, _TILE_WIDTH = (273, 324), (279, 325), (278, 323), 322
-_UNCOMPRESSED, _JPEG, _SEPARATE = 1, 7, 2
+_UNCOMPRESSED, _JPEG, _SEPARATE, _WHITE_IS_ZERO = 1, 7, 2, 0
+
+logger = logging.getLogger(__name__)
+_said = threading.local()  # what PIL has logged about the picture at hand
 
 
 def decode(data: bytes, check_size: Callable[[int, int], None]) -> NDArray[np.uint8]:
@@ -38,12 +44,16 @@ def decode(data: bytes, check_size: Callable[[int, int], None]) -> NDArray[np.ui
     """
     from PIL import Image
 
+    _keep_quiet()
+    _said.text = ""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(*image.size)
         if image.format == "JPEG":  # libjpeg has already found it complete
             return np.asarray(image.convert("RGB"))
-        if image.format == "TIFF":
-            _check_tiff(data, dict(image.tag_v2))  # type: ignore[attr-defined]
+        tags = dict(image.tag_v2) if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+        if tags:
+            _check_tiff(data, tags)
+        grey = _grey_range(image, tags)
         if image.format == "PNG":
             _check_png(data)
         box = _box_to_fill(image)
@@ -52,9 +62,51 @@ def decode(data: bytes, check_size: Callable[[int, int], None]) -> NDArray[np.ui
             with Image.open(io.BytesIO(data), formats=FORMATS) as again:
                 if not np.array_equal(decoded, _decoded_onto(again, _CANVASES[1], box)):
                     raise ValueError("not enough image data")
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB")) if grey is None else _scaled(decoded, *grey)
 
 
+def complaint() -> str:
+    """What PIL has logged about the picture that this thread decoded last."""
+    return str(getattr(_said, "text", ""))
+
+
+@functools.cache
+def _keep_quiet() -> None:
+    """Keep PIL from printing something for each of a million pictures."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd EXIF, and a lower limit on size than ours
+    handler = logging.Handler()
+    handler.emit = lambda record: setattr(_said, "text", record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("PIL").addHandler(handler)
+    logging.getLogger("PIL").propagate = False
+
+
+# ---------------------------------------------------------------------------------------------- more than 8 bits
+def _grey_range(image: ImageFile.ImageFile, tags: dict[int, Any]) -> tuple[int, int] | None:
+    """The values of black and white if it is greyscale of more than 8 bits, of which PIL's `convert("RGB")` makes 255
+    of all that is over 255. Raises ValueError if they are not known."""
+    if image.mode.startswith("I;16"):
+        white = (1 << tags.get(_BITS, (16,))[0]) - 1
+        return (white, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, white)
+    if image.mode == "I" and image.format == "PPM":  # PIL has scaled it
+        return 0, 65_535
+    if image.mode in ("I", "F"):
+        raise ValueError("greyscale of 32 bits, signed or float: its black and white are not known; make it 8 bits")
+    return None
+
+
+def _scaled(pixels: NDArray[Any], black: int, white: int) -> NDArray[np.uint8]:
+    """(height, width, 3) of 8 bits from greyscale of more."""
+    _say_scaled(abs(white - black))
+    grey = (np.abs(pixels.astype(np.int64) - black) * 255 + abs(white - black) // 2) // abs(white - black)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+
+
+@functools.cache
+def _say_scaled(most: int) -> None:
+    logger.warning("greyscale pictures of 0 to %s are scaled to 8 bits; they get dark if they use less", f"{most:,}")
+
+
+# ---------------------------------------------------------------------------------------------- what is missing
 def _box_to_fill(image: ImageFile.ImageFile) -> tuple[int, int, int, int]:
     """Left, top, right, bottom: all of the picture, or what a GIF's first frame covers."""
     first_frame = image.tile[0].extents if image.format == "GIF" and image.tile else None

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.common.file_kinds import unread_picture_kind
+from data_tools.common.file_kinds import picture_kind, unread_picture_kind
 from data_tools.common.names import name_bytes
 from data_tools.convert import pil_images
 from data_tools.native import codec
@@ -145,21 +144,21 @@ def _decode_jpeg(data: bytes) -> Pixels:
 def _decode_pil(data: bytes) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd EXIF, and a lower limit on size than ours
-        try:
-            return pil_images.decode(data, _check_size)
-        except BadImageError:
-            raise
-        except UnidentifiedImageError:
-            kind = unread_picture_kind(data)
-            reason = f"{kind}, which is not read: convert it to JPEG or PNG" if kind else "not an image"
-            raise BadImageError(reason) from None
-        except Image.DecompressionBombError:
-            raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
-        # PIL's decoders raise all kinds of exceptions for damaged files.
-        except Exception as error:
-            raise BadImageError(f"cannot be decoded: {error}") from None
+    try:
+        return pil_images.decode(data, _check_size)
+    except BadImageError:
+        raise
+    except UnidentifiedImageError:
+        if kind := unread_picture_kind(data):
+            raise BadImageError(f"{kind}, which is not read: convert it to JPEG or PNG") from None
+        said, kind = pil_images.complaint(), picture_kind(data)
+        why = said or (f"{kind} that is damaged, or of a form that is not read" if kind else "")
+        raise BadImageError(f"cannot be decoded: {why}" if why else "not an image") from None
+    except Image.DecompressionBombError:
+        raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
+    # PIL's decoders raise all kinds of exceptions for damaged files.
+    except Exception as error:
+        raise BadImageError(f"cannot be decoded: {error}") from None
 
 
 def _check_size(width: int, height: int) -> None:

@@ -8,71 +8,50 @@ class number for each image in its ground-truth file, and a wnid for each number
 
 from __future__ import annotations
 
+import io
 import lzma
-import os
-import re
-import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_tools.common.file_kinds import is_hidden, is_image
-from data_tools.sources.matfile import read_synsets
-from data_tools.sources.tar import BLOCK, Member, SourceError, looks_like_tar, members
+from data_tools.common.names import name_bytes
+from data_tools.sources.listing import KAGGLE_LABELS, MAX_LABEL_BYTES, SYNSETS, TRUTH, Listing, parts
+from data_tools.sources.reader import File
+from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar, members
 
-if TYPE_CHECKING:
-    from data_tools.sources.index import IndexBuilder
-
-TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-SYNSETS = "meta.mat"
-KAGGLE_LABELS = "LOC_val_solution.csv"
 KAGGLE_START = b"ImageId,PredictionString"
-LABEL_FILES = (TRUTH, SYNSETS, KAGGLE_LABELS)
-VAL_IMAGE = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
-MAX_LABEL_BYTES = 64 << 20  # the devkit takes 2.5 MB, Kaggle's file 2.4 MB
 
 
 def is_train_archive(path: Path) -> bool:
     """Whether the first image or tar in a tar is a tar; other files before it do not matter."""
-    with path.open("rb") as file:
-        for member in members(path):
-            read = start_of(file.fileno(), member)
-            name = parts(member.name)[-1]
-            if not is_hidden([name]) and looks_like_tar(read(BLOCK)):
-                return True
-            if is_image(name, read):
-                return False
+    for member in members(path):
+        name = parts(member.name)[-1]
+        if not is_hidden([name]) and looks_like_tar(member.start(BLOCK)):
+            return True
+        if is_image(name, member.start):
+            return False
     return False
 
 
-def read_train(builder: IndexBuilder, path: Path) -> None:
-    """Add the images of the inner tars; each is a class, named by its file name (n01440764.tar)."""
-    number = builder.file("archive", path)
-    with path.open("rb") as file:
-        for inner in members(path):
-            label = inner.name.rpartition("/")[2]
-            if not label.endswith(".tar") or is_hidden([label]):
-                builder.ignore(f"{path}: {inner.name}")
-                continue
-            wnid = label.removesuffix(".tar")
-            for member in members(path, inner.offset, inner.offset + inner.length, label):
-                *folders, name = parts(member.name)
-                if is_hidden(folders) or not is_image(name, start_of(file.fileno(), member)):
-                    builder.ignore(f"{path}: {label}: {member.name}")
-                else:
-                    builder.add("train", None, wnid, name, number, member.offset, member.length, member.modified)
-
-
-def parts(name: str) -> tuple[str, ...]:
-    """The folders of a member's name and the file, without `.`."""
-    return tuple(part for part in name.split("/") if part not in ("", ".")) or (name,)
-
-
-def start_of(handle: int, member: Member) -> Callable[[int], bytes]:
-    """Reads the first bytes of a member, as many as are asked for."""
-    return lambda count: os.pread(handle, min(count, member.length), member.offset)
+def list_train(files: list[File], path: Path) -> Listing:
+    """What is in the inner tars, as `train/<class>/<file>`; each is a class, named by its file name (n01440764.tar)."""
+    files.append(File("archive", str(path)))
+    listing, number = Listing(path), len(files) - 1
+    for inner in members(path):
+        label = inner.name.rpartition("/")[2]
+        if not label.endswith(".tar") or is_hidden([label]):
+            listing.pass_over(f"{path}: {inner.name}")
+            continue
+        images = listing.images(("train", label.removesuffix(".tar")))
+        for member in members(path, inner.offset, inner.offset + inner.length, label):
+            *folders, name = parts(member.name)
+            if is_hidden(folders) or not is_image(name, member.start):
+                listing.pass_over(f"{path}: {label}: {member.name}")
+            else:
+                images.add(name_bytes(name), number, member.offset, member.length, member.modified)
+    return listing
 
 
 # ---------------------------------------------------------------------------------------------- labels of val
@@ -115,9 +94,12 @@ def val_labels(files: Mapping[str, bytes], where: str) -> dict[str, str]:
         labels = {image: boxes.split()[0] for image, _, boxes in rows if boxes.split()}
     if TRUTH not in files or SYNSETS not in files:
         return labels
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
     try:
-        wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in read_synsets(files[SYNSETS])}
+        synsets = loadmat(io.BytesIO(files[SYNSETS]), variable_names=["synsets"], simplify_cells=True)["synsets"]
+        wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
         truth = [wnids[int(line)] for line in files[TRUTH].split()]
-    except (KeyError, ValueError, TypeError, struct.error, zlib.error, IndexError, StopIteration) as error:
+    except Exception as error:  # a damaged MAT-file makes SciPy raise whatever it stumbles over
         raise SourceError(f"{SYNSETS} and {TRUTH} do not match ({error!r})", where=where) from None
     return labels | {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(truth, 1)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from array import array
+import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 from data_tools.beton.classes import classes_digest, number_classes
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
-from data_tools.sources.reader import File, FileKind, Reader
+from data_tools.sources.listing import Images
+from data_tools.sources.reader import File, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
 SPLITS = ("train", "val")
+OTHER_FILES = "other files"
 _PROBED = 256  # images of a split whose bytes are read for its state
 
 
@@ -81,135 +82,130 @@ class Index:
         return {split_index.split: len(split_index) for split_index in self.split_indexes}
 
 
-@dataclass(slots=True)
-class Rows:
-    """One split while it is collected, in arrays: a million tuples would take a gigabyte."""
-
-    classes: array[int] = field(default_factory=lambda: array("L"))
-    files: array[int] = field(default_factory=lambda: array("L"))
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    lengths: array[int] = field(default_factory=lambda: array("Q"))
-    modified: array[int] = field(default_factory=lambda: array("Q"))
-    names: list[bytes] = field(default_factory=list)
-
-
 class IndexBuilder:
-    """Collects what the readers of all kinds of source find; images of splits that are not wanted are dropped."""
+    """Collects what the readers of all kinds of source find; images of splits that are not wanted are dropped.
+
+    rows: by split and cap, the images of each class. left_out: by reason, how many are not taken, and one of them.
+    """
 
     def __init__(self, splits: Sequence[str] = SPLITS) -> None:
         self.splits = splits
         self.files: list[File] = []
-        self.class_ids: dict[str, int] = {}
-        self.rows: dict[tuple[str, int | None], Rows] = {}
+        self.rows: dict[tuple[str, int | None], dict[str, Images]] = {}
         self.sources: list[Source] = []
-        self.ignored = 0
-        self.ignored_example = ""
+        self.left_out: dict[str, tuple[int, str]] = {}
         self.notes: list[str] = []
-        self._left_out: dict[str, tuple[int, str]] = {}
         self._class_order: dict[str, int] = {}
 
-    def file(self, kind: FileKind, path: Path, *, column: str = "", digest: str = "") -> int:
-        self.files.append(File(kind, str(path), column, digest))
-        return len(self.files) - 1
+    def images(self, split: str, cap: int | None, name: str) -> Images:
+        """The images of a class, to add to."""
+        return self.rows.setdefault((split, cap), {}).setdefault(name, Images())
 
-    def add(
-        self,
-        split: str,
-        cap: int | None,
-        name: str,
-        file_name: str,
-        file: int,
-        offset: int,
-        length: int,
-        modified: int = 0,
-    ) -> None:
-        """Add an image. `modified`: its time of modification, in the units of its kind of file."""
-        if split not in self.splits:
+    def take(self, split: str, cap: int | None, name: str, images: Images, below: str = "") -> None:
+        """Add images to a class; they must not be used afterwards. below: folders that become a part of their names."""
+        if split not in self.splits or not images.names:
             return
-        rows = self.rows.setdefault((split, cap), Rows())
-        rows.classes.append(self.class_ids.setdefault(name, len(self.class_ids)))
-        rows.files.append(file)
-        rows.offsets.append(offset)
-        rows.lengths.append(length)
-        rows.modified.append(modified & ((1 << 64) - 1))  # times before 1970 are negative
-        rows.names.append(name_bytes(file_name))
+        if below:
+            images.names = [name_bytes(below) + b"/" + each for each in images.names]
+        mine = self.rows.setdefault((split, cap), {}).setdefault(name, images)
+        if mine is not images:
+            mine.extend(images)
 
-    def merge(self, other: IndexBuilder) -> None:
-        """Take over the images of another, which must not be used afterwards."""
-        ids = [self.class_ids.setdefault(name, len(self.class_ids)) for name in other.class_ids]
-        for key, rows in other.rows.items():
-            rows.classes = array("L", map(ids.__getitem__, rows.classes))
-            mine = self.rows.setdefault(key, rows)
-            if mine is not rows:
-                for column in fields(Rows):
-                    getattr(mine, column.name).extend(getattr(rows, column.name))
-
-    def count(self) -> int:
-        return sum(len(rows.names) for rows in self.rows.values())
+    def leave_out(self, reason: str, example: object, count: int = 1) -> None:
+        before, first = self.left_out.get(reason, (0, str(example)))
+        self.left_out[reason] = before + count, first
 
     def ignore(self, name: str, count: int = 1) -> None:
-        self.ignored += count
-        self.ignored_example = self.ignored_example or name
+        """Leave out what is no picture of a data set."""
+        if count:
+            self.leave_out(OTHER_FILES, name, count)
 
-    def leave_out(self, reason: str, example: object) -> None:
-        """Count what is not taken, by reason, and keep the first example of each."""
-        count, first = self._left_out.get(reason, (0, str(example)))
-        self._left_out[reason] = count + 1, first
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        return tuple(
-            f"{reason} left out: {count:,}, e.g. in {example}" for reason, (count, example) in self._left_out.items()
-        )
+    def left_out_lines(self) -> list[str]:
+        return [f"{reason} left out: {count:,}, e.g. {first}" for reason, (count, first) in self.left_out.items()]
 
     def order_classes(self, names: Iterable[str]) -> None:
         """Number the classes in this order, and not by name."""
         self._class_order = {name: at for at, name in enumerate(names)}
 
     def _classes(self) -> tuple[str, ...]:
+        """The names of all classes, by label."""
+        names = {name for classes in self.rows.values() for name in classes}
         if not self._class_order:
-            return number_classes(self.class_ids)
-        if others := sorted(self.class_ids.keys() - self._class_order.keys()):
+            if names == set(map(str, range(len(names)))):
+                if len(names) > 10:  # with fewer, this is the order of the names, too
+                    self.notes.append(f"the classes 0 to {len(names) - 1} are numbered by their value")
+                return tuple(sorted(names, key=int))
+            return number_classes(names)
+        if others := sorted(names - self._class_order.keys()):
             what = f"class {others[0]} is not a class of the parquet: {', '.join(list(self._class_order)[:5])}, ..."
             raise SourceError(what, remedy="give sources with the same classes")
-        return tuple(sorted(self.class_ids, key=self._class_order.__getitem__))
+        return tuple(sorted(names, key=self._class_order.__getitem__))
+
+    def _join_forms(self) -> None:
+        """Make one class of names that differ in their Unicode form alone: macOS unpacks `é` as two characters."""
+        forms: dict[str, set[str]] = {}
+        for name in (name for classes in self.rows.values() for name in classes):
+            forms.setdefault(unicodedata.normalize("NFC", name), set()).add(name)
+        for joined, names in forms.items():
+            if len(names) == 1:
+                continue
+            self.notes.append(f"{joined} is written in two Unicode forms; they are one class")
+            for split, cap in self.rows:
+                for name in sorted(names & self.rows[split, cap].keys()):
+                    self.take(split, cap, joined, self.rows[split, cap].pop(name))
 
     def index(self) -> Index:
+        self._join_forms()
         classes = self._classes()
         split_indexes = [
-            _split_index(self, split, cap, classes, self.rows.pop((split, cap)))
+            _split_index(self.files, split, cap, classes, self.rows.pop((split, cap)))
             for split, cap in sorted(self.rows, key=str)
         ]
         _check_same_images(split_indexes)
+        ignored, example = self.left_out.pop(OTHER_FILES, (0, ""))
         return Index(
             classes=classes,
             split_indexes=tuple(split_indexes),
             files=tuple(self.files),
             sources=tuple(self.sources),
-            ignored=self.ignored,
-            ignored_example=self.ignored_example,
-            notes=(*self.notes, *self.left_out),
+            ignored=ignored,
+            ignored_example=example,
+            notes=(*self.notes, *self.left_out_lines()),
         )
 
 
 # ---------------------------------------------------------------------------------------------- ordering
 def _split_index(
-    builder: IndexBuilder, split: str, cap: int | None, classes: tuple[str, ...], rows: Rows
+    files: Sequence[File], split: str, cap: int | None, classes: tuple[str, ...], by_class: dict[str, Images]
 ) -> SplitIndex:
-    numbers = {name: label for label, name in enumerate(classes)}
-    label_of = np.array([numbers[name] for name in builder.class_ids], np.uint32)
-    unsorted = label_of[np.array(rows.classes, np.int64)]
-    order = _sorted(unsorted, rows.names)
-    _check_duplicates(builder, split, unsorted, classes, order, rows)
-    places = np.empty(len(order), PLACE)
-    for key, values in (("file", rows.files), ("offset", rows.offsets), ("length", rows.lengths)):
-        places[key] = np.array(values, np.uint64)[order]
-    names = [rows.names[row] for row in order]
+    labels = [label for label, name in enumerate(classes) if name in by_class]
+    counts = [len(by_class[classes[label]].names) for label in labels]
+    places, modified = np.empty(sum(counts), PLACE), np.empty(sum(counts), np.uint64)
+    names: list[bytes] = []
+    for label in labels:
+        images = by_class.pop(classes[label])
+        # Class by class: one sort key for each of a million images would take 200 MB.
+        order = np.array(sorted(range(len(images.names)), key=images.names.__getitem__))
+        part = slice(len(names), len(names) + len(order))
+        for key, values in (("file", images.files), ("offset", images.offsets), ("length", images.lengths)):
+            places[key][part] = np.array(values, np.uint64)[order]
+        modified[part] = np.array(images.modified, np.uint64)[order]
+        names += [images.names[row] for row in order]
+        _check_duplicates(f"{split}/{classes[label]}", names[part], [files[file] for file in places["file"][part]])
     ends = np.cumsum(np.fromiter(map(len, names), np.uint64, len(names)), dtype=np.uint64)
-    is_parquet = np.array([file.kind == "parquet" for file in builder.files])
+    is_parquet = np.array([file.kind == "parquet" for file in files])
     storage_order = np.lexsort((places["offset"], places["file"])) if is_parquet[places["file"]].any() else None
-    found = SplitIndex(split, cap, classes, unsorted[order], places, b"".join(names), ends, storage_order)
-    return replace(found, state=_state(found, builder.files, np.array(rows.modified, np.uint64)[order]))
+    numbers = np.repeat(np.array(labels, np.uint32), counts)
+    found = SplitIndex(split, cap, classes, numbers, places, b"".join(names), ends, storage_order)
+    return replace(found, state=_state(found, files, modified))
+
+
+def _check_duplicates(folder: str, names: Sequence[bytes], files: Sequence[File]) -> None:
+    """`names` are sorted; `files`: that of each."""
+    for at, (one, two) in enumerate(itertools.pairwise(names)):
+        if one == two:
+            where = " and ".join(sorted({files[at].path, files[at + 1].path}))
+            raise SourceError(f"{folder}/{name_of(one)} is given twice", where=where)
 
 
 def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64]) -> dict[str, str]:
@@ -220,7 +216,7 @@ def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64
     be copied to a source of another kind.
     """
     reader = Reader(files)
-    kinds = np.array(["folder" if file.kind == "flat" else file.kind for file in files])[found.places["file"]]
+    kinds = np.array([file.kind for file in files])[found.places["file"]]
     digests = {str(kind): hashlib.sha256() for kind in np.unique(kinds)}
     for kind, total in digests.items():
         samples = np.flatnonzero(kinds == kind)
@@ -234,28 +230,6 @@ def _state(found: SplitIndex, files: Sequence[File], modified: NDArray[np.uint64
             total.update(reader.read(file, offset, length, found.key(int(sample))))
     reader.close()
     return {kind: total.hexdigest() for kind, total in sorted(digests.items())}
-
-
-def _sorted(label: NDArray[np.uint32], names: list[bytes]) -> NDArray[np.int64]:
-    """By label, then name. Class by class: one sort key for each of a million images would take 200 MB."""
-    order = np.argsort(label, kind="stable")
-    bounds = np.flatnonzero(np.diff(label[order])) + 1
-    return np.concatenate([sorted(part, key=names.__getitem__) for part in np.split(order, bounds)])
-
-
-def _check_duplicates(
-    builder: IndexBuilder,
-    split: str,
-    label: NDArray[np.uint32],
-    classes: tuple[str, ...],
-    order: NDArray[np.int64],
-    rows: Rows,
-) -> None:
-    for one, two in itertools.pairwise(order):
-        if rows.names[one] == rows.names[two] and label[one] == label[two]:
-            files = {builder.files[rows.files[row]].path for row in (one, two)}
-            image = f"{split}/{classes[label[one]]}/{name_of(rows.names[one])}"
-            raise SourceError(f"{image} is given twice", where=" and ".join(sorted(files)))
 
 
 def _check_same_images(split_indexes: Sequence[SplitIndex]) -> None:

@@ -1,229 +1,216 @@
-"""Which split and class the files of a tar or a folder belong to, by their paths below its root.
+"""Which split and class the pictures of a tar or a folder belong to: decided from their paths alone.
 
-The split folder (`train`, `val`, ...) is the outermost one that holds images, at one depth for the whole source. In it:
+The folder of a split (`train`, `val`, ...) is the outermost one with such a name, at one depth for the whole source. In
+it, a picture belongs to the class of its outermost folder, however deep it lies in that (as torchvision's ImageFolder
+has it). Three data sets are known by their own form:
 
-- `<class>/<file>`: sorted
-- `<class>/images/<file>`: as tiny-imagenet has it
-- `images/<file>`, labelled by `val_annotations.txt` beside it: tiny-imagenet's validation images
-- `<file>`: ILSVRC's validation images, labelled by the devkit or by Kaggle's LOC_val_solution.csv
-
-The depth is known when all files have been seen, so they are collected first and then handed on (`Tree.parts`).
+- tiny-imagenet: `<class>/images/<file>`, and `images/<file>` labelled by the `val_annotations.txt` beside it
+- ILSVRC's validation images: `<file>` in no class, labelled by the devkit or by Kaggle's LOC_val_solution.csv
+- resized images: `x-sz/<cap>/<split>/...`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from data_tools.common.errors import UserError
-from data_tools.common.file_kinds import is_hidden, is_image, is_junk_folder
-from data_tools.common.names import name_of
-from data_tools.sources import ilsvrc
-from data_tools.sources.index import IndexBuilder
+from data_tools.common.file_kinds import is_hidden, is_junk_folder
+from data_tools.sources.listing import Folders
 from data_tools.sources.tar import SourceError
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
-TINY_IMAGES, TINY_LABELS = "images", "val_annotations.txt"
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_NAMES |= {"test": "test", "testing": "test"}
+VAL_IMAGE = re.compile(rb"ILSVRC2012_val_\d{8}\.JPEG")
+IMAGES = "images"  # tiny-imagenet's folder in each class
+# Folders of data sets for detection and segmentation, in place of classes.
+_NOT_CLASSES = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks", "mask"}
+_SORTED = "sort the images into {0}/<class>/, or leave that split out with --data.splits"
 
-Folders = tuple[str, ...]  # of a path below the root
-Above = tuple[Folders, ...]  # the last two folders of the root's own path, and of that which it is a link to
-Layout = Literal["class", "nested", "ilsvrc", "flat"]  # in this order if a split folder holds several
-
-
-class Group(NamedTuple):
-    """Files at the same kind of path. outer: depths of folders further out that are named like a split, too."""
-
-    depth: int  # of the split folder
-    resized: bool  # below x-sz/<cap>
-    split_folder: str
-    layout: Layout
-    outer: tuple[int, ...]
+Pictures = Mapping[Folders, Sequence[bytes]]  # the names of files, by the path of their folder
 
 
-class Location(NamedTuple):
-    """Where the images of a folder belong; label: empty if the path does not say it."""
+class Place(NamedTuple):
+    """Where the pictures of a folder belong. label: None if only the files' names say it. below: folders in the class
+    that the picture is in, a part of its name."""
 
-    group: Group
+    split: str  # train, val or test
     cap: int | None
-    label: str
+    label: str | None
+    below: Folders = ()
 
 
 @dataclass(slots=True)
-class Staged:
-    """The images of a group. fault: why they cannot be taken, which matters only if the group is."""
+class Layout:
+    """Where every folder of pictures belongs.
 
-    split_folder: str
-    example: str
-    images: IndexBuilder = field(default_factory=IndexBuilder)
-    fault: UserError | None = None
+    hidden, out_of_place: folders that belong nowhere, since they are hidden, or in no folder of a split and class.
+    faults: by split, why it cannot be taken. unlabelled: the same for pictures in no class.
+    """
+
+    places: dict[Folders, Place] = field(default_factory=dict)
+    hidden: list[Folders] = field(default_factory=list)
+    out_of_place: list[Folders] = field(default_factory=list)
+    faults: dict[str, UserError] = field(default_factory=dict)
+    unlabelled: dict[str, UserError] = field(default_factory=dict)
+
+
+def is_split_name(name: str) -> bool:
+    return name.lower() in SPLIT_NAMES
+
+
+class _Located(NamedTuple):
+    """A folder of pictures in a split's folder, which is at this depth of the path."""
+
+    path: Folders
+    depth: int
+    cap: int | None
+
+    @property
+    def split_folder(self) -> Folders:
+        return self.path[: self.depth + 1]
 
     @property
     def split(self) -> str:
-        return SPLIT_FOLDERS[self.split_folder]
+        return SPLIT_NAMES[self.path[self.depth].lower()]
+
+    @property
+    def is_in_class(self) -> bool:
+        return len(self.path) > self.depth + 1
 
 
-@lru_cache(maxsize=1 << 12)  # folders of a data set, in whatever order a tar has them
-def locate(folders: Folders, above: Above = ((),)) -> Location | None:
-    """The location of images in this folder; None if none can be there."""
-    count = len(folders)
-    layouts: tuple[tuple[Layout, int], ...] = (("class", count - 2), ("nested", count - 3), ("flat", count - 1))
-    for layout, depth in layouts:
-        if (
-            depth < 0
-            or folders[depth].lower() not in SPLIT_FOLDERS
-            or (layout == "nested" and folders[-1] != TINY_IMAGES)
-        ):
-            continue
-        # Kaggle's Annotations holds an XML file for each image, in the same folders.
-        if is_hidden(folders[depth:]) or is_junk_folder(folders[:depth]) or "Annotations" in folders[:depth]:
-            return None
-        outer = tuple(at for at in range(depth) if folders[at].lower() in SPLIT_FOLDERS)
-        caps = [_cap((*front, *folders[:depth])) for front in above]
-        cap = next((cap for cap in caps if cap is not None), None)
-        group = Group(depth, cap is not None, folders[depth].lower(), layout, outer)
-        return Location(group, cap, "" if layout == "flat" else folders[depth + 1])
+def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> Layout:
+    """The layout of a source.
+
+    roots: the names of the folders that the source is in; a folder of one split may be given itself. annotated: the
+    folders of splits that have a val_annotations.txt.
+    """
+    layout = Layout()
+    depths = _depths(pictures, layout)
+    root = next((root for root in roots if root and is_split_name(root[-1])), ())
+    if root and layout.out_of_place and not any(len(path) > depth + 1 for path, depth in depths.items()):
+        return _inside_split(root[-1], pictures, [root[:-1] for root in roots], annotated)
+    located = [_Located(path, depth, _cap(path[:depth], roots)) for path, depth in depths.items()]
+    smallest: dict[int | None, int] = {}  # depth of a split's folder with classes, else of any, by cap
+    for each in sorted(located, key=lambda each: (not each.is_in_class, each.depth)):
+        smallest.setdefault(each.cap, each.depth)
+    splits: dict[tuple[int | None, str], list[_Located]] = {}
+    for each in located:
+        if each.depth == smallest[each.cap]:
+            splits.setdefault((each.cap, each.split), []).append(each)
+        else:
+            layout.out_of_place.append(each.path)
+    for found in splits.values():
+        _place(layout, found, pictures, annotated)
+    return layout
+
+
+def _inside_split(name: str, pictures: Pictures, roots: Sequence[Folders], annotated: Collection[Folders]) -> Layout:
+    """The layout of a source that is itself the folder of a split."""
+    inside = {(name, *path): names for path, names in pictures.items()}
+    layout = classify(inside, roots, [(name, *path) for path in annotated])
+    layout.places = {path[1:]: place for path, place in layout.places.items()}
+    layout.hidden = [path[1:] for path in layout.hidden]
+    layout.out_of_place = [path[1:] for path in layout.out_of_place]
+    return layout
+
+
+# ---------------------------------------------------------------------------------------------- the folders of splits
+def _depths(pictures: Pictures, layout: Layout) -> dict[Folders, int]:
+    """How deep in each path the folder of its split is. Others go to the layout."""
+    depths: dict[Folders, int] = {}
+    for path, names in pictures.items():
+        depth = _next_split(path, 0)
+        front, rest = path[: depth or 0], path[depth or 0 :]
+        if is_junk_folder(front) or is_hidden(rest):
+            layout.hidden.append(path)
+        elif not path and is_numbered(names):  # as in ILSVRC2012_img_val.tar
+            layout.places[path] = Place("val", None, None)
+        elif depth is None:
+            layout.out_of_place.append(path)
+        else:
+            depths[path] = depth
+    while in_front := _in_front(depths):
+        depths |= in_front
+    return depths
+
+
+def _in_front(depths: Mapping[Folders, int]) -> dict[Folders, int]:
+    """Paths whose outermost split folder is none, with the depth of the next: all classes in it lie in splits further
+    in, since the data set itself is called `train`."""
+    inside: dict[Folders, dict[Folders, int]] = {}
+    for path, depth in depths.items():
+        if len(path) > depth + 1:
+            deeper = _next_split(path[:-1], depth + 1)  # the last folder can only be a class
+            inside.setdefault(path[: depth + 1], {})[path] = deeper or 0
+    return {path: deeper for found in inside.values() if all(found.values()) for path, deeper in found.items()}
+
+
+def _next_split(path: Folders, start: int) -> int | None:
+    return next((depth for depth in range(start, len(path)) if is_split_name(path[depth])), None)
+
+
+def _cap(folders: Folders, roots: Iterable[Folders]) -> int | None:
+    """The size in px that `x-sz/<cap>` right above the split says."""
+    for *_, sized, cap in (path for root in roots if len(path := (*root, *folders)) > 1):
+        if cap.isascii() and cap.isdecimal() and (sized == "sz" or sized.endswith("-sz")):
+            return int(cap)
     return None
 
 
-def _cap(folders: Folders) -> int | None:
-    """The size in px that `x-sz/<cap>` at the end says."""
-    if len(folders) < 2 or not (folders[-1].isascii() and folders[-1].isdecimal()):
-        return None
-    return int(folders[-1]) if folders[-2] == "sz" or folders[-2].endswith("-sz") else None
+# ---------------------------------------------------------------------------------------------- the classes of a split
+def _place(layout: Layout, found: Sequence[_Located], pictures: Pictures, annotated: Collection[Folders]) -> None:
+    """Place the folders of one split at one cap."""
+    labelled = [each for each in found if each.is_in_class or is_numbered(pictures[each.path])] or found
+    (folder, *others) = dict.fromkeys(each.split_folder for each in labelled)
+    split, cap = found[0].split, found[0].cap
+    if others:
+        what = f"{'/'.join(folder)} and {'/'.join(others[0])} both exist, and hold the same split"
+        remedy = "move one of them out of the way, or give only one of them to --data.source"
+        layout.faults[split] = SourceError(what, remedy=remedy)
+        return
+    by_class = [each.path for each in labelled if each.is_in_class]
+    kept = set(by_class or [folder])
+    layout.out_of_place += [each.path for each in found if each.path not in kept]
+    labels = {path[len(folder)] for path in by_class}
+    if not by_class or (folder in annotated and labels == {IMAGES}):
+        layout.places |= {path: Place(split, cap, None) for path in by_class or [folder]}
+        if not by_class and not is_numbered(pictures[folder]):
+            layout.unlabelled[split] = _without_class(folder, pictures[folder])
+        return
+    if fault := _not_classes(folder, by_class, labels):
+        layout.faults.setdefault(split, fault)
+    below = {path: path[len(folder) + 1 :] for path in by_class}
+    as_tiny = all(folders == (IMAGES,) for folders in below.values())
+    for path in by_class:
+        layout.places[path] = Place(split, cap, path[len(folder)], () if as_tiny else below[path])
 
 
-class Tree:
-    """Collects what one tar or folder holds."""
-
-    def __init__(self, path: Path, above: Above = ((),)) -> None:
-        self.path, self.above = path, above
-        self.groups: dict[Group, Staged] = {}
-        self.label_files: dict[str, bytes] = {}
-        self.annotations: dict[int, dict[str, str]] = {}  # of tiny-imagenet, by depth of the split folder
-        self.unlabelled: dict[str, UserError] = {}  # by split folder, why nothing is taken from it
-        self.ignored = 0
-        self.ignored_example = ""
-
-    def ignore(self, name: str, count: int = 1) -> None:
-        self.ignored += count
-        self.ignored_example = self.ignored_example or name
-
-    def sort_in(self, folders: Folders, name: str, where: str, read: Callable[[int], bytes]) -> Location | None:
-        """The location of this file if it is an image of a split; else it is ignored, or kept for its labels.
-
-        read: gives the first bytes of the file, at most as many as are asked for.
-        """
-        if name in (*ilsvrc.LABEL_FILES, TINY_LABELS):
-            self._keep_labels(folders, name, read(ilsvrc.MAX_LABEL_BYTES))
-            return None
-        location = locate(folders, self.above)
-        if ilsvrc.VAL_IMAGE.fullmatch(name):
-            if not folders:  # as in ILSVRC2012_img_val.tar
-                location = Location(Group(0, False, "val", "ilsvrc", ()), None, "")
-            elif location and location.group.layout == "flat":
-                location = location._replace(group=location.group._replace(layout="ilsvrc"))
-        if location and is_image(name, read):
-            return location
-        self.ignore(where)
-        return None
-
-    def add(
-        self, location: Location, name: str, where: str, file: int, offset: int, length: int, modified: int
-    ) -> None:
-        staged = self._staged(location, where)
-        staged.images.add(staged.split, location.cap, location.label, name, file, offset, length, modified)
-
-    def refuse(self, location: Location, where: str, what: str, remedy: str) -> None:
-        """Stop if the images of this location are taken."""
-        staged = self._staged(location, where)
-        staged.fault = staged.fault or SourceError(what, where=where, remedy=remedy)
-
-    def _staged(self, location: Location, where: str) -> Staged:
-        if location.group not in self.groups:
-            self.groups[location.group] = Staged(location.group.split_folder, where)
-        return self.groups[location.group]
-
-    def _keep_labels(self, folders: Folders, name: str, content: bytes) -> None:
-        if name != TINY_LABELS:
-            self.label_files[name] = content
-        elif folders:
-            rows = (line.split("\t") for line in content.decode("utf-8", "surrogateescape").splitlines())
-            self.annotations[len(folders) - 1] = {_stem(row[0]): row[1] for row in rows if len(row) > 1}
-
-    # ---------------------------------------------------------------------------------------- when all were seen
-    def split_folders(self, labels: Mapping[str, str]) -> Iterator[Staged]:
-        """The images of each split folder. `labels`: of ILSVRC's validation images, by name without suffix."""
-        taken = self._taken()
-        _check_names(self.path, taken.values())
-        for group, staged in self.groups.items():
-            annotated = group.layout == "class" and set(staged.images.class_ids) == {TINY_IMAGES}
-            if taken.get((group.resized, group.split_folder)) is not group:
-                self.ignore(staged.example, staged.images.count())
-            elif group.layout == "flat":
-                self.unlabelled.setdefault(staged.split_folder, staged.fault or _without_label(staged))
-                self.ignore(staged.example, staged.images.count())
-            elif group.layout == "ilsvrc":
-                yield _labelled(staged, labels, self.path)
-            elif annotated and self.annotations.get(group.depth):
-                yield _labelled(staged, self.annotations[group.depth], self.path)
-            else:
-                yield staged
-
-    def _taken(self) -> dict[tuple[bool, str], Group]:
-        """The group of each split folder, among resized images and among others."""
-        depths: dict[bool, int] = {}  # the outermost that has images by class, or has any
-        for group in sorted(self.groups, key=lambda group: (group.layout in ("ilsvrc", "flat"), group.depth)):
-            if not set(group.outer) & set(depths.values()):
-                depths.setdefault(group.resized, group.depth)
-        taken: dict[tuple[bool, str], Group] = {}
-        for group in sorted(self.groups, key=lambda group: get_args(Layout).index(group.layout)):
-            if depths.get(group.resized) == group.depth and not set(group.outer) & set(depths.values()):
-                taken.setdefault((group.resized, group.split_folder), group)
-        return taken
+def _not_classes(folder: Folders, by_class: Sequence[Folders], labels: Collection[str]) -> UserError | None:
+    """Why what is in a split's folder are no classes."""
+    where, (label, *others) = "/".join(folder), sorted(labels)
+    inner = sorted({path[len(folder) + 1] for path in by_class if len(path) > len(folder) + 1})
+    if not others and len(inner) > 1 and (*folder, label) not in by_class:
+        what = f"holds one folder, {label}, with folders in it ({', '.join(inner[:3])}, ...): which are the classes?"
+        return SourceError(what, where=where, remedy=f"move those that are classes into {where}/")
+    if {label.lower() for label in labels} <= _NOT_CLASSES:
+        held = " and ".join(sorted(labels))
+        what = f"holds {held} in place of classes, as data for detection or segmentation do (YOLO, Roboflow)"
+        return SourceError(what, where=where, remedy=_SORTED.format(SPLIT_NAMES[folder[-1].lower()]))
+    return None
 
 
-def _check_names(path: Path, groups: Iterable[Group]) -> None:
-    for resized in (False, True):
-        names = {each.split_folder for each in groups if each.resized == resized and each.layout != "flat"}
-        if len(several := sorted(names & {"val", "valid", "validation"})) > 1:
-            raise SourceError(
-                f"{' and '.join(several)} both exist", where=path, remedy="move one of them out of the way"
-            )
+def _without_class(folder: Folders, names: Sequence[bytes]) -> UserError:
+    where = "/".join((*folder, names[0].decode("utf-8", "surrogateescape"))) if names else "/".join(folder)
+    if len(folder) > 1 and folder[-2].lower() in _NOT_CLASSES:
+        what = "in no class folder: data for detection (YOLO, Roboflow) have labels for boxes, not for images"
+    else:
+        what = "in no class folder, so its label is not known"
+    return SourceError(what, where=where, remedy=_SORTED.format(SPLIT_NAMES[folder[-1].lower()]))
 
 
-def _without_label(staged: Staged) -> SourceError:
-    return SourceError(
-        "in no class folder, so its label is not known",
-        where=staged.example,
-        remedy=f"sort the images into {staged.split}/<class>/, or leave that split out with --data.splits",
-    )
-
-
-def _labelled(staged: Staged, labels: Mapping[str, str], path: Path) -> Staged:
-    """The same images, their labels looked up by name."""
-    if not labels:
-        staged.fault = SourceError(
-            "its validation images have no labels",
-            where=path,
-            remedy="add ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv to --data.source",
-        )
-        return staged
-    ids: dict[str, int] = {}
-    for rows in staged.images.rows.values():
-        for at, name in enumerate(rows.names):
-            label = labels.get(_stem(name_of(name)))
-            if label is None:
-                staged.fault = SourceError(
-                    f"no label for {name_of(name)}; there are labels for images 1 to {len(labels)}", where=path
-                )
-                return staged
-            rows.classes[at] = ids.setdefault(label, len(ids))
-    staged.images.class_ids = ids
-    return staged
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] or name
+def is_numbered(names: Sequence[bytes]) -> bool:
+    """Whether some are named as ILSVRC's validation images."""
+    return any(map(VAL_IMAGE.fullmatch, names))

@@ -1,14 +1,16 @@
-"""One parquet table of images: its columns, its labels and its rows. Needs pyarrow (the extra `parquet`).
+"""One parquet table of images: its columns, its labels and its pictures. Needs pyarrow (the extra `parquet`).
 
-An image is the bytes themselves, `{bytes, path}` as the Hugging Face hub has them, or a list of one of these; a label
-is a number or a text, or a list of one. The bytes are in compressed pages, so rows are read in file order.
+An image is the bytes themselves, or `{bytes, path}` as the Hugging Face hub has them; a label is a number or a text.
+The bytes are in compressed pages, so rows are read in file order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,9 @@ from data_tools.sources.tar import SourceError
 if TYPE_CHECKING:
     from pyarrow import DataType
 
-# The first of these names is used if the table has it, else the only one of the others that it has.
-IMAGE_COLUMNS = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes")
-LABEL_COLUMNS = ("label", "labels", "cls", "class", "class_id", "class_label", "label_id", "target", "fine_label")
 _ROW_BITS = 32  # an offset is (row group, row)
 _BATCH_ROWS = 32
+_BATCH_BYTES = 1 << 30  # arrow cannot hold 2 GB in a batch of `{bytes, path}`
 _SPOTS, _SPOT_BYTES = 16, 4096  # of a shard, read for its digest
 
 
@@ -41,19 +41,13 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         try:
-            from pyarrow import ArrowException, parquet
+            from pyarrow import parquet
         except ImportError:
             remedy = "make env EXTRAS=parquet, or elsewhere pip install 'pyarrow>=17'"
             raise SourceError("parquet needs pyarrow", where=path, remedy=remedy) from None
         self.path = path
-        try:
+        with self.arrow_errors():
             self.source: Any = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-        except (ArrowException, OSError, ValueError) as error:
-            if limit := too_many_open_files(error, path):
-                raise limit from None
-            raise SourceError(
-                f"not a complete parquet file ({error})", where=path, remedy="download it again"
-            ) from None
         self.kinds: dict[str, DataType] = {field.name: field.type for field in self.source.schema_arrow}
 
     def __enter__(self) -> Table:
@@ -65,81 +59,90 @@ class Table:
     def close(self) -> None:
         self.source.close()
 
+    @contextlib.contextmanager
+    def arrow_errors(self) -> Iterator[None]:
+        """Make one line of what arrow raises for a damaged file."""
+        from pyarrow import ArrowException
+
+        try:
+            yield
+        except (ArrowException, OSError, ValueError) as error:
+            if limit := too_many_open_files(error, self.path):
+                raise limit from None
+            what = f"not a complete parquet file ({error})"
+            raise SourceError(what, where=self.path, remedy="download it again") from None
+
     # ------------------------------------------------------------------------------------------ columns
     def may_hold_images(self) -> bool:
         return any(map(_holds_images, self.kinds.values()))
 
     def columns(self, image: str | None = None, label: str | None = None) -> Columns:
-        """The columns of these names, or the ones that are unmistakable. Raises SourceError, naming what there is."""
-        structs = [
-            name for name, kind in self.kinds.items() if _holds_images(kind) and hasattr(kind, "get_field_index")
-        ]
-        numbered = [name for name in self.kinds if self.class_names(name)]
+        """The columns of these names, else `image` and `label`, else the only ones that can be meant. Raises
+        SourceError, naming what there is."""
+        repeated = [name for name, count in Counter(self.source.schema_arrow.names).items() if count > 1]
+        if repeated:
+            raise SourceError(f"has {repeated[0]} as the name of two columns", where=self.path, remedy="rename one")
+        images = [name for name, kind in self.kinds.items() if _field(kind, "bytes") >= 0]
+        labels = [name for name in self.kinds if self.class_names(name)]
         return Columns(
-            self._column("image", image, IMAGE_COLUMNS, structs, _holds_images),
-            self._column("label", label, LABEL_COLUMNS, numbered, _holds_labels),
+            self._column("image", image, images, _holds_images), self._column("label", label, labels, _holds_labels)
         )
 
-    def _column(
-        self, what: str, name: str | None, usual: tuple[str, ...], marked: list[str], fits: Callable[[DataType], bool]
-    ) -> str:
-        columns = ", ".join(f"{each} ({_short(kind)})" for each, kind in self.kinds.items())
-        option = f"--data.{what}_column"
+    def _column(self, what: str, name: str | None, marked: list[str], fits: Callable[[DataType], bool]) -> str:
         fitting = [each for each, kind in self.kinds.items() if fits(kind)]
+        if name in fitting:
+            return str(name)
+        columns = ", ".join(f"{each} ({_short(kind)})" for each, kind in self.kinds.items())
         if name is not None:
-            if name not in fitting:
-                fault = f"no column {name!r} that holds {what}s; its columns are {columns}"
-                raise SourceError(fault, where=self.path, remedy=f"give another {option}")
-            return name
-        if usual[0] in fitting:
-            return usual[0]
-        found = [each for each in fitting if each.lower() in usual] or [each for each in marked if each in fitting]
+            fault = f"no column {name!r} that holds {what}s; its columns are {columns}"
+            raise SourceError(fault, where=self.path, remedy=f"give another --data.{what}_column")
+        found = [what] if what in fitting else [each for each in marked if each in fitting] or fitting
         if len(found) != 1:
             fault = f"which column holds the {what}s? its columns are {columns}"
-            raise SourceError(fault, where=self.path, remedy=f"name one with {option}")
+            raise SourceError(fault, where=self.path, remedy=f"name one with --data.{what}_column")
         return found[0]
 
     def class_names(self, column: str) -> list[str]:
         """The names of the labels that the `datasets` library stores in the file's metadata; [] if there are none."""
         try:
             metadata = json.loads((self.source.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-            feature = metadata["info"]["features"][column]
-            while "names" not in feature:  # of a list
-                feature = feature[0] if isinstance(feature, list) else feature["feature"]
-            return [str(name) for name in feature["names"]]
-        except (KeyError, IndexError, TypeError, ValueError):
+            return [str(name) for name in metadata["info"]["features"][column]["names"]]
+        except (KeyError, TypeError, ValueError):
             return []
 
     # ------------------------------------------------------------------------------------------ rows
     def paths_and_labels(self, columns: Columns) -> Iterator[tuple[int, str, int | str | None]]:
         """(offset, path, label) of every row: the path is "" where there is none, the label None."""
-        path = self._leaf(columns.image, "path")
+        path = f"{columns.image}.path" if self.has_paths(columns) else ""
         for group in range(self.source.num_row_groups):
             wanted = [columns.label, path] if path else [columns.label]
-            table = self.source.read_row_group(group, columns=wanted, use_threads=False)
-            labels = table.column(columns.label).to_pylist()
-            paths = table.column(columns.image).to_pylist() if path else [None] * len(labels)
-            for row, (image, label) in enumerate(zip(paths, labels, strict=True)):
-                try:
-                    yield group << _ROW_BITS | row, _text((_only(image) or {}).get("path")), _label(_only(label))
-                except ValueError as error:
-                    where = f"{self.path}: row {row} of group {group}"
-                    raise SourceError(str(error), where=where) from None
+            with self.arrow_errors():
+                table = self.source.read_row_group(group, columns=wanted, use_threads=False)
+                labels = table.column(columns.label).to_pylist()
+                images = table.column(columns.image).to_pylist() if path else [None] * len(labels)
+            for row, (image, value) in enumerate(zip(images, labels, strict=True)):
+                yield group << _ROW_BITS | row, os.fsdecode((image or {}).get("path") or ""), self._label(value, row)
+
+    def _label(self, value: Any, row: int) -> int | str | None:
+        """A label as a number from 0 on, or text; None for what means no label: null, NaN, "", a number below 0."""
+        if value is None or value == "" or value != value:
+            return None
+        if isinstance(value, str):
+            return value
+        if value in (float("inf"), float("-inf")) or int(value) != value:
+            raise SourceError(f"label {value} in row {row} of its group is not a whole number", where=self.path)
+        return int(value) if value >= 0 else None
 
     def has_paths(self, columns: Columns) -> bool:
-        return bool(self._leaf(columns.image, "path"))
+        return _field(self.kinds[columns.image], "path") >= 0
 
     def images(self, group: int, column: str) -> Iterator[Any]:
         """Batches of the image column of a row group."""
-        leaf = self._leaf(column, "bytes") or column
-        batches = self.source.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[leaf], use_threads=False)
+        leaf = f"{column}.bytes" if _field(self.kinds[column], "bytes") >= 0 else column
+        metadata = self.source.metadata.row_group(group)
+        rows = _BATCH_ROWS if metadata.total_byte_size < _BATCH_BYTES else 1
+        batches = self.source.iter_batches(rows, row_groups=[group], columns=[leaf], use_threads=False)
         return (batch.column(0) for batch in batches)
-
-    def _leaf(self, column: str, field: str) -> str:
-        """The name by which pyarrow reads this field of a column, also where it is in a list; "" if there is none."""
-        schema = self.source.schema
-        leaves = (schema.column(at).path for at in range(len(schema.names)))
-        return next((leaf for leaf in leaves if leaf.startswith(f"{column}.") and leaf.endswith(f".{field}")), "")
 
 
 def digest(path: Path) -> str:
@@ -157,56 +160,36 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------- kinds and values
+# ---------------------------------------------------------------------------------------------- kinds of column
 def _holds_images(kind: DataType) -> bool:
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_dictionary(kind):
+    if types.is_dictionary(kind):
         return _holds_images(kind.value_type)
-    if types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return at >= 0 and _holds_images(kind.field(at).type)
-    return any(is_kind(kind) for is_kind in (types.is_binary, types.is_large_binary, types.is_binary_view))
+    if (at := _field(kind, "bytes")) >= 0:
+        return _holds_images(kind.field(at).type)
+    return bool(types.is_binary(kind)) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def _holds_labels(kind: DataType) -> bool:
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind):
+    if types.is_dictionary(kind):
         return _holds_labels(kind.value_type)
-    texts = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(
-        is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_null, *texts)
-    )
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return texts or any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean))
+
+
+def _field(kind: DataType, name: str) -> int:
+    """Which field of a struct has this name; -1 if none, or if it is no struct."""
+    from pyarrow import types
+
+    return int(kind.get_field_index(name)) if types.is_struct(kind) else -1
 
 
 def _short(kind: DataType) -> str:
     text = str(kind)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _only(value: Any) -> Any:
-    """The value, or that of a list of one; None of an empty list."""
-    if not isinstance(value, list):
-        return value
-    if len(value) > 1:
-        raise ValueError(f"{len(value)} values where one is wanted")
-    return value[0] if value else None
-
-
-def _text(path: str | bytes | None) -> str:
-    return os.fsdecode(path or "")
-
-
-def _label(value: Any) -> int | str | None:
-    """A label as a number from 0 on, or text; None for what means no label: null, NaN, "", a number below 0."""
-    if value is None or value == "" or value != value:
-        return None
-    if isinstance(value, str):
-        return value
-    if value in (float("inf"), float("-inf")) or int(value) != value:
-        raise ValueError(f"label {value} is not a whole number")
-    return int(value) if value >= 0 else None
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -218,11 +201,7 @@ def _use_frugal_allocator() -> None:
         pyarrow.set_memory_pool(pyarrow.jemalloc_memory_pool())
 
 
-def group_of(offset: int) -> int:
-    return offset >> _ROW_BITS
-
-
-class Rows:
+class ShardReader:
     """Images of one shard by offset; fast if read in order."""
 
     def __init__(self, path: str, column: str = "image") -> None:
@@ -233,20 +212,16 @@ class Rows:
         self._batch: Any = None
 
     def image(self, offset: int) -> bytes:
-        """Raises SourceError if the row holds several images."""
-        group, row = group_of(offset), offset & ((1 << _ROW_BITS) - 1)
+        group, row = offset >> _ROW_BITS, offset & ((1 << _ROW_BITS) - 1)
         if group != self._group or row < self._start:
             self._group, self._start, self._batch = group, 0, None
             self._batches = self._table.images(group, self._column)
         while self._batch is None or row >= self._start + len(self._batch):
             self._start += len(self._batch) if self._batch is not None else 0
             self._batch = None  # before the next one is made
-            self._batch = next(self._batches)
+            with self._table.arrow_errors():
+                self._batch = next(self._batches)
         value = self._batch[row - self._start].as_py()
-        try:
-            value = _only(value)
-        except ValueError as error:
-            raise SourceError(str(error), where=f"{self._table.path}: row {row} of group {group}") from None
         return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
 
     def close(self) -> None:

@@ -6,69 +6,46 @@ does, else by its number; names are settled when the labels of all shards are kn
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from array import array
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
+from data_tools.common.names import name_bytes
 from data_tools.sources.index import IndexBuilder
+from data_tools.sources.layouts import SPLIT_NAMES
+from data_tools.sources.listing import Images
 from data_tools.sources.parquet import Columns, Table, digest
+from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
+ONE_DATA_SET = "are these shards of one data set?"
 # ImageNet on the hub carries the wnid in the file's name: n01440764_10026_n01440764.JPEG
 _WITH_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<suffix>\.\w+)")
 _TRAIN_NAME = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
 
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """The rows of a shard that have a label."""
-
-    split: str
-    file: int
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    labels: array[int] = field(default_factory=lambda: array("q"))
-    names: list[str] = field(default_factory=list)
+Label = int | str
 
 
 # ---------------------------------------------------------------------------------------------- which shards
 def shards_in(folder: Path) -> Iterator[Path]:
     """The shards in a folder, and where the hub has them: `data/`, `<configuration>/`, and `<split>/` in these."""
-    yield from _tables(folder)
-    for child in _folders(folder):
-        yield from _tables(child)
-        for below in _folders(child):
-            if _split_of_folder(below.name):
-                yield from _tables(below)
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if path.is_file() and not path.name.startswith("."))
-
-
-def _folders(folder: Path) -> list[Path]:
-    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # as a disk's lost+found
-        # Path's is_dir says no to a link in a loop, where the entry's raises.
-        return sorted(Path(entry) for entry in entries if Path(entry).is_dir() and not entry.name.startswith("."))
-    return []
+    for above, folders, files in os.walk(folder, followlinks=True):
+        depth = len(Path(above).relative_to(folder).parts)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (depth == 0 or (depth == 1 and _split_of_folder(name)))
+        )
+        yield from (Path(above, name) for name in sorted(files) if name.endswith(".parquet") and name[0] != ".")
 
 
 def holds_shards(folder: Path) -> bool:
     """Whether the folder holds tables with images; others, such as a `metadata.parquet`, lie beside image files."""
-    return any(_may_hold_images(shard) for shard in shards_in(folder))
-
-
-def check_columns(shard: Path, image_column: str | None, label_column: str | None) -> None:
-    """Raise SourceError, naming the columns, if it is unclear which of them hold images and labels."""
-    with Table(shard) as table:
-        table.columns(image_column, label_column)
+    return any(map(_may_hold_images, shards_in(folder)))
 
 
 def _may_hold_images(shard: Path) -> bool:
@@ -78,51 +55,42 @@ def _may_hold_images(shard: Path) -> bool:
 
 def _split_of(shard: Path) -> str:
     """The split by the shard's name (train-00000-of-00294.parquet), else by that of its folder."""
-    split = _split_in(shard.name) or _split_of_folder(shard.absolute().parent.name)
+    words = re.findall(r"[a-z]+", shard.name.lower())
+    splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
+    if splits and (words[0] in SPLIT_NAMES or len(set(splits)) == 1):
+        return splits[0]
+    split = _split_of_folder(shard.absolute().parent.name)
     if not split:
         raise SourceError("its split is unknown; name it train-*.parquet or validation-*.parquet", where=shard)
     return split
 
 
-def _split_in(name: str) -> str:
-    """The split that a name begins with, or the only one among its words; "" if there is none."""
-    words = re.findall(r"[a-z]+", name.lower())
-    splits = [_SPLITS[word] for word in words if word in _SPLITS]
-    return splits[0] if splits and (words[0] in _SPLITS or len(set(splits)) == 1) else ""
-
-
 def _split_of_folder(name: str) -> str:
     """The split of `train`, of `partial-train` where the hub converted a part, and of Spark's `train.parquet`."""
-    return _SPLITS.get(name.lower().removeprefix("partial-").removesuffix(".parquet"), "")
+    return SPLIT_NAMES.get(name.lower().removeprefix("partial-").removesuffix(".parquet"), "")
 
 
 def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]:
     """(split, shard) of a source. Shards of test splits, and other tables without images, are left out."""
-    if not source.is_dir():
-        found = [source]
-    else:
-        found = [shard for shard in shards_in(source) if _may_hold_images(shard)]
-        for other in sorted(set(shards_in(source)) - set(found)):
-            builder.ignore(f"{other}, which holds no images")
-    shards = [(_split_of(shard), shard) for shard in found]
-    for split, shard in shards:
-        if split == "test":
-            builder.ignore(f"{shard}, of a test split")
-    shards = [(split, shard) for split, shard in shards if split != "test"]
-    if len(configurations := sorted({_configuration(source, shard) for _, shard in shards})) > 1:
-        raise SourceError(
-            f"it holds several data sets: {', '.join(configurations)}",
-            where=source,
-            remedy=f"give one of them, as --data.source={source / configurations[-1]}",
-        )
-    return shards
+    found, configurations = [], set()
+    for shard in shards_in(source) if source.is_dir() else [source]:
+        if source.is_dir() and not _may_hold_images(shard):
+            builder.ignore(f"{shard}, which holds no images")
+        elif (split := _split_of(shard)) == "test":
+            builder.leave_out("shards of a test split", shard)
+        else:
+            found.append((split, shard))
+            configurations.add(_configuration(source, shard))
+    if len(configurations) > 1:
+        names = sorted(configurations)
+        remedy = f"give one of them, as --data.source={source / names[-1]}"
+        raise SourceError(f"it holds several data sets: {', '.join(names)}", where=source, remedy=remedy)
+    return found
 
 
 def _configuration(source: Path, shard: Path) -> str:
     """The hub's name for one of the data sets of a repository: a folder that is neither `data` nor a split."""
-    if shard == source:
-        return ""
-    folders = shard.relative_to(source).parent.parts
+    folders = shard.relative_to(source).parts[:-1]
     return "/".join(name for name in folders if name != "data" and not _split_of_folder(name))
 
 
@@ -132,7 +100,8 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
 
     Raises SourceError for a damaged shard, or one whose split, columns or labels are unclear.
     """
-    classes, shards = _Classes(), []
+    labels = _Labels()
+    rows: dict[tuple[str, Label], Images] = {}
     seen: dict[tuple[str, str], Path] = {}
     for source in sources:
         for split, path in _image_shards(builder, source):
@@ -143,32 +112,36 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
                 same = content if table.has_paths(columns) else str(path.resolve())
                 if (other := seen.setdefault((split, same), path)) is not path:
                     raise SourceError("the same shard is given twice", where=f"{other} and {path}")
-                shard = _Shard(split, builder.file("parquet", path, column=columns.image, digest=content))
-                classes.add_names(path, table.class_names(columns.label))
-                _read_rows(builder, table, columns, shard, classes)
-            shards.append(shard)
+                builder.files.append(File("parquet", str(path), columns.image, content))
+                labels.add_shard(path, table.class_names(columns.label))
+                _read_rows(builder, table, columns, split, labels, rows)
             name = path.relative_to(source).as_posix() if path != source else path.name
             builder.sources.append(Source(name=name, bytes=path.stat().st_size))
-    names = classes.names()
-    if not classes.are_wnids:  # ImageNet's own file names are unique: one that repeats is an image given twice
-        _tell_apart_files(shards)
-    for shard in shards:
-        for offset, label, name in zip(shard.offsets, shard.labels, shard.names, strict=True):
-            builder.add(shard.split, None, names[label], name, shard.file, offset, 0)
-        shard.names.clear()  # the builder has them
-    if classes.by_number:
-        builder.order_classes(names[label] for label in sorted(names))
+    names = labels.names()
+    for (split, label), images in rows.items():
+        if not labels.are_wnids:  # ImageNet's own file names are unique: one that repeats is an image given twice
+            _number_repeats(images.names)
+        builder.take(split, None, names[label], images)
+    if labels.are_numbers and not labels.are_wnids:
+        builder.order_classes(names[label] for label in sorted(names, key=int))
 
 
-def _read_rows(builder: IndexBuilder, table: Table, columns: Columns, shard: _Shard, classes: _Classes) -> None:
-    for offset, path, label in table.paths_and_labels(columns):
-        if label is None:
+def _read_rows(
+    builder: IndexBuilder,
+    table: Table,
+    columns: Columns,
+    split: str,
+    labels: _Labels,
+    rows: dict[tuple[str, Label], Images],
+) -> None:
+    for offset, path, value in table.paths_and_labels(columns):
+        if value is None:
             builder.leave_out("rows without a label", table.path)
             continue
         name, wnid = _name_and_wnid(path)
-        shard.names.append(name or f"{table.path.stem}_{offset:012d}")
-        shard.offsets.append(offset)
-        shard.labels.append(classes.number(table.path, label, wnid))
+        label = labels.add(value, wnid)
+        images = rows.setdefault((split, label), Images())
+        images.add(name_bytes(name or f"{table.path.stem}_{offset:012d}"), len(builder.files) - 1, offset, 0)
 
 
 def _name_and_wnid(path: str) -> tuple[str, str]:
@@ -180,72 +153,78 @@ def _name_and_wnid(path: str) -> tuple[str, str]:
     return name, match["wnid"] if match else ""
 
 
+def _number_repeats(names: list[bytes]) -> None:
+    """Number the names that repeat, in the order of the rows: `1.png`, `1 (2).png`."""
+    taken, counts = set(names), Counter[bytes]()
+    for at, name in enumerate(names if len(taken) < len(names) else ()):
+        counts[name] += 1
+        if counts[name] > 1:
+            stem, dot, suffix = name.rpartition(b".") if b"." in name else (name, b"", b"")
+            while (numbered := b"%b (%d)%b%b" % (stem, counts[name], dot, suffix)) in taken:
+                counts[name] += 1
+            names[at] = numbered
+            taken.add(numbered)
+
+
 # ---------------------------------------------------------------------------------------------- classes
-class _Classes:
+class _Labels:
     """The labels of a conversion, and what they are called."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, int] = {}  # labels that are texts, numbered as they come
-        self._numbers: set[int] = set()
-        self._wnids: dict[int, str] = {}
-        self._names: tuple[list[str], Path | None] = [], None
-        self._other_names: Path | None = None
-        self._first: Path | None = None
+        self._spellings: dict[Label, set[str]] = {}  # of every label
+        self._kinds: set[type] = set()
+        self._wnids: dict[Label, str] = {}
+        self._named: list[tuple[Path, list[str]]] = []  # the different names that shards give to numbers
+        self._shards: list[Path] = []
 
-    def add_names(self, shard: Path, names: list[str]) -> None:
-        if names and not self._names[0]:
-            self._names = names, shard
-        elif names and names != self._names[0]:
-            self._other_names = self._other_names or shard
+    def add_shard(self, shard: Path, names: list[str]) -> None:
+        self._shards.append(shard)
+        if names and all(names != others for _, others in self._named):
+            self._named.append((shard, names))
 
-    def number(self, shard: Path, label: int | str, wnid: str) -> int:
-        self._first = self._first or shard
-        number = label if isinstance(label, int) else self._texts.setdefault(label, len(self._texts))
-        if isinstance(label, int):
-            self._numbers.add(label)
-        if self._texts and self._numbers:
-            where = f"{self._first} and {shard}"
-            raise SourceError(
-                "labels are both numbers and text", where=where, remedy="are these shards of one data set?"
-            )
-        if wnid and self._wnids.setdefault(number, wnid) != wnid:
-            what = f"label {label} is both {self._wnids[number]} and {wnid}"
-            raise SourceError(what, where=shard, remedy="are these shards of one data set?")
-        return number
+    def add(self, value: Label, wnid: str) -> Label:
+        """A label of the shard added last; texts that differ in their Unicode form alone are one."""
+        label = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+        self._spellings.setdefault(label, set()).add(str(value))
+        self._kinds.add(type(label))
+        if len(self._kinds) > 1:
+            where = f"{self._shards[0]} and {self._shards[-1]}"
+            raise SourceError("labels are both numbers and text", where=where, remedy=ONE_DATA_SET)
+        if wnid and self._wnids.setdefault(label, wnid) != wnid:
+            what = f"label {label} is both {self._wnids[label]} and {wnid}"
+            raise SourceError(what, where=self._shards[-1], remedy=ONE_DATA_SET)
+        return label
 
     @property
     def are_wnids(self) -> bool:
         """Whether the file names say the wnid of every label."""
-        labels = self._numbers or set(self._texts.values())
-        return bool(labels) and labels <= self._wnids.keys()
+        return bool(self._spellings) and self._spellings.keys() <= self._wnids.keys()
 
     @property
-    def by_number(self) -> bool:
-        """Whether classes are in the order of their labels, and not of their names."""
-        return not self.are_wnids and not self._texts
+    def are_numbers(self) -> bool:
+        return self._kinds == {int}
 
-    def names(self) -> dict[int, str]:
+    def names(self) -> dict[Label, str]:
         """The name of each label. Raises SourceError if the shards contradict each other."""
         if self.are_wnids:
-            if repeated := [wnid for wnid, count in Counter(self._wnids.values()).items() if count > 1]:
-                labels = sorted(label for label, wnid in self._wnids.items() if wnid == repeated[0])
-                what = f"{repeated[0]} is both label {labels[0]} and label {labels[1]}"
-                raise SourceError(what, where=self._first or "", remedy="are these shards of one data set?")
+            for wnid in (wnid for wnid, count in Counter(self._wnids.values()).items() if count > 1):
+                one, two, *_ = (label for label, each in self._wnids.items() if each == wnid)
+                what = f"{wnid} is both label {one} and label {two}"
+                raise SourceError(what, where=self._shards[0], remedy=ONE_DATA_SET)
             return self._wnids
-        if self._texts:
-            by_rank = dict(enumerate(sorted(self._texts)))
-            told_apart = _told_apart(by_rank)
-            return {self._texts[text]: told_apart[rank] for rank, text in by_rank.items()}
-        if self._other_names:
-            where = f"{self._names[1]} and {self._other_names}"
-            raise SourceError(
-                "they name their labels differently", where=where, remedy="are these shards of one data set?"
-            )
-        width = len(str(max(self._numbers, default=0)))
-        named = dict(enumerate(self._names[0]))
-        numbers = {label: f"{label:0{width}d}" for label in self._numbers | named.keys()}
-        told_apart = _told_apart({label: named.get(label) or number for label, number in numbers.items()})
-        return {label: told_apart[label] for label in self._numbers}
+        if not self.are_numbers:
+            spelled = {label: min(forms) if len(forms) == 1 else str(label) for label, forms in self._spellings.items()}
+            ordered = sorted(spelled, key=spelled.__getitem__)
+            apart = _told_apart({rank: spelled[label] for rank, label in enumerate(ordered)})
+            return {label: apart[rank] for rank, label in enumerate(ordered)}
+        if len(self._named) > 1:
+            where = " and ".join(str(shard) for shard, _ in self._named[:2])
+            raise SourceError("they name their labels differently", where=where, remedy=ONE_DATA_SET)
+        numbers = [int(label) for label in self._spellings]
+        named = dict(enumerate(self._named[0][1])) if self._named else {}
+        width = len(str(max(numbers)))
+        apart = _told_apart({label: named.get(label) or f"{label:0{width}d}" for label in {*numbers, *named}})
+        return {label: apart[label] for label in numbers}
 
 
 def _told_apart(names: dict[int, str]) -> dict[int, str]:
@@ -257,29 +236,3 @@ def _told_apart(names: dict[int, str]) -> dict[int, str]:
     while repeated := {name for name, count in Counter(names.values()).items() if count > 1}:
         names = {label: f"{name} ({label})" if name in repeated else name for label, name in names.items()}
     return names
-
-
-# ---------------------------------------------------------------------------------------------- files
-def _tell_apart_files(shards: Iterable[_Shard]) -> None:
-    """Number the names that repeat within a class of a split, in the order of the rows: `1.png`, `1 (2).png`."""
-    shards = list(shards)
-    seen: set[int] = set()
-    again: set[int] = set()  # hashes, since a set of a million names would take 200 MB
-    for shard in shards:
-        for label, name in zip(shard.labels, shard.names, strict=True):
-            key = hash((shard.split, label, name))
-            (again if key in seen else seen).add(key)
-    counts: Counter[tuple[str, int, str]] = Counter()
-    for shard in shards if again else ():
-        for row, (label, name) in enumerate(zip(shard.labels, shard.names, strict=True)):
-            if hash((shard.split, label, name)) not in again:
-                continue
-            counts[shard.split, label, name] += 1
-            if counts[shard.split, label, name] > 1:
-                stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
-                key = hash((shard.split, label, name))
-                while key in seen:
-                    shard.names[row] = f"{stem} ({counts[shard.split, label, name]}){dot}{suffix}"
-                    key = hash((shard.split, label, shard.names[row]))
-                    counts[shard.split, label, name] += key in seen
-                seen.add(key)

@@ -13,19 +13,18 @@ from data_tools.common.files import too_many_open_files
 from data_tools.common.names import to_path
 
 if TYPE_CHECKING:
-    from data_tools.sources.parquet import Rows
+    from data_tools.sources.parquet import ShardReader
 
 _OPEN_ARCHIVES = 16  # but one shard, which holds decompressed pages: they are read one after another
 
-
-FileKind = Literal["archive", "folder", "flat", "parquet"]
+FileKind = Literal["archive", "folder", "parquet"]
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     """Where bytes are read from.
 
-    An archive at offsets; the folder of a split, by class/file; a flat folder, by file; a parquet shard, by row.
+    An archive at offsets; a folder, by the name of a file in it; a parquet shard, by row.
     column: of a shard, the one that holds the images. digest: of a shard's contents.
     """
 
@@ -53,7 +52,7 @@ class Reader:
     def __init__(self, files: Sequence[File]) -> None:
         self.files = files
         self._archives: OrderedDict[int, Archive] = OrderedDict()
-        self._shard: tuple[int, Rows] | None = None
+        self._shard: tuple[int, ShardReader] | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Reader:
@@ -83,8 +82,7 @@ class Reader:
 
     def path(self, file: int, key: str) -> str:
         """The file of an image in a folder."""
-        own = self.files[file]
-        return f"{own.path}/{to_path(key if own.kind == 'folder' else key.rpartition('/')[2])}"
+        return f"{self.files[file].path}/{to_path(key.rpartition('/')[2])}"
 
     def archive(self, file: int) -> Archive:
         """An archive, which stays open as long as it is referred to."""
@@ -102,14 +100,14 @@ class Reader:
             self._shard[1].close()
             self._shard = None
 
-    def _rows(self, file: int) -> Rows:
-        from data_tools.sources.parquet import Rows
+    def _rows(self, file: int) -> ShardReader:
+        from data_tools.sources.parquet import ShardReader
 
         if self._shard and self._shard[0] != file:
             self._shard[1].close()
             self._shard = None
         if not self._shard:
-            self._shard = file, Rows(self.files[file].path, self.files[file].column)
+            self._shard = file, ShardReader(self.files[file].path, self.files[file].column)
         return self._shard[1]
 
 

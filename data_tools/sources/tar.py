@@ -1,37 +1,32 @@
 """Locates the members of an uncompressed tar from its headers, without extracting anything.
 
-Python's tarfile parses each header; the loop is our own, because tarfile keeps every member (1.5 GB for ImageNet)
-and does not notice an archive that is cut at a member's boundary. Here an archive must end with its two zero
-blocks, a member must lie within it, and one that could reach outside of the archive is refused. Archives that were
-concatenated (`cat a.tar b.tar`) are read one after another.
+Python's tarfile reads the headers. It ends without a word at what is no header; here that is an error, and so is a
+member that does not lie within the archive or could reach outside of it. Archives that were concatenated (`cat a.tar
+b.tar`) are read one after another. An end mark may be missing, as for GNU tar; a warning says so, since the archive may
+have been cut there.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import logging
 import os
 import tarfile
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO
 
-import numpy as np
+from data_tools.common.errors import UserError, printable
+from data_tools.common.names import name_of
 
-from data_tools.common.errors import UserError
-from data_tools.common.names import name_bytes, name_of
+logger = logging.getLogger(__name__)
 
 BLOCK = tarfile.BLOCKSIZE
-_ZEROS = bytes(1 << 20)
-_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_CHUNK = 1 << 20  # of zeros
 _GNU_FOLDER, _GNU_VOLUME_LABEL, _GNU_CONTINUED = b"D", b"V", b"M"
-# Whatever their size says, no data follows them in the archive (POSIX; GNU tar and tarfile read them so).
-_WITHOUT_DATA = b"".join(
-    (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
-)
-_LONG = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
-_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_PASSED_OVER = (tarfile.DIRTYPE, _GNU_FOLDER, _GNU_VOLUME_LABEL)
 _REFUSED = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.CHRTYPE: "a character device",
@@ -39,7 +34,9 @@ _REFUSED = {
     tarfile.FIFOTYPE: "a pipe",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
-_MAX_EXTRA = 1 << 20  # bytes of a long name or a pax header
+_EXTENDING = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+_MAX_EXTENSION = 1 << 20  # bytes of a long name or a pax header
+COPY_AGAIN = "copy or download it again"
 
 
 class SourceError(UserError, ValueError):
@@ -48,18 +45,35 @@ class SourceError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file: `length` bytes at `offset` of the file that holds the archive, `modified` in seconds."""
+    """A regular file: `length` bytes at `offset` of the open file that holds the archive, `modified` in seconds."""
 
     name: str
     offset: int
     length: int
     modified: int
+    handle: int
+
+    def start(self, count: int) -> bytes:
+        """The first bytes, as many as are asked for; while `members` goes on."""
+        return os.pread(self.handle, min(count, self.length), self.offset)
+
+
+class _Header(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if buf[257:263] != b"ustar\0":  # only POSIX has a prefix; GNU tar keeps times in its place
+            name = name_of(bytes(buf[:100]).partition(b"\0")[0])
+            header.name = name.rstrip("/") if header.isdir() else name
+        if header.size < 0 or (header.type in _EXTENDING and header.size > _MAX_EXTENSION):
+            raise tarfile.HeaderError(f"{header.size} bytes")
+        return header
 
 
 def looks_like_tar(start: bytes) -> bool:
     """Whether these first 512 bytes are a tar header (its checksum holds)."""
     try:
-        tarfile.TarInfo.frombuf(start[:BLOCK], "utf-8", "surrogateescape")
+        _Header.frombuf(start[:BLOCK], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
     return True
@@ -68,200 +82,116 @@ def looks_like_tar(start: bytes) -> bool:
 def members(path: Path, start: int = 0, end: int | None = None, label: str = "") -> Iterator[Member]:
     """The regular files of the tar at bytes `start` to `end` of a file, in archive order. Raises SourceError.
 
-    A hard link is a file at the place of the member that it leads to. `label` names an inner archive in errors.
+    A hard link is a file at the place of the last member before it that has the name of its target. `label` names an
+    inner archive in errors.
     """
     where = f"{path}{': ' + label if label else ''}"
-    handle = os.open(path, os.O_RDONLY)
-    try:
+    with path.open("rb", buffering=0) as file:
+        handle = file.fileno()
         os.posix_fadvise(handle, start, 0, os.POSIX_FADV_RANDOM)  # headers only: no read-ahead of the pictures
-        yield from _Archive(handle, where, start, os.fstat(handle).st_size if end is None else end).members()
-    finally:
-        os.close(handle)
+        archive = _Archive(file, where, start, os.fstat(handle).st_size if end is None else end)
+        targets: set[str] | None = None  # of all hard links, once there is one
+        found: dict[str, Member] = {}  # the last member that has such a name
+        for header in archive.headers():
+            _check(header, where)
+            if header.islnk() and targets is None:
+                targets = {_plain(each.linkname) for each in archive.headers() if each.islnk()}
+                earlier = (each for each in archive.headers(header.offset) if _plain(each.name) in targets)
+                found = {_plain(each.name): _member(each, handle) for each in earlier}
+            if header.type in _PASSED_OVER:
+                continue
+            member = _member(header, handle)
+            if header.islnk():
+                if (target := found.get(_plain(header.linkname))) is None:
+                    what = f"{header.name} is a hard link to {header.linkname}, which does not come before it"
+                    remedy = "archive the whole folder, or use tar --hard-dereference"
+                    raise SourceError(f"{what} in the archive", where=where, remedy=remedy)
+                member = replace(target, name=header.name)
+            if targets and _plain(member.name) in targets:
+                found[_plain(member.name)] = member
+            yield member
+
+
+def _member(header: tarfile.TarInfo, handle: int) -> Member:
+    return Member(header.name, header.offset_data, header.size, int(header.mtime), handle)
+
+
+def _plain(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A member of any kind. `at`: where its first header is, those that extend it included."""
-
-    at: int
-    kind: bytes
-    name: str
-    target: str  # of a link
-    data: int
-    size: int
-    modified: int
-
-
 class _Archive:
-    """An open archive at bytes `start` to `end`."""
+    """An archive at bytes `start` to `end` of a file, or several that follow one another."""
 
-    def __init__(self, handle: int, where: str, start: int, end: int) -> None:
-        self._handle, self._where, self._start, self._end = handle, where, start, end
-        self._keys = self._places = np.zeros(0, np.uint64)  # of members, in the order of keys, once a link asks for it
+    file: BinaryIO
+    where: str
+    start: int
+    end: int
 
-    def members(self) -> Iterator[Member]:
-        for entry in self._entries(self._start):
-            self._check(entry)
-            if entry.kind in _FILES:
-                yield Member(entry.name, entry.data, entry.size, entry.modified)
-            elif entry.kind == tarfile.LNKTYPE:
-                target = self._target(entry)
-                yield Member(entry.name, target.data, target.size, target.modified)
-
-    def _entries(self, at: int) -> Iterator[_Entry]:
-        defaults: dict[str, str] = {}
-        extra: dict[str, str] = {}
-        first, last = at, "nothing"
-        while True:
-            block = self._read(at, BLOCK, last)
-            if block == _ZEROS[:BLOCK]:
-                at = first = self._next_archive(at, last)
-                defaults, extra = {}, {}
-                if at == self._end:
-                    return
-                continue
+    def headers(self, end: int | None = None) -> Iterator[tarfile.TarInfo]:
+        """Those of all members, or of those that begin before `end`."""
+        at, last = self.start, "nothing"
+        end = self.end if end is None else end
+        while at < end:
+            self.file.seek(at)
             try:
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError as error:
-                what = f"no tar header at byte {at}, after {last} ({error})"
-                raise SourceError(what, where=self._where, remedy="copy or download it again") from None
-            said = defaults | extra
-            size = 0 if info.type in _WITHOUT_DATA else int(said.get("size", info.size))
-            data, at = at + BLOCK, at + BLOCK + -(-size // BLOCK) * BLOCK
-            if data + size > self._end or size < 0:
-                self._cut_short(f"within {said.get('path', _name(block))}")
-            if info.type in _LONG or info.type in _PAX:
-                (defaults if info.type == tarfile.XGLTYPE else extra).update(self._extra(info.type, data, size))
-                continue
-            last = said.get("path", _name(block))
-            kind = tarfile.DIRTYPE if info.type in _FILES and last.endswith("/") else info.type  # as in the V7 format
-            yield _Entry(first, kind, last, said.get("linkpath", info.linkname), data, size, int(info.mtime))
-            first, extra = at, {}
+                tar = tarfile.TarFile(fileobj=self.file, tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
+                while at < end and (header := tar.next()):
+                    tar.members.clear()  # type: ignore[attr-defined]  # which would take 1.5 GB for ImageNet
+                    if tar.offset > self.end:
+                        raise SourceError(f"ends early, within {header.name}", where=self.where, remedy=COPY_AGAIN)
+                    yield header
+                    at, last = tar.offset, header.name
+                    self.file.seek(at)
+            except (tarfile.TarError, ValueError) as error:  # ValueError: numbers of a pax header
+                if isinstance(error, SourceError):
+                    raise
+                raise SourceError(f"ends early, after {last} ({error})", where=self.where, remedy=COPY_AGAIN) from None
+            if at == self.end:
+                _warn_of_missing_end(self.where, last)
+            elif at < end:
+                at = self._next(at, last)
 
-    def _read(self, at: int, size: int, last: str) -> bytes:
-        content = os.pread(self._handle, size, at)
-        if len(content) < size or at + size > self._end:
-            self._cut_short(f"after {last}")
-        return content
+    def _next(self, at: int, last: str) -> int:
+        """Where the next archive begins, after zeros: the end mark and what fills the last record. Or `end`."""
+        zeros = at
+        while chunk := os.pread(self.file.fileno(), min(_CHUNK, self.end - zeros), zeros):
+            if rest := chunk.lstrip(b"\0"):
+                zeros += (len(chunk) - len(rest)) // BLOCK * BLOCK
+                break
+            zeros += len(chunk)
+        if at + BLOCK > self.end:
+            what = f"ends early, after {last}"
+        elif zeros == self.end or (zeros > at and looks_like_tar(os.pread(self.file.fileno(), BLOCK, zeros))):
+            return zeros
+        elif zeros > at:
+            what = f"ends after {last}, but is followed by something that is not a tar, from byte {zeros} on"
+        else:
+            what = f"no tar header at byte {at}, after {last}"
+        raise SourceError(what, where=self.where, remedy=COPY_AGAIN)
 
-    def _cut_short(self, place: str) -> NoReturn:
-        raise SourceError(f"ends early, {place}", where=self._where, remedy="copy or download it again")
 
-    def _next_archive(self, at: int, last: str) -> int:
-        """Where another archive begins after the end mark at `at` and the zeros that fill the last record; or `end`."""
-        if at + 2 * BLOCK > self._end or os.pread(self._handle, BLOCK, at + BLOCK) != _ZEROS[:BLOCK]:
-            self._cut_short(f"after {last}: no end-of-archive mark")
-        at += 2 * BLOCK
-        while content := os.pread(self._handle, min(len(_ZEROS), self._end - at), at):
-            if content != _ZEROS[: len(content)]:
-                at += (len(content) - len(content.lstrip(b"\0"))) // BLOCK * BLOCK
-                if looks_like_tar(os.pread(self._handle, BLOCK, at)):
-                    return at
-                raise SourceError(
-                    f"ends after {last}, but is followed by something that is not a tar, from byte {at} on",
-                    where=self._where,
-                    remedy="copy or download it again, or cut that off",
-                )
-            at += len(content)
-        return self._end
+@functools.cache  # headers may be read several times
+def _warn_of_missing_end(where: str, last: str) -> None:
+    where, last = printable(where), printable(last)
+    logger.warning("%s: no end mark after %s; if it was cut short there, copy it again", where, last)
 
-    def _extra(self, kind: bytes, data: int, size: int) -> dict[str, str]:
-        """What a GNU long name or a pax header says about the member that follows it, or about all of them."""
-        if size > _MAX_EXTRA:
-            raise SourceError(f"a member's name at byte {data} takes {size} bytes", where=self._where)
-        content = os.pread(self._handle, size, data)
-        if kind in _LONG:
-            return {_LONG[kind]: name_of(content.partition(b"\0")[0])}
-        try:
-            records = dict(_pax_records(content))
-            int(records.get(b"size", b"0"))
-        except ValueError:
-            raise SourceError(f"a damaged pax header at byte {data}", where=self._where) from None
-        if any(keyword.startswith(b"GNU.sparse") for keyword in records):
-            raise SourceError(f"a sparse file at byte {data}, which is refused", where=self._where)
-        if b"GNU.volume.filename" in records:
-            raise self._continued(name_of(records[b"GNU.volume.filename"]))
-        return {key.decode(): name_of(records[key]) for key in (b"path", b"linkpath", b"size") if key in records}
 
-    def _continued(self, name: str) -> SourceError:
+def _check(header: tarfile.TarInfo, where: str) -> None:
+    """Raise SourceError for a member that cannot be read, or could reach outside of the archive."""
+    name = header.name
+    if header.type == _GNU_CONTINUED or "GNU.volume.filename" in header.pax_headers:
+        name = header.pax_headers.get("GNU.volume.filename", name)
         what = f"begins within {name}: it is a later volume of a multi-volume archive"
-        return SourceError(what, where=self._where, remedy="extract them with tar -xM, and give the folder")
-
-    def _check(self, entry: _Entry) -> None:
-        name, kind = entry.name, entry.kind
-        if kind == _GNU_CONTINUED:
-            raise self._continued(name)
-        if kind == _GNU_VOLUME_LABEL:
-            return
-        if kind in _REFUSED:
-            raise SourceError(f"{name} is {_REFUSED[kind]}, which is refused", where=self._where)
-        if name.startswith("/") or ".." in name.split("/"):
-            raise SourceError(f"{name} points outside of the archive, which is refused", where=self._where)
-        if "\0" in name or not name:
-            raise SourceError("a member without a usable name", where=self._where)
-        if kind not in (*_FILES, tarfile.LNKTYPE, tarfile.DIRTYPE, _GNU_FOLDER):
-            raise SourceError(f"{name} is of an unknown kind ({kind!r})", where=self._where)
-
-    # ------------------------------------------------------------------------------------------ hard links
-    def _target(self, link: _Entry) -> _Entry:
-        """The regular file that a hard link leads to, which lies before it in the archive."""
-        if not len(self._keys):
-            self._index_names()
-        entry: _Entry | None = link
-        while entry is not None and entry.kind == tarfile.LNKTYPE:
-            entry = self._last_before(entry.at, entry.target)
-        if entry is None:
-            raise SourceError(
-                f"{link.name} is a hard link to {link.target}, which does not come before it in the archive",
-                where=self._where,
-                remedy="archive the whole folder, or use tar --hard-dereference",
-            )
-        return entry
-
-    def _index_names(self) -> None:
-        """Hash and place of every file and link: 16 bytes each, where a million names would take 100 MB."""
-        keys, places = array("Q"), array("Q")
-        for entry in self._entries(self._start):
-            if entry.kind in (*_FILES, tarfile.LNKTYPE):
-                keys.append(_key(entry.name))
-                places.append(entry.at)
-        order = np.argsort(np.array(keys, np.uint64), kind="stable")
-        self._keys, self._places = np.array(keys, np.uint64)[order], np.array(places, np.uint64)[order]
-
-    def _last_before(self, at: int, name: str) -> _Entry | None:
-        key = np.uint64(_key(name))
-        low, high = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
-        for place in self._places[low:high][::-1].tolist():
-            if place < at:
-                entry = next(self._entries(place))
-                if _parts(entry.name) == _parts(name):
-                    return entry
-        return None
-
-
-def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keyword and value of each record, which is `LENGTH KEYWORD=VALUE` and a line end. ValueError if one is not."""
-    at, content = 0, content.rstrip(b"\0")
-    while at < len(content):
-        space = content.index(b" ", at)
-        end = at + int(content[at:space])
-        if not space < end - 1 < len(content):
-            raise ValueError("a record that is not within the header")
-        keyword, _, value = content[space + 1 : end - 1].partition(b"=")
-        yield keyword, value
-        at = end
-
-
-def _name(block: bytes) -> str:
-    """The name in a header. Only POSIX has a prefix; GNU tar keeps times in its place, which tarfile overlooks."""
-    name, prefix = (part.partition(b"\0")[0] for part in (block[:100], block[345:500]))
-    return name_of(prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name)
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in ("", ".")]
-
-
-def _key(name: str) -> int:
-    digest = hashlib.blake2b(name_bytes("/".join(_parts(name))), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+        raise SourceError(what, where=where, remedy="extract them with tar -xM, and give the folder")
+    if header.type in _REFUSED or any(key.startswith("GNU.sparse") for key in header.pax_headers):
+        raise SourceError(f"{name} is {_REFUSED.get(header.type, 'a sparse file')}, which is refused", where=where)
+    if header.type == _GNU_VOLUME_LABEL:
+        return
+    if name.startswith("/") or ".." in name.split("/"):
+        raise SourceError(f"{name} points outside of the archive, which is refused", where=where)
+    if "\0" in name or not name:
+        raise SourceError("a member without a usable name", where=where)
+    if header.type not in (*_FILES, *_PASSED_OVER, tarfile.LNKTYPE):
+        raise SourceError(f"{name} is of an unknown kind ({header.type!r})", where=where)

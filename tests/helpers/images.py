@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_tools.convert.config import Data, Write, WriteSpec
-from data_tools.sources.ilsvrc import TRUTH as ILSVRC_TRUTH
+from data_tools.sources.listing import TRUTH as ILSVRC_TRUTH
 
 
 def photo(seed: int, width: int = 500, height: int = 375) -> np.ndarray:

@@ -16,9 +16,7 @@ def indexed_images(index: Index) -> dict[tuple[str, int | None], list[tuple[int,
             file, offset, length = split_index.places[sample].tolist()
             path = index.files[file].path
             if index.files[file].kind == "folder":
-                path = f"{path}/{split_index.key(sample)}"
-            if index.files[file].kind == "flat":
-                path = f"{path}/{split_index.name(sample)}"
+                path = f"{path}/{split_index.name(sample).rpartition('/')[2]}"
             content = Path(path).read_bytes()[offset : offset + length]
             found.append((int(split_index.labels[sample]), split_index.key(sample), content))
         out[split_index.split, split_index.cap] = found

@@ -37,7 +37,7 @@ def store(data: bytes, key: str, storage: StorageOptions) -> list[Stored]:
         path = Path(folder) / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        (chunk,) = pool.run([File("folder", folder)], storage, iter([[(0, 0, 0, len(data), key)]]))
+        (chunk,) = pool.run([File("folder", str(path.parent))], storage, iter([[(0, 0, 0, len(data), key)]]))
     if chunk.bad:
         raise BadImageError(chunk.bad[0][1])
     return [

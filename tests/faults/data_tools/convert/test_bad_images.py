@@ -37,7 +37,8 @@ def jpeg_of_size(width: int, height: int) -> bytes:
 BOMBS = {
     "png bomb": png_header(20_000, 20_000),
     "jpeg bomb": jpeg_of_size(20_000, 5_001),
-    "wide png": png_header(70_000, 2),
+    "wide png": png_header(65_501, 2),
+    "wide jpeg": jpeg_of_size(65_535, 1),
 }
 BAD = damaged_images() | BOMBS
 
@@ -50,9 +51,9 @@ def test_bad_image_is_never_stored(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("width", "height"), [(12_000, 8_000), (65_535, 1)])
+@pytest.mark.parametrize(("width", "height"), [(12_000, 8_000), (65_500, 1)])
 def test_largest_allowed_size_passes_the_header_check(width: int, height: int) -> None:
-    """100 megapixels and a side of 65,535: the header passes, and only then the missing data is found."""
+    """100 megapixels and a side of 65,500: the header passes, and only then the missing data is found."""
     with pytest.raises(transcode.BadImageError) as caught:
         transcode.decode(jpeg_of_size(width, height))
     assert "more than" not in str(caught.value)
@@ -93,8 +94,8 @@ def test_on_bad_skip_leaves_images_out_and_lists_them(tmp_path: Path) -> None:
 
 def test_more_bad_images_than_max_bad_are_an_error(tmp_path: Path) -> None:
     source = source_with(tmp_path, BAD)
-    with pytest.raises(ConversionError, match=r"more than --write\.max_bad=11 images of train are bad"):
-        convert(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=11))
+    with pytest.raises(ConversionError, match=r"more than --write\.max_bad=12 images of train are bad"):
+        convert(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=12))
 
 
 def test_failed_conversion_continues_with_skip(tmp_path: Path) -> None:

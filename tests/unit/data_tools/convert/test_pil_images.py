@@ -10,6 +10,7 @@ import pytest
 from helpers.images import encoded, photo
 from PIL import Image
 
+from data_tools.convert import pil_images
 from data_tools.convert.transcode import BadImageError, decode
 
 PIXELS = photo(1, 173, 121)
@@ -135,10 +136,66 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [name for name in WHOLE if "I;16" not in name])
 def test_whole_picture_has_the_pixels_of_pil(name: str) -> None:
     with Image.open(io.BytesIO(WHOLE[name])) as image:
         np.testing.assert_array_equal(decode(WHOLE[name]), np.asarray(image.convert("RGB")))
+
+
+def tiff(bands: int, bits: int, kind: int = 1, white_is_zero: bool = False, samples: bytes = b"") -> bytes:
+    """An uncompressed TIFF of 2 x 1 pixels; kind: 1 unsigned, 2 signed, 3 float."""
+    samples = samples or bytes(2 * bands * bits // 8)
+    after = 8 + 2 + 12 * 10 + 4
+    shape, kinds = struct.pack(f"<{bands}H", *[bits] * bands), struct.pack(f"<{bands}H", *[kind] * bands)
+    entries = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, bands, bits if bands == 1 else after + len(samples))]
+    entries += [(259, 3, 1, 1), (262, 3, 1, int(not white_is_zero)), (273, 4, 1, after), (277, 3, 1, bands)]
+    entries += [(278, 4, 1, 1), (279, 4, 1, len(samples))]
+    entries += [(339, 3, bands, kind if bands == 1 else after + len(samples) + len(shape))]
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, 10) + packed + bytes(4) + samples + shape + kinds
+
+
+@pytest.mark.parametrize(
+    ("data", "grey"),
+    [
+        (tiff(1, 16, samples=struct.pack("<2H", 0x1234, 65_535)), (0x12, 255)),
+        (tiff(1, 16, samples=struct.pack("<2H", 0x1234, 65_535), white_is_zero=True), (255 - 0x12, 0)),
+        (tiff(1, 12, samples=bytes((0x80, 0x0F, 0xFF))), (128, 255)),  # 2048 and 4095
+        (b"P5\n2 1\n65535\n" + struct.pack(">2H", 257 * 7, 65_535), (7, 255)),
+        (b"P5\n2 1\n1023\n" + struct.pack(">2H", 512, 1023), (128, 255)),
+        (encoded(Image.fromarray(np.array([[0, 257 * 99]], np.uint16)), "PNG"), (0, 99)),
+    ],
+    ids=["tiff", "tiff, white is 0", "tiff of 12 bits", "pgm", "pgm of 10 bits", "png"],
+)
+def test_greyscale_of_more_than_8_bits_is_scaled_by_its_range(data: bytes, grey: tuple[int, int]) -> None:
+    assert decode(data).tolist() == [[[value] * 3 for value in grey]]
+
+
+def test_scaled_greyscale_keeps_its_picture_and_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    pil_images._say_scaled.cache_clear()
+    np.testing.assert_array_equal(decode(PNGS["png I;16"]), np.repeat(PIXELS[..., :1], 3, 2))
+    decode(PNGS["png I;16"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "greyscale pictures of 0 to 65,535 are scaled to 8 bits; they get dark if they use less"
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [tiff(1, 32), tiff(1, 16, kind=2), tiff(1, 32, kind=3), b"Pf\n2 1\n-1.0\n" + struct.pack("<2f", 0.5, 1)],
+    ids=["32 bits", "signed", "float", "pfm"],
+)
+def test_greyscale_of_unknown_range_is_bad(data: bytes) -> None:
+    with pytest.raises(BadImageError, match="its black and white are not known; make it 8 bits"):
+        decode(data)
+
+
+def test_what_pil_logs_is_the_reason_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadImageError, match=r"^cannot be decoded: More samples per pixel than can be decoded: 13$"):
+        decode(tiff(13, 8))
+    with pytest.raises(BadImageError, match="a TIFF picture that is damaged, or of a form that is not read"):
+        decode(tiff(3, 32, kind=3))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", SHORT)

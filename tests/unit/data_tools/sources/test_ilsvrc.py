@@ -82,6 +82,6 @@ def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> Non
 
 def test_truncated_inner_archive_is_refused(tmp_path: Path) -> None:
     whole = inner_tar({"n01_1.JPEG": b"x" * 600, "n01_2.JPEG": b"y" * 600})
-    path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024]})
-    with pytest.raises(SourceError, match=r"n01\.tar: ends early, after n01_1\.JPEG"):
+    path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024 + 512]})
+    with pytest.raises(SourceError, match=r"n01\.tar: ends early, within n01_2\.JPEG"):
         read_index([path])

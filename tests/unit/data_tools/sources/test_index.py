@@ -1,14 +1,17 @@
 """The index of a source: its digest, its classes, and which sets of images are refused."""
 
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow
 import pytest
 from helpers.images import write_folder, write_tar
-from helpers.indexes import FILES, WANTED, indexed_images
+from helpers.indexes import FILES, indexed_images
 from pyarrow import parquet
 
+from data_tools.sources.reader import Reader
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
 
@@ -32,17 +35,46 @@ def test_classes_are_the_union_of_both_splits(tmp_path: Path) -> None:
     assert [label for label, *_ in indexed_images(index)["val", None]] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("names", "by_value"),
+    [
+        (map(str, range(12)), True),
+        ((f"{at:02d}" for at in range(12)), False),  # with zeros in front, names are in this order anyhow
+        (map(str, range(1, 13)), False),
+        ((*map(str, range(12)), "13"), False),
+    ],
+)
+def test_classes_0_to_n_are_numbered_by_value(tmp_path: Path, names: Iterable[str], by_value: bool) -> None:
+    """As ImageNetV2 has them."""
+    files = {f"train/{name}/1.JPEG": b"x" for name in names}
+    index = read_index([write_tar(tmp_path / "a.tar", files)])
+    classes = sorted({name.split("/")[1] for name in files}, key=int if by_value else str)
+    assert index.classes == tuple(classes)
+    assert index.notes == (("the classes 0 to 11 are numbered by their value",) if by_value else ())
+
+
+def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
+    nfc, nfd = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    files = {f"train/{nfc}/1.JPEG": b"1", f"train/{nfd}/2.JPEG": b"2", f"val/{nfd}/3.JPEG": b"3"}
+    for source in (write_tar(tmp_path / "a.tar", files), write_folder(tmp_path / "f", files)):
+        index = read_index([source])
+        assert index.classes == (nfc,)
+        reader = Reader(index.files)
+        stored = [
+            reader.read(*place, part.key(at))
+            for part in index.split_indexes
+            for at, place in enumerate(part.places.tolist())
+        ]
+        assert stored == [b"1", b"2", b"3"]
+        assert index.notes == (f"{nfc} is written in two Unicode forms; they are one class",)
+    alone = {f"train/{nfd}/1.JPEG": b"1", f"val/{nfd}/3.JPEG": b"3"}
+    assert read_index([write_tar(tmp_path / "b.tar", alone)]).classes == (nfd,)
+
+
 def test_resized_and_original_images_must_be_the_same(tmp_path: Path) -> None:
     files = {"x-sz/160/train/c/a.JPEG": b"1", "y/train/c/a.JPEG": b"2", "y/train/c/b.JPEG": b"2"}
     with pytest.raises(SourceError, match="same images"):
         read_index([write_tar(tmp_path / "a.tar", files)])
-
-
-def test_other_files_are_counted_and_one_is_named(tmp_path: Path) -> None:
-    index = read_index([write_tar(tmp_path / "a.tar", FILES | {"x/README": b"hello", "x/train/n01/.DS_Store": b""})])
-    assert indexed_images(index) == WANTED
-    assert index.ignored == 2
-    assert "README" in index.ignored_example
 
 
 def state(source: Path, **columns: str) -> dict[str, str]:

@@ -1,185 +1,171 @@
-"""Data sets as people have them: the same as a tar and as a folder, read as the sorted one."""
+"""Which split, class and name follow from a picture's path, and which paths are refused or left out. Without files."""
 
-import io
-from pathlib import Path
+import unicodedata
 
 import pytest
-from helpers.images import META_MAT, WNIDS, write_folder, write_tar
-from helpers.indexes import indexed_images
-from PIL import Image
 
-from data_tools.sources.ilsvrc import TRUTH
-from data_tools.sources.index import Index
-from data_tools.sources.reader import Reader
-from data_tools.sources.scan import read_index
-from data_tools.sources.tar import SourceError
-
-Files = dict[str, bytes]
-TRAIN = {f"{wnid}/{wnid}_{at}.JPEG": f"{wnid}{at}".encode() for wnid in WNIDS[:3] for at in range(2)}
-VAL = {f"{WNIDS[at]}/ILSVRC2012_val_{at + 1:08d}.JPEG": f"val{at}".encode() for at in range(3)}
-SORTED = {f"train/{name}": data for name, data in TRAIN.items()} | {f"val/{name}": data for name, data in VAL.items()}
-
-SORTED_TEST = {name.replace("val/", "test/"): data for name, data in SORTED.items()}
+from data_tools.sources.layouts import Layout, classify
 
 
-def flat(files: Files) -> Files:
-    return {name.rpartition("/")[2]: data for name, data in files.items()}
+def layout_of(*paths: str, roots: tuple[str, ...] = ("",), annotated: tuple[str, ...] = ()) -> Layout:
+    pictures: dict[tuple[str, ...], list[bytes]] = {}
+    for path in paths:
+        *folders, name = path.split("/")
+        pictures.setdefault(tuple(folders), []).append(name.encode())
+    tuples = [tuple(filter(None, root.split("/"))) for root in roots]
+    return classify(pictures, tuples, [tuple(folder.split("/")) for folder in annotated])
 
 
-def below(folder: str, files: Files) -> Files:
-    return {f"{folder}/{name}": data for name, data in files.items()}
+def taken(*paths: str, **more: tuple[str, ...]) -> dict[str, tuple[str, int | None, str | None, str]]:
+    """(split, cap, class, name) of each path; nothing is refused."""
+    layout = layout_of(*paths, **more)
+    assert not layout.faults and not layout.unlabelled
+    found = {}
+    for path in paths:
+        *folders, name = path.split("/")
+        if place := layout.places.get(tuple(folders)):
+            found[path] = (place.split, place.cap, place.label, "/".join((*place.below, name)))
+    return found
 
 
-def tiny() -> Files:
-    """tiny-imagenet-200, in small, as it is unzipped."""
-    train = {name.replace("/", "/images/"): data for name, data in TRAIN.items()}
-    boxes = {f"train/{wnid}/{wnid}_boxes.txt": b"x_0.JPEG\t0\t0\t62\t62\n" for wnid in WNIDS[:3]}
-    rows = "".join(f"{name.split('/')[1]}\t{name.split('/')[0]}\t0\t32\t44\t62\n" for name in VAL)
-    val = below("val/images", flat(VAL)) | {"val/val_annotations.txt": rows.encode()}
-    test = {"test/images/test_0.JPEG": b"t", "wnids.txt": b"n1\n"}
-    return below("tiny-imagenet-200", below("train", train) | boxes | val | test)
-
-
-LABELS = "ImageId,PredictionString\n" + "".join(
-    f"{name.split('/')[1].removesuffix('.JPEG')},{name.split('/')[0]} 85 1 499 272 {name.split('/')[0]} 1 2 3 4\n"
-    for name in VAL
-)
-
-
-def kaggle() -> Files:
-    """Kaggle's imagenet-object-localization-challenge, in small, as it is unzipped."""
-    images = below("train", TRAIN) | below("val", flat(VAL)) | {"test/ILSVRC2012_test_00000001.JPEG": b"t"}
-    boxes = {f"train/{name.removesuffix('JPEG')}xml": b"<annotation>" for name in TRAIN}
-    boxes |= {f"val/{name.removesuffix('JPEG')}xml": b"<annotation>" for name in flat(VAL)}
-    lists = {"ILSVRC/ImageSets/CLS-LOC/train_cls.txt": b"n0/n0_1 1\n", "LOC_val_solution.csv": LABELS.encode()}
-    return below("ILSVRC/Data/CLS-LOC", images) | below("ILSVRC/Annotations/CLS-LOC", boxes) | lists
-
-
-def both(tmp_path: Path, files: Files) -> list[Index]:
-    """The index of the tar and of the folder."""
-    return [read_index([write_tar(tmp_path / "a.tar", files)]), read_index([write_folder(tmp_path / "folder", files)])]
-
-
-def digests(index: Index) -> list[str]:
-    return [part.digest() for part in index.split_indexes]
-
-
-def picture(kind: str) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(out, kind)
-    return out.getvalue()
+def left_out(*paths: str) -> list[str]:
+    return ["/".join(path) for path in layout_of(*paths).out_of_place]
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("path", "place"),
     [
-        below("imagenet", SORTED),
-        below("train", SORTED),  # the data set itself is called so
-        tiny(),
-        kaggle(),
-        below("train", TRAIN) | below("valid", VAL),
-        below("train", TRAIN) | below("test", VAL),
-        below("Train", TRAIN) | below("Validation", VAL),
-        SORTED | below("test", {f"{WNIDS[4]}/t.JPEG": b"t"}),
-        SORTED | {"val/train/extra/1.JPEG": b"of val, too deep", "old/train/extra/2.JPEG": b"3"},
+        ("train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
+        ("imagenet/Data/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
+        ("Train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
+        ("training/cat/1.jpg", ("train", None, "cat", "1.jpg")),
+        ("valid/cat/1.jpg", ("val", None, "cat", "1.jpg")),
+        ("VALIDATION/cat/1.jpg", ("val", None, "cat", "1.jpg")),
+        ("test/cat/1.jpg", ("test", None, "cat", "1.jpg")),
+        ("testing/cat/1.jpg", ("test", None, "cat", "1.jpg")),
+        ("images/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
+        (".data/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
+        ("imagenet-sz/160/train/cat/1.jpg", ("train", 160, "cat", "1.jpg")),
+        ("sz/352/validation/cat/1.jpg", ("val", 352, "cat", "1.jpg")),
+        ("x-sz/160/old/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
     ],
-    ids=["sorted", "named train", "tiny", "kaggle", "valid", "test for val", "capitals", "test beside val", "deeper"],
 )
-def test_every_layout_gives_the_index_of_the_sorted_tar(tmp_path: Path, files: Files) -> None:
-    wanted = read_index([write_tar(tmp_path / "sorted.tar", SORTED)])
-    for index in both(tmp_path, files):
-        assert indexed_images(index) == indexed_images(wanted)
-        assert digests(index) == digests(wanted)
-        reader = Reader(index.files)
-        for part in index.split_indexes:
-            read = [reader.read(*place.tolist(), part.key(at)) for at, place in enumerate(part.places)]
-            assert read == [data for _, _, data in indexed_images(wanted)[part.split, None]]
+def test_folder_below_the_split_is_the_class(path: str, place: tuple[object, ...]) -> None:
+    assert taken(path) == {path: place}
 
 
-def test_labels_of_kaggle_images_may_be_another_source(tmp_path: Path) -> None:
-    wanted = read_index([write_tar(tmp_path / "sorted.tar", SORTED)])
-    root = write_folder(tmp_path / "k", kaggle())
-    images = (root / "LOC_val_solution.csv").rename(tmp_path / "labels") and root / "ILSVRC/Data/CLS-LOC"
-    unpacked = {"d/data/meta.mat": META_MAT, f"d/data/{TRUTH}": b"1\n2\n3\n", "d/readme.txt": b"x"}
-    devkits = [write_tar(tmp_path / "devkit.tar", unpacked), write_folder(tmp_path / "unpacked", unpacked)]
-    for labels in (tmp_path / "labels", *devkits):
-        assert digests(read_index([images, labels])) == digests(read_index([labels, root])) == digests(wanted)
-    with pytest.raises(SourceError, match=r"no labels; add ILSVRC2012_devkit_t12.tar.gz"):
-        read_index([root])
-    assert read_index([root], splits=["train"]).images() == {"train": len(TRAIN)}
+def test_pictures_belong_to_the_outermost_folder_at_any_depth() -> None:
+    """As in torchvision's ImageFolder."""
+    paths = ("train/cat/1.jpg", "train/dogs/poodle/1.jpg", "train/dogs/beagle/young/1.jpg", "train/dogs/2.jpg")
+    assert [place[2:] for place in taken(*paths).values()] == [
+        ("cat", "1.jpg"),
+        ("dogs", "poodle/1.jpg"),
+        ("dogs", "beagle/young/1.jpg"),
+        ("dogs", "2.jpg"),
+    ]
 
 
-def test_a_split_folder_and_a_sized_folder_may_be_given_themselves(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "train" / "x-sz" / "160", SORTED)
-    (tmp_path / "link").symlink_to(root)
-    whole = read_index([tmp_path / "train"])
-    assert set(indexed_images(whole)) == {("train", 160), ("val", 160)}
-    for sources in ([root], [root.parent], [tmp_path / "link"], [root / "val", root / "train"]):
-        assert indexed_images(read_index(sources)) == indexed_images(whole)
-
-
-def test_nothing_of_the_path_to_the_root_counts(tmp_path: Path) -> None:
-    files = below("train", TRAIN) | {"notes/1.JPEG": b"x", "2.JPEG": b"y"}
-    found = read_index([write_folder(tmp_path / "train", files)])
-    assert found.classes == tuple(sorted(WNIDS[:3]))
-    assert found.ignored == 2
+def test_names_of_tiny_imagenet_have_no_folder() -> None:
+    whole = taken("train/n1/images/1.JPEG", "train/n2/images/2.JPEG")
+    assert [place[3] for place in whole.values()] == ["1.JPEG", "2.JPEG"]
+    mixed = taken("train/n1/images/1.JPEG", "train/n1/1.JPEG")
+    assert [place[3] for place in mixed.values()] == ["images/1.JPEG", "1.JPEG"]
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("path", "annotated"), [("val/images/1.JPEG", ("val",)), ("val/ILSVRC2012_val_00000001.JPEG", ())]
+)
+def test_labels_may_go_by_name(path: str, annotated: tuple[str, ...]) -> None:
+    assert taken(path, annotated=annotated)[path] == ("val", None, None, path.rpartition("/")[2])
+    assert taken("ILSVRC2012_val_00000001.JPEG")["ILSVRC2012_val_00000001.JPEG"][:3] == ("val", None, None)
+
+
+def test_classes_may_be_called_like_splits() -> None:
+    paths = ("train/train/1.jpg", "train/car/1.jpg", "val/train/1.jpg", "val/car/1.jpg")
+    assert [place[2] for place in taken(*paths).values()] == ["train", "car", "train", "car"]
+
+
+@pytest.mark.parametrize("front", ["train", "train/test", "test/x-sz/160"])
+def test_data_set_may_be_called_like_a_split(front: str) -> None:
+    paths = [f"{front}/{split}/{name}/1.jpg" for split in ("train", "val") for name in ("cat", "dog")]
+    found = [(split, name) for split, _, name, _ in taken(*paths).values()]
+    assert found == [("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "dog")]
+
+
+def test_folder_of_one_split_may_be_given_itself() -> None:
+    for root in ("store/train", "store/Training"):
+        assert taken("cat/1.jpg", "dog/a/2.jpg", roots=(root,)) == {
+            "cat/1.jpg": ("train", None, "cat", "1.jpg"),
+            "dog/a/2.jpg": ("train", None, "dog", "a/2.jpg"),
+        }
+    assert taken("cat/1.jpg", "test/1.jpg", roots=("train",))["test/1.jpg"][:3] == ("train", None, "test")
+    assert taken("cat/1.jpg", roots=("x-sz/160/val",))["cat/1.jpg"] == ("val", 160, "cat", "1.jpg")
+    assert taken("cat/1.jpg", roots=("link", "store/val"))["cat/1.jpg"][0] == "val"
+    assert taken("train/cat/1.jpg", roots=("x-sz/160",))["train/cat/1.jpg"][1] == 160
+    assert (
+        taken("train/cat/1.jpg", roots=("store/val",))["train/cat/1.jpg"][0] == "train"
+    )  # the root's name is no split
+
+
+@pytest.mark.parametrize(
+    ("paths", "both"),
     [
-        (below("train", TRAIN) | below("val", {"1.JPEG": b"x"}), r"val/1\.JPEG: in no class folder.*--data\.splits"),
-        (SORTED_TEST | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
-        (below("val", VAL) | below("train", {"1.JPEG": b"x"}), r"train/1\.JPEG: in no class folder.*--data\.splits"),
-        (SORTED | below("valid", VAL), "val and valid both exist"),
-        (
-            tiny() | {"tiny-imagenet-200/val/val_annotations.txt": b"other.JPEG\tn1\t0\n"},
-            r"no label for ILSVRC2012_val",
-        ),
+        (("color/train/a/1.jpg", "segmented/train/a/1.jpg"), "color/train and segmented/train"),
+        (("bottle/train/good/1.png", "cable/train/good/1.png"), "bottle/train and cable/train"),
+        (("train/a/1.jpg", "Train/b/1.jpg"), "train and Train"),
+        (("train/a/1.jpg", "training/a/2.jpg"), "train and training"),
+        (("a-sz/160/train/a/1.jpg", "b-sz/160/train/a/1.jpg"), "a-sz/160/train and b-sz/160/train"),
     ],
 )
-def test_a_split_that_cannot_be_told_is_refused(tmp_path: Path, files: Files, words: str) -> None:
-    for source in (write_tar(tmp_path / "a.tar", files), write_folder(tmp_path / "folder", files)):
-        with pytest.raises(SourceError, match=words):
-            read_index([source])
+def test_two_folders_of_one_split_are_refused(paths: tuple[str, ...], both: str) -> None:
+    assert layout_of(*paths).faults["train"].what.startswith(f"{both} both exist")
 
 
-def test_only_the_named_splits_are_read(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "a.tar", below("train", {"cat/1.JPEG": b"x"}) | below("val", {"cats/1.JPEG": b"x"}))
-    assert read_index([source]).classes == ("cat", "cats")
-    assert read_index([source], splits=["train"]).classes == ("cat",)
-    assert indexed_images(read_index([source], splits=["val"])) == {("val", None): [(0, "cats/1.JPEG", b"x")]}
+def test_folders_of_different_splits_and_sizes_may_stand_apart() -> None:
+    assert len(taken("a/train/c/1.jpg", "b/val/c/1.jpg", "x-sz/160/train/c/1.jpg", "x-sz/320/train/c/1.jpg")) == 4
 
 
-JUNK = {
-    "._.": b"\0\5\x16\7",
-    "train/._x.JPEG": b"\0\5\x16\7",
-    "train/CLS/Thumbs.db": b"\xd0\xcf\x11\xe0" + bytes(99),
-    "train/CLS/.DS_Store": b"\0\0\0\1Bud1",
-    "train/CLS/._n_1.JPEG": b"\0\5\x16\7",
-    "train/CLS/desktop.ini": b"[.ShellClassInfo]\r\n",
-    "train/CLS/labels.txt": b"BMW\n" * 20,
-    "train/CLS/boxes.xml": b"<annotation>",
-    "train/CLS/README": b"P6 and II",
-    "train/CLS/empty": b"",
-    "train/CLS/@eaDir/n_1.JPEG/SYNOPHOTO_THUMB_M.jpg": b"\xff\xd8\xff",
-    "train/@eaDir/n_1.JPEG": b"\xff\xd8\xff",
-    "train/.ipynb_checkpoints/n_1.JPEG": b"\xff\xd8\xff",
-    "train/CLS/.ipynb_checkpoints/n_1-checkpoint.JPEG": b"\xff\xd8\xff",
-    "__MACOSX/train/CLS/n_1.JPEG": b"\xff\xd8\xff",
-}
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("folders", [("images",), ("images", "labels"), ("JPEGImages", "masks")])
+def test_data_for_detection_and_segmentation_are_refused(split: str, folders: tuple[str, ...]) -> None:
+    fault = layout_of(*(f"{split}/{folder}/1.jpg" for folder in folders)).faults[{"valid": "val"}.get(split, split)]
+    assert "YOLO" in fault.what and fault.where == split
+    unlabelled = layout_of("images/train/1.jpg", "train/a/1.jpg", "images/val/1.jpg").unlabelled
+    assert not unlabelled  # they are left out: the outermost folders of splits have classes
+    assert "YOLO" in layout_of("images/train/1.jpg").unlabelled["train"].what
 
 
-def test_what_is_no_image_is_counted_and_not_taken(tmp_path: Path) -> None:
-    junk = {name.replace("CLS", WNIDS[0]): data for name, data in JUNK.items()}
-    wanted = read_index([write_tar(tmp_path / "sorted.tar", SORTED)])
-    for index in both(tmp_path, junk | SORTED):
-        assert indexed_images(index) == indexed_images(wanted)
-        assert index.ignored == len(junk)
+def test_classes_in_a_folder_of_their_own_are_refused() -> None:
+    fault = layout_of("train/images/cat/1.jpg", "train/images/dog/1.jpg").faults["train"]
+    assert "images, with folders in it (cat, dog, ...)" in fault.what and fault.remedy.endswith("into train/")
+    assert not layout_of("train/cat/siam/1.jpg", "train/cat/2.jpg", "train/cat/mau/1.jpg").faults
+    assert not layout_of("train/n1/images/1.jpg").faults
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_content_of_a_picture_makes_an_image_of_any_name(tmp_path: Path, kind: str) -> None:
-    files = {"train/a/12345": picture(kind), "train/a/x.bin": picture(kind), "train/a/y.JPEG": b"damaged"}
-    for index in both(tmp_path, files):
-        assert [key for _, key, _ in indexed_images(index)["train", None]] == ["a/12345", "a/x.bin", "a/y.JPEG"]
+def test_pictures_in_no_class_are_refused_unless_the_split_has_classes() -> None:
+    fault = layout_of("train/a/1.jpg", "val/1.jpg").unlabelled["val"]
+    assert fault.where == "val/1.jpg" and "into val/<class>/" in fault.remedy
+    assert not layout_of("val/a/1.jpg", "val/1.jpg").unlabelled
+    assert sorted(left_out("val/a/1.jpg", "val/1.jpg", "validation/2.jpg")) == ["val", "validation"]
+
+
+@pytest.mark.parametrize(
+    "path", ["1.jpg", "misc/1.jpg", "old/train/a/1.jpg", "more/val/a/1.jpg", "train/1.jpg", "Data/DET/train/a/1.jpg"]
+)
+def test_pictures_elsewhere_are_left_out(path: str) -> None:
+    assert left_out("train/a/1.jpg", path) == [path.rpartition("/")[0]]
+
+
+@pytest.mark.parametrize(
+    "folder", ["train/@eaDir/1.jpg", "train/a/.ipynb_checkpoints", "train/a/@eaDir/1.jpg", "__MACOSX/train/a", ".git"]
+)
+def test_hidden_folders_are_known(folder: str) -> None:
+    layout = layout_of("train/a/1.jpg", f"{folder}/1.jpg")
+    assert layout.hidden == [tuple(folder.split("/"))]
+    assert list(layout.places) == [("train", "a")]
+    assert not layout.out_of_place
+
+
+def test_class_names_are_taken_as_they_are() -> None:
+    names = ("Cat", "cat", "CAT ", unicodedata.normalize("NFD", "é"), "é")
+    assert [place[2] for place in taken(*(f"train/{name}/1.jpg" for name in names)).values()] == list(names)

@@ -1,6 +1,5 @@
 """Reading tar members: hostile, truncated and damaged archives are refused."""
 
-import contextlib
 import io
 import itertools
 import os
@@ -54,20 +53,23 @@ def test_hostile_members_are_refused_by_name(tmp_path: Path, change: dict[str, o
     assert info.name in str(caught.value)
 
 
-def test_truncated_archive_is_refused(tmp_path: Path) -> None:
-    """tarfile itself reads many of these without a word: those cut where a member ends."""
+def test_truncated_archive_is_refused_unless_it_ends_with_a_member(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One or no zero block at the end is no fault for GNU tar; a warning says where it ends."""
     whole = write_tar(tmp_path / "w.tar", {f"x/train/c/{at}.JPEG": b"y" * 700 for at in range(4)}).read_bytes()
-    end = 4 * (512 + 1024)
-    silent = 0
-    for cut in range(512, end + 1024, 256):
-        (tmp_path / "c.tar").write_bytes(whole[:cut])
-        with pytest.raises(SourceError, match="ends early"):
-            read_index([tmp_path / "c.tar"])
-        with contextlib.suppress(tarfile.ReadError), tarfile.open(tmp_path / "c.tar") as tar:
-            silent += bool(tar.getnames())
-    assert silent > 3
-    (tmp_path / "c.tar").write_bytes(whole[: end + 1024])
-    assert len(read_index([tmp_path / "c.tar"]).split_indexes[0]) == 4
+    member, end = 512 + 1024, 4 * (512 + 1024)
+    for cut in range(512, end + 1024 + 1, 256):
+        path = tmp_path / f"{cut}.tar"
+        path.write_bytes(whole[:cut])
+        listed = subprocess.run(["tar", "-tf", path], capture_output=True, text=True, check=False)
+        if (cut % member == 0 and cut <= end) or cut >= end + 512:
+            assert listed.returncode == 0
+            assert [each.name for each in members(path)] == listed.stdout.splitlines()
+            assert (f"{cut}.tar: no end mark after" in caplog.text) == (cut <= end)
+        else:
+            with pytest.raises(SourceError, match="ends early"):
+                list(members(path))
 
 
 def test_damaged_header_is_refused(tmp_path: Path) -> None:
@@ -163,12 +165,19 @@ def test_pax_headers_hold_for_one_member_or_for_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "records",
-    [b"9" * 5000 + b" a=b\n", b"-5 path=x\n", b"99 path=x\n", b"path", "12 size=²\n".encode(), b"11 size=x\n"],
+    "records", [b"9" * 5000 + b" a=b\n", b"11 size=x\n", b"12 size=-9\n", b"23 GNU.sparse.major=1\n"]
 )
 def test_damaged_pax_header_is_refused(tmp_path: Path, records: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(entry("pax", records, type=tarfile.XHDTYPE) + FILE + END)
-    with pytest.raises(SourceError, match="a damaged pax header at byte 512"):
+    with pytest.raises(SourceError):
+        list(members(tmp_path / "a.tar"))
+
+
+def test_name_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.tar").open("wb") as file:
+        file.write(entry("././@LongLink", type=tarfile.GNUTYPE_LONGNAME, size=1 << 30))
+        file.truncate(2 << 30)
+    with pytest.raises(SourceError, match=r"\(1073741824 bytes\)"):
         list(members(tmp_path / "a.tar"))
 
 
@@ -201,7 +210,7 @@ def test_later_volume_is_refused(tmp_path: Path, form: str) -> None:
         list(members(tmp_path / "1.tar"))
 
 
-@pytest.mark.parametrize("padding", [1024, 10240, 3 << 20])
+@pytest.mark.parametrize("padding", [512, 1024, 10240, 3 << 20])
 def test_concatenated_archives_are_read_on(tmp_path: Path, padding: int) -> None:
     (tmp_path / "a.tar").write_bytes(FILE + bytes(padding) + entry("x/train/c/b", b"b") + END + END)
     assert contents(tmp_path / "a.tar") == {"x/train/c/a": b"aa", "x/train/c/b": b"b"}
@@ -210,9 +219,6 @@ def test_concatenated_archives_are_read_on(tmp_path: Path, padding: int) -> None
     assert [each.name for each in members(outer, inner.offset, inner.offset + inner.length)] == list(
         contents(tmp_path / "a.tar")
     )
-    (tmp_path / "a.tar").write_bytes(FILE + bytes(padding) + entry("x/train/c/b", b"b"))
-    with pytest.raises(SourceError, match="ends early, after x/train/c/b"):
-        list(members(tmp_path / "a.tar"))
 
 
 @pytest.mark.parametrize("rest", [b"PK\3\4", bytes(512) + b"x" * 600, bytes(100) + FILE])

@@ -1,28 +1,14 @@
-"""Folders and tars with a folder for each class."""
+"""Links and special files in a folder."""
 
 import os
 from pathlib import Path
 
 import pytest
-from helpers.images import write_folder, write_tar
+from helpers.images import write_folder
 from helpers.indexes import FILES, WANTED, indexed_images
 
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
-
-
-def test_resized_images_form_a_split_index_for_each_cap(tmp_path: Path) -> None:
-    files = {
-        f"imagenet-sz/{cap}/{split}/c/{name}": f"{cap}{split}{name}".encode()
-        for cap in (160, 320, 352)
-        for split, name in (("train", "t.JPEG"), ("validation", "v.JPEG"))
-    }
-    index = read_index([write_tar(tmp_path / "sz.tar", files)])
-    assert set(indexed_images(index)) == {(split, cap) for split in ("train", "val") for cap in (160, 320, 352)}
-    assert indexed_images(index)["train", 320] == [(0, "c/t.JPEG", b"320traint.JPEG")]
-    folder = write_folder(tmp_path, files) / "imagenet-sz"
-    assert indexed_images(read_index([folder])) == indexed_images(index)
-    assert set(indexed_images(read_index([folder / "320"]))) == {("train", 320), ("val", 320)}
 
 
 def linked(tmp_path: Path) -> Path:
@@ -37,7 +23,12 @@ def linked(tmp_path: Path) -> Path:
 
 
 def test_links_to_the_folders_of_splits_and_classes_are_followed(tmp_path: Path) -> None:
-    assert indexed_images(read_index([linked(tmp_path)])) == WANTED
+    root = linked(tmp_path)
+    assert indexed_images(read_index([root])) == WANTED
+    assert indexed_images(read_index([root / "train", root / "validation"])) == WANTED
+    (root / "train/n03").symlink_to("nowhere")
+    with pytest.raises(SourceError, match="n03: a broken link"):
+        read_index([root / "train"])
 
 
 def test_links_that_concern_no_image_stop_nothing(tmp_path: Path) -> None:
@@ -55,11 +46,14 @@ def test_links_that_concern_no_image_stop_nothing(tmp_path: Path) -> None:
 
 def test_links_to_images_are_followed_on_demand(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "root", {name[2:]: data for name, data in FILES.items() if "a.JPEG" not in name})
-    write_folder(tmp_path, {"blob": FILES["x/train/n01/a.JPEG"]})
+    write_folder(tmp_path, {"blob": FILES["x/train/n01/a.JPEG"], "more/z.JPEG": b"z"})
     (root / "train/n01/a.JPEG").symlink_to("../../../blob")
     with pytest.raises(SourceError, match=r"n01/a\.JPEG: a symbolic link; --data\.follow_links=true"):
         read_index([root])
     assert indexed_images(read_index([root], follow_links=True)) == WANTED
+    (root / "train/n02/deeper").symlink_to("../../../more")
+    index = read_index([root], follow_links=True)
+    assert (1, "n02/deeper/z.JPEG", b"z") in indexed_images(index)["train", None]
 
 
 @pytest.mark.parametrize(
@@ -70,16 +64,18 @@ def test_links_to_images_are_followed_on_demand(tmp_path: Path) -> None:
         ("train/n03", "nowhere", r"train/n03: a broken link"),
         ("val", "nowhere", r"/val: a broken link"),
         ("train/n01/c.JPEG", "c.JPEG", r"c\.JPEG: a broken link"),
+        ("train/n04/only.JPEG", "nowhere", r"only\.JPEG: a broken link"),
     ],
 )
-@pytest.mark.parametrize("follow", [False, True])
 def test_links_that_lead_in_a_circle_or_to_nothing_are_refused(
-    tmp_path: Path, link: str, target: str, words: str, follow: bool
+    tmp_path: Path, link: str, target: str, words: str
 ) -> None:
     root = write_folder(tmp_path / "root", {name[2:]: data for name, data in FILES.items() if "train" in name})
+    (root / link).parent.mkdir(exist_ok=True)
     (root / link).symlink_to(target)
-    with pytest.raises(SourceError, match=words):
-        read_index([root], follow_links=follow)
+    for follow in (False, True):
+        with pytest.raises(SourceError, match=words):
+            read_index([root], follow_links=follow)
 
 
 def test_a_pipe_in_the_place_of_an_image_is_refused(tmp_path: Path) -> None:
