@@ -91,6 +91,15 @@ def test_every_layout_gives_the_index_of_the_sorted_tar(tmp_path: Path, files: F
             assert read == [data for _, _, data in indexed_images(wanted)[part.split, None]]
 
 
+def test_pictures_deep_in_a_class_are_read_from_tar_and_folder(tmp_path: Path) -> None:
+    files = {"train/cat/1.jpg": b"c", "train/dogs/poodle/1.jpg": b"p", "train/dogs/beagle/1.jpg": b"b"}
+    wanted = [("cat/1.jpg", b"c"), ("dogs/beagle/1.jpg", b"b"), ("dogs/poodle/1.jpg", b"p")]
+    for index in both(tmp_path, files):
+        (part,), reader = index.split_indexes, Reader(index.files)
+        assert [(part.key(at), reader.read(*part.places[at].tolist(), part.key(at))) for at in range(3)] == wanted
+        assert index.notes == ()
+
+
 def test_labels_of_kaggle_images_may_be_another_source(tmp_path: Path) -> None:
     wanted = read_index([write_tar(tmp_path / "sorted.tar", SORTED)])
     root = write_folder(tmp_path / "k", kaggle())
