@@ -84,7 +84,7 @@ RATES = {
     "rtx-6000-ada": (1146, LAMBDA),
 }
 
-MEASURED = {"h200": (7099, "this project's compiled step on one card, torch 2.11 (gpu.md)")}
+MEASURED = {"h200": (7099, "this project's compiled step on one card, torch 2.11 (benchmarks/results/gpu.md)")}
 
 
 def _scaled(name: str, base: str, *, gb_s: tuple[float, float]) -> Card:

@@ -66,7 +66,7 @@ def test_images_of_the_plan_are_those_of_the_estimate(capsys: pytest.CaptureFixt
     assert (
         whole[0]
         == part[0]
-        == "28 epochs on 1 GPU; h200: this project's compiled step on one card, torch 2.11 (On a GPU)"
+        == "28 epochs on 1 GPU; h200: this project's compiled step on one card, torch 2.11 (benchmarks/results/gpu.md)"
     )
     assert whole[-1] != part[-1]
     assert part[-1].endswith("0.00 at 0 per GPU-hour")
