@@ -19,9 +19,8 @@ def page(runs: Sequence[RunFolder], price: float | None, samples: Sequence[run_s
     """The report of ``runs``, and of ``samples``, which may have more; ``price`` is that of a GPU-hour."""
     title = f"Training report: {', '.join(run.name for run in runs)}"
     style = STYLE.read_text(encoding="utf-8")
-    style = style.replace("LIGHT", plotting.variables(plotting.LIGHT)).replace(
-        "DARK", plotting.variables(plotting.DARK)
-    )
+    for name, palette in (("LIGHT", plotting.LIGHT), ("DARK", plotting.DARK)):
+        style = style.replace(name, plotting.variables(palette))
     body = [
         f"<h1>{escape(title)}</h1>",
         "<p>Times are those of training and validation; preparing a phase does not count.</p>",

@@ -38,16 +38,6 @@ PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Published:
-    """A published curve; a value per epoch."""
-
-    epoch: tuple[int, ...]
-    hours: tuple[float, ...]
-    top1: tuple[float, ...]
-    top5: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
     """A run folder; ``rows`` is not empty, ``sessions`` may be if none were recorded, ``config`` is by section, and
     ``schedule`` is parsed from it."""
@@ -137,12 +127,11 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
         raise OptionError(f"damaged, or of another version ({why})", where=path, remedy="restore it") from None
 
 
-def published() -> Published:
-    """The published titan8 run."""
+def published() -> dict[str, list[float]]:
+    """The published titan8 run: its epochs, hours, top-1 and top-5."""
     with PUBLISHED.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    columns = {key: tuple(float(row[key]) for row in rows) for key in ("hours", "top1", "top5")}
-    return Published(epoch=tuple(int(row["epoch"]) for row in rows), **columns)
+    return {column: [float(row[column]) for row in rows] for column in rows[0]}
 
 
 def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
