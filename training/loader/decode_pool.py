@@ -1,55 +1,39 @@
 """Native threads that fill batches, image by image, in the order in which the batches were submitted."""
 
 import os
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data_tools.native.library import LOAD, BatchRequest, NativePool
-from training.loader.beton_reader import LoadError
+from training.loader.beton_reader import BetonReader, LoadError
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A batch to be made: rows of TASK out of an open file, all to (height, width)."""
+class PendingBatch(BatchRequest):
+    """A batch in the making: `crops` (CROP) of the `samples` of a beton into `images`, (batch, height, width, 3) uint8
+    on the host. It keeps alive what the native threads read and write."""
 
-    file: int
-    tasks: NDArray[np.void]
-    height: int
-    width: int
-    samples: NDArray[np.int64]
-    checksums: bool = False
-
-
-@dataclass(slots=True)
-class PendingBatch:
-    """A batch in the making. Keeps alive what the native threads read and write."""
-
-    request: Request
-    images: torch.Tensor  # (batch, height, width, 3) uint8 on the host
-    native: BatchRequest = field(init=False)
-
-    def __post_init__(self) -> None:
-        request = self.request
-        self.native = BatchRequest(
+    def __init__(
+        self, beton: BetonReader, samples: NDArray[np.int64], crops: NDArray[np.void], images: torch.Tensor
+    ) -> None:
+        self.samples, self.images, self.rows = samples, images, beton.tasks(samples, crops)
+        _, height, width, _ = images.shape
+        super().__init__(
             kind=LOAD,
-            tasks=request.tasks.ctypes.data,
-            out=self.images.data_ptr(),
-            file=request.file,
-            items=len(request.tasks),
-            height=request.height,
-            width=request.width,
-            verify=request.checksums,
+            tasks=self.rows.ctypes.data,
+            out=images.data_ptr(),
+            file=beton.file,
+            items=len(samples),
+            height=height,
+            width=width,
+            verify=beton.checksums,
         )
 
     @property
     def failure(self) -> tuple[int, str] | None:
         """(sample's number in the beton, what is wrong) of the first that failed. Valid when finished."""
-        if self.native.failed < 0:
-            return None
-        return int(self.request.samples[self.native.failed]), self.native.error.decode(errors="replace")
+        return None if self.failed < 0 else (int(self.samples[self.failed]), self.error.decode(errors="replace"))
 
 
 class DecodePool(NativePool):

@@ -9,7 +9,7 @@ import os
 import queue
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from queue import Queue
 from threading import Event, Thread
 from typing import Any
@@ -100,31 +100,32 @@ class BatchProducer(EpochIterator):
 
 
 class BatchIterator(Iterator[Batch]):
-    """The batches of a producer in order, on the device; a context manager that ends the thread.
+    """The batches of a pass of `loader` in order, on the device; a context manager that ends the thread.
 
     images: (n, 3, height, width) uint8 in channels-last memory. labels: (n,) int64. What the pipeline raised is raised
     where its batch is asked for; LoadError where another iterator of the same loader has taken its place.
     """
 
-    def __init__(self, producer: BatchProducer, finish: Callable[[int, Any], Batch]) -> None:
-        self._producer, self._finish, self._number = producer, finish, 0
+    def __init__(self, loader: Any, batches: Sequence[NDArray[np.int64]], epoch: int, start: int) -> None:
+        self._loader, self._epoch, self._number = loader, epoch, start
         self._replaced = False
+        producer = BatchProducer(loader, batches)
+        self._queue = producer.output_queue
         # Also if a loop is left early, and at the interpreter's exit.
         self.close = weakref.finalize(self, producer.close)
 
     def __next__(self) -> Batch:
-        loader = self._producer.loader
         if self._replaced:
             what = "another iteration of this loader has begun before this one was over"
-            raise LoadError(what, where=loader.beton.path, remedy="use a loader for each, or one after the other")
+            raise LoadError(what, where=self._loader.beton.path, remedy="use a loader for each, or one after the other")
         if not self.close.alive:
             raise StopIteration
-        loader.decode.check_open()
-        item = self._producer.output_queue.get()
+        self._loader.decode.check_open()
+        item = self._queue.get()
         if item is None or isinstance(item, Exception):
             self.close()
             raise StopIteration if item is None else item
-        batch = self._finish(self._number, item)
+        batch: Batch = self._loader.hand_over(item, self._epoch, self._number)
         self._number += 1
         return batch
 
