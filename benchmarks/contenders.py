@@ -67,8 +67,8 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     from data_tools.native.library import library
     from training.loader.beton_reader import BetonReader
     from training.loader.crops import RandomCrops
-    from training.loader.decode_pool import PendingBatch
     from training.loader.device_transfer import HostBuffers
+    from training.loader.ffcv_operations import PendingBatch
 
     beton = BetonReader(work / f"train_{case.cap}.beton")
     buffers, threads = HostBuffers(pinned=False), ThreadPoolExecutor(cores)

@@ -27,10 +27,9 @@ from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 
 from data_tools.common.resources import default_workers
-from data_tools.native.library import WAIT_MILLISECONDS
+from data_tools.native.library import LOAD, WAIT_MILLISECONDS, BatchRequest, NativePool
 from training.loader.beton_reader import BetonReader, LoadError
 from training.loader.crops import CentreCrops, RandomCrops
-from training.loader.decode_pool import DecodePool, PendingBatch
 from training.loader.device_transfer import HostBuffers
 
 Samples = NDArray[np.int64]
@@ -45,6 +44,32 @@ class Labels(IntDecoder):
 
     def generate_code(self) -> Callable[..., Any]:
         return lambda batch_indices, destination, metadata, storage_state: metadata[batch_indices]
+
+
+class PendingBatch(BatchRequest):
+    """A batch in the making: `crops` (CROP) of the `samples` of a beton into `images`, (batch, height, width, 3) uint8
+    on the host. It keeps alive what the native threads read and write."""
+
+    def __init__(
+        self, beton: BetonReader, samples: NDArray[np.int64], crops: NDArray[np.void], images: torch.Tensor
+    ) -> None:
+        self.samples, self.images, self.rows = samples, images, beton.tasks(samples, crops)
+        _, height, width, _ = images.shape
+        super().__init__(
+            kind=LOAD,
+            tasks=self.rows.ctypes.data,
+            out=images.data_ptr(),
+            file=beton.file,
+            items=len(samples),
+            height=height,
+            width=width,
+            verify=beton.checksums,
+        )
+
+    @property
+    def failure(self) -> tuple[int, str] | None:
+        """(sample's number in the beton, what is wrong) of the first that failed. Valid when finished."""
+        return None if self.failed < 0 else (int(self.samples[self.failed]), self.error.decode(errors="replace"))
 
 
 class DecodeBatch(SimpleRGBImageDecoder):
@@ -65,10 +90,10 @@ class DecodeBatch(SimpleRGBImageDecoder):
         super().__init__()
         self._beton = beton if isinstance(beton, BetonReader) else BetonReader(Path(beton), checksums=True)
         self._crops = crops
-        self._pool = DecodePool(default_workers(1) if workers is None else workers)
+        self._pool = NativePool(default_workers(1) if workers is None else workers)
         self._buffers = HostBuffers(pinned=pinned)
         self._pending: deque[PendingBatch] = deque()
-        self.error: Exception | None = None  # of the last batch
+        self.error: BaseException | None = None  # of the last batch
         # FFCV compiles its decoders by numba, and what is compiled calls Python through this.
         self._loaded = LOADED(self._load)
 
@@ -105,6 +130,7 @@ class DecodeBatch(SimpleRGBImageDecoder):
         return self._crops.of(samples, self._beton.widths[samples], self._beton.heights[samples])
 
     def _begin(self, samples: Samples, crops: NDArray[np.void], images: torch.Tensor) -> None:
+        self.check_open()
         pending = PendingBatch(self._beton, samples, crops, images)
         self._pool.submit(pending)
         self._pending.append(pending)
@@ -123,12 +149,19 @@ class DecodeBatch(SimpleRGBImageDecoder):
                 pass
             self._pending.popleft()
             self.error = None if pending.failure is None else self._beton.load_error(*pending.failure)
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C, too
             self.error = error
         return int(self.error is None)
 
+    def is_ready(self) -> bool:
+        """Whether the first of the batches that were submitted is loaded, or has failed."""
+        return self._pool.finished(self._pending[0])
+
     def check_open(self) -> None:
-        """RuntimeError once it is closed."""
+        """RuntimeError once it is closed; LoadError in a process that was forked."""
+        if self._pool.is_forked:
+            what = f"the loader was made in process {self._pool.process}; its threads are not in this one"
+            raise LoadError(what, remedy="make the loader after the fork, in the process that uses it")
         self._pool.check_open()
 
     def cancel(self) -> None:

@@ -12,8 +12,8 @@ from helpers.images import encoded, jpeg, photo
 from PIL import Image
 
 from data_tools.native import codec
-from data_tools.native.library import CROP, TASK
-from training.loader.decode_pool import DecodePool, PendingBatch
+from data_tools.native.library import CROP, TASK, NativePool
+from training.loader.ffcv_operations import PendingBatch
 
 
 def load(
@@ -28,7 +28,7 @@ def load(
     tasks["crop"] = crops
     file = os.open(folder / "samples", os.O_RDONLY)
     beton = SimpleNamespace(file=file, checksums=False, tasks=lambda samples, crops: tasks)
-    pool = DecodePool(2)
+    pool = NativePool(2)
     try:
         images = torch.empty(len(samples), *out, 3, dtype=torch.uint8)
         pending = PendingBatch(beton, np.arange(len(samples)), crops, images)
