@@ -66,9 +66,9 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
 
     from data_tools.native.library import library
     from training.loader.beton_reader import BetonReader
-    from training.loader.crops import CropRule, random_crops
-    from training.loader.decode_pool import PendingBatch, Request
+    from training.loader.crops import RandomCrops
     from training.loader.device_transfer import HostBuffers
+    from training.loader.ffcv_operations import PendingBatch
 
     beton = BetonReader(work / f"train_{case.cap}.beton")
     buffers, threads = HostBuffers(pinned=False), ThreadPoolExecutor(cores)
@@ -76,20 +76,19 @@ def _c_loop(case: Case, work: Path, cores: int) -> Run:
     def loop(batches: list[PendingBatch]) -> int:
         error = ctypes.create_string_buffer(256)
         for batch in batches:
-            if library().native_loop(ctypes.byref(batch.native), error):
+            if library().native_loop(ctypes.byref(batch), error):
                 raise RuntimeError(error.value)
-        return sum(len(batch.request.samples) for batch in batches)
+        return sum(len(batch.samples) for batch in batches)
 
     def run(epoch: int) -> Iterator[int]:
         samples = np.random.default_rng(epoch).permutation(beton.images)
-        rule = CropRule(seed=0, epoch=epoch, min_scale=case.min_scale)
+        rule = RandomCrops(px=case.px, min_scale=case.min_scale, epoch=epoch)
         batches: list[PendingBatch] = []
         out = [buffers.allocate(BATCH, case.px, case.px) for _ in range(cores)]
         for at in range(0, len(samples) // BATCH * BATCH, BATCH):
             part = samples[at : at + BATCH]
-            tasks = beton.tasks(part, random_crops(rule, part, beton.widths[part], beton.heights[part]))
-            request = Request(beton.file, tasks, case.px, case.px, part)
-            batches.append(PendingBatch(request, out[len(batches) % cores]))
+            _, _, crops = rule.of(part, beton.widths[part], beton.heights[part])
+            batches.append(PendingBatch(beton, part, crops, out[len(batches) % cores]))
         return threads.map(loop, (batches[i::cores] for i in range(cores)))
 
     return run
@@ -120,10 +119,11 @@ def _operation(case: Case, work: Path, cores: int) -> Run:
     """Our Operation in a stock FFCV Loader."""
     from ffcv.transforms import ToTensor, ToTorchImage
 
+    from training.loader.crops import RandomCrops
     from training.loader.ffcv_operations import DecodeBatch
 
     path = work / f"train_{case.cap}.beton"
-    decode = DecodeBatch.random_crops(path, px=case.px, min_scale=case.min_scale, workers=cores)
+    decode = DecodeBatch(path, RandomCrops(px=case.px, min_scale=case.min_scale), workers=cores)
     return _ffcv(case, work, cores, [decode, ToTensor(), ToTorchImage()])
 
 

@@ -36,7 +36,7 @@ def mark(schedule: Schedule, gpus: int) -> str:
 
 def picture(name: str, schedule: Schedule, gpus: int) -> str:
     """The plot as an SVG file."""
-    return plotting.svg_file(plot(schedule, gpus, plotting.PAGE), name, f"schedule {mark(schedule, gpus)}")
+    return plotting.svg_file(plot(schedule, gpus), name, f"schedule {mark(schedule, gpus)}")
 
 
 def sections(recipes: Sequence[Path]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 from training.estimation.cards import CARDS
 from training.estimation.run_time import Site, card_times, hours_after, same_global_batch
-from training.reporting.plotting import PAGE, Palette, figure, style_axes, svg_file
+from training.reporting.plotting import LIGHT, SERIES, figure, style_axes, svg_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,16 +55,16 @@ def scaled(schedule: Schedule, card: str, network_gbit: float, machines: int) ->
     return minutes(same_global_batch(schedule, gpus, site.gpus), card, site, epochs)
 
 
-def plot(curves: dict[str, list[float]], published: float, palette: Palette) -> Figure:
+def plot(curves: dict[str, list[float]], published: float) -> Figure:
     """Minutes, and the share of perfect scaling, over machines."""
     fig, (time, share) = figure(9.6, 4.2, columns=2)
-    for (name, values), colour in zip(curves.items(), palette.series, strict=True):
+    for (name, values), colour in zip(curves.items(), SERIES, strict=True):
         time.plot(MACHINES, values, color=colour, linewidth=1.8, label=name)
         kept = [100 * values[0] / (value * machines) for value, machines in zip(values, MACHINES, strict=True)]
         share.plot(MACHINES, kept, color=colour, linewidth=1.8)
-    time.plot([16], [published], "o", color=palette.ink, markersize=5, label="published, 16 machines of V100")
-    style_axes(time, palette, f"simulated: minutes to epoch {SCALED[2]} of {SCALED[0]}", "machines of 8 cards")
-    style_axes(share, palette, "simulated: % of perfect scaling", "machines of 8 cards")
+    time.plot([16], [published], "o", color=LIGHT["ink"], markersize=5, label="published, 16 machines of V100")
+    style_axes(time, f"simulated: minutes to epoch {SCALED[2]} of {SCALED[0]}", "machines of 8 cards")
+    style_axes(share, "simulated: % of perfect scaling", "machines of 8 cards")
     time.set_yscale("log")
     share.set_ylim(0, 105)
     for axes in (time, share):
@@ -72,7 +72,7 @@ def plot(curves: dict[str, list[float]], published: float, palette: Palette) -> 
         axes.set_xticks(MACHINES, [str(count) for count in MACHINES])
         axes.minorticks_off()
     time.set_yticks([2, 5, 10, 20, 50, 100, 200], ["2", "5", "10", "20", "50", "100", "200"])
-    fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=palette.ink)
+    fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=LIGHT["ink"])
     return fig
 
 
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     schedules = read(options.recipes)
     curves = curves_of(schedules[SCALED[0]])
     published = next(known for recipe, *_, known in PUBLISHED if recipe == SCALED[0])
-    picture = svg_file(plot(curves, published, PAGE), "machines", f"simulated; figures {mark(curves)}")
+    picture = svg_file(plot(curves, published), "machines", f"simulated; figures {mark(curves)}")
     text = replace_between(options.page.read_text(encoding="utf-8"), BEGIN, END, "\n".join(content(schedules)))
     write_atomically(options.page.with_name("machines.svg"), picture.encode())
     write_atomically(options.page, text.encode())

@@ -19,16 +19,15 @@ from data_tools.common.errors import program
 from data_tools.common.options import Argument, OptionError, Section, parse
 from training.reporting.run_folder import read_config
 from training.runlog.epoch_table import EpochRow, read_epochs
-from training.runlog.sessions import Session, read_sessions
+from training.runlog.sessions import read_sessions
 from training.runlog.step_table import StepRow, read_steps
 
+Row = StepRow | EpochRow
 RESULTS = ("train_loss", "top1", "top5", "val_loss", "ema_top1", "ema_top5")  # of an epoch, without times
 NO_CAUSE = {"run.dir", "run.profile"}  # options that change no loss; nor do those of `log`
 
 
 class CompareOptions(Section):
-    """One comparison."""
-
     runs: Annotated[tuple[Path, ...], Argument("RUN_DIR")] = Field(description="two run folders")
     tolerance: float = Field(
         0.0,
@@ -45,7 +44,7 @@ class CompareOptions(Section):
         return runs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Difference:
     """A value that is ``first`` in one run and ``second`` in the other."""
 
@@ -56,7 +55,9 @@ class Difference:
 
     @property
     def relative(self) -> float:
-        """The difference as a share of the larger value; infinite if either is not finite."""
+        """The difference as a share of the larger value; infinite if one is not finite. nan is the same as nan."""
+        if self.first == self.second or (math.isnan(self.first) and math.isnan(self.second)):
+            return 0.0
         if not (math.isfinite(self.first) and math.isfinite(self.second)):
             return math.inf
         return abs(self.first - self.second) / max(abs(self.first), abs(self.second))
@@ -65,46 +66,21 @@ class Difference:
         return f"{self.where}: {self.name} {self.first!r} and {self.second!r} (relative difference {self.relative:.2g})"
 
 
-def values_differ(where: str, name: str, first: float, second: float, tolerance: float) -> Iterator[Difference]:
-    """The difference, if there is one; nan is the same as nan."""
-    if first == second or (math.isnan(first) and math.isnan(second)):
-        return
-    found = Difference(where=where, name=name, first=first, second=second)
-    if found.relative > tolerance:
-        yield found
-
-
-def compare_steps(
-    first: Iterable[StepRow], second: Iterable[StepRow], tolerance: float
+def differences(
+    first: Iterable[Row], second: Iterable[Row], names: Sequence[str], tolerance: float
 ) -> tuple[int, list[Difference]]:
-    """How many steps both have, and where they differ, at most once a step: in the rate or else in the loss."""
-    others, common, found = {row.position: row for row in second}, 0, []
-    for row in first:
-        other = others.get(row.position)
-        if other is None:
-            continue
-        common += 1
-        where = f"epoch {row.epoch}, batch {row.batch}"
-        for name in ("lr", "loss"):
-            differing = list(values_differ(where, name, getattr(row, name), getattr(other, name), tolerance))
-            found += differing
-            if differing:
-                break
-    return common, found
+    """How many rows both have, and where they differ: at most once a row, in the first such column of ``names``."""
+    others = {_place(row): row for row in second}
+    pairs = [(row, others[_place(row)]) for row in first if _place(row) in others]
+    found: list[Difference] = []
+    for row, other in pairs:
+        values = (Difference(_place(row), name, getattr(row, name), getattr(other, name)) for name in names)
+        found += [each for each in values if each.relative > tolerance][:1]
+    return len(pairs), found
 
 
-def compare_epochs(first: Iterable[EpochRow], second: Iterable[EpochRow], tolerance: float) -> list[Difference]:
-    """Where the scores of the epochs that both have differ."""
-    others = {row.epoch: row for row in second}
-    return [
-        difference
-        for row in first
-        if row.epoch in others
-        for name in RESULTS
-        for difference in values_differ(
-            f"epoch {row.epoch}", name, getattr(row, name), getattr(others[row.epoch], name), tolerance
-        )
-    ]
+def _place(row: Row) -> str:
+    return f"epoch {row.epoch}, batch {row.batch}" if isinstance(row, StepRow) else f"epoch {row.epoch}"
 
 
 def possible_causes(folders: Sequence[Path]) -> Iterator[str]:
@@ -117,12 +93,8 @@ def possible_causes(folders: Sequence[Path]) -> Iterator[str]:
         sessions.append(read_sessions(folder))
     yield from _unlike(*options)
     if all(sessions):
-        yield from _unlike(*(_environment(each[-1]) for each in sessions))
-
-
-def _environment(session: Session) -> dict[str, Any]:
-    names = ("processes", "gpus", "cpu", "precision")
-    return {name: getattr(session, name) for name in names} | dict(session.versions)
+        names = ("processes", "gpus", "cpu", "precision")
+        yield from _unlike(*({n: getattr(s[-1], n) for n in names} | dict(s[-1].versions) for s in sessions))
 
 
 def _unlike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
@@ -132,35 +104,29 @@ def _unlike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
             yield f"{key}: not the same" if long else f"{key}: {one} and {other}"
 
 
-def say_ends(folders: Sequence[Path], steps: Sequence[Sequence[StepRow]], common: int) -> None:
-    """Print which steps only one of the runs has."""
-    for folder, own in zip(folders, steps, strict=True):
-        if more := len(own) - common:
-            print(f"only {folder} has {plural(more, 'more step')}")
-
-
 @program("training.compare")
 def main(argv: Sequence[str]) -> int:
     options = parse(CompareOptions, argv, prog="training.compare", description=__doc__ or "")
     first, second = options.runs
     steps = read_steps(first), read_steps(second)
-    common, found = compare_steps(*steps, options.tolerance)
+    common, found = differences(*steps, ("lr", "loss"), options.tolerance)
     if not common:
         raise OptionError("the two runs have no step in common", where="RUN_DIR")
-    epochs = compare_epochs(read_epochs(first), read_epochs(second), options.tolerance)
+    _, in_scores = differences(read_epochs(first), read_epochs(second), RESULTS, options.tolerance)
     for cause in possible_causes(options.runs):
         print(cause)
-    say_ends(options.runs, steps, common)
+    for folder, own in zip(options.runs, steps, strict=True):
+        if more := len(own) - common:
+            print(f"only {folder} has {plural(more, 'more step')}")
     if found:
         largest = max(found, key=lambda each: each.relative)
         print(f"first difference: {found[0]}")
         print(f"{len(found)} of {plural(common, 'step')} differ; largest difference: {largest}")
-    elif epochs:
-        print(f"the losses of {plural(common, 'step')} are the same")
-        print(f"first difference: {epochs[0]}")
+    elif in_scores:
+        print(f"the losses of {plural(common, 'step')} are the same\nfirst difference: {in_scores[0]}")
     else:
         print(f"no difference in {plural(common, 'step')} and the epochs that both have")
-    return 1 if found or epochs else 0
+    return 1 if found or in_scores else 0
 
 
 if __name__ == "__main__":

@@ -33,8 +33,6 @@ def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
 
 
 class EstimateOptions(RunConfig):
-    """One estimate; the recipe's options can be changed, too."""
-
     train_images: int = Field(IMAGENET_IMAGES["train"], ge=1, description="number of training images in each set")
     gpu: str | None = Field(
         None, description=f"a card in the table: {', '.join(f'`{name}`' for name in CARDS)}; by default titan8-run"
@@ -93,14 +91,8 @@ class EstimateOptions(RunConfig):
         if gpus % machines:
             what = f"{plural(gpus, 'GPU')} cannot be divided evenly among {plural(machines, 'machine')}"
             raise OptionError(what, where="--machines", remedy="give --gpus and --machines")
-        return Site(
-            gpus=gpus,
-            machines=machines,
-            network_gbit=self.network_gbit,
-            cores_per_gpu=self.cores_per_gpu,
-            disk_mb_s=self.disk_mb_s,
-            cache_gb=self.cache_gb,
-        )
+        given = self.model_dump(include={"network_gbit", "cores_per_gpu", "disk_mb_s", "cache_gb"})
+        return Site(gpus=gpus, machines=machines, **given)
 
 
 def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]]:
@@ -131,15 +123,14 @@ def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
 @program("training.estimate")
 def main(argv: Sequence[str]) -> int:
     options = parse(EstimateOptions, argv, prog="training.estimate", description=__doc__ or "")
-    site, epochs = options.site, options.schedule.epochs
+    site, epochs, price = options.site, options.schedule.epochs, options.price
     source, times = estimate(options, site)
     machines = f" in {plural(site.machines, 'machine')}, {site.network_gbit:g} Gbit/s" if site.machines > 1 else ""
     print(f"{plural(epochs, 'epoch')} on {plural(site.gpus, 'GPU')}{machines}; {source}")
     print("\n".join(lines(times, site)))
-    total = hours_after(times, epochs)
-    price = options.price
-    cost = "" if price is None else f", {total * site.gpus * price:,.2f} at {price:g} per GPU-hour"
-    print(f"total {total:.4f} hours, {total * site.gpus:.2f} GPU-hours{cost}")
+    hours = hours_after(times, epochs)
+    cost = "" if price is None else f", {hours * site.gpus * price:,.2f} at {price:g} per GPU-hour"
+    print(f"total {hours:.4f} hours, {hours * site.gpus:.2f} GPU-hours{cost}")
     return 0
 
 

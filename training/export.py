@@ -26,8 +26,6 @@ SUFFIXES = {"torchvision": ".pth", "safetensors": ".safetensors"}
 
 
 class ExportOptions(Section):
-    """One file of weights."""
-
     checkpoint: Annotated[Path, Argument("CHECKPOINT")] = Field(description="`last.pt` or `best.pt` of a run folder")
     to: Literal["torchvision", "safetensors"] = Field(description="format")
     out: Path | None = Field(None, description="where to write it; by default beside the checkpoint")
@@ -49,18 +47,33 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     OptionError if the checkpoint cannot be exported to that format.
     """
     check_checkpoint("CHECKPOINT", path)
-    from training.model import checkpoint  # torch takes seconds to load
+    import torch  # takes seconds to load
+    import torchvision
+
+    from training.model import checkpoint, weights
 
     state = checkpoint.load(path)
+    arch, classes = state["arch"], len(state["classes"])
     network = _network(path, state, ema)
+    if to == "torchvision" and _has_blurpool(state):
+        what = f"torchvision's {arch} has no BlurPool, so it cannot load these weights"
+        raise OptionError(what, where=path, remedy="--to safetensors can hold them")
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(out) as partial:
         if to == "torchvision":
-            reader = _write_torchvision(path, state, network, partial)
+            checkpoint.write(partial, network.state_dict())
+            theirs = getattr(torchvision.models, arch)(num_classes=classes)
+            theirs.load_state_dict(torch.load(partial, weights_only=True), strict=True)
+            note = f"torchvision.models.{arch}(num_classes={classes}) loads it"
         else:
-            reader = _write_safetensors(network, metadata(state, ema), partial)
-    weights = "averaged weights" if ema else "weights"
-    return f"{out}: {weights} of {path}, a {state['arch']} of {len(state['classes'])} classes; {reader}\n{input_note()}"
+            safetensors = weights.import_safetensors("--to safetensors")
+            partial.write_bytes(safetensors.torch.save(network.state_dict(), metadata(state, ema)))
+            note = "the metadata says how they were trained"
+    kind, given = "averaged weights" if ema else "weights", _input()
+    return (
+        f"{out}: {kind} of {path}, a {arch} of {classes} classes; {note}\n"
+        f"takes RGB / 255 as (n, 3, height, width), less the mean {given['mean']}, divided by the std {given['std']}"
+    )
 
 
 def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
@@ -85,13 +98,8 @@ def _has_blurpool(state: dict[str, Any]) -> bool:
     return bool(state["config"]["model"]["blurpool"])
 
 
-def input_note() -> str:
-    """The input that the network expects."""
-    about = _input()
-    return f"takes RGB / 255 as (n, 3, height, width), less the mean {about['mean']}, divided by the std {about['std']}"
-
-
 def _input() -> dict[str, Any]:
+    """What the network expects."""
     from training.engine.step import MEAN, STD
 
     mean, std = ([round(value / 255, 6) for value in values] for values in (MEAN, STD))
@@ -99,7 +107,7 @@ def _input() -> dict[str, Any]:
 
 
 def metadata(state: dict[str, Any], ema: bool) -> dict[str, str]:
-    """How the weights were trained: JSON texts by name."""
+    """How the weights were trained: the format that other programs look for, and JSON texts by name."""
     import torch
     import torchvision
 
@@ -116,32 +124,7 @@ def metadata(state: dict[str, Any], ema: bool) -> dict[str, str]:
         "options": state["options"],
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }
-    return {name: json.dumps(value) for name, value in about.items()}
-
-
-def _write_torchvision(path: Path, state: dict[str, Any], network: nn.Module, partial: Path) -> str:
-    """Returns what loads the file."""
-    import torch
-    import torchvision
-
-    from training.model import checkpoint
-
-    if _has_blurpool(state):
-        what = f"torchvision's {state['arch']} has no BlurPool, so it cannot load these weights"
-        raise OptionError(what, where=path, remedy="--to safetensors can hold them")
-    checkpoint.write(partial, network.state_dict())
-    model = getattr(torchvision.models, state["arch"])(num_classes=len(state["classes"]))
-    model.load_state_dict(torch.load(partial, weights_only=True), strict=True)
-    return f"torchvision.models.{state['arch']}(num_classes={len(state['classes'])}) loads it"
-
-
-def _write_safetensors(network: nn.Module, about: dict[str, str], partial: Path) -> str:
-    """Returns what else the file holds."""
-    from training.model.weights import import_safetensors
-
-    safetensors = import_safetensors("--to safetensors")
-    partial.write_bytes(safetensors.torch.save(network.state_dict(), {"format": "pt", **about}))
-    return "the metadata says how they were trained"
+    return {"format": "pt"} | {name: json.dumps(value) for name, value in about.items()}
 
 
 if __name__ == "__main__":

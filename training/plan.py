@@ -28,8 +28,6 @@ logger = logging.getLogger("training.plan")
 
 
 class PlanOptions(RunConfig):
-    """One schedule; it takes the run's own options."""
-
     csv: Path | None = Field(
         None, description="write every batch as a row of this file, instead of printing the epochs"
     )
@@ -131,15 +129,15 @@ def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[
 def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: int) -> int:
     """Write every batch as a row of ``path``, with a column of momentum if the schedule has ramps of it; returns the
     number of rows."""
+    columns = ["epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr"]
+    columns += ["momentum"] if schedule.momentum_ramps else []
     rows = 0
-    momentum = ["momentum"] if schedule.momentum_ramps else []
     with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr", *momentum])
-        for b in plan(schedule, images, gpus):
-            row = [b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, b.lr]
-            writer.writerow([*row, *([b.momentum] if momentum else [])])
-            rows += 1
+        writer.writerow(columns)
+        for rows, b in enumerate(plan(schedule, images, gpus), start=1):  # noqa: B007
+            row = [b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, b.lr, b.momentum]
+            writer.writerow(row[: len(columns)])
     return rows
 
 

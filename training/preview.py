@@ -25,8 +25,6 @@ MIN_PX = 112  # smaller crops are enlarged by a whole number
 
 
 class PreviewOptions(RunConfig):
-    """One picture of a run's images; it takes the run's own options."""
-
     out: Path = Field(Path("preview.png"), description="image file to write (.png, .jpg, .webp)")
 
     @field_validator("out")
@@ -43,7 +41,8 @@ class PreviewOptions(RunConfig):
 def main(argv: Sequence[str]) -> int:
     options = parse(PreviewOptions, argv, prog="training.preview", description=__doc__ or "")
     datasets = read_datasets(options.data.dir, options.schedule.betons())
-    zoom = zoom_of(options.schedule.phases)
+    # All crops are enlarged alike, so that the smallest can be seen.
+    zoom = -(-MIN_PX // min(min(phase.px, phase.val_px) for phase in options.schedule.phases))
     contact_sheet.save(list(rows(options, datasets, zoom)), zoom, options.out)
     print(options.out)
     return 0
@@ -52,27 +51,20 @@ def main(argv: Sequence[str]) -> int:
 def rows(options: RunConfig, datasets: Datasets, zoom: int) -> Iterator[Row]:
     """The rows of each phase: training crops, square validation crops, and rectangular ones if the phase uses them."""
     for phase in options.schedule.phases:
-        per_row = contact_sheet.per_row(phase.px * zoom)
         kind = f"random crops of {100 * phase.min_scale:.3g}% of the area or more, flipped or not"
-        mixed = [name for name in ("mixup", "cutmix") if getattr(options.train, name)]
-        yield Row(
-            f"training on train_{phase.data}: {kind}{''.join(f', {name}' for name in mixed)}",
-            training_crops(options, datasets, phase, TRAINING_ROWS * per_row),
-            heading=_heading(phase, zoom),
-        )
-        per_row = contact_sheet.per_row(phase.val_px * zoom)
+        mixed = [f", {name}" for name in ("mixup", "cutmix") if getattr(options.train, name)]
+        crops = training_crops(options, datasets, phase, TRAINING_ROWS * contact_sheet.per_row(phase.px * zoom))
+        yield Row(f"training on train_{phase.data}: {kind}{''.join(mixed)}", crops, heading=_heading(phase, zoom))
+        count, val_set = contact_sheet.per_row(phase.val_px * zoom), f"val_{phase.val_data}"
         used = "not used in this phase" if phase.rectangular_val else "validation"
-        short = phase.val_shorter_px
-        yield Row(
-            f"{used}: squares of val_{phase.val_data}, the centre after resizing the shorter side to {short} px",
-            validation_crops(options, datasets, phase, per_row, rectangular=False),
-        )
+        resized = f"the centre after resizing the shorter side to {phase.val_shorter_px} px"
+        crops = validation_crops(options, datasets, phase, count, rectangular=False)
+        yield Row(f"{used}: squares of {val_set}, {resized}", crops)
         if phase.rectangular_val:
-            crops = validation_crops(options, datasets, phase, per_row, rectangular=True)
-            fitting = next(n for n in range(len(crops), -1, -1) if n < 2 or contact_sheet.fit(_pick(crops, n), zoom))
+            crops = validation_crops(options, datasets, phase, count, rectangular=True)
+            count = next(n for n in range(len(crops), -1, -1) if n < 2 or contact_sheet.fit(_pick(crops, n), zoom))
             yield Row(
-                f"validation: rectangles of val_{phase.val_data}, from the narrowest to the widest batch",
-                _pick(crops, fitting),
+                f"validation: rectangles of {val_set}, from the narrowest to the widest batch", _pick(crops, count)
             )
 
 
@@ -83,15 +75,12 @@ def _heading(phase: Phase, zoom: int) -> str:
     return f"Epoch{plural} {phase.span}: {phase.px} px{val}{enlarged}"
 
 
-def zoom_of(phases: tuple[Phase, ...]) -> int:
-    """The factor by which all crops are enlarged, so that the smallest can be seen."""
-    return -(-MIN_PX // min(min(phase.px, phase.val_px) for phase in phases))
-
-
 def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, count: int) -> list[Crop]:
     """The first images of the phase's first epoch, as a single process gets them."""
+    import torch
+
     from training.engine.phase_loaders import train_loader
-    from training.engine.step import MixupCutmix
+    from training.engine.step import MixupCutmix, Normalise
     from training.loader.sample_order import batch_key
 
     batch, classes = min(count, datasets.images(phase)), datasets.classes
@@ -103,25 +92,17 @@ def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, count: 
     mixing = MixupCutmix(options.train.mixup, options.train.cutmix, len(classes))
     if not mixing:
         return _crops(images, [classes[label] for label in labels])
-    images, shares = _mix(mixing, images, labels, batch_key(options.run.seed, phase.start, 1))
-    return _crops(images, [_share_label(image_shares, classes) for image_shares in shares])
+    # As in a training step, after normalisation.
+    normalise = Normalise(torch.float32, torch.device("cpu"))
+    mixed, shares = mixing(normalise(images), labels, batch_key(options.run.seed, phase.start, 1))
+    pixels = (mixed - normalise.bias) / normalise.scale
+    names = [_share_label(image_shares, classes) for image_shares in shares.tolist()]
+    return _crops(pixels.round().clamp(0, 255).to(torch.uint8), names)
 
 
 def _share_label(shares: list[float], classes: tuple[str, ...]) -> str:
     largest = sorted(range(len(shares)), key=lambda label: -shares[label])[:2]
     return " + ".join(f"{shares[label]:.0%} {classes[label]}" for label in largest if shares[label] >= 0.005)
-
-
-def _mix(mixing: Any, images: Any, labels: Any, key: int) -> tuple[Any, list[list[float]]]:
-    """uint8 images mixed as in a training step, after normalisation; and the shares of the classes."""
-    import torch
-
-    from training.engine.step import Normalise
-
-    normalise = Normalise(torch.float32, torch.device("cpu"))
-    mixed, shares = mixing(normalise(images), labels, key)
-    pixels = (mixed - normalise.bias) / normalise.scale
-    return pixels.round().clamp(0, 255).to(torch.uint8), shares.tolist()
 
 
 def validation_crops(

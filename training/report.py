@@ -22,8 +22,6 @@ from training.reporting.run_folder import RunFolder, read_runs, summary
 
 
 class ReportOptions(Section):
-    """One report."""
-
     runs: Annotated[tuple[Path, ...], Argument("RUN_DIR")] = Field(
         description=f"run folders; more than {charts.MAX_RUNS} only if all are of one recipe"
     )
@@ -46,16 +44,6 @@ def show_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     print()
 
 
-def show(run: RunFolder, price: float | None) -> None:
-    """Print the epochs as the run itself does, and the summary."""
-    print(run.name)
-    print(run.table.heading)
-    for row in run.rows:
-        print(run.table.line(row))
-    print()
-    show_pairs(summary(run, price))
-
-
 @program("training.report")
 def main(argv: Sequence[str]) -> int:
     options = parse(ReportOptions, argv, prog="training.report", description=__doc__ or "")
@@ -63,8 +51,9 @@ def main(argv: Sequence[str]) -> int:
     runs = read_runs(options.runs)
     check_count(runs)
     shown, samples = runs[: charts.MAX_RUNS], run_sample.samples(runs)
-    for run in runs:
-        show(run, options.price)
+    for run in runs:  # the epochs as the run itself prints them
+        print("\n".join([run.name, run.table.heading, *map(run.table.line, run.rows)]), end="\n\n")
+        show_pairs(summary(run, options.price))
     for sample in samples:
         print(sample.title)
         show_pairs(run_sample.summary(sample))

@@ -40,8 +40,8 @@ class UserError(Exception):
         return f"{self.fault}; {self.remedy}" if self.remedy else self.fault
 
 
-class HelpRequested(Exception):
-    """``--help`` was given; its text is the argument."""
+class HelpPrinted(Exception):
+    """``--help`` was given, and there is nothing else to do."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -66,7 +66,13 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
             let_waiting_threads_sleep(os.environ)
             console.set_up()
             try:
-                return _run(name, main, argv)
+                status = main(argv)
+                sys.stdout.flush()
+                return status
+            except HelpPrinted:
+                return 0
+            except UserError as error:
+                return print_error(name, error)
             except KeyboardInterrupt:
                 console.show(f"{name}: stopped", "stderr")
                 return 128 + signal.SIGINT
@@ -79,18 +85,6 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
         return guarded
 
     return wrap
-
-
-def _run(name: str, main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    try:
-        status = main(argv)
-    except HelpRequested as help:
-        print(help)
-        status = 0
-    except UserError as error:
-        return print_error(name, error)
-    sys.stdout.flush()
-    return status
 
 
 def _failed(name: str, error: OSError) -> int:
@@ -110,8 +104,6 @@ def print_error(name: str, error: UserError) -> int:
     """``error`` as a line of the program ``name``, a long remedy below it, and likewise those with it; its exit
     status."""
     for each in (error, *error.others):
-        if len(each.remedy) <= LONG:
-            console.show(f"{name}: error: {each}", "stderr")
-        else:
-            console.show(f"{name}: error: {each.fault}\n  remedy: {each.remedy}", "stderr")
+        text = str(each) if len(each.remedy) <= LONG else f"{each.fault}\n  remedy: {each.remedy}"
+        console.show(f"{name}: error: {text}", "stderr")
     return error.status

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import logging
 import os
 import re
 import resource
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from data_tools.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
-BEAT_SECONDS = 5.0
-WATCH_SECONDS = 3 * BEAT_SECONDS
+LOCK_SECONDS = 1.0  # a lock that was left behind may take more than one attempt
 STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # what is in them leads to open files and devices
 
 
@@ -76,10 +69,14 @@ def append_whole(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Make renames in a folder survive a power cut, where its file system can: EINVAL comes of VirtualBox's shares and
+    old CIFS, ENOTSUP of some in user space."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:
         os.close(handle)
 
@@ -110,93 +107,37 @@ def warn_on_write_error(what: str) -> Iterator[None]:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of ``folder`` for ``what`` ("a training"). UserError if another program holds it.
 
-    The kernel's lock is released however its holder ends, but does not reach every machine of every shared disk. So the
-    holder also counts up in the file, and whoever finds another machine's file watches for a while whether it does.
+    Whoever makes the file `LOCK` holds it, on file systems without locks, too. One that a process of this machine left
+    behind is taken; whether one of another machine still runs cannot be told from here, so the user decides.
     """
+    from filelock import SoftFileLock, Timeout  # takes 0.1 s
+
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    handle, is_exclusive = _open(path)
-    holder = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%F %T} UTC"}
+    lock = SoftFileLock(path)
     try:
-        before = _read(path)
-        if before and (not is_exclusive or before.get("host") != holder["host"]):
-            _watch(path, before)
-    except BaseException:
-        os.close(handle)
-        raise
-    ended = threading.Event()
-    _beat(handle, holder, 0)
-    thread = threading.Thread(target=_keep_beating, args=(handle, holder, ended), daemon=True, name="lock")
-    thread.start()
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise _held(path, what) from None
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        lock.release()
         if is_new:
             with contextlib.suppress(OSError):  # unless something is in it by now
                 folder.rmdir()
 
 
-def _open(path: Path) -> tuple[int, bool]:
-    """The open file, and whether the kernel's lock is held; UserError if another process holds it."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise _held(path, _read(path)) from None
-        except OSError:
-            return handle, False  # a file system without locks
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-            return handle, True
-        os.close(handle)  # its last holder removed the file after it was opened here
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What the holder wrote; nothing if there is none, or if it is writing just now."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _watch(path: Path, before: dict[str, Any]) -> None:
-    """UserError if the holder is alive."""
-    who = f"process {before.get('pid')} on {before.get('host')}"
-    logger.info("%s: waiting %.0f s to see whether %s still writes there", path.parent, WATCH_SECONDS, who)
-    deadline = time.monotonic() + WATCH_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(BEAT_SECONDS / 5)
-        now = _read(path)
-        if now and now != before:
-            raise _held(path, now)
-
-
-def _keep_beating(handle: int, holder: dict[str, Any], ended: threading.Event) -> None:
-    count = 0
-    while not ended.wait(BEAT_SECONDS):
-        count += 1
-        _beat(handle, holder, count)
-
-
-def _beat(handle: int, holder: dict[str, Any], count: int) -> None:
-    text = json.dumps({**holder, "beats": count}).encode()
-    with contextlib.suppress(OSError):  # a full disk
-        os.pwrite(handle, text, 0)
-        os.ftruncate(handle, len(text))
-        os.fsync(handle)
-
-
-def _held(path: Path, holder: dict[str, Any]) -> UserError:
-    who = f", process {holder['pid']} on {holder['host']}, since {holder['since']}" if "since" in holder else ""
-    what = f"{holder.get('what', 'another program')} is writing there{who}"
-    return UserError(what, where=path.parent, remedy="wait until it ends, stop it, or give another folder")
+def _held(path: Path, what: str) -> UserError:
+    """The error that names the holder, who wrote process and machine into the file."""
+    who = ""
+    with contextlib.suppress(OSError, ValueError):  # it may be gone by now
+        pid, host, *_ = path.read_text(encoding="utf-8").splitlines()
+        since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        who = f", process {pid} on {host.partition('?')[0]}, since {since:%F %T} UTC"  # after "?": its container
+    remedy = f"wait until it ends, stop it, or give another folder; if it is gone, remove {path}"
+    return UserError(f"{what} is writing there{who}", where=path.parent, remedy=remedy)
 
 
 def too_many_open_files(error: BaseException, where: object = "") -> UserError | None:

@@ -146,36 +146,32 @@ def phase_times(
     images. ValueError for a negative count."""
     if train < 1 or val < 0:
         raise ValueError(f"no estimate for {train} training and {val} validation images")
+
+    def step(phase: Phase, epochs_before: int) -> StepTime:
+        batch = phase.batch_per_gpu
+        return StepTime(
+            compute=batch * image_s(phase),
+            allreduce=site.allreduce_s(software.parameters * software.gradient_bytes),
+            fixed=software.step_s,
+            loader=batch * site.crop_s(phase.px),
+            disk=batch * site.read_s(phase.data, train, epochs_before),
+        )
+
     times: list[PhaseTime] = []
     epochs_of: dict[str, int] = {}  # a set's, so far
-    for number, phase in enumerate(schedule.phases):
-        image, done = image_s(phase), epochs_of.get(phase.data, 0)
+    before: tuple[int, str] | None = None
+    for phase in schedule.phases:
+        done = epochs_of.get(phase.data, 0)
         epochs_of[phase.data] = done + phase.end - phase.start
-        steps = [_step(phase, image, software, site, train, before) for before in range(done, epochs_of[phase.data])]
-        validation = val / site.gpus * max(_validation_s(phase, image), site.crop_s(phase.val_px))
+        steps = [step(phase, epochs) for epochs in range(done, epochs_of[phase.data])]
+        image = max(image_s(phase) * VAL_COST * (phase.val_px / phase.px) ** 2, site.crop_s(phase.val_px))
         batches = batches_per_epoch(train, phase.batch_per_gpu, site.gpus)
-        seconds = [batches * step.seconds + validation + software.epoch_s for step in steps]
-        earlier = schedule.phases[number - 1] if number else None
-        if earlier is None or (earlier.px, earlier.data) != (phase.px, phase.data):
+        seconds = [batches * each.seconds + val / site.gpus * image + software.epoch_s for each in steps]
+        if before != (phase.px, phase.data):
             seconds[0] += software.phase_s
+        before = phase.px, phase.data
         times.append(PhaseTime(phase=phase, epochs=tuple(seconds), first=steps[0], last=steps[-1]))
     return times
-
-
-def _step(phase: Phase, image_s: float, software: Software, site: Site, train: int, epochs_before: int) -> StepTime:
-    batch = phase.batch_per_gpu
-    return StepTime(
-        compute=batch * image_s,
-        allreduce=site.allreduce_s(software.parameters * software.gradient_bytes),
-        fixed=software.step_s,
-        loader=batch * site.crop_s(phase.px),
-        disk=batch * site.read_s(phase.data, train, epochs_before),
-    )
-
-
-def _validation_s(phase: Phase, image_s: float) -> float:
-    """Seconds of a card for a validation image."""
-    return image_s * VAL_COST * (phase.val_px / phase.px) ** 2
 
 
 def card_times(schedule: Schedule, card: Card, site: Site, train: int, val: int) -> list[PhaseTime]:

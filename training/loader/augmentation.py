@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import inspect
+from collections.abc import Callable, Iterator
+from threading import RLock
 from typing import Any
 
+import numba
+import numpy as np
 import torch
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
+from ffcv.pipeline.state import State
 from torch import nn
 from torchvision.transforms import v2
 
 from data_tools.common.options import OptionError
+from data_tools.native.library import library
 from training.config.augmentations import Augmentation
+from training.loader.crops import RandomCrops
+
+_compiling = RLock()  # FFCV's compiler has one switch for the process
 
 # Published per image; torchvision's others are drawn once per batch, which is faster.
 DRAWN_PER_IMAGE = (v2.AugMix, v2.AutoAugment, v2.RandAugment, v2.RandomErasing, v2.TrivialAugmentWide)
@@ -23,15 +36,12 @@ def build(
 ) -> tuple[list[Operation], list[nn.Module]]:
     """(Operations on the host, modules on the device), in order, for process ``rank`` of ``ranks``. OptionError names
     the one that cannot be made."""
-    operations: list[Operation] = []
-    modules: list[nn.Module] = []
-    for each in augmentations:
-        made = _made(each)
-        if isinstance(made, Operation):
-            operations.append(made)
-        else:
-            modules.append(EachImage(made, rank, ranks) if isinstance(made, DRAWN_PER_IMAGE) else made)
-    return operations, modules
+    made = [_made(each) for each in augmentations]
+    modules = [each for each in made if not isinstance(each, Operation)]
+    return (
+        [each for each in made if isinstance(each, Operation)],
+        [EachImage(each, rank, ranks) if isinstance(each, DRAWN_PER_IMAGE) else each for each in modules],
+    )
 
 
 class EachImage(nn.Module):
@@ -71,3 +81,67 @@ def _made(augmentation: Augmentation) -> Any:
     except (TypeError, ValueError, AssertionError) as error:
         what = f"{augmentation.name} cannot be made with {augmentation.arguments} ({error})"
         raise OptionError(what, where="data.augment") from None
+
+
+class KeyedAugmentation(Operation):
+    """An Operation of `ffcv.transforms` on single images, whose randomness depends on (seed, epoch, sample) alone.
+
+    FFCV's Operations draw from numba's generators, one a thread, which no seed reaches. Here each image is seeded anew
+    before the Operation sees it (4 us), so the result is the same for any number of threads, processes and any batch.
+    """
+
+    def __init__(self, operation: Operation, seed: int) -> None:
+        super().__init__()
+        self._operation = operation
+        self._rule = RandomCrops(px=1, seed=seed).rule()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Before each epoch; not while one is being loaded."""
+        self._rule.epoch = epoch
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        state, memory = self._operation.declare_state_and_memory(previous_state)
+        kept = [(each.shape, each.dtype, each.device) for each in (previous_state, state)]
+        whole_batch = getattr(self._operation.generate_code(), "with_indices", False)
+        one_buffer = memory is None or isinstance(memory, AllocationQuery)
+        if kept[0] != kept[1] or not state.jit_mode or whole_batch or not one_buffer:
+            what = f"{type(self._operation).__name__} does not turn one uint8 image into another of the same shape"
+            raise OptionError(what, where="data.augment")
+        # Some Operations need no memory: they leave a byte of it alone, so that all are called in the same way.
+        return state, memory or AllocationQuery((1,), np.dtype("u1"))
+
+    def generate_code(self) -> Callable[..., Any]:
+        key, each = library().native_sample_key, Compiler.get_iterator()
+        rule = ctypes.addressof(self._rule)
+        apply = numba.njit(fastmath=True, nogil=True, error_model="numpy")(self._operation.generate_code())
+
+        def augment(images, memory, indices):  # type: ignore[no-untyped-def]
+            for i in each(len(indices)):
+                np.random.seed(key(rule, indices[i]))
+                images[i] = apply(images[i : i + 1], memory[i : i + 1])[0]
+            return images
+
+        # FFCV's way to ask for prange. Two loaders at once abort the process where numba has its workqueue layer.
+        augment.is_parallel = numba.threading_layer() != "workqueue"  # type: ignore[attr-defined]
+        augment.with_indices = True  # type: ignore[attr-defined]
+        return augment
+
+
+@contextlib.contextmanager
+def ffcv_compiler(enabled: bool) -> Iterator[None]:
+    """FFCV's compiler on or off. It leaves torch's threads alone: on a CPU a training that runs meanwhile would round
+    otherwise."""
+
+    def set_threads_of_augmentations(number: int) -> None:
+        Compiler.num_threads = number
+        numba.set_num_threads(number)
+
+    with _compiling:
+        set_num_threads = Compiler.set_num_threads
+        Compiler.set_enabled(enabled)
+        Compiler.set_num_threads = set_threads_of_augmentations
+        try:
+            yield
+        finally:
+            Compiler.set_num_threads = set_num_threads
+            Compiler.set_enabled(True)

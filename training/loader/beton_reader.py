@@ -38,33 +38,22 @@ class BetonReader:
         layout = read_layout(self.path)
         # If there are checksums, their digests also show that the tables are those that were written.
         kept = read_checksums(layout, self.manifest) if checksums or checksums_path(self.path).exists() else None
-        self.images = len(layout.samples)
+        self.images, self.checksums = len(layout.samples), checksums
         self.page_bytes = layout.page_bytes
-        self.file_bytes = layout.file_bytes
         image = layout.samples["f0"]
         self.labels = np.ascontiguousarray(layout.samples["f1"])
         self.widths, self.heights = image["width"].astype(np.int32), image["height"].astype(np.int32)
         self._tasks = np.zeros(self.images, TASK)
-        for name, values in (
-            ("at", image["data_ptr"]),
-            ("size", layout.sizes()),
-            ("mode", image["mode"]),
-            ("image_width", self.widths),
-            ("image_height", self.heights),
-        ):
+        columns = {"at": image["data_ptr"], "size": layout.sizes(), "mode": image["mode"]}
+        columns |= {"image_width": self.widths, "image_height": self.heights}
+        for name, values in (columns if kept is None else columns | {"checksum": kept}).items():
             self._tasks[name] = values
-        self.checksums = checksums
-        if kept is not None:
-            self._tasks["checksum"] = kept
-        self._check_labels(classes)
-        self.file = _open(self.path)
-        self._mark = _mark(os.fstat(self.file))
-
-    def _check_labels(self, classes: int | None) -> None:
-        if classes is not None and self.labels.size and int(self.labels.max()) >= classes:
+        if classes is not None and self.images and int(self.labels.max()) >= classes:
             worst = int(self.labels.argmax())
             what = f"sample {worst} has label {self.labels[worst]}, but the model has {classes} classes"
             raise BetonError(what, where=self.path)
+        self.file = _open(self.path)
+        self._mark = _mark(os.fstat(self.file))
 
     def tasks(self, samples: NDArray[np.int64], crops: NDArray[np.void]) -> NDArray[np.void]:
         """Rows for the native threads."""

@@ -1,11 +1,14 @@
 """Host memory for batches, and their way to the GPU: pinned memory, a separate stream, uint8."""
 
+from __future__ import annotations
+
 import weakref
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+Copied = tuple[torch.Tensor, torch.Tensor, "torch.cuda.Event | None"]  # on the device once the event has happened
 
 
 def buffer_bytes(samples: int, pixels: int, pinned: bool) -> int:
@@ -43,49 +46,31 @@ class HostBuffers:
         return torch.from_numpy(view)
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A batch on its way to the device; there once `event` has happened."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    event: torch.cuda.Event
-
-
-class CudaCopies:
-    """Copies on a stream of their own, so that none waits for the computation that is queued already."""
+class Copies:
+    """Copies to a GPU, on a stream of their own, so that none waits for the computation that is queued already; for the
+    CPU, batches are where they should be."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def start(self, images: torch.Tensor, labels: torch.Tensor) -> Copied:
         """Begin to copy pinned images and labels; returns at once."""
+        if self.stream is None:
+            return images, labels, None
         with torch.cuda.stream(self.stream):
-            copied = Copied(
-                images.to(self._device, non_blocking=True),
-                labels.pin_memory().to(self._device, non_blocking=True),
-                torch.cuda.Event(),
-            )
-            copied.event.record(self.stream)
-        return copied
+            images = images.to(self._device, non_blocking=True)
+            labels = labels.pin_memory().to(self._device, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(self.stream)
+        return images, labels, event
 
     def hand_over(self, copied: Copied) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch for the caller's stream, which waits for the copy; this thread does not."""
-        current = torch.cuda.current_stream(self._device)
-        current.wait_event(copied.event)
-        for tensor in (copied.images, copied.labels):
-            tensor.record_stream(current)  # its memory is the side stream's: not to be reused while in use here
-        return copied.images, copied.labels
-
-
-class NoCopies:
-    """For the CPU: batches are where they should be."""
-
-    stream = None
-
-    def start(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels, event = copied
+        if event is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(event)
+            for tensor in (images, labels):
+                tensor.record_stream(current)  # its memory is the side stream's: not to be reused while in use here
         return images, labels
-
-    def hand_over(self, copied: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        return copied

@@ -1,18 +1,15 @@
-"""The batches of one pass: FFCV's EpochIterator, which here hands errors to its caller and ends when it is left.
+"""The batches of one pass: FFCV's EpochIterator, without its thread.
 
-FFCV's own thread dies of an exception while its caller waits forever, and runs on forever if a loop is left early.
+FFCV's thread dies of an exception while its caller waits forever, and runs on forever if a loop is left early. Here the
+native threads are what works ahead; what is left to do for a batch takes a fraction of a millisecond, and each call for
+a batch does it for those that are decoded.
 """
 
 from __future__ import annotations
 
-import os
-import queue
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from queue import Queue
-from threading import Event, Thread
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,119 +18,90 @@ from numpy.typing import NDArray
 
 from training.loader.beton_reader import LoadError
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-SUBMITTED_AHEAD = 3  # batches that the native threads work at or have before them
-READY_AHEAD = 2  # batches that wait for the caller, on the device or on their way to it
-IN_USE = 2  # the caller's, and the one that is handed over
-CHECK_SECONDS = 0.1
+SUBMITTED_AHEAD = 4  # batches that the native threads work at or have before them
+READY_AHEAD = 2  # batches on the device or on their way to it: the one that is asked for, and the next
+IN_USE = 1  # the caller's
 
 
-class BatchProducer(EpochIterator):
-    """The thread that runs the pipelines of a BetonLoader. It does not know its BatchIterator, which ends it."""
-
-    def __init__(self, loader: Any, batches: Sequence[NDArray[np.int64]]) -> None:
-        Thread.__init__(self, daemon=True, name="batches")
-        self.loader, self.metadata = loader, loader.reader.metadata
-        self.batches = batches
-        self.closed = False
-        self.process = os.getpid()
-        self.output_queue: Queue[Any] = Queue(READY_AHEAD)
-        self.terminate_event = Event()
-        self.memory_context = self
-        self.storage_state = ()
-        slots = SUBMITTED_AHEAD + READY_AHEAD + IN_USE
-        self.memory_allocations = loader.graph.allocate_memory(loader.batch_size, slots)
-        # Not FFCV's memory, which would be used again while a batch is in use.
-        self.decoder_memory: list[NDArray[np.uint8] | None] = [None] * slots
-        node = loader.graph.operation_to_node[loader.decode][0].id
-        self.memory_allocations["operation"][node] = self.decoder_memory
-        self.cuda_streams = [loader.copies.stream] * slots
-        self.start()
-
-    def start_batch(self, number: int) -> None:
-        """FFCV's memory managers fetch pages here."""
-        self.loader.batch_begins(self.batches, number)
-
-    def run(self) -> None:
-        """Every batch into the queue; at last None, or what was raised."""
-        decode, batches, slots = self.loader.decode, self.batches, len(self.cuda_streams)
-        last: Any = None
-        try:
-            submitted = deque(decode.submit(samples) for samples in batches[:SUBMITTED_AHEAD])
-            for number, samples in enumerate(batches):
-                self.decoder_memory[number % slots] = submitted.popleft()
-                images, labels = self.run_pipeline(number, samples, number % slots, None)
-                self.decoder_memory[number % slots] = None
-                if number + SUBMITTED_AHEAD < len(batches):
-                    submitted.append(decode.submit(batches[number + SUBMITTED_AHEAD]))
-                if not self._put(self.loader.copies.start(images, labels)):
-                    return
-                del images, labels
-        except Exception as error:
-            last = decode.error or error
-        finally:
-            decode.cancel()
-        self._put(last)
-
-    def _put(self, item: Any) -> bool:
-        """Whether the item was put, before an end was asked for."""
-        while not self.terminate_event.is_set():
-            try:
-                self.output_queue.put(item, timeout=CHECK_SECONDS)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def close(self) -> None:
-        """End the thread, and wait for it. Idempotent. A process that was forked has no such thread."""
-        if os.getpid() != self.process:
-            return
-        self.terminate_event.set()
-        if self.is_alive():
-            self.join()
-        while not self.output_queue.empty():
-            self.output_queue.get_nowait()
-
-    def __del__(self) -> None:
-        """FFCV's would leave a memory context that is not there."""
-
-
-class BatchIterator(Iterator[Batch]):
-    """The batches of a producer in order, on the device; a context manager that ends the thread.
+class BatchIterator(EpochIterator):
+    """The batches of a pass of `loader` in order, on the device; leaving it as a context manager ends the pass.
 
     images: (n, 3, height, width) uint8 in channels-last memory. labels: (n,) int64. What the pipeline raised is raised
     where its batch is asked for; LoadError where another iterator of the same loader has taken its place.
     """
 
-    def __init__(self, producer: BatchProducer, finish: Callable[[int, Any], Batch]) -> None:
-        self._producer, self._finish, self._number = producer, finish, 0
-        self._replaced = False
-        # Also if a loop is left early, and at the interpreter's exit.
-        self.close = weakref.finalize(self, producer.close)
+    def __init__(self, loader: Any, batches: Sequence[NDArray[np.int64]], epoch: int, start: int) -> None:
+        self.loader, self.batches, self._epoch, self._start = loader, batches, epoch, start
+        self._submitted: deque[NDArray[np.uint8]] = deque()
+        self._copied: deque[Any] = deque()
+        self._begun = 0  # batches whose copies have begun
+        self.closed = self._replaced = False
+        # What FFCV's run_pipeline reads. The decoder's memory is not FFCV's, which would be used again while a batch is
+        # in use.
+        self.metadata, self.memory_context, self.storage_state = loader.reader.metadata, self, ()
+        slots = SUBMITTED_AHEAD + READY_AHEAD + IN_USE
+        self.memory_allocations = loader.graph.allocate_memory(loader.batch_size, slots)
+        self._memory: list[NDArray[np.uint8] | None] = [None] * slots
+        node = loader.graph.operation_to_node[loader.decode][0].id
+        self.memory_allocations["operation"][node] = self._memory
+        self.cuda_streams = [loader.copies.stream] * slots
+        self._submit(0)
 
-    def __next__(self) -> Batch:
-        loader = self._producer.loader
+    def start_batch(self, number: int) -> None:
+        """FFCV's memory managers fetch pages here."""
+        self.loader.batch_begins(self.batches, number)
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._replaced:
             what = "another iteration of this loader has begun before this one was over"
-            raise LoadError(what, where=loader.beton.path, remedy="use a loader for each, or one after the other")
-        if not self.close.alive:
+            raise LoadError(what, where=self.loader.beton.path, remedy="use a loader for each, or one after the other")
+        if self.closed:
             raise StopIteration
-        loader.decode.check_open()
-        item = self._producer.output_queue.get()
-        if item is None or isinstance(item, Exception):
+        decode = self.loader.decode
+        decode.check_open()
+        try:
+            while self._submitted and len(self._copied) < READY_AHEAD and (not self._copied or decode.is_ready()):
+                self._begin_copy()
+        except Exception as error:
             self.close()
-            raise StopIteration if item is None else item
-        batch = self._finish(self._number, item)
-        self._number += 1
+            raise decode.error or error from None
+        if not self._copied:
+            self.close()
+            raise StopIteration
+        number = self._start + self._begun - len(self._copied)
+        batch: tuple[torch.Tensor, torch.Tensor] = self.loader.hand_over(self._copied.popleft(), self._epoch, number)
         return batch
+
+    def _begin_copy(self) -> None:
+        """Run the pipeline for the next batch, begin to copy the result, and submit another."""
+        slot = self._begun % len(self._memory)
+        self._memory[slot] = self._submitted.popleft()
+        images, labels = self.run_pipeline(self._begun, self.batches[self._begun], slot, None)
+        self._memory[slot] = None
+        self._copied.append(self.loader.copies.start(images, labels))
+        self._begun += 1
+        self._submit(self._begun + SUBMITTED_AHEAD - 1)
+
+    def _submit(self, first: int) -> None:
+        """Have the native threads begin batches from ``first`` on, as far ahead as they may."""
+        for samples in self.batches[first : self._begun + SUBMITTED_AHEAD]:
+            self._submitted.append(self.loader.decode.submit(samples))
 
     def replace(self) -> None:
         """End it for another iterator. Asked for more batches, it says so, instead of ending as if those were all."""
-        self._replaced = self.close.alive
+        self._replaced = not self.closed
         self.close()
 
-    def __enter__(self) -> BatchIterator:
+    def close(self) -> None:
+        """End the pass. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._copied.clear()
+            self.loader.decode.cancel()
+
+    __repr__ = object.__repr__  # that of a thread fails if it was not started
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,6 @@
-"""Operations for FFCV's Loader: the project's crops and decoding, and FFCV's own augmentations with keyed randomness.
+"""Operations for FFCV's Loader: the project's crops and decoding.
 
-    decode = DecodeBatch.random_crops("data/beton/train_160.beton", px=128, seed=0)
+    decode = DecodeBatch("data/beton/train_160.beton", RandomCrops(px=128, seed=0))
     pipelines = {"image": [decode, Cutout(8), ToTensor(), ToTorchImage()]}
     loader = Loader("data/beton/train_160.beton", pipelines=pipelines, ...)
     for epoch in range(epochs):
@@ -15,26 +15,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
-from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 
-from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
-from data_tools.native.library import WAIT_MILLISECONDS, library
+from data_tools.native.library import LOAD, WAIT_MILLISECONDS, BatchRequest, NativePool
 from training.loader.beton_reader import BetonReader, LoadError
-from training.loader.crops import CentreCrops, CropRule, RandomCrops
-from training.loader.decode_pool import DecodePool, PendingBatch, Request
+from training.loader.crops import CentreCrops, RandomCrops
 from training.loader.device_transfer import HostBuffers
 
 Samples = NDArray[np.int64]
@@ -51,6 +46,32 @@ class Labels(IntDecoder):
         return lambda batch_indices, destination, metadata, storage_state: metadata[batch_indices]
 
 
+class PendingBatch(BatchRequest):
+    """A batch in the making: `crops` (CROP) of the `samples` of a beton into `images`, (batch, height, width, 3) uint8
+    on the host. It keeps alive what the native threads read and write."""
+
+    def __init__(
+        self, beton: BetonReader, samples: NDArray[np.int64], crops: NDArray[np.void], images: torch.Tensor
+    ) -> None:
+        self.samples, self.images, self.rows = samples, images, beton.tasks(samples, crops)
+        _, height, width, _ = images.shape
+        super().__init__(
+            kind=LOAD,
+            tasks=self.rows.ctypes.data,
+            out=images.data_ptr(),
+            file=beton.file,
+            items=len(samples),
+            height=height,
+            width=width,
+            verify=beton.checksums,
+        )
+
+    @property
+    def failure(self) -> tuple[int, str] | None:
+        """(sample's number in the beton, what is wrong) of the first that failed. Valid when finished."""
+        return None if self.failed < 0 else (int(self.samples[self.failed]), self.error.decode(errors="replace"))
+
+
 class DecodeBatch(SimpleRGBImageDecoder):
     """Reads, decodes, crops, resizes and flips a whole batch by native threads; gives (n, height, width, 3) uint8.
 
@@ -59,29 +80,22 @@ class DecodeBatch(SimpleRGBImageDecoder):
     """
 
     def __init__(
-        self, beton: BetonReader, crops: RandomCrops | CentreCrops, *, workers: int | None = None, pinned: bool = False
+        self,
+        beton: BetonReader | Path | str,
+        crops: RandomCrops | CentreCrops,
+        *,
+        workers: int | None = None,
+        pinned: bool = False,
     ) -> None:
         super().__init__()
-        self._beton, self._crops = beton, crops
-        self._pool = DecodePool(default_workers(1) if workers is None else workers)
+        self._beton = beton if isinstance(beton, BetonReader) else BetonReader(Path(beton), checksums=True)
+        self._crops = crops
+        self._pool = NativePool(default_workers(1) if workers is None else workers)
         self._buffers = HostBuffers(pinned=pinned)
         self._pending: deque[PendingBatch] = deque()
-        self.error: Exception | None = None  # of the last batch
+        self.error: BaseException | None = None  # of the last batch
         # FFCV compiles its decoders by numba, and what is compiled calls Python through this.
         self._loaded = LOADED(self._load)
-
-    @classmethod
-    def random_crops(
-        cls, path: Path | str, *, px: int, min_scale: float = 0.08, seed: int = 0, workers: int | None = None
-    ) -> Self:
-        """torchvision's RandomResizedCrop and a flip, keyed on (seed, epoch, sample)."""
-        crops = RandomCrops(px=px, min_scale=min_scale, seed=seed)
-        return cls(BetonReader(Path(path), checksums=True), crops, workers=workers)
-
-    @classmethod
-    def centre_crops(cls, path: Path | str, *, px: int, workers: int | None = None) -> Self:
-        """Resize(int(px * 1.14)) and a centre crop of px."""
-        return cls(BetonReader(Path(path), checksums=True), CentreCrops(px=px), workers=workers)
 
     def set_epoch(self, epoch: int) -> None:
         """Before each epoch; not while one is being loaded."""
@@ -116,11 +130,9 @@ class DecodeBatch(SimpleRGBImageDecoder):
         return self._crops.of(samples, self._beton.widths[samples], self._beton.heights[samples])
 
     def _begin(self, samples: Samples, crops: NDArray[np.void], images: torch.Tensor) -> None:
-        _, height, width, _ = images.shape
-        tasks = self._beton.tasks(samples, crops)
-        request = Request(self._beton.file, tasks, height, width, samples, self._beton.checksums)
-        pending = PendingBatch(request, images)
-        self._pool.submit(pending.native)
+        self.check_open()
+        pending = PendingBatch(self._beton, samples, crops, images)
+        self._pool.submit(pending)
         self._pending.append(pending)
 
     def _load(self, address: int, count: int, out: int) -> int:
@@ -133,22 +145,29 @@ class DecodeBatch(SimpleRGBImageDecoder):
                 images = torch.from_numpy(_array_at(out, count * height * width * 3, ctypes.c_uint8))
                 self._begin(samples, crops, images.view(count, height, width, 3))
             pending = self._pending[0]
-            while not self._pool.finished(pending.native, WAIT_MILLISECONDS):
+            while not self._pool.finished(pending, WAIT_MILLISECONDS):
                 pass
             self._pending.popleft()
             self.error = None if pending.failure is None else self._beton.load_error(*pending.failure)
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C, too
             self.error = error
         return int(self.error is None)
 
+    def is_ready(self) -> bool:
+        """Whether the first of the batches that were submitted is loaded, or has failed."""
+        return self._pool.finished(self._pending[0])
+
     def check_open(self) -> None:
-        """RuntimeError once it is closed."""
+        """RuntimeError once it is closed; LoadError in a process that was forked."""
+        if self._pool.is_forked:
+            what = f"the loader was made in process {self._pool.process}; its threads are not in this one"
+            raise LoadError(what, remedy="make the loader after the fork, in the process that uses it")
         self._pool.check_open()
 
     def cancel(self) -> None:
         """Forget what was submitted; on return no thread touches it."""
         while self._pending:
-            self._pool.cancel(self._pending.pop().native)
+            self._pool.cancel(self._pending.pop())
 
     def close(self) -> None:
         """End the threads and close the file. Idempotent."""
@@ -163,57 +182,6 @@ def _array_at(address: int, count: int, kind: Any) -> NDArray[Any]:
     return array
 
 
-class KeyedAugmentation(Operation):
-    """An Operation of `ffcv.transforms` on single images, whose randomness depends on (seed, epoch, sample) alone.
-
-    FFCV's Operations draw from numba's generators, one a thread, which no seed reaches. Here each image is seeded anew
-    before the Operation sees it (4 us), so the result is the same for any number of threads, processes and any batch.
-    """
-
-    def __init__(self, operation: Operation, seed: int) -> None:
-        super().__init__()
-        self._operation = operation
-        self._native = CropRule(seed=seed, epoch=0, min_scale=1.0).native()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Before each epoch; not while one is being loaded."""
-        self._native.epoch = epoch
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery | None]:
-        state, memory = self._operation.declare_state_and_memory(previous_state)
-        kept = [(each.shape, each.dtype, each.device) for each in (previous_state, state)]
-        whole_batch = getattr(self._operation.generate_code(), "with_indices", False)
-        one_buffer = memory is None or isinstance(memory, AllocationQuery)
-        if kept[0] != kept[1] or not state.jit_mode or whole_batch or not one_buffer:
-            what = f"{type(self._operation).__name__} does not turn one uint8 image into another of the same shape"
-            raise OptionError(what, where="data.augment")
-        self._has_memory = memory is not None
-        return state, memory
-
-    def generate_code(self) -> Callable[..., Any]:
-        key, each = library().native_sample_key, Compiler.get_iterator()
-        rule = ctypes.addressof(self._native)
-        apply = numba.njit(fastmath=True, nogil=True, error_model="numpy")(self._operation.generate_code())
-
-        def augment(images, memory, indices):  # type: ignore[no-untyped-def]
-            for i in each(len(indices)):
-                np.random.seed(key(rule, indices[i]))
-                images[i] = apply(images[i : i + 1], memory[i : i + 1])[0]
-            return images
-
-        def augment_in_place(images, memory, indices):  # type: ignore[no-untyped-def]
-            for i in each(len(indices)):
-                np.random.seed(key(rule, indices[i]))
-                images[i] = apply(images[i : i + 1], memory)[0]
-            return images
-
-        chosen = augment if self._has_memory else augment_in_place
-        # FFCV's way to ask for prange. Two loaders at once abort the process where numba has its workqueue layer.
-        chosen.is_parallel = numba.threading_layer() != "workqueue"  # type: ignore[attr-defined]
-        chosen.with_indices = True  # type: ignore[attr-defined]
-        return chosen
-
-
 def checked(loader: Loader) -> Iterator[Any]:
     """The batches of a stock Loader; LoadError when its thread has died, for which FFCV would wait forever."""
     batches = iter(loader)
@@ -222,15 +190,11 @@ def checked(loader: Loader) -> Iterator[Any]:
             while batches.output_queue.empty() and batches.is_alive():
                 batches.join(0.002)
             if batches.output_queue.empty():
-                raise LoadError(
-                    "FFCV's thread died (its traceback is above)",
-                    where=loader.fname,
-                    remedy="a damaged sample can cause this",
-                )
+                what, remedy = "FFCV's thread died (its traceback is above)", "a damaged sample can cause this"
+                raise LoadError(what, where=loader.fname, remedy=remedy)
             try:
-                batch = next(batches)
+                yield next(batches)
             except StopIteration:
                 return
-            yield batch
     finally:
         batches.close()

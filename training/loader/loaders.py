@@ -2,24 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
+from ffcv.loader import Loader
 from ffcv.pipeline.operation import Operation
+from ffcv.reader import Reader
+from ffcv.transforms import ToTensor, ToTorchImage
+from numba.core import config as numba_config
 from numpy.typing import NDArray
 from torch import nn
 
+from data_tools.common.resources import check_memory, default_workers
 from training.config.schedule import batches_per_epoch
 from training.loader import sample_order
-from training.loader.beton_loader import BetonLoader
+from training.loader.augmentation import KeyedAugmentation, ffcv_compiler
 from training.loader.beton_reader import BetonReader
 from training.loader.crops import CentreCrops, RandomCrops, rectangle
-from training.loader.epoch_iterator import BatchIterator
-from training.loader.ffcv_operations import KeyedAugmentation
+from training.loader.device_transfer import Copies, buffer_bytes
+from training.loader.epoch_iterator import IN_USE, READY_AHEAD, SUBMITTED_AHEAD, BatchIterator
+from training.loader.ffcv_operations import DecodeBatch, Labels
 
 FETCH_AHEAD = 16  # batches, of a page-local order
+Samples = NDArray[np.int64]
+
+
+class LoaderOptions(TypedDict, total=False):
+    """What both loaders take. This process is `rank` of `ranks`. `workers`: threads, by default one for each core at
+    hand. `classes`: how many the model has. `checksums`: compare every sample's bytes with NAME.beton.xxh64."""
+
+    rank: int
+    ranks: int
+    workers: int | None
+    device: torch.device | str
+    classes: int | None
+    checksums: bool
+
+
+class BetonLoader(Loader):
+    """What both loaders have: a beton, native threads, and at most one pass under way.
+
+    FFCV's Loader gives it the pipelines, the graph of Operations and their code. The pages of the file are not mapped:
+    the native threads read what they decode.
+    """
+
+    augment: Sequence[KeyedAugmentation] = ()
+    on_device: Sequence[nn.Module] = ()
+
+    def __init__(
+        self,
+        path: Path | str,
+        crops: RandomCrops | CentreCrops,
+        batch: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        classes: int | None = None,
+        checksums: bool = True,
+    ) -> None:
+        if not 0 <= rank < ranks or batch < 1 or crops.px < 1:
+            raise ValueError(f"no loader for batches of {batch} images of {crops.px} px as rank {rank} of {ranks}")
+        self.px, self.batch, self.rank, self.ranks, self.crops = crops.px, batch, rank, ranks, crops
+        self.beton = BetonReader(Path(path), classes=classes, checksums=checksums)
+        self._under_way: Callable[[], BatchIterator | None] = lambda: None  # nobody but the caller keeps it alive
+        try:
+            workers = default_workers(1) if workers is None else workers
+            device, in_flight = torch.device(device), SUBMITTED_AHEAD + READY_AHEAD + IN_USE
+            pinned = device.type == "cuda"
+            check_memory(self.beton.path, in_flight * buffer_bytes(batch, self.deal(), pinned))
+            self.copies = Copies(device)
+            self.decode = DecodeBatch(self.beton, crops, workers=workers, pinned=pinned)
+            with ffcv_compiler(enabled=bool(self.augment)):
+                super().__init__(
+                    str(path),
+                    batch_size=batch,
+                    num_workers=min(workers, numba_config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
+                    seed=seed,
+                    pipelines={
+                        "image": [self.decode, *self.augment, ToTensor(), ToTorchImage()],
+                        "label": [Labels(), ToTensor()],
+                    },
+                    drop_last=False,
+                )
+        except BaseException:
+            self.beton.close()
+            raise
+
+    @property
+    def images(self) -> int:
+        return self.beton.images
+
+    @property
+    def reader(self) -> Reader:
+        return self._reader
+
+    @reader.setter
+    def reader(self, reader: Reader) -> None:
+        # FFCV would make a dictionary entry for each sample and page: 600 MB for ImageNet, and nobody reads them.
+        reader.alloc_table = reader.alloc_table[:0]
+        self._reader = reader
+
+    def deal(self) -> int:
+        """Deal out the beton's images to ranks and batches; returns the pixels of the largest image in a batch."""
+        raise NotImplementedError
+
+    def batch_begins(self, batches: Sequence[Samples], number: int) -> None:
+        """What is to be done before a batch is decoded."""
+
+    def _begin(self, batches: Sequence[Samples], epoch: int = 0, start: int = 0) -> BatchIterator:
+        self.decode.check_open()
+        if earlier := self._under_way():
+            earlier.replace()
+        self.beton.check_unchanged()
+        self.decode.set_epoch(epoch)
+        for operation in self.augment:
+            operation.set_epoch(epoch)
+        iterator = BatchIterator(self, batches, epoch, start)
+        self._under_way = weakref.ref(iterator)
+        return iterator
+
+    def hand_over(self, copied: Any, epoch: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch that `copies` began, through the modules on the device, with torch's generators keyed on (seed,
+        epoch, batch)."""
+        images, labels = self.copies.hand_over(copied)
+        if self.on_device:
+            with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+                torch.manual_seed(sample_order.batch_key(self.seed, epoch, number))
+                for module in self.on_device:
+                    images = module(images)
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+    def close(self) -> None:
+        """End the threads and close the file. Idempotent; also what leaving a `with` block does."""
+        if iterator := self._under_way():
+            iterator.close()
+        self.decode.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class TrainLoader(BetonLoader):
@@ -31,9 +162,8 @@ class TrainLoader(BetonLoader):
     `images` are uint8 (batch, 3, px, px) in channels-last, not normalised; `labels` int64 (batch,), numbers of
     `classes`. `batch` is per process; global batch b of an epoch is `order[b*batch*ranks : (b+1)*batch*ranks]`, of
     which this process takes every `ranks`-th from `rank` on. Crops depend on (seed, epoch, sample) alone.
-    `workers`: threads, by default one for each core at hand. `page_window`: keeps to this many random
-    pages (8 MB) at a time, for a beton larger than memory. `checksums`: compare every sample's bytes with
-    NAME.beton.xxh64. `augment`: Operations for uint8 images on the host; `on_device`: modules for uint8 images there.
+    `page_window`: keeps to this many random pages (8 MB) at a time, for a beton larger than memory. `augment`:
+    Operations for uint8 images on the host; `on_device`: modules for uint8 images there. `options`: LoaderOptions.
     """
 
     def __init__(
@@ -44,35 +174,18 @@ class TrainLoader(BetonLoader):
         batch: int,
         min_scale: float = 0.08,
         seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-        workers: int | None = None,
-        device: torch.device | str = "cpu",
-        classes: int | None = None,
         page_window: int | None = None,
-        checksums: bool = True,
         augment: Sequence[Operation] = (),
         on_device: Sequence[nn.Module] = (),
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        _check_arguments(px, batch, rank, ranks)
-        beton = BetonReader(Path(path), classes=classes, checksums=checksums)
-        self.px, self._page_window, self._place = px, page_window, (rank, ranks)
-        try:
-            self.batches = batches_per_epoch(beton.images, batch, ranks, path)
-            super().__init__(
-                beton,
-                RandomCrops(px=px, min_scale=min_scale, seed=seed),
-                batch=batch,
-                workers=workers,
-                device=torch.device(device),
-                largest=px * px,
-                augment=[KeyedAugmentation(operation, seed) for operation in augment],
-                on_device=on_device,
-            )
-        except BaseException:
-            beton.close()
-            raise
-        self.seed = seed
+        self.augment = [KeyedAugmentation(operation, seed) for operation in augment]
+        self.on_device, self._page_window = list(on_device), page_window
+        super().__init__(path, RandomCrops(px=px, min_scale=min_scale, seed=seed), batch, seed=seed, **options)
+
+    def deal(self) -> int:
+        self.batches = batches_per_epoch(self.images, self.batch, self.ranks, self.beton.path)
+        return self.px**2
 
     def __len__(self) -> int:
         return self.batches
@@ -88,20 +201,19 @@ class TrainLoader(BetonLoader):
         """
         if not 0 <= start_batch <= self.batches:
             raise ValueError(f"{self.beton.path}: no batch {start_batch} in an epoch of {self.batches}")
-        self.next_epoch = epoch
-        order = self.next_traversal_order().reshape(self.batches, self.batch)
-        self.next_epoch += 1
+        self.next_epoch = epoch + 1
         self._fetched: set[int] = set()
-        return self._begin(order[start_batch:], epoch, start_batch)
+        return self._begin([*self.samples(epoch)[start_batch:]], epoch, start_batch)
 
-    def samples(self, epoch: int) -> NDArray[np.int64]:
+    def samples(self, epoch: int) -> Samples:
+        """(batches, batch): this process's samples of an epoch, in order."""
         if self._page_window:
             samples = sample_order.page_order(self.seed, epoch, self.beton.pages(), self._page_window)
         else:
             samples = sample_order.epoch_order(self.seed, epoch, self.images)
-        return sample_order.rank_slice(samples, self.batch, *self._place).ravel()
+        return sample_order.rank_slice(samples, self.batch, self.rank, self.ranks)
 
-    def batch_begins(self, batches: Sequence[NDArray[np.int64]], number: int) -> None:
+    def batch_begins(self, batches: Sequence[Samples], number: int) -> None:
         """With a page window, have the system fetch the pages that come soon."""
         if self._page_window:
             soon = np.concatenate(batches[number : number + FETCH_AHEAD])
@@ -126,45 +238,22 @@ class ValLoader(BetonLoader):
         batch: int,
         rectangular: bool = False,
         resize: int | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        workers: int | None = None,
-        device: torch.device | str = "cpu",
-        classes: int | None = None,
-        checksums: bool = True,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        _check_arguments(px, batch, rank, ranks)
-        beton = BetonReader(Path(path), classes=classes, checksums=checksums)
-        ratios = beton.widths / beton.heights
-        order = np.argsort(ratios, kind="stable") if rectangular else np.arange(beton.images)
-        cut = [order[at : at + batch] for at in range(0, beton.images, batch)]
-        shapes = [rectangle(ratios[each], px) if rectangular else (px, px) for each in cut]
-        self.px, self.rectangular = px, rectangular
-        self._mine = cut[rank::ranks]
-        self.rounds = -(-len(cut) // ranks)  # the most batches that any rank has
-        try:
-            super().__init__(
-                beton,
-                CentreCrops(px=px, rectangular=rectangular, resize=resize),
-                batch=batch,
-                workers=workers,
-                device=torch.device(device),
-                largest=max((height * width for height, width in shapes), default=0),
-            )
-        except BaseException:
-            beton.close()
-            raise
+        self.rectangular = rectangular
+        super().__init__(path, CentreCrops(px=px, rectangular=rectangular, resize=resize), batch, **options)
+
+    def deal(self) -> int:
+        ratios = self.beton.widths / self.beton.heights
+        order = np.argsort(ratios, kind="stable") if self.rectangular else np.arange(self.images)
+        cut = [order[at : at + self.batch] for at in range(0, self.images, self.batch)]
+        self._mine = cut[self.rank :: self.ranks]
+        self.rounds = -(-len(cut) // self.ranks)  # the most batches that any rank has
+        shapes = [rectangle(ratios[each], self.px) for each in cut] if self.rectangular else [(self.px, self.px)]
+        return max((height * width for height, width in shapes), default=0)
 
     def __len__(self) -> int:
         return len(self._mine)
 
     def __iter__(self) -> BatchIterator:
         return self._begin(self._mine)
-
-    def samples(self, epoch: int) -> NDArray[np.int64]:
-        return np.concatenate(self._mine) if self._mine else np.zeros(0, np.int64)
-
-
-def _check_arguments(px: int, batch: int, rank: int, ranks: int) -> None:
-    if not 0 <= rank < ranks or batch < 1 or px < 1:
-        raise ValueError(f"no loader for batches of {batch} images of {px} px as rank {rank} of {ranks}")

@@ -88,10 +88,8 @@ def _fault(path: Path, error: Exception) -> tuple[str, str]:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, without the file's content", "fetch the file with `git lfs pull`"
-    if not head:
-        return "empty", remedy
     is_cut = head.startswith(b"PK") and not is_zip
-    return "cut short" if is_cut else "not written by torch.save, or damaged", remedy
+    return "cut short" if is_cut else "not written by torch.save, or damaged" if head else "empty", remedy
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
@@ -107,9 +105,7 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
     A damaged ``last.pt`` is reported on standard error and the one before is used. OptionError if none is readable.
     """
     damaged: list[OptionError] = []
-    for path in (run_dir / LAST, run_dir / FRESH, run_dir / PREVIOUS):
-        if not path.exists():
-            continue
+    for path in (each for each in (run_dir / LAST, run_dir / FRESH, run_dir / PREVIOUS) if each.exists()):
         try:
             found = load(path)
         except OptionError as error:

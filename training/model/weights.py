@@ -33,6 +33,7 @@ COUNTER = ".num_batches_tracked"
 # Constants: FFCV's blur, which resnet.BlurredConv makes itself, and the count of a moving average.
 CONSTANTS = ("blur_filter", "n_averaged")
 FC = ("fc.weight", "fc.bias")
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +49,12 @@ class Weights:
 
 def read(path: Path) -> Weights:
     """The weights at ``path``, on the CPU; no code in the file is run. OptionError if they cannot be read."""
-    classes = None
+    classes, others = None, list[str]()
     if path.suffix == ".safetensors":
         content, about = _read_safetensors(path)
         if about.keys() >= OURS:
             classes = json.loads(about["classes"])
     else:
-        others: list[str] = []
         with contextlib.suppress(Exception):  # of a damaged file, as many types as torch.load; the next says which
             others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Skipped, name) for name in others]):
@@ -80,8 +80,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         with safetensors.safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        what = f"not readable safetensors ({error})"
-        raise OptionError(what, where=path, remedy="fetch or export it again") from error
+        what, remedy = f"not readable safetensors ({error})", "fetch or export it again"
+        raise OptionError(what, where=path, remedy=remedy) from error
 
 
 def import_safetensors(where: object) -> ModuleType:
@@ -121,8 +121,7 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
     """Load the weights into ``network``, whose outputs are ``classes``. OptionError if they do not fit."""
     if weights.classes not in (None, classes):
         what = f"for {len(weights.classes or ())} classes other than the {len(classes)} here"
-        remedy = "give betons of the data that it was trained on"
-        raise OptionError(what, where=weights.source, remedy=remedy)
+        raise OptionError(what, where=weights.source, remedy="give betons of the data that it was trained on")
     _load(network, weights)
 
 
@@ -155,11 +154,8 @@ def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> 
     network.load_state_dict(own | fitting)
 
 
-Shapes = dict[str, tuple[int, ...]]
-
-
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(COUNTER)}
+    return {name: tensor.shape for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
 def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str]) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,17 +59,18 @@ def save(rows: Sequence[Row], zoom: int, path: Path) -> None:
         picture.save(partial)
 
 
-def _strips(row: Row, zoom: int) -> list[Image.Image]:
-    strips = [_text(row.title, TITLE, FAINT, above=12, below=8)]
+def _strips(row: Row, zoom: int) -> Iterator[Image.Image]:
     if row.heading:
-        strips.insert(0, _text(row.heading, HEADING, INK, above=24, below=2, rule=True))
+        yield _text(row.heading, HEADING, INK, above=24, below=2, rule=True)
+    yield _text(row.title, TITLE, FAINT, above=12, below=8)
     line: list[Crop] = []
     for crop in row.crops:
         if line and not fit([*line, crop], zoom):
-            strips.append(_line(line, zoom))
+            yield _line(line, zoom)
             line = []
         line.append(crop)
-    return [*strips, _line(line, zoom)] if line else strips
+    if line:
+        yield _line(line, zoom)
 
 
 def _text(text: str, size: int, colour: str, *, above: int, below: int, rule: bool = False) -> Image.Image:
@@ -83,26 +84,22 @@ def _text(text: str, size: int, colour: str, *, above: int, below: int, rule: bo
 
 def _line(crops: Sequence[Crop], zoom: int) -> Image.Image:
     """Crops side by side, their labels under them."""
-    heights = [crop.pixels.shape[0] * zoom for crop in crops]
-    strip = Image.new("RGB", (WIDTH, max(heights) + LABEL + 12), "white")
+    images = [Image.fromarray(crop.pixels) for crop in crops]
+    images = [image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST) for image in images]
+    strip = Image.new("RGB", (WIDTH, max(image.height for image in images) + LABEL + 12), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(LABEL)
     # Justify a line that is nearly full.
-    spare = ROOM - sum(crop.pixels.shape[1] * zoom for crop in crops)
+    spare = ROOM - sum(image.width for image in images)
     gap = spare / (len(crops) - 1) if len(crops) > 1 and spare < ROOM / 4 else GAP
     left = float(MARGIN)
-    for crop, height in zip(crops, heights, strict=True):
-        width = crop.pixels.shape[1] * zoom
-        image = Image.fromarray(crop.pixels).resize((width, height), Image.Resampling.NEAREST)
+    for crop, image in zip(crops, images, strict=True):
         strip.paste(image, (round(left), 0))
-        draw.text((left, height + 3), _fitting(crop.label, width, font), fill=INK, font=font)
-        left += width + gap
+        draw.text((left, image.height + 3), _fitting(crop.label, image.width, font), fill=INK, font=font)
+        left += image.width + gap
     return strip
 
 
 def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """``text``, or as much of it as fits into ``width`` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    cut = (f"{text[:end]}…" for end in range(len(text) - 1, -1, -1))
+    return next((each for each in (text, *cut) if font.getlength(each) <= width), "…")

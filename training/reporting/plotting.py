@@ -1,4 +1,4 @@
-"""Shared by all plots: colours for a light page, or CSS variables that a page fills in; plain axes; SVG text.
+"""Shared by all plots: their colours, plain axes, and SVG whose colours follow the reader's theme.
 
 matplotlib is imported only when something is drawn, never with this module.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,43 +14,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Palette:
+def _palette(ink: str, muted: str, grid: str, published: str, *series: str) -> dict[str, str]:
     """Colours of text, secondary text, grid lines, the published curve, and the runs in order."""
-
-    ink: str
-    muted: str
-    grid: str
-    published: str
-    series: tuple[str, ...]
+    named = {"ink": ink, "muted": muted, "grid": grid, "published": published}
+    return named | {f"series-{number}": colour for number, colour in enumerate(series)}
 
 
-# No more than six can be told apart on a small chart.
-LIGHT = Palette(
-    ink="#1c2430",
-    muted="#5b6675",
-    grid="#e3e7ec",
-    published="#98a2b0",
-    series=("#1f66b8", "#d1541c", "#0f8a6c", "#8a3fb0", "#b3283f", "#7a6a00"),
-)
-DARK = Palette(
-    ink="#e6eaf0",
-    muted="#9aa6b6",
-    grid="#2a323d",
-    published="#77828f",
-    series=("#6fb1ff", "#ff9d66", "#4cd0ab", "#d093f5", "#ff8296", "#d9c84a"),
-)
-# matplotlib needs real colours: these stand for the CSS variables of a page, and occur nowhere else.
-PAGE = Palette(
-    ink="#010101", muted="#020202", grid="#030303", published="#040404", series=tuple(f"#0505{i:02x}" for i in range(6))
+# Plots are drawn in the light colours. No more than six runs can be told apart on a small chart.
+SERIES = ("#1f66b8", "#d1541c", "#0f8a6c", "#8a3fb0", "#b3283f", "#7a6a00")
+LIGHT = _palette("#1c2430", "#5b6675", "#e3e7ec", "#98a2b0", *SERIES)
+DARK = _palette(
+    *("#e6eaf0", "#9aa6b6", "#2a323d", "#77828f"),
+    *("#6fb1ff", "#ff9d66", "#4cd0ab", "#d093f5", "#ff8296", "#d9c84a"),
 )
 
 
-def variables(palette: Palette) -> str:
-    """The colours as the CSS variables that :data:`PAGE` stands for."""
-    named = {"ink": palette.ink, "muted": palette.muted, "grid": palette.grid, "published": palette.published}
-    named |= {f"series-{i}": colour for i, colour in enumerate(palette.series)}
-    return "; ".join(f"--{name}: {colour}" for name, colour in named.items())
+def variables(palette: dict[str, str]) -> str:
+    """The colours as CSS variables."""
+    return "; ".join(f"--{name}: {colour}" for name, colour in palette.items())
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -62,22 +42,22 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
     return fig, list(fig.subplots(rows, columns, squeeze=False).flat)
 
 
-def style_axes(axes: Axes, palette: Palette, title: str, x_label: str) -> None:
+def style_axes(axes: Axes, title: str, x_label: str) -> None:
     """Title and x label, thin grid lines, no frame."""
-    axes.set_title(title, loc="left", fontsize=9.5, color=palette.ink)
-    axes.set_xlabel(x_label, fontsize=8, color=palette.muted)
-    axes.tick_params(which="both", labelsize=8, labelcolor=palette.muted, bottom=False, left=False)
-    axes.grid(color=palette.grid, linewidth=0.7)
+    axes.set_title(title, loc="left", fontsize=9.5, color=LIGHT["ink"])
+    axes.set_xlabel(x_label, fontsize=8, color=LIGHT["muted"])
+    axes.tick_params(which="both", labelsize=8, labelcolor=LIGHT["muted"], bottom=False, left=False)
+    axes.grid(color=LIGHT["grid"], linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(palette.grid)
+        spine.set_color(LIGHT["grid"])
     axes.patch.set_alpha(0)
 
 
 def svg(fig: Figure, key: str) -> str:
-    """The figure as an ``<svg>`` element, the same bytes each time; ``key`` keeps its ids apart from other figures' on
-    a page."""
+    """The figure as an ``<svg>`` element whose colours are CSS variables, the same bytes each time; ``key`` keeps its
+    ids apart from other figures' on a page."""
     import matplotlib as mpl
 
     out = io.StringIO()
@@ -87,22 +67,15 @@ def svg(fig: Figure, key: str) -> str:
     element = out.getvalue()
     element = element[element.index("<svg") :].strip()
     # The ids of groups are unused, and the same in every figure; indentation is a tenth of the file.
-    return re.sub(r"\n +", "\n", re.sub(r'<g id="[^"]*"', "<g", element))
-
-
-def use_css_colors(element: str) -> str:
-    """An ``<svg>`` drawn in :data:`PAGE`, with its colours replaced by CSS variables."""
-    named = {PAGE.ink: "ink", PAGE.muted: "muted", PAGE.grid: "grid", PAGE.published: "published"}
-    named |= {colour: f"series-{i}" for i, colour in enumerate(PAGE.series)}
-    for colour, name in named.items():
+    element = re.sub(r"\n +", "\n", re.sub(r'<g id="[^"]*"', "<g", element))
+    for name, colour in LIGHT.items():
         element = element.replace(colour, f"var(--{name})")
     return element
 
 
 def svg_file(fig: Figure, name: str, about: str) -> str:
-    """A figure drawn in :data:`PAGE` as an SVG file that says what it is ``about``: on white or, for readers who prefer
-    that, dark."""
-    element = use_css_colors(svg(fig, name))
+    """A figure as an SVG file that says what it is ``about``: on white or, for readers who prefer that, dark."""
+    element = svg(fig, name)
     style = (
         f":root {{ --paper: #ffffff; {variables(LIGHT)} }} "
         f"@media (prefers-color-scheme: dark) {{ :root {{ --paper: #0d1117; {variables(DARK)} }} }}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -19,9 +19,8 @@ def page(runs: Sequence[RunFolder], price: float | None, samples: Sequence[run_s
     """The report of ``runs``, and of ``samples``, which may have more; ``price`` is that of a GPU-hour."""
     title = f"Training report: {', '.join(run.name for run in runs)}"
     style = STYLE.read_text(encoding="utf-8")
-    style = style.replace("LIGHT", plotting.variables(plotting.LIGHT)).replace(
-        "DARK", plotting.variables(plotting.DARK)
-    )
+    for name, palette in (("LIGHT", plotting.LIGHT), ("DARK", plotting.DARK)):
+        style = style.replace(name, plotting.variables(palette))
     body = [
         f"<h1>{escape(title)}</h1>",
         "<p>Times are those of training and validation; preparing a phase does not count.</p>",
@@ -58,7 +57,7 @@ def _samples(samples: Sequence[run_sample.RunSample]) -> Iterator[str]:
         yield f"<p>{escape(', '.join(run.name for run in sample.runs))}.</p>"
 
 
-def _pairs(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]], kind: str = "") -> str:
+def _pairs(pairs: Iterable[tuple[str, str]], kind: str = "") -> str:
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
     return f'<dl class="{kind}">{entries}</dl>' if kind else f"<dl>{entries}</dl>"
 
@@ -88,12 +87,9 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
     keys = dict.fromkeys(key for options in by_run.values() for key in options)
     differing = [key for key in keys if len({options.get(key) for options in by_run.values()}) > 1]
     if differing:
+        values = ["; ".join(f"{name}: {own.get(key, 'n/a')}" for name, own in by_run.items()) for key in differing]
         yield '<h2>Options that differ</h2>\n<section class="card">'
-        shown = {
-            key: "; ".join(f"{name}: {options.get(key, 'n/a')}" for name, options in by_run.items())
-            for key in differing
-        }
-        yield _pairs(list(shown.items())) + "</section>"
+        yield _pairs(zip(differing, values, strict=True)) + "</section>"
     if len({repr(run.schedule) for run in runs}) > 1:
         yield "<h2>Phases that differ</h2>"
         columns, tables = _phases(runs)
@@ -160,4 +156,4 @@ def _configurations(runs: Sequence[RunFolder]) -> Iterator[str]:
         columns, [phases] = _phases([run])
         table = _table(columns, phases, marked=[False] * len(phases))
         yield f'<details><summary>{escape(run.name)}</summary><div class="card">{table}'
-        yield _pairs(list(run.options().items()), "options") + "</div></details>"
+        yield _pairs(run.options().items(), "options") + "</div></details>"

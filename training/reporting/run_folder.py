@@ -38,22 +38,11 @@ PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Published:
-    """A published curve; a value per epoch."""
-
-    epoch: tuple[int, ...]
-    hours: tuple[float, ...]
-    top1: tuple[float, ...]
-    top5: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
     """A run folder; ``rows`` is not empty, ``sessions`` may be if none were recorded, ``config`` is by section, and
     ``schedule`` is parsed from it."""
 
     name: str
-    dir: Path
     rows: Sequence[EpochRow]
     sessions: Sequence[Session]
     config: dict[str, dict[str, Any]]
@@ -90,14 +79,12 @@ class RunFolder:
 
     def options(self) -> dict[str, str]:
         """Every option of the configuration but the phases: ``section.key`` and its value as text."""
-        sections = self.config.items()
-        options = {f"{section}.{key}": _text(value) for section, keys in sections for key, value in keys.items()}
-        return {key: value for key, value in options.items() if key not in PHASE_OPTIONS}
-
-
-def _text(value: Any) -> str:
-    """A value as an option takes it."""
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+        flat = {f"{section}.{key}": value for section, keys in self.config.items() for key, value in keys.items()}
+        return {
+            key: "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+            for key, value in flat.items()
+            if key not in PHASE_OPTIONS
+        }
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
@@ -107,19 +94,17 @@ def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
         names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise OptionError("the same run folder is given twice")
-    return [_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+    return [_run(folder, printable(name)) for folder, name in zip(folders, names, strict=True)]
 
 
 def _run(folder: Path, name: str) -> RunFolder:
     if not folder.is_dir():
         raise OptionError("no such folder", where=folder, remedy="give a run folder, as in runs/titan8")
-    rows = read_epochs(folder)
-    if not rows:
+    if not (rows := read_epochs(folder)):
         what = "no epoch is complete yet" if (folder / EPOCHS).is_file() else f"no {EPOCHS} here; give a run folder"
-        raise OptionError(f"{what}", where=folder)
+        raise OptionError(what, where=folder)
     config, schedule = read_config(folder)
-    sessions = read_sessions(folder)
-    return RunFolder(name=printable(name), dir=folder, rows=rows, sessions=sessions, config=config, schedule=schedule)
+    return RunFolder(name=name, rows=rows, sessions=read_sessions(folder), config=config, schedule=schedule)
 
 
 def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
@@ -137,12 +122,11 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
         raise OptionError(f"damaged, or of another version ({why})", where=path, remedy="restore it") from None
 
 
-def published() -> Published:
-    """The published titan8 run."""
+def published() -> dict[str, list[float]]:
+    """The published titan8 run: its epochs, hours, top-1 and top-5."""
     with PUBLISHED.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    columns = {key: tuple(float(row[key]) for row in rows) for key in ("hours", "top1", "top5")}
-    return Published(epoch=tuple(int(row["epoch"]) for row in rows), **columns)
+    return {column: [float(row[column]) for row in rows] for column in rows[0]}
 
 
 def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
@@ -159,10 +143,8 @@ def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     if not math.isnan(last.ema_top1):
         scores = [f"{score(getattr(last, f'ema_{column}'))} % {label}" for column, label in columns.items()]
         yield "averaged weights, last", ", ".join(scores)
-    yield (
-        "loss, last",
-        f"{format_number(last.train_loss, '.4f')} in training, {format_number(last.val_loss, '.4f')} in validation",
-    )
+    losses = format_number(last.train_loss, ".4f"), format_number(last.val_loss, ".4f")
+    yield "loss, last", f"{losses[0]} in training, {losses[1]} in validation"
     yield "done", f"{last.epoch} of {plural(run.schedule.epochs, 'epoch')}, {duration(last.hours)}"
     yield from _cost(run, reached, price)
     yield from _environment(run)
@@ -187,13 +169,15 @@ def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
     if not run.sessions:
         yield "hardware", "not recorded"
         return
-    lines = list(dict.fromkeys(hardware(session) for session in run.sessions))
-    latest = run.sessions[-1]
-    yield "hardware", "; then ".join(lines)
-    started = [session.started.strftime("%Y-%m-%d %H:%M UTC") for session in run.sessions]
+
+    def joined(values: Iterator[str]) -> str:
+        return "; then ".join(dict.fromkeys(values))
+
+    latest, started = run.sessions[-1], [f"{session.started:%Y-%m-%d %H:%M} UTC" for session in run.sessions]
+    yield "hardware", joined(hardware(session) for session in run.sessions)
     yield "started", started[0] + (f"; the last of {len(started)} times {started[-1]}" if started[1:] else "")
-    yield "command", "; then ".join(dict.fromkeys(session.command for session in run.sessions))
-    yield "commit", "; then ".join(dict.fromkeys(session.commit or "not a checkout" for session in run.sessions))
+    yield "command", joined(session.command for session in run.sessions)
+    yield "commit", joined(session.commit or "not a checkout" for session in run.sessions)
     yield "precision", latest.precision
     yield "data", f"{plural(latest.classes, 'class')}; " + ", ".join(f"{k} {v:,}" for k, v in latest.images.items())
     yield "versions", ", ".join([*(f"{name} {number}" for name, number in latest.versions.items()), latest.decoder])

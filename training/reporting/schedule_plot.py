@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from data_tools.common.console import plural
 from training.config.schedule import Phase, Ramp, Schedule
-from training.reporting.plotting import LIGHT, Palette, figure, style_axes
+from training.reporting.plotting import LIGHT, SERIES, figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,22 +50,22 @@ def _values(ramps: Sequence[Ramp], phase: Phase) -> str:
     return ", ".join(dict.fromkeys(parts))
 
 
-def plot(schedule: Schedule, gpus: int, palette: Palette = LIGHT) -> Figure:
+def plot(schedule: Schedule, gpus: int) -> Figure:
     """``schedule`` on ``gpus`` GPUs over the epochs that are complete. Dotted: where the rate jumps.
 
     Momentum has an axis of its own if the schedule has ramps of it.
     """
     fig, (px, batch, lr, *more) = figure(9.6, 2.4, columns=4 if schedule.momentum_ramps else 3)
-    _steps(px, palette, schedule, [phase.px for phase in schedule.phases], "px")
+    _steps(px, schedule, [phase.px for phase in schedule.phases], "px")
     batches = [phase.batch_per_gpu * gpus for phase in schedule.phases]
-    _steps(batch, palette, schedule, batches, f"global batch, on {plural(gpus, 'GPU')}")
-    _ramps(lr, palette, schedule, schedule.lr_ramps, "learning rate")
+    _steps(batch, schedule, batches, f"global batch, on {plural(gpus, 'GPU')}")
+    _ramps(lr, schedule, schedule.lr_ramps, "learning rate")
     for momentum in more:
-        _ramps(momentum, palette, schedule, schedule.momentum_ramps, "momentum")
+        _ramps(momentum, schedule, schedule.momentum_ramps, "momentum")
     return fig
 
 
-def _ramps(axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[Ramp], title: str) -> None:
+def _ramps(axes: Axes, schedule: Schedule, ramps: Sequence[Ramp], title: str) -> None:
     lines = []
     for ramp in ramps:
         # A curve as 32 batches of one epoch that is as long as the ramp; a line by its ends.
@@ -74,31 +74,29 @@ def _ramps(axes: Axes, palette: Palette, schedule: Schedule, ramps: Sequence[Ram
         lines.append(
             [(ramp.start + (ramp.end - ramp.start) * b / count, whole.at(0, b, count)) for b in range(count + 1)]
         )
-        axes.plot(*zip(*lines[-1], strict=True), color=palette.series[0], linewidth=1.8, clip_on=False)
+        axes.plot(*zip(*lines[-1], strict=True), color=SERIES[0], linewidth=1.8, clip_on=False)
     for before, after in pairwise(lines):
         jump = zip(before[-1], after[0], strict=True)
-        axes.plot(*jump, color=palette.series[0], linewidth=0.7, linestyle=(0, (2, 2)))
-    _finish(axes, palette, schedule, title)
+        axes.plot(*jump, color=SERIES[0], linewidth=0.7, linestyle=(0, (2, 2)))
+    _finish(axes, schedule, title)
 
 
-def _steps(axes: Axes, palette: Palette, schedule: Schedule, values: list[int], title: str) -> None:
+def _steps(axes: Axes, schedule: Schedule, values: list[int], title: str) -> None:
     """A value for each phase, written above each step that is long enough."""
     edges = [phase.start for phase in schedule.phases]
-    axes.stairs(values, [*edges, schedule.epochs], color=palette.series[0], linewidth=1.8, baseline=None)
-    _finish(axes, palette, schedule, title)
+    axes.stairs(values, [*edges, schedule.epochs], color=SERIES[0], linewidth=1.8, baseline=None)
+    _finish(axes, schedule, title)
     steps = [(edges[i], value) for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
     for (start, value), (end, _) in pairwise([*steps, (schedule.epochs, 0)]):
         if end - start >= 0.09 * schedule.epochs:
-            where = ((start + end) / 2, value)
-            axes.annotate(
-                str(value), where, (0, 2), textcoords="offset points", ha="center", fontsize=8, color=palette.ink
-            )
+            where, above = ((start + end) / 2, value), {"textcoords": "offset points", "ha": "center"}
+            axes.annotate(str(value), where, (0, 2), fontsize=8, color=LIGHT["ink"], **above)  # type: ignore[arg-type]
 
 
-def _finish(axes: Axes, palette: Palette, schedule: Schedule, title: str) -> None:
+def _finish(axes: Axes, schedule: Schedule, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    style_axes(axes, palette, title, "epochs")
+    style_axes(axes, title, "epochs")
     axes.set_xlim(0, schedule.epochs)
     axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))

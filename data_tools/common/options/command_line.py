@@ -1,18 +1,21 @@
-"""Options from the command line, over those of the YAML files that it names, as one typed configuration."""
+"""Options from the command line, over those of the YAML files that it names, as one typed configuration.
+
+YAML 1.2: `off` is text, `1e-4` is a number, and `010` is ten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from data_tools.common.errors import HelpRequested
+from data_tools.common.errors import HelpPrinted
 from data_tools.common.options.help import CONFIG_FILE, help_text
 from data_tools.common.options.mistakes import OptionError, mistakes_in, unknown
-from data_tools.common.options.section import Section, item_of, options_of, sections_of, shown
-from data_tools.common.options.yaml_files import read_yaml
+from data_tools.common.options.section import Section, as_meant, item_of, options_of, sections_of, shown
 
 S = TypeVar("S", bound=Section)
 
@@ -24,14 +27,15 @@ _TRUE_OR_FALSE = ("1", "true", "yes", "on", "0", "false", "no", "off")
 def parse(schema: type[S], argv: Sequence[str], *, prog: str, description: str = "") -> S:
     """The options in `argv`, over those of the YAML files that its `--config-file` names, as a `schema`.
 
-    OptionError names the option or key at fault, and has further mistakes as its `others`; HelpRequested holds the text
-    that `--help` asks for.
+    OptionError names the option or key at fault, and has further mistakes as its `others`; HelpPrinted is raised
+    for `--help`.
     """
     known, sections = options_of(schema), sections_of(schema)
     given, files, words = _command_line(argv, known)
     if "help" in given:
-        raise HelpRequested(help_text(schema, prog, description))
-    sources = [*((file, read_yaml(file, sections)) for file in files), ("", given | _placed(words, known))]
+        print(help_text(schema, prog, description), flush=True)
+        raise HelpPrinted
+    sources = [*((file, _read_yaml(file, sections)) for file in files), ("", given | _placed(words, known))]
     mistakes = [
         unknown(key, [*known, CONFIG_FILE], file) for file, values in sources for key in values if key not in known
     ]
@@ -108,3 +112,48 @@ def _placed(words: Sequence[str], known: Mapping[str, FieldInfo]) -> dict[str, A
         remedy = f"give --{CONFIG_FILE} {rest[0]}" if is_file else "options are --section.key=value"
         raise OptionError(f"unexpected argument {rest[0]!r}", remedy=remedy)
     return values
+
+
+def _read_yaml(file: str, sections: Container[str]) -> dict[str, Any]:
+    """What a file gives, by the keys of the command line. OptionError if it is not a mapping of keys to values."""
+
+    def mapping(value: object, what: str) -> dict[str, Any]:
+        if not isinstance(value, dict | None):
+            raise OptionError(f"{what} is not a mapping of keys to values", where=file)
+        return {str(key): each for key, each in (value or {}).items()}
+
+    flat: dict[str, Any] = {}
+    for key, value in mapping(_load(file), "the file").items():
+        is_section = key in sections or (value and isinstance(value, dict) and "." not in key)
+        pairs = {f"{key}.{name}": each for name, each in mapping(value, key).items()} if is_section else {key: value}
+        if twice := flat.keys() & pairs:
+            raise OptionError(f"{min(twice)} is given twice, once as a key of its section", where=file)
+        flat |= pairs
+    return flat
+
+
+def _load(file: str) -> Any:
+    """The content of ``file`` in plain values; dates are text, since folders are named by dates."""
+    from ruamel.yaml import YAML  # takes 0.07 s
+    from ruamel.yaml.constructor import SafeConstructor
+    from ruamel.yaml.error import YAMLError
+
+    class Constructor(SafeConstructor):
+        """A table of types of its own."""
+
+    Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Constructor
+    try:
+        path: Path = as_meant(file, Path)
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        what = f"{file}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise OptionError(what, where=f"--{CONFIG_FILE}") from None
+    try:
+        return yaml.load(content.decode())
+    except (YAMLError, ValueError, RecursionError) as error:
+        problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        what = problem.partition(" with value")[0]  # of a duplicate key, which can be long
+        raise OptionError(f"not YAML: {' '.join(what.split())}{line}", where=file) from None

@@ -70,18 +70,14 @@ def _help_lines(key: str, field: FieldInfo) -> list[str]:
 
 def option_rows(schema: type[Section], section: str) -> list[list[str]]:
     """The cells (option, default, meaning) of each option of one section, for a table of a document."""
-    rows = []
-    for key, field in options_of(schema).items():
-        if key.rpartition(".")[0] == section:
-            default = _default(field)
-            cell = default if default in ("none", "required") else f"`{default}`"
-            rows.append([f"`{shown(key, field)}`", cell, _meaning(field)])
-    return rows
+    mine = [item for item in options_of(schema).items() if item[0].rpartition(".")[0] == section]
+    defaults = [_default(field) for _, field in mine]
+    cells = [default if default in ("none", "required") else f"`{default}`" for default in defaults]
+    return [[f"`{shown(*item)}`", cell, _meaning(item[1])] for item, cell in zip(mine, cells, strict=True)]
 
 
 def option_table(rows: Sequence[Sequence[str]], first: str = "option") -> Iterator[str]:
     """Rows of `option_rows` as a Markdown table, line by line."""
     yield f"| {first} | default | meaning |"
     yield "|---" * (first.count("|") + 3) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    yield from (f"| {' | '.join(row)} |" for row in rows)

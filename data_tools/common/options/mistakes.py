@@ -14,6 +14,7 @@ from data_tools.common.errors import UserError
 from data_tools.common.options.section import Section, leaves, options_of, section_in, shown
 
 MOST_SHOWN = 80  # characters of a wrong value
+NEAR = 0.6  # difflib's likeness of names that may be meant
 NULL = "null, which is an empty value or `~` in YAML; give a value, or leave it out"
 WORDS = {  # what pydantic's types of error begin with
     "int": "is not a whole number",
@@ -36,24 +37,21 @@ class OptionError(UserError, ValueError):
 def nearest(word: object, valid: Iterable[object]) -> str:
     """The end of an error line about an unknown ``word``: ``; did you mean X?``, or nothing if none is near."""
     names = {str(each).lower(): str(each) for each in valid}
-    close = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=NEAR)
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def unknown(key: str, known: Iterable[str], file: str = "") -> OptionError:
     """The error for a key of ``file``, or of the command line, that is not among the ``known``."""
-    names, name = {each: _own_name(each) for each in known}, _own_name(key)
-    same = [each for each in names if names[each] == name]
-    # With a section, what is near only by the section is another option.
-    valid = [each for each in names if "." not in key or nearest(name, [names[each]])]
-    dashes = "" if file else "--"
-    near = nearest(same[0] if len(same) == 1 else key, valid).replace("mean ", f"mean {dashes}")
-    return OptionError(f"unknown {'key' if file else 'option'} {dashes}{key}{near}", where=file)
 
+    def likeness(each: str) -> list[float]:
+        """Of the names without their sections, then of the whole: what is near only by its section is another."""
+        pairs = (each.rpartition(".")[2], key.rpartition(".")[2]), (each, key)
+        return [difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio() for a, b in pairs]
 
-def _own_name(key: str) -> str:
-    """The key without its section."""
-    return key.rpartition(".")[2]
+    dashes, near = "" if file else "--", max(known, key=likeness)
+    hint = f"; did you mean {dashes}{near}?" if likeness(near)[0] >= NEAR else ""
+    return OptionError(f"unknown {'key' if file else 'option'} {dashes}{key}{hint}", where=file)
 
 
 def mistakes_in(schema: type[Section], error: ValidationError, files: Mapping[str, str] = {}) -> list[OptionError]:
@@ -63,11 +61,10 @@ def mistakes_in(schema: type[Section], error: ValidationError, files: Mapping[st
     for each in error.errors(include_url=False):
         if each["type"] == "default_factory_not_called":  # follows from another
             continue
-        where, field, section = _place(schema, each["loc"])
+        place, field, section = _place(schema, each["loc"])
         fault = _fault(each, field, section)
-        where += f".{fault.where}".replace(".[", "[") if fault.where else ""
-        where, key = where.removeprefix("."), ".".join(re.findall(r"[^\W\d]\w*", where)[:2])
-        what = fault.what
+        where = (f"{place}.{fault.where}".replace(".[", "[") if fault.where else place).removeprefix(".")
+        what, key = fault.what, ".".join(re.findall(r"[^\W\d]\w*", where)[:2])
         if where in known and each["type"] == "missing":
             what = f"{shown(where, known[where])} is required: {plain_text(known[where].description or '')}"
             where = ""
@@ -110,12 +107,12 @@ def _fault(each: Any, field: FieldInfo | None, section: type[Section]) -> Option
         choices = re.findall(r"'([^']+)'", cause["expected"])
         return OptionError(f"{text} is not one of {', '.join(choices)}{nearest(value, choices)}")
     if field and kind.startswith(("greater_than", "less_than")):
-        is_off = str(value) in ("0", "0.0") and type(None) in leaves(field.annotation)
-        remedy = "give none, or leave it out" if is_off else ""
+        may_be_none = str(value) in ("0", "0.0") and type(None) in leaves(field.annotation)
         bounds = bounds_text(field) or " ".join(f"{BOUNDS[name]} {bound:g}" for name, bound in cause.items())
+        remedy = "give none, or leave it out" if may_be_none else ""
         return OptionError(f"{value} is out of range ({bounds})", remedy=remedy)
-    words = [said for start, said in WORDS.items() if kind.startswith(start)]
-    return OptionError(f"{text} {words[0]}" if words else each["msg"])
+    words = next((said for start, said in WORDS.items() if kind.startswith(start)), "")
+    return OptionError(f"{text} {words}" if words else each["msg"])
 
 
 def bounds_text(field: FieldInfo) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from training.loader.crops import CropRule, centre_crops, random_crops, rectangle
+from training.loader.crops import RandomCrops, centre_crops, rectangle
 
 COUNT = 4000
 
@@ -13,7 +13,7 @@ COUNT = 4000
 def ours(width: int, height: int, seed: int = 0, **rule: float) -> np.ndarray:
     samples = np.arange(COUNT)
     sides = np.full(COUNT, width, np.int32), np.full(COUNT, height, np.int32)
-    crops = random_crops(CropRule(seed=seed, epoch=0, **{"min_scale": 0.08} | rule), samples, *sides)
+    _, _, crops = RandomCrops(px=1, seed=seed, **rule).of(samples, *sides)
     return np.stack([crops[name] for name in ("top", "left", "height", "width", "flip")], 1).astype(float)
 
 
@@ -60,17 +60,17 @@ def test_half_of_the_crops_are_flipped() -> None:
 def test_crop_depends_on_seed_epoch_and_sample_only() -> None:
     samples = np.arange(100)
     widths, heights = np.arange(100, 200, dtype=np.int32), np.arange(250, 150, -1, dtype=np.int32)
-    rule = CropRule(seed=3, epoch=4, min_scale=0.08)
-    whole = random_crops(rule, samples, widths, heights)
+    crops = RandomCrops(px=1, seed=3, epoch=4)
+    _, _, whole = crops.of(samples, widths, heights)
     some = np.array([77, 5, 30])
-    np.testing.assert_array_equal(random_crops(rule, some, widths[some], heights[some]), whole[some])
-    for other in (CropRule(seed=4, epoch=4, min_scale=0.08), CropRule(seed=3, epoch=5, min_scale=0.08)):
-        assert (random_crops(other, samples, widths, heights) != whole).mean() > 0.9
+    np.testing.assert_array_equal(crops.of(some, widths[some], heights[some])[2], whole[some])
+    for other in (RandomCrops(px=1, seed=4, epoch=4), RandomCrops(px=1, seed=3, epoch=5)):
+        assert (other.of(samples, widths, heights)[2] != whole).mean() > 0.9
 
 
 def test_neighbouring_samples_and_epochs_are_independent() -> None:
     samples, sides = np.arange(COUNT), np.full(COUNT, 1000, np.int32)
-    epochs = [random_crops(CropRule(seed=0, epoch=e, min_scale=0.08), samples, sides, sides) for e in (0, 1)]
+    epochs = [RandomCrops(px=1, epoch=epoch).of(samples, sides, sides)[2] for epoch in (0, 1)]
     for name in ("top", "height", "flip"):
         first, second = (each[name].astype(float) for each in epochs)
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.06

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from helpers.fake_streams import FakeGpu
 
 from training.loader import device_transfer
@@ -15,28 +16,27 @@ from training.loader.epoch_iterator import READY_AHEAD
 
 BATCHES = 12
 SOURCE = Path(device_transfer.__file__).read_text()
-WAIT, RECORD = "current.wait_event(copied.event)", "tensor.record_stream(current)"
-EVENT = "            copied.event.record(self.stream)\n"
+WAIT, RECORD = "current.wait_event(event)", "tensor.record_stream(current)"
+EVENT = "            event.record(self.stream)\n"
 CURRENT = "torch.cuda.current_stream(self._device)"
 PINNED = "torch.empty(shape, dtype=torch.uint8, pin_memory=True)"
 # A mistake, and the changes to the module's text that make it.
 MISTAKES = {
     "no wait for the copy": {WAIT: "pass"},
-    "the copying stream waits for itself": {WAIT: "self.stream.wait_event(copied.event)"},
-    "the host waits for the copy": {WAIT: "copied.event.synchronize()"},
+    "the copying stream waits for itself": {WAIT: "self.stream.wait_event(event)"},
+    "the host waits for the copy": {WAIT: "event.synchronize()"},
     "the event is not recorded": {EVENT: ""},
     "the event is recorded before the copies": {
-        "copied = Copied(": "\n            ".join(
-            ["event = torch.cuda.Event()", "event.record(self.stream)", "copied = Copied("]
+        f"            event = torch.cuda.Event()\n{EVENT}": "",
+        "            images = images.to(": "\n            ".join(
+            ["            event = torch.cuda.Event()", "event.record(self.stream)", "images = images.to("]
         ),
-        "torch.cuda.Event(),": "event,",
-        EVENT: "",
     },
-    "the event is recorded on the caller's stream": {EVENT: f"        copied.event.record({CURRENT})\n"},
+    "the event is recorded on the caller's stream": {EVENT: f"        event.record({CURRENT})\n"},
     "use by the caller's stream is not recorded": {RECORD: "pass"},
     "use by the wrong stream is recorded": {RECORD: "tensor.record_stream(self.stream)"},
-    "use of the labels is not recorded": {"(copied.images, copied.labels):": "(copied.images,):"},
-    "the images' copy blocks": {"images.to(self._device, non_blocking=True)": "images.to(self._device)"},
+    "use of the labels is not recorded": {"in (images, labels):": "in (images,):"},
+    "the images' copy blocks": {"= images.to(self._device, non_blocking=True)": "= images.to(self._device)"},
     "the labels are not pinned": {"labels.pin_memory().to": "labels.to"},
     "the images are not pinned": {PINNED: PINNED.replace("True", "False")},
     "pinned memory is used again at once": {
@@ -44,7 +44,7 @@ MISTAKES = {
     },
     "the copies are on the caller's stream": {
         "with torch.cuda.stream(self.stream):": f"with torch.cuda.stream({CURRENT}):",
-        EVENT: f"            copied.event.record({CURRENT})\n",
+        EVENT: f"            event.record({CURRENT})\n",
     },
 }
 
@@ -68,14 +68,14 @@ def faults(changes: dict[str, str], folder: Path, computation_first: bool) -> li
     """What goes wrong when batches go the loader's way, and computations or copies run as late as they may."""
     gpu = FakeGpu()
     module = changed(changes, gpu, folder)
-    buffers, copies, ready = module.HostBuffers(pinned=True), module.CudaCopies("cuda"), deque()
+    buffers, copies, ready = module.HostBuffers(pinned=True), module.Copies(torch.device("cuda")), deque()
     for number in range(BATCHES + READY_AHEAD):
         if number < BATCHES:
             labels = gpu.torch.empty().fill(number)
             ready.append(copies.start(buffers.allocate(1, 1, 1).fill(number), labels))
         if not computation_first:
             copies.stream.run()
-            if number < BATCHES and not ready[-1].event.done:
+            if number < BATCHES and not ready[-1][2].done:
                 gpu.faults.append("a copy waits for the computation")
         if number >= READY_AHEAD:
             gpu.compute(*copies.hand_over(ready.popleft()), expected=number - READY_AHEAD)

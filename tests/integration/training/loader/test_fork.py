@@ -43,7 +43,7 @@ def run(script: str, betons: Path, *actions: str) -> subprocess.CompletedProcess
 
 def test_forked_process_leaves_the_loader_to_its_parent_and_may_not_use_it(betons: Path) -> None:
     ends = ("pass", "del batches, loader; gc.collect()", "batches.close(); loader.close()", "loader.close()")
-    uses = ("next(batches)", "next(iter(loader))", "loader.decode.submit(loader.samples(0))")
+    uses = ("next(batches)", "next(iter(loader))", "loader.decode.submit(loader.samples(0)[0])")
     done = run(FORKS, betons, *ends, *uses)
     assert done.stdout.split() == ["0"] * len(ends) + ["1"] * len(uses) + ["left", "4"]
     assert done.stderr.count("LoadError: the loader was made in process") == len(uses)

@@ -24,7 +24,7 @@ from training.config.run_config import RunConfig
 from training.config.schedule import Schedule
 from training.engine.phase_loaders import val_loader
 from training.loader.beton_reader import BetonReader, LoadError
-from training.loader.crops import CropRule, random_crops
+from training.loader.crops import RandomCrops
 from training.loader.loaders import TrainLoader, ValLoader
 
 PX = 64
@@ -74,8 +74,7 @@ def test_pixels_do_not_depend_on_workers_batch_or_ranks(betons: Path, name: str)
 def test_pixels_match_cv2_and_pil_on_the_whole_picture(betons: Path, name: str, px: int, oracle: str) -> None:
     pictures = [np.asarray(image) for image in decoded_samples(betons / f"{name}.beton")]
     sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
-    rule = CropRule(seed=1, epoch=0, min_scale=0.08)
-    crops = random_crops(rule, np.arange(40), sizes[:, 1].copy(), sizes[:, 0].copy())
+    _, _, crops = RandomCrops(px=px, seed=1).of(np.arange(40), sizes[:, 1], sizes[:, 0])
     got = pixels_of(betons, 0, name, px=px)
     decibels = []
     for sample, crop in enumerate(crops):
@@ -108,8 +107,8 @@ def test_flipped_crop_is_the_exact_mirror_image(betons: Path) -> None:
     by_crop: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
     for epoch in range(30):
         samples = batches_in_order(loader, epoch)[0]
-        rule = CropRule(seed=1, epoch=epoch, min_scale=1.0)
-        crops = random_crops(rule, samples, widths[samples], heights[samples])
+        rule = RandomCrops(px=PX, min_scale=1.0, seed=1, epoch=epoch)
+        _, _, crops = rule.of(samples, widths[samples], heights[samples])
         with loader.epoch(epoch) as batches:
             images = next(batches)[0].numpy()
         for sample, crop, image in zip(samples, crops, images, strict=True):
@@ -283,7 +282,7 @@ def test_rectangle_follows_the_mean_ratio_of_its_batch(betons: Path) -> None:
         ({"batch": 41}, r"41 on 1 GPU is 41, but .*train_160\.beton holds 40 images"),
         ({"batch": 21, "ranks": 2}, r"21 on 2 GPUs is 42, but .*train_160\.beton holds 40 images"),
         ({"rank": 2, "ranks": 2}, "rank 2 of 2"),
-        ({"workers": 0}, "0 workers"),
+        ({"workers": 0}, "0 threads"),
         ({"min_scale": 0.0}, "share"),
         ({"min_scale": 1.5}, "share"),
     ],

@@ -7,14 +7,14 @@ import pytest
 from helpers.run_folders import SESSION, run_folder
 
 from training.reporting import charts
-from training.reporting.plotting import PAGE
+from training.reporting.plotting import LIGHT, SERIES
 from training.reporting.run_folder import RunFolder, published, read_runs
 
 
-def drawn(chart: charts.Chart, run: RunFolder, colour: str = PAGE.series[0]) -> list[tuple[list[float], list[float]]]:
+def drawn(chart: charts.Chart, run: RunFolder, colour: str = SERIES[0]) -> list[tuple[list[float], list[float]]]:
     """x and y of each line of a chart in this colour."""
     _, (axes,) = charts.figure(4, 3)
-    charts.draw(axes, chart, [run], published(), PAGE)
+    charts.draw(axes, chart, [run], published())
     return [(list(li.get_xdata()), list(li.get_ydata())) for li in axes.get_lines() if li.get_color() == colour]
 
 
@@ -22,7 +22,7 @@ def test_charts_draw_the_recorded_numbers(tmp_path: Path) -> None:
     (run,) = read_runs([run_folder(tmp_path / "run", [50, 80, 93])])
     for number, expected in ((0, [50, 80, 93]), (2, [7, 3.5, 7 / 3]), (7, [0.5, 1, 1.5])):
         assert drawn(charts.CHARTS[number], run)[0][1] == pytest.approx(expected, rel=1e-6)
-    reference = drawn(charts.CHARTS[0], run, PAGE.published)
+    reference = drawn(charts.CHARTS[0], run, LIGHT["published"])
     assert [max(y) for _, y in reference] == [93.0179, 75.9179]
     assert reference[0][0][-1] == 2.3657
     assert drawn(charts.CHARTS[0], run)[1][0] == pytest.approx([0.1, 0.2, 0.3])
@@ -50,6 +50,6 @@ def test_few_classes_have_top1_alone(tmp_path: Path) -> None:
     first = charts.charts_of([run])[0]
     ((x, y),) = drawn(first, run)
     assert (x, y) == (pytest.approx([18, 36]), [80, 80])  # seconds
-    assert not drawn(first, run, PAGE.published)
+    assert not drawn(first, run, LIGHT["published"])
     (enough,) = read_runs([run_folder(tmp_path / "enough", [90], [replace(SESSION, classes=26)])])
     assert charts.charts_of([run, enough]) == charts.CHARTS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.common.errors import HelpRequested, MissingFileError, UserError, program
+from data_tools.common.errors import HelpPrinted, MissingFileError, UserError, program
 from data_tools.common.runtime import WAITING
 
 FULL = Path("/dev/full")
@@ -99,12 +99,17 @@ def test_other_errors_keep_their_traceback() -> None:
         run(fail(OSError(errno.ENOSPC, "No space left")))
 
 
-def test_help_is_printed_with_status_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(fail(HelpRequested("usage: some.tool"))) == 0
-    assert capsys.readouterr() == ("usage: some.tool\n", "")
+def show_help() -> int:
+    print("x" * 1000, flush=True)
+    raise HelpPrinted
 
 
-@pytest.mark.parametrize("ends", [lambda: print("x" * 1000) or 0, fail(HelpRequested("x" * 1000))])
+def test_help_ends_a_program_with_status_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(show_help) == 0
+    assert capsys.readouterr() == ("x" * 1000 + "\n", "")
+
+
+@pytest.mark.parametrize("ends", [lambda: print("x" * 1000) or 0, show_help])
 def test_reader_who_went_away_ends_a_program_quietly(
     ends: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +129,7 @@ def test_standard_output_on_a_full_disk_is_one_line(
     with FULL.open("w") as full, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", full)
         length = 100_000 if what == "much output" else 1000
-        assert run(fail(HelpRequested("x" * length)) if what == "help" else lambda: print("x" * length) or 0) == 2
+        assert run(show_help if what == "help" else lambda: print("x" * length) or 0) == 2
         full.flush()  # as at the interpreter's exit
     assert capsys.readouterr().err == "some.tool: error: standard output: No space left on device\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -18,6 +19,26 @@ def test_error_names_the_file_and_not_the_temporary_one(name: str, tmp_path: Pat
         write_atomically(tmp_path / name, b"x")
     assert str(error.value).endswith(f": '{tmp_path / name}'")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "fails"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True), (errno.ESTALE, True)]
+)
+def test_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_is_named(
+    number: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if fails:
+        with pytest.raises(OSError) as error:
+            write_atomically(tmp_path / "a", b"x")
+        assert error.value.filename == str(tmp_path)
+    else:
+        write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
 
 
 def test_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
-import threading
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,13 @@ from data_tools.common.files import locked
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(files, "WATCH_SECONDS", 0.3)
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.2)
 
 
 def test_second_holder_is_told_who_holds_it_since_when(tmp_path: Path) -> None:
     with (
         locked(tmp_path, "a training"),
-        pytest.raises(UserError, match=rf"a training is writing there, process {os.getpid()} on .*, since 20.* UTC"),
+        pytest.raises(UserError, match=rf"a training is writing there, process {os.getpid()} on \w+, since 20.* UTC"),
         locked(tmp_path, "a training"),
     ):
         pass
@@ -34,40 +32,38 @@ def test_second_holder_is_told_who_holds_it_since_when(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lock_of_a_dead_process_of_this_machine_is_taken_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with locked(tmp_path, "a training"):
-        left_behind = (tmp_path / files.LOCK).read_text()
-    (tmp_path / files.LOCK).write_text(left_behind)
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: pytest.fail("waited"))
+HOLD = """
+import sys
+from pathlib import Path
+from data_tools.common.files import locked
+with locked(Path(sys.argv[1]), "a training"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_lock_ends_with_a_killed_process_of_this_machine(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"process {holder.pid} on"), locked(tmp_path, "a training"):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    assert (tmp_path / files.LOCK).exists()
     with locked(tmp_path, "a training"):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
-def write_holder(folder: Path, beats: int) -> None:
-    holder = {"what": "a training", "pid": 7, "host": "elsewhere", "since": "2026-01-01 00:00:00 UTC", "beats": beats}
-    (folder / files.LOCK).write_text(json.dumps(holder))
-
-
-def no_kernel_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(handle: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-
-
-@pytest.mark.parametrize("kernel_locks", [True, False])
-def test_lock_of_another_machine_holds_while_it_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_locks: bool
-) -> None:
-    write_holder(tmp_path, 1)
-    if not kernel_locks:
-        no_kernel_locks(monkeypatch)
-    timer = threading.Timer(0.05, write_holder, (tmp_path, 2))
-    timer.start()
-    with pytest.raises(UserError, match="process 7 on elsewhere, since 2026"), locked(tmp_path, "a training"):
+def test_lock_of_another_machine_holds_until_its_file_is_removed(tmp_path: Path) -> None:
+    lock = tmp_path / files.LOCK
+    lock.write_text("7\nelsewhere\n")
+    with (
+        pytest.raises(UserError, match=f"process 7 on elsewhere, since .*; if it is gone, remove {lock}"),
+        locked(tmp_path, "a training"),
+    ):
         pass
-    timer.join()
-    with locked(tmp_path, "a training"):  # it counts no more
-        assert json.loads((tmp_path / files.LOCK).read_text())["pid"] == os.getpid()
+    lock.unlink()
+    with locked(tmp_path, "a training"):
+        assert lock.read_text().splitlines()[0] == str(os.getpid())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.processes import largest_file
 
+from data_tools.common import console
 from data_tools.common.options import OptionError
 from training.model import checkpoint
 
@@ -59,6 +60,7 @@ def test_missing_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> Non
 def test_note_about_a_damaged_checkpoint_is_printed_only_if_there_is_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    console.set_up()
     (tmp_path / checkpoint.LAST).touch()
     with pytest.raises(OptionError, match=r"last\.pt: not a readable checkpoint: empty; there is no older one"):
         checkpoint.load_newest(tmp_path)

@@ -53,8 +53,8 @@ def test_summary_of_few_classes_has_top1_alone(tmp_path: Path) -> None:
 
 def test_published_run_has_the_published_numbers() -> None:
     found = published()
-    assert found.epoch == tuple(range(1, 28))
-    assert (found.hours[0], found.top1[0], found.top5[-1]) == (0.0539, 7.28, 93.0179)
+    assert found["epoch"] == list(range(1, 28))
+    assert (found["hours"][0], found["top1"][0], found["top5"][-1]) == (0.0539, 7.28, 93.0179)
 
 
 def test_data_files_are_declared_as_package_data() -> None:

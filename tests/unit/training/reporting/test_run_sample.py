@@ -9,7 +9,7 @@ from helpers.run_folders import SESSION, run_folder
 
 from training.reporting.report_html import page
 from training.reporting.run_folder import RunFolder, read_runs
-from training.reporting.run_sample import interval, samples, summary
+from training.reporting.run_sample import samples, summary
 
 BEFORE = [50.0] * 26  # of titan8's 28 epochs
 # Last two epochs: at the target at the end, only before it, never, and at it for longer.
@@ -79,17 +79,6 @@ def test_published_runs_stand_beside_runs_on_imagenet_alone(tmp_path: Path) -> N
     said = dict(summary(samples(read_runs(folders))[0]))
     assert "93 % in any epoch" in said
     assert "against the published" not in said
-
-
-def test_interval_is_wilsons() -> None:
-    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29, without continuity correction.
-    for hits, runs, low, high in (
-        (81, 263, 25.53, 36.62),
-        (15, 148, 6.24, 16.05),
-        (0, 20, 0, 16.11),
-        (1, 29, 0.61, 17.18),
-    ):
-        assert interval(hits, runs) == pytest.approx((low, high), abs=0.006)
 
 
 def test_page_shows_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from helpers.images import encoded, jpeg, photo
 from PIL import Image
 
 from data_tools.native import codec
-from data_tools.native.library import CROP, TASK
-from training.loader.decode_pool import DecodePool, PendingBatch, Request
+from data_tools.native.library import CROP, TASK, NativePool
+from training.loader.ffcv_operations import PendingBatch
 
 
 def load(
@@ -25,11 +26,12 @@ def load(
     tasks["at"] = np.cumsum(tasks["size"]) - tasks["size"]
     tasks["image_height"], tasks["image_width"] = np.array(sizes).T
     tasks["crop"] = crops
-    file, number = os.open(folder / "samples", os.O_RDONLY), np.arange(len(samples))
-    pool = DecodePool(2)
+    file = os.open(folder / "samples", os.O_RDONLY)
+    beton = SimpleNamespace(file=file, checksums=False, tasks=lambda samples, crops: tasks)
+    pool = NativePool(2)
     try:
         images = torch.empty(len(samples), *out, 3, dtype=torch.uint8)
-        pending = PendingBatch(Request(file, tasks, *out, number), images)
+        pending = PendingBatch(beton, np.arange(len(samples)), crops, images)
         pool.submit(pending)
         while not pool.finished(pending, 100):
             pass
