@@ -21,7 +21,7 @@ class TerminalBar:
 
     def __init__(self, total: int, done: int, name: str = "", leave: bool = False) -> None:
         self._total, self._name = total, name
-        self._figures: list[str] = []
+        self._figures: Sequence[str] = ()
         self._columns, lines = terminal_size()
         self._redrawn = time.monotonic()
         text = line(self._columns, name, done, total, [])
@@ -34,18 +34,14 @@ class TerminalBar:
 
     def show(self, done: int, figures: Sequence[str] | None = None) -> None:
         """Redraw at ``done``, with new ``figures``, the most important first."""
-        self._bar.n = done
-        self._figures = self._figures if figures is None else list(figures)
-        self._draw()
-
-    def _draw(self) -> None:
-        self._redrawn = time.monotonic()
+        self._bar.n, self._redrawn = done, time.monotonic()
+        self._figures = self._figures if figures is None else figures
         columns, self._bar.nrows = terminal_size()
         if columns != self._columns:  # tqdm would overwrite the old width, and so wrap
             self._columns = self._bar.ncols = columns
             self._bar.sp = tqdm.status_printer(self._bar.fp)
             self._bar.fp.write("\r\x1b[J")
-        self._bar.bar_format = line(columns, self._name, self._bar.n, self._total, self._figures)
+        self._bar.bar_format = line(columns, self._name, done, self._total, self._figures)
         self._bar.refresh()
 
     def close(self) -> None:
