@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.options import Argument, OptionError, Section, parse
-from training.reporting.run_folder import read_config
+from training.reporting.run_folder import differing_keys, read_config
 from training.runlog.epoch_table import EpochRow, read_epochs
 from training.runlog.sessions import read_sessions
 from training.runlog.step_table import StepRow, read_steps
@@ -98,10 +98,10 @@ def possible_causes(folders: Sequence[Path]) -> Iterator[str]:
 
 
 def _unlike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    for key in dict.fromkeys([*first, *second]):
-        if (one := first.get(key)) != (other := second.get(key)):
-            long = isinstance(one, list | str) and len(str(one)) > 60
-            yield f"{key}: not the same" if long else f"{key}: {one} and {other}"
+    for key in differing_keys([first, second]):
+        one, other = first.get(key), second.get(key)
+        long = isinstance(one, list | str) and len(str(one)) > 60
+        yield f"{key}: not the same" if long else f"{key}: {one} and {other}"
 
 
 @program("training.compare")

@@ -95,7 +95,7 @@ class EstimateOptions(RunConfig):
         return Site(gpus=gpus, machines=machines, **given)
 
 
-def estimate(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]]:
+def estimated_times(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]]:
     """Where the cards' rates come from, and the times of the phases."""
     schedule, train = options.schedule, options.train_images
     if not options.measure:
@@ -124,7 +124,7 @@ def lines(times: list[PhaseTime], site: Site) -> Iterator[str]:
 def main(argv: Sequence[str]) -> int:
     options = parse(EstimateOptions, argv, prog="training.estimate", description=__doc__ or "")
     site, epochs, price = options.site, options.schedule.epochs, options.price
-    source, times = estimate(options, site)
+    source, times = estimated_times(options, site)
     machines = f" in {plural(site.machines, 'machine')}, {site.network_gbit:g} Gbit/s" if site.machines > 1 else ""
     print(f"{plural(epochs, 'epoch')} on {plural(site.gpus, 'GPU')}{machines}; {source}")
     print("\n".join(lines(times, site)))

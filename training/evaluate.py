@@ -39,8 +39,6 @@ logger = logging.getLogger("training.evaluate")
 
 
 class EvaluateOptions(RunConfig):
-    """One validation; it takes the run's own options."""
-
     weights: Annotated[Path, Argument(WEIGHTS)] = Field(
         description="a checkpoint of this program or of torchvision, timm, Lightning and others, or safetensors"
     )
@@ -76,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(options: EvaluateOptions) -> int:
-    """Validate in this process; every process calls it, and the main one prints the scores. Returns the exit status."""
+    """Validate in this process, one of the job's; returns the exit status."""
     from training.distributed.job import run_in_job
 
     return run_in_job(PROGRAM, options, lambda world, signals: validate(options, world, signals))
@@ -114,17 +112,13 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
 
 
 def print_scores(options: EvaluateOptions, scores: Scores) -> None:
-    phase = options.phase
-    px, val_set, rectangular = phase.val_px, f"val_{phase.val_data}", phase.rectangular_val
+    phase, val_set = options.phase, f"val_{options.phase.val_data}"
     if options.log.format == "json":
-        about = {"checkpoint": str(options.weights), "px": px, "set": val_set, "rectangular": rectangular}
-        show(as_json("validation", asdict(scores) | about))
+        about = {"checkpoint": str(options.weights), "px": phase.val_px, "set": val_set}
+        show(as_json("validation", asdict(scores) | about | {"rectangular": phase.rectangular_val}))
         return
-    kind = "rectangles" if rectangular else "squares"
-    show(
-        f"{options.weights}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % "
-        f"({plural(scores.images, 'image')}, {px} px {kind} of {val_set})"
-    )
+    kind = f"{plural(scores.images, 'image')}, {phase.val_px} px {'rectangles' if phase.rectangular_val else 'squares'}"
+    show(f"{options.weights}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % ({kind} of {val_set})")
 
 
 if __name__ == "__mp_main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     check_batches(images, schedule, gpus)
     logger.info("note: %s", shares(options, ranks, steps, gpus))
     if options.csv is None:
-        print("\n".join(table(schedule, images, gpus)))
+        print("\n".join(epoch_lines(schedule, images, gpus)))
     else:
         rows = write_csv(options.csv, schedule, images, gpus)
         print(f"{options.csv}: {rows:,} batches of {plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}")
@@ -93,7 +93,7 @@ def shares(options: RunConfig, ranks: int | None, steps: int, gpus: int) -> str:
     return "; ".join(parts)
 
 
-def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[PlannedBatch]:
+def planned_batches(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[PlannedBatch]:
     """Every training batch of a run on ``gpus`` GPUs, in order; ``images`` by beton set (``{"160": 1281167}``)."""
     for epoch in range(schedule.epochs):
         phase = schedule.phase(epoch)
@@ -103,7 +103,7 @@ def plan(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[P
             yield PlannedBatch(epoch=epoch + 1, batch=batch, batches=batches, phase=phase, lr=lr, momentum=momentum)
 
 
-def table(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
+def epoch_lines(schedule: Schedule, images: Mapping[str, int], gpus: int) -> Iterator[str]:
     """A heading and a line for each epoch: its set, size, batch, and the rates and momenta of its first and last
     batch."""
     ramped = bool(schedule.momentum_ramps)
@@ -135,7 +135,7 @@ def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: i
     with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        for rows, b in enumerate(plan(schedule, images, gpus), start=1):  # noqa: B007
+        for rows, b in enumerate(planned_batches(schedule, images, gpus), start=1):  # noqa: B007
             row = [b.epoch, b.batch, b.batches, b.phase.px, b.phase.batch_per_gpu, b.phase.data, b.lr, b.momentum]
             writer.writerow(row[: len(columns)])
     return rows

@@ -18,7 +18,7 @@ from data_tools.common.files import write_atomically
 from data_tools.common.options import Argument, OptionError, Section, parse
 from training.reporting import charts, run_sample
 from training.reporting.report_html import page
-from training.reporting.run_folder import RunFolder, read_runs, summary
+from training.reporting.run_folder import RunFolder, read_runs, run_summary
 
 
 class ReportOptions(Section):
@@ -53,10 +53,10 @@ def main(argv: Sequence[str]) -> int:
     shown, samples = runs[: charts.MAX_RUNS], run_sample.samples(runs)
     for run in runs:  # the epochs as the run itself prints them
         print("\n".join([run.name, run.table.heading, *map(run.table.line, run.rows)]), end="\n\n")
-        show_pairs(summary(run, options.price))
+        show_pairs(run_summary(run, options.price))
     for sample in samples:
         print(sample.title)
-        show_pairs(run_sample.summary(sample))
+        show_pairs(run_sample.sample_summary(sample))
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.html", page(shown, options.price, samples).encode())
     write_atomically(out / "curves.png", charts.png(shown))

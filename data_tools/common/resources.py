@@ -77,12 +77,9 @@ def _cgroups(membership: Path, root: Path) -> Iterator[Path]:
 
 
 def _cpu_quota(folder: Path) -> list[float]:
+    files = ("cpu.max",) if (folder / "cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
+        quota, period = " ".join((folder / file).read_text() for file in files).split()
         return [int(quota) / int(period)] if int(quota) > 0 else []
     except (OSError, ValueError):  # no such group, or "max"
         return []

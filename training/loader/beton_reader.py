@@ -1,7 +1,6 @@
 """A beton opened for reading: checked against its manifest first, then its tables as plain arrays."""
 
 import os
-import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from data_tools.beton.checks import read_checksums, structure_faults
 from data_tools.beton.format import BetonError, read_layout
 from data_tools.beton.manifest import checksums_path, read_manifest
 from data_tools.common.errors import UserError
+from data_tools.common.files import too_many_open_files
 from data_tools.native.library import TASK
-
-SPARE_DESCRIPTORS = 16
 
 
 class LoadError(UserError, RuntimeError):
@@ -52,7 +50,10 @@ class BetonReader:
             worst = int(self.labels.argmax())
             what = f"sample {worst} has label {self.labels[worst]}, but the model has {classes} classes"
             raise BetonError(what, where=self.path)
-        self.file = _open(self.path)
+        try:
+            self.file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise too_many_open_files(error, self.path) or error from None
         self._mark = _mark(os.fstat(self.file))
 
     def tasks(self, samples: NDArray[np.int64], crops: NDArray[np.void]) -> NDArray[np.void]:
@@ -100,12 +101,3 @@ class BetonReader:
 def _mark(status: os.stat_result) -> tuple[int, int, int, int]:
     """What changes when a file is replaced, cut or written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _open(path: Path) -> int:
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
-    if allowed - used < SPARE_DESCRIPTORS:
-        what = f"{used} of {allowed} file descriptors are in use"
-        raise LoadError(what, where=path, remedy="raise the limit: ulimit -n 4096")
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -71,6 +71,7 @@ class BetonLoader(Loader):
             raise ValueError(f"no loader for batches of {batch} images of {crops.px} px as rank {rank} of {ranks}")
         self.px, self.batch, self.rank, self.ranks, self.crops = crops.px, batch, rank, ranks, crops
         self.beton = BetonReader(Path(path), classes=classes, checksums=checksums)
+        self.images = self.beton.images
         self._under_way: Callable[[], BatchIterator | None] = lambda: None  # nobody but the caller keeps it alive
         try:
             workers = default_workers(1) if workers is None else workers
@@ -94,10 +95,6 @@ class BetonLoader(Loader):
         except BaseException:
             self.beton.close()
             raise
-
-    @property
-    def images(self) -> int:
-        return self.beton.images
 
     @property
     def reader(self) -> Reader:

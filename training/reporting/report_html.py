@@ -9,7 +9,7 @@ from pathlib import Path
 from data_tools.common.imagenet import IMAGENET_CLASSES, TARGET_TOP5
 from training.reporting import plotting, run_sample, schedule_plot
 from training.reporting.charts import charts_of, svg_elements
-from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, summary
+from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, differing_keys, run_summary
 from training.runlog.epoch_table import EpochRow, format_number
 
 STYLE = Path(__file__).with_name("report.css")
@@ -47,13 +47,13 @@ def _summaries(runs: Sequence[RunFolder], price: float | None) -> Iterator[str]:
     yield '<h2>Summary</h2>\n<div class="grid">'
     for number, run in enumerate(runs):
         yield f'<section class="card" {_tone(number)}><h3>{escape(run.name)}</h3>'
-        yield _pairs(summary(run, price)) + "</section>"
+        yield _pairs(run_summary(run, price)) + "</section>"
     yield "</div>"
 
 
 def _samples(samples: Sequence[run_sample.RunSample]) -> Iterator[str]:
     for sample in samples:
-        yield f'<h2>{sample.title}</h2>\n<section class="card">{_pairs(run_sample.summary(sample))}</section>'
+        yield f'<h2>{sample.title}</h2>\n<section class="card">{_pairs(run_sample.sample_summary(sample))}</section>'
         yield f"<p>{escape(', '.join(run.name for run in sample.runs))}.</p>"
 
 
@@ -84,9 +84,7 @@ def _warning_of_other_classes(runs: Sequence[RunFolder]) -> str:
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
     by_run = {run.name: run.options() for run in runs}
-    keys = dict.fromkeys(key for options in by_run.values() for key in options)
-    differing = [key for key in keys if len({options.get(key) for options in by_run.values()}) > 1]
-    if differing:
+    if differing := differing_keys([*by_run.values()]):
         values = ["; ".join(f"{name}: {own.get(key, 'n/a')}" for name, own in by_run.items()) for key in differing]
         yield '<h2>Options that differ</h2>\n<section class="card">'
         yield _pairs(zip(differing, values, strict=True)) + "</section>"

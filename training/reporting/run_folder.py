@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -87,6 +87,12 @@ class RunFolder:
         }
 
 
+def differing_keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all of ``mappings``, in order."""
+    keys = dict.fromkeys(key for mapping in mappings for key in mapping)
+    return [key for key in keys if any(each.get(key) != mappings[0].get(key) for each in mappings)]
+
+
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """The runs of ``folders``, each with a unique name. OptionError for a folder that is not a run's."""
     names = [folder.resolve().name for folder in folders]
@@ -129,7 +135,7 @@ def published() -> dict[str, list[float]]:
     return {column: [float(row[column]) for row in rows] for column in rows[0]}
 
 
-def summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
+def run_summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
     """A run as (measure, value) pairs, the most important first."""
     last, reached, score = run.rows[-1], run.reached(), run.table.score
     columns = {"top5": "top-5", "top1": "top-1"} if run.by_top5 else {"top1": "top-1"}

@@ -51,7 +51,7 @@ def samples(runs: Sequence[RunFolder]) -> list[RunSample]:
     return [RunSample(runs=done, incomplete=len(group) - len(done)) for group, done in pairs if len(done) > 1]
 
 
-def summary(sample: RunSample) -> Iterator[tuple[str, str]]:
+def sample_summary(sample: RunSample) -> Iterator[tuple[str, str]]:
     """A sample as (measure, value) pairs."""
     runs, by_top5 = sample.runs, sample.runs[0].by_top5
     for column, label in (("top5", "top-5"), ("top1", "top-1")) if by_top5 else (("top1", "top-1"),):

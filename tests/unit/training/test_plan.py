@@ -15,7 +15,7 @@ def test_plan_leaves_out_the_incomplete_batch() -> None:
     assert batches_per_epoch(1_281_167, 512, 8) == 312
     lr = [{"epochs": [0, 2], "from": 1.0, "to": 2.0}]
     schedule = Schedule(phases=[{"epochs": [0, 2], "px": 128, "batch_per_gpu": 4, "data": 160, "lr": lr}])
-    rows = list(plan.plan(schedule, {"160": 10}, 1))
+    rows = list(plan.planned_batches(schedule, {"160": 10}, 1))
     assert [(r.epoch, r.batch, r.batches) for r in rows] == [(1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)]
     assert [r.lr for r in rows] == [1.25, 1.5, 1.75, 2.0]
 
@@ -33,7 +33,7 @@ def test_table_has_a_row_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
 def test_table_of_many_images_does_not_go_through_all_batches() -> None:
     lr = [{"epochs": [0, 2], "from": 1.0, "to": 0.0}]
     schedule = Schedule(phases=[{"epochs": [0, 2], "px": 128, "batch_per_gpu": 1, "data": 160, "lr": lr}])
-    _, _, last = plan.table(schedule, {"160": 10**15}, 1)
+    _, _, last = plan.epoch_lines(schedule, {"160": 10**15}, 1)
     assert last.split()[5:8] == ["0.500000", "0.000000", str(10**15)]
 
 

@@ -1,6 +1,7 @@
 """Every kind of damage to a beton is an error that names the file and the sample, instead of a batch with it."""
 
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from helpers.betons import batches_in_order, copy_beton, overwrite, sample_place
 
 from data_tools.beton.format import SAMPLE, SAMPLES_START, beton_digest, read_layout
 from data_tools.beton.manifest import checksums_path, manifest_path, read_manifest, write_manifest
+from data_tools.common.errors import UserError
 from training.loader.beton_reader import LoadError
 from training.loader.loaders import TrainLoader, ValLoader
 
@@ -254,7 +256,10 @@ def test_missing_or_other_checksums_are_refused(copy: Path) -> None:
         loader(copy, checksums=True)
 
 
-def test_too_few_file_descriptors_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (10, 10))
-    with pytest.raises(LoadError, match="ulimit -n"):
+def test_too_many_open_files_are_said_to_be(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("training.loader.beton_reader.os.open", full)
+    with pytest.raises(UserError, match=rf"{copy}: too many open files.*ulimit -n"):
         loader(copy)

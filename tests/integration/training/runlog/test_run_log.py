@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_tools import dawn_tsv
 from training import report, trainer
-from training.reporting.run_folder import read_runs, summary
+from training.reporting.run_folder import read_runs, run_summary
 from training.runlog.epoch_table import COLUMNS, read_epochs
 from training.runlog.run_log import RunLog
 from training.runlog.sessions import read_sessions
@@ -117,7 +117,7 @@ def test_continued_run_continues_every_log(
     tensorboard.Reload()
     assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
     (noted,) = read_runs([tmp_path])
-    said = dict(summary(noted, None))
+    said = dict(run_summary(noted, None))
     assert said["command"].startswith("train_imagenet.py --config-file ")
     assert said["started"].count("; the last of 2 times ") == 1
     assert "libjpeg" in said["versions"]

@@ -4,7 +4,7 @@ import pytest
 from helpers.recipes import mistakes, schedule
 
 from training.config.schedule import Schedule
-from training.plan import plan
+from training.plan import planned_batches
 
 L4, L8, L16 = 2.0, 1.92, 1.88
 
@@ -83,7 +83,7 @@ def test_recipe_equals_the_published_schedule_in_every_step(name: str) -> None:
         p.model_copy(update={"lr": ()}) for p in theirs.phases
     ]
     images = {phase.data: 1_281_167 for phase in ours.phases}
-    for mine, their in zip(plan(ours, images, 64), plan(theirs, images, 64), strict=True):
+    for mine, their in zip(planned_batches(ours, images, 64), planned_batches(theirs, images, 64), strict=True):
         assert (mine.epoch, mine.batch, mine.batches) == (their.epoch, their.batch, their.batches)
         assert mine.lr == pytest.approx(their.lr, rel=1e-12)
 

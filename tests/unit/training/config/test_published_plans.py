@@ -7,7 +7,7 @@ import pytest
 from helpers.recipes import config, schedule
 
 from training.config.schedule import Schedule
-from training.plan import PlannedBatch, plan
+from training.plan import PlannedBatch, planned_batches
 
 IMAGES = 1_281_167
 
@@ -15,7 +15,7 @@ IMAGES = 1_281_167
 def batches(name: str) -> list[PlannedBatch]:
     """All batches of a recipe on ImageNet."""
     recipe = schedule(name)
-    return list(plan(recipe, {phase.data: IMAGES for phase in recipe.phases}, config(name).schedule.gpus))
+    return list(planned_batches(recipe, {phase.data: IMAGES for phase in recipe.phases}, config(name).schedule.gpus))
 
 
 def sizes(recipe: Schedule) -> list[int]:

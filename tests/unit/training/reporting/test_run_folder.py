@@ -8,7 +8,7 @@ import pytest
 from helpers.run_folders import ROOT, SESSION, run_folder
 
 from training.reporting import report_html
-from training.reporting.run_folder import PUBLISHED, published, read_runs, summary
+from training.reporting.run_folder import PUBLISHED, published, read_runs, run_summary
 
 
 def test_gpu_hours_of_a_run_continued_on_other_gpus(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_gpu_hours_of_a_run_continued_on_other_gpus(tmp_path: Path) -> None:
     assert run.gpu_hours(1.2) == pytest.approx(8.4)
     assert run.gpu_hours(1.5) == pytest.approx(9.0)
     assert run.gpu_hours(0.5) == pytest.approx(4.0)
-    assert "8 × NVIDIA TITAN RTX" in (said := dict(summary(run, None))["hardware"])
+    assert "8 × NVIDIA TITAN RTX" in (said := dict(run_summary(run, None))["hardware"])
     assert "; then 2 × NVIDIA H100; AMD" in said
     late = replace(run, sessions=[moved])
     assert late.gpu_hours(1.5) is None  # what came before was not recorded
@@ -26,7 +26,7 @@ def test_gpu_hours_of_a_run_continued_on_other_gpus(tmp_path: Path) -> None:
 
 def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:
     (run,) = read_runs([run_folder(tmp_path / "run", [50, 60], [])])
-    said = dict(summary(run, 3.0))
+    said = dict(run_summary(run, 3.0))
     assert said["hardware"] == "not recorded"
     assert said["93 % top-5"] == "not reached"
     assert said["cost"] == "unknown: no GPU was recorded"
@@ -38,13 +38,13 @@ def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:
 def test_best_epoch_is_of_those_with_a_score(tmp_path: Path) -> None:
     for name, top5, best in (("some", [float("nan"), 91, 90], "91.000 %, epoch 2"), ("none", [float("nan")], "n/a")):
         (run,) = read_runs([run_folder(tmp_path / name, top5)])
-        assert dict(summary(run, None))["best top-5"] == best
+        assert dict(run_summary(run, None))["best top-5"] == best
 
 
 def test_summary_of_few_classes_has_top1_alone(tmp_path: Path) -> None:
     few = replace(SESSION, classes=10, images={"val_160": 400})
     (run,) = read_runs([run_folder(tmp_path / "run", [97.25, 100], [few], hours_an_epoch=0.001)])
-    said = dict(summary(run, 2.0))
+    said = dict(run_summary(run, 2.0))
     assert said["best top-1"] == "80.0 %, epoch 2"
     assert said["done"] == "2 of 28 epochs, 7.2 s"
     assert said["GPU-seconds"] == "57.6000"

@@ -9,7 +9,7 @@ from helpers.run_folders import SESSION, run_folder
 
 from training.reporting.report_html import page
 from training.reporting.run_folder import RunFolder, read_runs
-from training.reporting.run_sample import samples, summary
+from training.reporting.run_sample import sample_summary, samples
 
 BEFORE = [50.0] * 26  # of titan8's 28 epochs
 # Last two epochs: at the target at the end, only before it, never, and at it for longer.
@@ -26,7 +26,7 @@ def runs_of(path: Path, ends: Sequence[Sequence[float]] = LAST, *, argv: Sequenc
 
 def test_sample_says_mean_spread_and_share(tmp_path: Path) -> None:
     (sample,) = samples(runs_of(tmp_path))
-    said = dict(summary(sample))
+    said = dict(sample_summary(sample))
     assert sample.title == "4 runs of one recipe"
     assert said["top-5, last epoch"] == "mean 93.000 %, sd 0.183 (92.800 to 93.200)"
     assert said["top-1, last epoch"].startswith("mean 73.000 %")
@@ -46,7 +46,7 @@ def test_runs_that_are_not_complete_are_left_out(tmp_path: Path) -> None:
     started = read_runs([run_folder(tmp_path / "started", [93.5])])
     (sample,) = samples([*runs_of(tmp_path), *started])
     assert len(sample.runs) == 4
-    assert dict(summary(sample))["left out"] == "1 run not complete"
+    assert dict(sample_summary(sample))["left out"] == "1 run not complete"
     assert samples([*runs_of(tmp_path / "one", LAST[:1]), *started]) == []
 
 
@@ -63,20 +63,20 @@ def test_what_changes_no_result_does_not_part_runs(tmp_path: Path) -> None:
     argv = ["--train.compile=off", "--run.dir=elsewhere", "--log.seconds=1", "--data.workers=3"]
     both = [*runs_of(tmp_path / "a", LAST[:1]), *runs_of(tmp_path / "b", LAST[1:2], argv=argv)]
     (sample,) = samples(both)
-    assert dict(summary(sample))["seeds"].startswith("1 in 2 runs; runs of one seed differ by rounding alone")
+    assert dict(sample_summary(sample))["seeds"].startswith("1 in 2 runs; runs of one seed differ by rounding alone")
 
 
 def test_top5_of_few_classes_says_nothing(tmp_path: Path) -> None:
     few = replace(SESSION, classes=10)
     folders = [run_folder(tmp_path / str(i), [*BEFORE, 97, 99 + i / 2], [few]) for i in range(2)]
     (sample,) = samples(read_runs(folders))
-    assert [name for name, _ in summary(sample)] == ["top-1, last epoch", "seeds"]
+    assert [name for name, _ in sample_summary(sample)] == ["top-1, last epoch", "seeds"]
 
 
 def test_published_runs_stand_beside_runs_on_imagenet_alone(tmp_path: Path) -> None:
     hundred = replace(SESSION, classes=100)
     folders = [run_folder(tmp_path / str(i), [*BEFORE, 97, 99], [hundred]) for i in range(2)]
-    said = dict(summary(samples(read_runs(folders))[0]))
+    said = dict(sample_summary(samples(read_runs(folders))[0]))
     assert "93 % in any epoch" in said
     assert "against the published" not in said
 
