@@ -8,6 +8,7 @@ class number for each image in its ground-truth file, and a wnid for each number
 
 from __future__ import annotations
 
+import contextlib
 import io
 import lzma
 import tarfile
@@ -55,31 +56,23 @@ def list_train(files: list[File], path: Path) -> Listing:
 
 
 # ---------------------------------------------------------------------------------------------- labels of val
-def is_devkit(path: Path) -> bool:
-    """Whether this is the devkit, compressed; as a plain tar it is read like every other."""
-    if path.stat().st_size > MAX_LABEL_BYTES:
-        return False
-    try:
-        with tarfile.open(path) as tar:
-            return any(info.name.endswith((TRUTH, SYNSETS)) for _, info in zip(range(100), tar, strict=False))
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
-        return False
-
-
 def read_devkit(path: Path) -> dict[str, bytes]:
-    """The two files of the devkit that hold labels. Raises SourceError."""
+    """The two files of the devkit that hold labels, if this is the devkit, compressed; as a plain tar it is read like
+    every other. Raises SourceError if it has only one of them."""
     texts: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path) as tar:
-            for info in tar:
-                name = info.name.rpartition("/")[2]
-                if name in (TRUTH, SYNSETS) and info.isfile() and info.size < MAX_LABEL_BYTES:
-                    texts[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise SourceError(f"damaged ({error})", where=path, remedy="download it again") from None
-    for name in (TRUTH, SYNSETS):
-        if name not in texts:
-            raise SourceError(f"no {name} in it", where=path, remedy="the devkit for tasks 1 and 2 has one")
+    if path.stat().st_size > MAX_LABEL_BYTES:
+        return texts
+    with (
+        contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError),
+        tarfile.open(path) as tar,
+    ):
+        for info in tar:
+            name = info.name.rpartition("/")[2]
+            if name in (TRUTH, SYNSETS) and info.isfile() and info.size < MAX_LABEL_BYTES:
+                texts[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
+    if len(texts) == 1:
+        remedy = "download it again; the devkit for tasks 1 and 2 has both"
+        raise SourceError(f"only {next(iter(texts))} is in it, or it is damaged", where=path, remedy=remedy)
     return texts
 
 

@@ -209,7 +209,7 @@ def recognise(path: Path) -> str:
     if start.startswith(ilsvrc.KAGGLE_START):
         return "kaggle labels"
     kind, program = archive_kind(start)
-    if kind and ilsvrc.is_devkit(path):
+    if kind and ilsvrc.read_devkit(path):
         return "devkit"
     if kind:
         raise SourceError(f"{kind}, so it cannot be read in place", where=path, remedy=f"{program} it once")
