@@ -41,3 +41,10 @@ def test_curves_behave_as_machines_do() -> None:
 def test_mistakes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert render_scale_docs.main([str(PAGE), str(tmp_path)]) == 2
     assert "titan8.yaml" in capsys.readouterr().err
+
+
+def test_global_batches_are_kept_on_other_numbers_of_gpus() -> None:
+    plan = render_scale_docs.same_global_batch(SCHEDULES["machines16"], 128, 1024)
+    assert [phase.batch_per_gpu for phase in plan.phases] == [8, 16, 8, 24, 16]
+    with pytest.raises(ValueError, match="global batch"):
+        render_scale_docs.same_global_batch(SCHEDULES["machines16"], 128, 1000)
