@@ -12,7 +12,7 @@ from pydantic import Field
 
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
-from data_tools.common.options import Argument, Section, option_rows, option_table, parse, sections_of
+from data_tools.common.options import Argument, Section, option_rows, parse, sections_of
 from data_tools.convert.config import WriteSpec
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -37,6 +37,13 @@ END = "<!-- end of options -->"
 
 def begin(name: str) -> str:
     return f"<!-- options of {name}: made by make docs -->"
+
+
+def option_table(rows: Sequence[Sequence[str]], first: str = "option") -> Iterator[str]:
+    """Rows of `option_rows` as a Markdown table, line by line."""
+    yield f"| {first} | default | meaning |"
+    yield "|---" * (first.count("|") + 3) + "|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def training_options() -> Iterator[str]:

@@ -18,9 +18,9 @@ from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import Argument, Section, parse
 from training.config.run_config import RunConfig
-from training.config.schedule import Schedule
+from training.config.schedule import Phase, Schedule
 from training.estimation.cards import CARDS
-from training.estimation.run_time import Site, card_times, hours_after, same_global_batch
+from training.estimation.run_time import Site, card_times, hours_after
 from training.reporting.plotting import LIGHT, SERIES, figure, style_axes, svg_file
 
 if TYPE_CHECKING:
@@ -46,6 +46,19 @@ PUBLISHED = (
 def minutes(schedule: Schedule, card: str, site: Site, epochs: int) -> float:
     """Estimated minutes of the first ``epochs`` epochs."""
     return 60 * hours_after(card_times(schedule, CARDS[card], site, TRAIN, VAL), epochs)
+
+
+def same_global_batch(schedule: Schedule, gpus: int, on: int) -> Schedule:
+    """``schedule`` of ``gpus`` GPUs with its global batches ``on`` others. ValueError where one does not divide."""
+
+    def phases() -> Iterator[Phase]:
+        for phase in schedule.phases:
+            batch, left = divmod(phase.batch_per_gpu * gpus, on)
+            if left or not batch:
+                raise ValueError(f"a global batch of {phase.batch_per_gpu * gpus} on {on} GPUs")
+            yield Phase(**dict(phase) | {"batch_per_gpu": batch})
+
+    return Schedule(phases=tuple(phases()), gpus=on)
 
 
 def scaled(schedule: Schedule, card: str, network_gbit: float, machines: int) -> float:

@@ -85,8 +85,8 @@ def archive_kind(start: bytes) -> tuple[str, str]:
 
 def special_kind(mode: int) -> str:
     """The kind of what is neither a file nor a folder, by its `st_mode`; empty for files and folders."""
-    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
-    return next((kind for test, kind in (*kinds, (stat.S_ISBLK, "a device")) if test(mode)), "")
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "")
 
 
 def _named(start: bytes, kinds: tuple[tuple[bytes, str], ...]) -> str:

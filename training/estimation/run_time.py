@@ -7,7 +7,7 @@ whichever is longer; then what a step costs whatever its batch is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from training.config.schedule import FULL, VAL_COST, Phase, Schedule, batches_per_epoch
@@ -182,16 +182,3 @@ def card_times(schedule: Schedule, card: Card, site: Site, train: int, val: int)
 def hours_after(times: list[PhaseTime], epochs: int) -> float:
     """Hours until ``epochs`` epochs are complete."""
     return sum(seconds for time in times for seconds in time.epochs[: max(epochs - time.phase.start, 0)]) / 3600
-
-
-def same_global_batch(schedule: Schedule, gpus: int, on: int) -> Schedule:
-    """``schedule`` of ``gpus`` GPUs with its global batches ``on`` others. ValueError where one does not divide."""
-
-    def phases() -> Iterator[Phase]:
-        for phase in schedule.phases:
-            batch, left = divmod(phase.batch_per_gpu * gpus, on)
-            if left or not batch:
-                raise ValueError(f"a global batch of {phase.batch_per_gpu * gpus} on {on} GPUs")
-            yield Phase(**dict(phase) | {"batch_per_gpu": batch})
-
-    return Schedule(phases=tuple(phases()), gpus=on)

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.native.library import CROP, RandomCropRule, library
+from training.loader.sample_order import MASK
 
 Sides = NDArray[np.int32]
 RATIOS = 3 / 4, 4 / 3  # of width to height, as in torchvision
-MASK = (1 << 64) - 1
 
 
 @dataclass(kw_only=True, slots=True)

@@ -59,17 +59,18 @@ class BatchIterator(EpochIterator):
             raise StopIteration
         decode = self.loader.decode
         decode.check_open()
-        try:
-            while self._submitted and len(self._copied) < READY_AHEAD and (not self._copied or decode.is_ready()):
+        while self._submitted and len(self._copied) < READY_AHEAD and (not self._copied or decode.is_ready()):
+            try:
                 self._begin_copy()
-        except Exception as error:
+            except Exception as error:  # for whoever asks for that batch
+                self._submitted.clear()
+                self._copied.append(decode.error or error)
+        item = self._copied.popleft() if self._copied else StopIteration()
+        if isinstance(item, BaseException):
             self.close()
-            raise decode.error or error from None
-        if not self._copied:
-            self.close()
-            raise StopIteration
-        number = self._start + self._begun - len(self._copied)
-        batch: tuple[torch.Tensor, torch.Tensor] = self.loader.hand_over(self._copied.popleft(), self._epoch, number)
+            raise item
+        number, copied = item
+        batch: tuple[torch.Tensor, torch.Tensor] = self.loader.hand_over(copied, self._epoch, self._start + number)
         return batch
 
     def _begin_copy(self) -> None:
@@ -78,7 +79,7 @@ class BatchIterator(EpochIterator):
         self._memory[slot] = self._submitted.popleft()
         images, labels = self.run_pipeline(self._begun, self.batches[self._begun], slot, None)
         self._memory[slot] = None
-        self._copied.append(self.loader.copies.start(images, labels))
+        self._copied.append((self._begun, self.loader.copies.start(images, labels)))
         self._begun += 1
         self._submit(self._begun + SUBMITTED_AHEAD - 1)
 

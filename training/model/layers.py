@@ -21,16 +21,8 @@ class UncountedBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
-        )
+        state = self.running_mean, self.running_var, self.weight, self.bias
+        return nn.functional.batch_norm(x, *state, self.training, self.momentum or 0.0, self.eps)
 
 
 def batch_counts(module: nn.Module) -> list[torch.Tensor]:

@@ -25,7 +25,7 @@ are made from it.
 """
 
 from data_tools.common.options.command_line import parse
-from data_tools.common.options.help import help_text, option_rows, option_table
+from data_tools.common.options.help import option_rows
 from data_tools.common.options.mistakes import OptionError, mistakes_in, nearest
 from data_tools.common.options.section import Argument, Section, options_of, sections_of
 
@@ -33,11 +33,9 @@ __all__ = [
     "Argument",
     "OptionError",
     "Section",
-    "help_text",
     "mistakes_in",
     "nearest",
     "option_rows",
-    "option_table",
     "options_of",
     "parse",
     "sections_of",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic.fields import FieldInfo
@@ -74,10 +73,3 @@ def option_rows(schema: type[Section], section: str) -> list[list[str]]:
     defaults = [_default(field) for _, field in mine]
     cells = [default if default in ("none", "required") else f"`{default}`" for default in defaults]
     return [[f"`{shown(*item)}`", cell, _meaning(item[1])] for item, cell in zip(mine, cells, strict=True)]
-
-
-def option_table(rows: Sequence[Sequence[str]], first: str = "option") -> Iterator[str]:
-    """Rows of `option_rows` as a Markdown table, line by line."""
-    yield f"| {first} | default | meaning |"
-    yield "|---" * (first.count("|") + 3) + "|"
-    yield from (f"| {' | '.join(row)} |" for row in rows)

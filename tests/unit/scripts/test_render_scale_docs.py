@@ -3,6 +3,7 @@
 import itertools
 from xml.etree import ElementTree
 
+import pytest
 from helpers import ROOT
 
 from data_tools.common.files import replace_between
@@ -34,3 +35,10 @@ def test_curves_behave_as_machines_do() -> None:
         assert all(a >= b for a, b in zip(CURVES[slow][1:], CURVES[fast][1:], strict=True))
     for minutes in CURVES.values():
         assert all(b > a / 2 for a, b in itertools.pairwise(minutes))
+
+
+def test_global_batches_are_kept_on_other_numbers_of_gpus() -> None:
+    plan = render_scale_docs.same_global_batch(SCHEDULES["machines16"], 128, 1024)
+    assert [phase.batch_per_gpu for phase in plan.phases] == [8, 16, 8, 24, 16]
+    with pytest.raises(ValueError, match="global batch"):
+        render_scale_docs.same_global_batch(SCHEDULES["machines16"], 128, 1000)

@@ -143,10 +143,3 @@ def test_every_card_has_a_source_and_its_known_rate(card: str) -> None:
 def test_what_cannot_be_is_refused(gpus: int, machines: int, train: int, val: int) -> None:
     with pytest.raises(ValueError, match="no estimate"):
         card_times(schedule("titan8"), CARDS["h100"], Site(gpus=gpus, machines=machines), train, val)
-
-
-def test_global_batches_are_kept_on_other_numbers_of_gpus() -> None:
-    plan = run_time.same_global_batch(schedule("machines16"), 128, 1024)
-    assert [phase.batch_per_gpu for phase in plan.phases] == [8, 16, 8, 24, 16]
-    with pytest.raises(ValueError, match="global batch"):
-        run_time.same_global_batch(schedule("machines16"), 128, 1000)
