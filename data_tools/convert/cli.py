@@ -94,18 +94,22 @@ def _explained(error: OSError) -> ConversionError:
 
 
 class ImageProgress:
-    """Shows images per second and the time left. Images of an interrupted run do not count for the rate."""
+    """Shows images per second and the time left. Neither the images of an interrupted run nor the time until the first
+    new ones are done count for the rate."""
 
     def __init__(self) -> None:
         self._display: ProgressDisplay | None = None
+        self._start: tuple[float, int] | None = None
 
     def show(self, done: int, total: int) -> None:
         """``done`` of ``total`` images are written."""
         if self._display is None:
-            self._start = time.monotonic(), done
             self._display = ProgressDisplay(LOG_SECONDS, leave=True)
             self._display.begin(total, done, "images")
-        elif self._display.is_due(done):
+            return
+        if self._start is None:
+            self._start = time.monotonic(), done
+        if self._display.is_due(done):
             seconds, images = time.monotonic() - self._start[0], done - self._start[1]
             left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
             parts = f"{left} left", f"{images / seconds:,.0f} a second" if seconds else "? a second"

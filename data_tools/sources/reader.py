@@ -75,6 +75,8 @@ class Reader:
         except OSError as error:
             if limit := too_many_open_files(error, path):
                 raise limit from None
+            if self.files[file].kind == "archive" and error.errno:
+                raise OSError(error.errno, f"{error.strerror} ({key})", path) from error
             raise
         if len(data) != length:
             raise OSError(f"{path}: {key}: {len(data)} of {length} bytes; has the source changed?")

@@ -54,6 +54,7 @@ class BetonReader:
             self.file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise too_many_open_files(error, self.path) or error from None
+        self._absolute = self.path.absolute()  # the working directory may change
         self._mark = _mark(os.fstat(self.file))
 
     def tasks(self, samples: NDArray[np.int64], crops: NDArray[np.void]) -> NDArray[np.void]:
@@ -75,12 +76,14 @@ class BetonReader:
     def check_unchanged(self) -> None:
         """Raises LoadError when the file under this name is not the one that was opened, or was written to since."""
         try:
-            now = _mark(self.path.stat())
+            now = _mark(self._absolute.stat())
         except OSError as error:
             raise LoadError(f"gone while in use ({error.strerror})", where=self.path, remedy="put it back") from None
         if now != self._mark:
+            size, new_size = self._mark[2], now[2]
+            how = "modified or replaced" if size == new_size else f"{size:,} bytes when it was opened, now {new_size:,}"
             raise LoadError(
-                f"changed while in use ({self._mark[2]:,} bytes when it was opened, now {now[2]:,})",
+                f"changed while in use ({how})",
                 where=self.path,
                 remedy="put back the file that the run began with, or start a new run",
             )

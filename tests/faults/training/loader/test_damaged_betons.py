@@ -228,11 +228,18 @@ def test_file_changed_or_removed_in_use_stops_the_next_epoch(copy: Path) -> None
     with loader(copy) as batches:
         list(batches.epoch(0))
         overwrite(copy, sample_place(copy, DAMAGED)[0], bytes(100))  # as long as before
-        with pytest.raises(LoadError, match="changed while in use"):
+        with pytest.raises(LoadError, match=r"changed while in use \(modified or replaced\)"):
             batches.epoch(1)
         copy.unlink()
         with pytest.raises(LoadError, match=r"train_160\.beton: gone while in use \(No such file or directory\)"):
             batches.epoch(1)
+
+
+def test_relative_path_survives_another_working_directory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy.parent)
+    with loader(Path(copy.name)) as batches:
+        monkeypatch.chdir("/")
+        assert list(batches.epoch(0))
 
 
 def test_damaged_sample_stops_validation(copy: Path) -> None:

@@ -1,5 +1,7 @@
 """The reader of images keeps few files open, and says so when even these are too many."""
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +69,18 @@ def test_limit_on_open_files_is_named_with_its_remedy(sources: list[Path]) -> No
     assert fault.value.what == "too many open files: the limit is 3"
     assert "ulimit -n" in fault.value.remedy
     assert fault.value.where == index.files[0].path
+
+
+def test_disk_that_fails_is_named_with_the_archive_and_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    archive = write_tar(tmp_path / "images.tar", {"train/000/1.png": b"1"})
+    index = read_index([archive])
+    (split,) = index.split_indexes
+    monkeypatch.setattr(os, "pread", fail)
+    with Reader(index.files) as reader, pytest.raises(OSError, match=r"Input/output error \(.*1\.png\)") as error:
+        reader.read(*split.places[0].tolist(), split.key(0))
+    assert error.value.filename == str(archive)
