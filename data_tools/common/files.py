@@ -16,7 +16,7 @@ from data_tools.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
-LOCK_SECONDS = 1.0  # a lock that was left behind may take more than one attempt
+LOCK_SECONDS = 0.1  # time for a second attempt, which a lock that was left behind may take
 STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # what is in them leads to open files and devices
 
 

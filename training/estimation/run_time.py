@@ -27,7 +27,7 @@ CAP_160_BYTES, CAP_POWER, FULL_BYTES = 13_479, 1.68, 115_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
     """``gpus`` cards in ``machines``. ``cores_per_gpu`` None: the loader keeps up; ``disk_mb_s`` (of a machine) None:
-    so does the disk; ``cache_gb`` None: what was read once stays in the page cache. ValueError for what cannot be."""
+    so does the disk; ``cache_gb`` None: what was read once stays in the page cache."""
 
     gpus: int
     machines: int = 1
@@ -35,10 +35,6 @@ class Site:
     cores_per_gpu: float | None = None
     disk_mb_s: float | None = None
     cache_gb: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.gpus < 1 or not 1 <= self.machines <= self.gpus or self.gpus % self.machines:
-            raise ValueError(f"no estimate for {self.gpus} cards in {self.machines} machines")
 
     def allreduce_s(self, size: int) -> float:
         """Seconds of a ring all-reduce of ``size`` bytes between machines; within one, the cards' rates have it."""
@@ -143,9 +139,7 @@ def phase_times(
     schedule: Schedule, image_s: Callable[[Phase], float], software: Software, site: Site, train: int, val: int
 ) -> list[PhaseTime]:
     """Times of each phase with ``image_s(phase)`` seconds of a card for a training image, and ``train`` and ``val``
-    images. ValueError for a negative count."""
-    if train < 1 or val < 0:
-        raise ValueError(f"no estimate for {train} training and {val} validation images")
+    images."""
 
     def step(phase: Phase, epochs_before: int) -> StepTime:
         batch = phase.batch_per_gpu

@@ -344,6 +344,7 @@ def test_finished_betons_are_not_written_again(tmp_path: Path, source: Path, uni
 def test_second_conversion_into_a_folder_is_refused(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
+    process.send_signal(signal.SIGSTOP)  # or it may be done by now
     with pytest.raises(UserError, match="a conversion is writing there"):
         convert(spec_for(source, tmp_path))
     process.kill()

@@ -15,11 +15,6 @@ from data_tools.common.errors import UserError
 from data_tools.common.files import locked
 
 
-@pytest.fixture(autouse=True)
-def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LOCK_SECONDS", 0.2)
-
-
 def test_second_holder_is_told_who_holds_it_since_when(tmp_path: Path) -> None:
     with (
         locked(tmp_path, "a training"),
