@@ -71,7 +71,7 @@ class BetonLoader(Loader):
             raise ValueError(f"no loader for batches of {batch} images of {crops.px} px as rank {rank} of {ranks}")
         self.px, self.batch, self.rank, self.ranks, self.crops = crops.px, batch, rank, ranks, crops
         self.beton = BetonReader(Path(path), classes=classes, checksums=checksums)
-        self.images = self.beton.images
+        self.images, self.classes = self.beton.images, self.beton.manifest.classes
         self._under_way: Callable[[], BatchIterator | None] = lambda: None  # nobody but the caller keeps it alive
         try:
             workers = default_workers(1) if workers is None else workers

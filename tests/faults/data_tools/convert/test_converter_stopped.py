@@ -29,10 +29,15 @@ from data_tools.convert.journal import JournalError
 from data_tools.convert.plan import ConversionError
 from data_tools.sources.scan import read_index
 
-# write_datasets.py with work in small pieces, so that there are many moments to be killed at.
+# write_datasets.py with work in small pieces and a pause after each, so that there are many moments to be killed at.
 DRIVER = """
-import sys
+import sys, time
 from data_tools.convert import converter
+class SlowJournal(converter.Journal):
+    def add(self, records):
+        super().add(records)
+        time.sleep(0.01)
+converter.Journal = SlowJournal
 converter.CHUNK_IMAGES, converter.SYNC_BYTES = 2, (1 << 18, 1 << 19)
 import write_datasets
 sys.exit(write_datasets.main(sys.argv[1:]))
