@@ -94,14 +94,15 @@ ifneq ($(if $(NATIVE),$(origin EXTRAS)),file)
 endif
 
 # Renewed when a version, the build or the native code changes. uv would take the project from its cache, without the
-# compiled file that `make clean` has removed from this folder.
+# compiled file that `make clean` has removed from this folder. Without bytecode, torch takes three times as long to import,
+# and under PYTHONDONTWRITEBYTECODE, which containers set, it takes that long every time.
 $(ENV): pyproject.toml uv.lock setup.py $(wildcard data_tools/native/*.cpp data_tools/native/*.h)
 	@$(SYSTEM_PACKAGES)
 	@if [ $(UV) = .tools/bin/uv ] && [ ! -x .tools/bin/uv ]; then \
 	    echo "make: no uv here; putting one into .tools"; \
 	    python3 -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; \
 	fi
-	$(UV) sync --locked --reinstall-package imagenet18-ffcv $(EXTRAS:%=--extra %)
+	$(UV) sync --locked --compile-bytecode --reinstall-package imagenet18-ffcv $(EXTRAS:%=--extra %)
 	$(PYTHON) -c 'import ffcv, data_tools.native.library as native; native.library()'
 	@echo $(EXTRAS) > $@
 

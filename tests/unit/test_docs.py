@@ -6,8 +6,8 @@ import ast
 import dataclasses
 import re
 
-import yaml
 from helpers import ROOT
+from ruamel.yaml import YAML
 
 from data_tools.beton.format import HEADER, IMAGE, SAMPLE, SAMPLES_START
 from data_tools.beton.manifest import Manifest
@@ -141,7 +141,7 @@ def test_tables_of_the_format_name_every_field_and_key() -> None:
 
 # ---------------------------------------------------------------------------------------------- checks
 def test_pre_commit_hooks_are_the_checks_of_make() -> None:
-    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    repositories = YAML(typ="safe", pure=True).load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [each["repo"] for each in repositories] == ["local"]
     hooks = [hook["entry"].removesuffix(" --force-exclude") for hook in repositories[0]["hooks"]]
     checks = re.findall(r"^(?:lint|type): .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)

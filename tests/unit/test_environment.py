@@ -4,10 +4,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 FROM_CONDA = {"opencv-python", "opencv-python-headless"}  # conda-forge's py-opencv goes by both names
@@ -15,7 +15,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def conda_and_pip_lines() -> tuple[list[str], list[str]]:
-    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    *conda, pip = YAML(typ="safe", pure=True).load((ROOT / "environment.yml").read_text())["dependencies"]
     return conda, pip["pip"]
 
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers import ROOT
 from helpers.recipes import ONE_EPOCH
 
@@ -19,7 +18,7 @@ def test_an_interrupted_comparison_trains_only_what_is_missing(
     equivalence = importlib.import_module("equivalence")
     recipe, results = tmp_path / "recipe.yaml", tmp_path / "results.jsonl"
     phases = [dict(phase) for phase in ONE_EPOCH]
-    recipe.write_text(yaml.safe_dump({"model": {"arch": "resnet18"}, "schedule": {"phases": phases}}))
+    recipe.write_text(json.dumps({"model": {"arch": "resnet18"}, "schedule": {"phases": phases}}))
     command = [f"--source={sorted_tar}", f"--recipe={recipe}", f"--results={results}", "--device=cpu", "--seeds=2"]
     setting = equivalence.setting_of(equivalence.arguments(command))
     done = [

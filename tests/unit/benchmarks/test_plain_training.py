@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from helpers import ROOT
+from ruamel.yaml import YAML
 
 from benchmarks import plain_training
 from training.config.run_config import from_argv
@@ -39,8 +40,8 @@ def test_benchmark_recipe_is_one_that_the_plain_loop_can_do() -> None:
 @pytest.mark.parametrize("more", [("train", "mixup", 0.2), ("model", "blurpool", True), ("train", "ema", 0.5)])
 def test_what_the_plain_loop_does_not_do_is_refused(tmp_path: Path, more: tuple[str, str, object]) -> None:
     section, key, value = more
-    recipe = yaml.safe_load(RECIPE.read_text())
+    recipe = YAML(typ="safe", pure=True).load(RECIPE.read_text())
     recipe[section][key] = value
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     with pytest.raises(SystemExit, match="asks for more"):
         plain_training.check(from_argv(["--config-file", str(tmp_path / "recipe.yaml")]))
