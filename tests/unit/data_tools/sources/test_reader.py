@@ -1,6 +1,7 @@
 """The reader of images keeps few files open, and says so when even these are too many."""
 
 import errno
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def sources(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
 
 
 def open_files() -> int:
+    gc.collect()  # what other tests left open
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
