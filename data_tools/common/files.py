@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import resource
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from data_tools.common.errors import UserError
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
 LOCK_SECONDS = 0.1  # time for a second attempt, which a lock that was left behind may take
+EMPTY_LOCK_SECONDS = 2.0  # whoever has just made a lock has written into it by then
 STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # what is in them leads to open files and devices
 
 
@@ -115,6 +117,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
+    _remove_empty_lock(path)
     lock = SoftFileLock(path)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
@@ -127,6 +130,17 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):  # unless something is in it by now
                 folder.rmdir()
+
+
+def _remove_empty_lock(path: Path) -> None:
+    """Remove the lock of a program that was killed, or lost power, before it wrote its number. filelock keeps it."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        if found.st_size == 0:
+            time.sleep(EMPTY_LOCK_SECONDS)
+            now = path.stat()
+            if (now.st_size, now.st_ino, now.st_ctime_ns) == (0, found.st_ino, found.st_ctime_ns):
+                path.unlink()
 
 
 def _held(path: Path, what: str) -> UserError:

@@ -39,7 +39,7 @@ def test_make_env_builds_native_code_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "data_tools/native").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "uv.lock", "setup.py"):
         shutil.copy(ROOT / name, tmp_path)
-    build = "sync --locked --reinstall-package imagenet18-ffcv"
+    build = "sync --locked --compile-bytecode --reinstall-package imagenet18-ffcv"
     assert build in would_run(tmp_path)
     made, library = tmp_path / ".venv/made", tmp_path / "data_tools/native/_native.so"
     made.parent.mkdir()

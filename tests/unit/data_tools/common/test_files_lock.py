@@ -51,6 +51,14 @@ def test_lock_ends_with_a_killed_process_of_this_machine(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+def test_empty_lock_of_a_killed_process_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "EMPTY_LOCK_SECONDS", 0.1)
+    (tmp_path / files.LOCK).touch()
+    with locked(tmp_path, "a training"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lock_of_another_machine_holds_until_its_file_is_removed(tmp_path: Path) -> None:
     lock = tmp_path / files.LOCK
     lock.write_text("7\nelsewhere\n")
