@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from data_tools.common.errors import program
 from data_tools.common.files import locked
-from training.config import preflight
+from training.config import startup_checks
 from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import from_argv
 from training.distributed.ranks import join_job
@@ -21,7 +21,7 @@ from training.runlog import console, invocation, wandb_logger
 @program("train_imagenet.py")
 def main(argv: Sequence[str]) -> int:
     config = from_argv(argv)
-    preflight.check_files(config)
+    startup_checks.check_files(config)
     join_job(os.environ)
     os.environ[invocation.COMMAND] = shlex.join(["train_imagenet.py", *argv])
     datasets = read_datasets(config.data.dir, config.schedule.betons())
@@ -31,15 +31,15 @@ def main(argv: Sequence[str]) -> int:
             try:
                 held.enter_context(locked(config.run.dir, "a training"))
             except OSError as error:
-                raise preflight.unusable_folder(config.run.dir, error) from None
-        ranks = preflight.known_ranks(config.dist, os.environ)
+                raise startup_checks.unusable_folder(config.run.dir, error) from None
+        ranks = startup_checks.known_ranks(config.dist, os.environ)
         if ranks is None:  # the number of GPUs decides, which torch knows
             console.print_start(config)
             from training.distributed import world
 
             ranks = world.ranks_of_job(config.dist)
         images = {phase.data: datasets.images(phase) for phase in config.schedule.phases}
-        check_batches(images, config.schedule, ranks * preflight.accumulation_steps(config.dist, ranks))
+        check_batches(images, config.schedule, ranks * startup_checks.accumulation_steps(config.dist, ranks))
         console.print_start(config)
         from training import trainer
         from training.distributed import launcher

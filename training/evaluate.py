@@ -22,8 +22,8 @@ from data_tools.common.options import Argument, OptionError, parse
 from data_tools.common.resources import default_workers
 from training.config.datasets import Datasets, read_datasets
 from training.config.phases import MOST_PX, Phase
-from training.config.preflight import check_checkpoint
 from training.config.run_config import RunConfig
+from training.config.startup_checks import check_checkpoint
 from training.distributed.ranks import join_job
 from training.runlog.console import as_json
 from training.runlog.epoch_table import Scores

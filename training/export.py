@@ -17,7 +17,7 @@ from pydantic import Field
 from data_tools.common.errors import program
 from data_tools.common.files import partial_file
 from data_tools.common.options import Argument, OptionError, Section, parse
-from training.config.preflight import check_checkpoint
+from training.config.startup_checks import check_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,9 +20,9 @@ from data_tools.common.errors import program
 from data_tools.common.files import partial_file
 from data_tools.common.options import OptionError, parse
 from training.config.datasets import check_batches, check_present
-from training.config.preflight import accumulation_steps, known_ranks
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
+from training.config.startup_checks import accumulation_steps, known_ranks
 
 logger = logging.getLogger("training.plan")
 

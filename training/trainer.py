@@ -14,9 +14,9 @@ import torch
 
 from data_tools.common.console import plural
 from training.config.datasets import Datasets
-from training.config.preflight import unusable_folder
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
+from training.config.startup_checks import unusable_folder
 from training.distributed.job import run_in_job
 from training.distributed.stop_signals import StopSignals
 from training.distributed.world import JobError, Preempted, World, from_main, max_over_ranks

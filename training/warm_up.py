@@ -16,8 +16,8 @@ from pydantic import Field
 from data_tools.common.console import show
 from data_tools.common.errors import program
 from data_tools.common.options import parse
-from training.config.preflight import accumulation_steps
 from training.config.run_config import RunConfig
+from training.config.startup_checks import accumulation_steps
 from training.distributed.ranks import join_job
 
 

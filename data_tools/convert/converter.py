@@ -90,14 +90,14 @@ def convert(
 def _write(
     passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
 ) -> list[Summary]:
-    summaries, before, total = [], 0, sum(len(todo.split_index) for todo in passes)
+    summaries, before, total = [], 0, sum(len(planned.split_index) for planned in passes)
     with ImagePool(spec.write.threads) as pool:
-        estimates = [beton for todo in passes for beton in estimate.estimate(todo, index, pool)]
+        estimates = [beton for planned in passes for beton in estimate.estimate(planned, index, pool)]
         print_line(estimate.table(estimates, spec.data.out))
         estimate.check_room(estimates, spec.data.out)
-        for todo in passes:
-            summaries += PassRunner(todo, index, spec, pool).run(_report_from(before, total, report))
-            before += len(todo.split_index)
+        for planned in passes:
+            summaries += ConversionJob(planned, index, spec, pool).run(_report_from(before, total, report))
+            before += len(planned.split_index)
     return summaries
 
 
@@ -120,23 +120,23 @@ def _summary(path: Path, seconds: float = 0.0) -> Summary:
     return Summary(path=path, images=manifest.images, bytes=manifest.bytes, stored=stored, seconds=seconds)
 
 
-class PassRunner:
+class ConversionJob:
     """Runs one pass from where its journal left off until its betons have their final names."""
 
-    def __init__(self, todo: ConversionPass, index: Index, spec: WriteSpec, pool: ImagePool) -> None:
-        self.todo, self.index, self.spec, self.pool = todo, index, spec, pool
-        self.split_index = todo.split_index
-        self.images = len(todo.split_index)
+    def __init__(self, planned: ConversionPass, index: Index, spec: WriteSpec, pool: ImagePool) -> None:
+        self.planned, self.index, self.spec, self.pool = planned, index, spec, pool
+        self.split_index = planned.split_index
+        self.images = len(planned.split_index)
         self.bad: dict[int, str] = {}  # why an image could not be stored, by position
 
     def run(self, report: Callable[[int], None]) -> list[Summary]:
         started = time.monotonic()
-        todo = self.todo
-        journal = Journal(todo.journal, todo.identity, self.images, len(todo.paths))
+        planned = self.planned
+        journal = Journal(planned.journal, planned.identity, self.images, len(planned.paths))
         outputs = {  # by column of the results; a beton may have been completed before
             column: BetonWriter(path, self.images, page_bytes)
-            for column, (path, page_bytes) in enumerate(zip(todo.paths, todo.storage.page_bytes, strict=True))
-            if not todo.done[column]
+            for column, (path, page_bytes) in enumerate(zip(planned.paths, planned.storage.page_bytes, strict=True))
+            if not planned.done[column]
         }
         try:
             _resume(journal, outputs)
@@ -149,9 +149,11 @@ class PassRunner:
             journal.close()
             for output in outputs.values():
                 output.close()
-        remove_journal(todo.journal, todo.paths)
+        remove_journal(planned.journal, planned.paths)
         seconds = time.monotonic() - started
-        return [_summary(path, 0.0 if done else seconds) for path, done in zip(todo.paths, todo.done, strict=True)]
+        return [
+            _summary(path, 0.0 if done else seconds) for path, done in zip(planned.paths, planned.done, strict=True)
+        ]
 
     # ------------------------------------------------------------------------------------------ samples
     def _write_samples(
@@ -175,7 +177,7 @@ class PassRunner:
 
     def _stored(self, positions: Sequence[int]) -> Iterator[ResultChunk]:
         """The images at these positions, stored in memory, in order."""
-        return self.pool.run(self.index.files, self.todo.storage, self._chunks(positions))
+        return self.pool.run(self.index.files, self.planned.storage, self._chunks(positions))
 
     def _chunks(self, positions: Sequence[int]) -> Iterator[list[Item]]:
         items: list[Item] = []
@@ -214,7 +216,7 @@ class PassRunner:
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[records["size"][order] > 0]
         if not len(order):
-            raise ConversionError("no image could be stored", where=self.todo.paths[at].name)
+            raise ConversionError("no image could be stored", where=self.planned.paths[at].name)
         records = records[order]
         samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):
@@ -249,7 +251,7 @@ class PassRunner:
             sources=self.index.sources,
             skipped=tuple(Skipped(image=self.split_index.key(sample), reason=reason) for sample, reason in bad),
             versions=versions(),
-            **self.todo.settings[at],
+            **self.planned.settings[at],
         )
 
 

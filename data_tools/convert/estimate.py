@@ -39,9 +39,9 @@ class Estimate:
     minutes: float
 
 
-def estimate(todo: ConversionPass, index: Index, pool: ImagePool) -> list[Estimate]:
+def estimate(planned: ConversionPass, index: Index, pool: ImagePool) -> list[Estimate]:
     """Store a sample of a pass's images in memory. Bad images are skipped: the conversion reports them."""
-    split_index, storage = todo.split_index, todo.storage
+    split_index, storage = planned.split_index, planned.storage
     started = time.perf_counter()
     records = _stored(split_index, index, storage, pool)
     seconds = time.perf_counter() - started
@@ -63,7 +63,7 @@ def estimate(todo: ConversionPass, index: Index, pool: ImagePool) -> list[Estima
             minutes=seconds / len(records) * images / 60,
         )
         for path, mean, mean_jpg, mean_raw, page_bytes, done in zip(
-            todo.paths, *means, storage.page_bytes, todo.done, strict=True
+            planned.paths, *means, storage.page_bytes, planned.done, strict=True
         )
         if not done
     ]

@@ -11,7 +11,7 @@ import torch
 
 from data_tools.common.options import OptionError
 from training.config.continuation import check_changes, differences
-from training.config.preflight import unusable_folder
+from training.config.startup_checks import unusable_folder
 from training.distributed.world import copy_from_main, from_main, gather
 from training.engine.state import TrainState
 from training.model import checkpoint, weights

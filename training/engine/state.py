@@ -11,9 +11,9 @@ import torch
 
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
-from training.config.preflight import accumulation_steps
 from training.config.run_config import Run, RunConfig, as_mapping
 from training.config.schedule import Phase, batches_per_epoch
+from training.config.startup_checks import accumulation_steps
 from training.distributed.world import World, gather
 from training.engine.build import build_step
 from training.engine.step import Predictor, begin_momentum

@@ -12,8 +12,8 @@ from helpers.manifests import MANIFEST
 import train_imagenet
 import training
 from data_tools.beton.manifest import manifest_path, write_manifest
-from training.config.preflight import accumulation_steps, known_ranks
 from training.config.run_config import Dist
+from training.config.startup_checks import accumulation_steps, known_ranks
 
 
 def betons(folder: Path, names: tuple[str, ...] = ("train_160", "val_160", "train_full", "val_full")) -> Path:
