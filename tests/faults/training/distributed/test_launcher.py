@@ -146,8 +146,9 @@ class Torchrun:
 
     def kill(self) -> None:
         """Every process at once, as if the machine had lost its power."""
+        workers = self.workers()  # each in a session of its own
         os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in processes_of_session(self.process.pid):
+        for pid in {*workers, *processes_of_session(self.process.pid)}:
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
