@@ -38,8 +38,8 @@ PUBLISHED = (
     ("machines4", 4, "v100-run", None, 29, 29 + 44 / 60),
     ("machines8", 8, "v100-run", None, 30, 19 + 4 / 60),
     ("machines16", 16, "v100-run", None, 38, 16 + 8 / 60),
-    ("rn50_16_epochs", 1, "a100", None, 16, 14.9),
-    ("rn50_88_epochs", 1, "a100", None, 88, 77.2),
+    ("rn50_16", 1, "a100", None, 16, 14.9),
+    ("rn50_88", 1, "a100", None, 88, 77.2),
 )
 
 

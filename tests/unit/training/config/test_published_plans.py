@@ -61,12 +61,12 @@ def test_mosaic_mild_has_composers_sizes_and_rates() -> None:
 @pytest.mark.parametrize(
     ("name", "epochs", "ramp"),
     [
-        ("rn50_16_epochs", 16, (11, 13)),
+        ("rn50_16", 16, (11, 13)),
         ("rn50_24", 24, (17, 20)),
         ("rn50_32", 32, (23, 27)),
         ("rn50_40", 40, (29, 34)),
         ("rn50_56", 56, (41, 48)),
-        ("rn50_88_epochs", 88, (65, 76)),
+        ("rn50_88", 88, (65, 76)),
     ],
 )
 def test_ffcv_recipes_have_ffcvs_sizes_and_rates(name: str, epochs: int, ramp: tuple[int, int]) -> None:

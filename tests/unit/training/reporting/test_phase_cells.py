@@ -19,8 +19,8 @@ def test_phases_of_titan8_by_hand() -> None:
 
 
 def test_learning_rates_of_a_ramp_over_two_phases() -> None:
-    # rn50_16_epochs: from 1.7 after epoch 2 to 0 after epoch 16, linearly; the last phase begins at epoch 12 or later.
-    epochs16 = schedule("rn50_16_epochs")
+    # rn50_16: from 1.7 after epoch 2 to 0 after epoch 16, linearly; the last phase begins at epoch 12 or later.
+    epochs16 = schedule("rn50_16")
     ramp, last = epochs16.lr_ramps[-1], epochs16.phases[-1]
     at_start = ramp.first + (ramp.last - ramp.first) * (last.start - ramp.start) / (ramp.end - ramp.start)
     assert ramp.start < last.start < ramp.end
