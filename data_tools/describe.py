@@ -68,10 +68,10 @@ def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     yield (
         f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
     )
-    yield "fields: image (RGBImageField), label (IntField)"
+    yield "fields: {} (RGBImageField), {} (IntField)".format(*layout.fields)
     if manifest:
         cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
-        jpegs = f"quality {manifest.quality}{', seekable' if manifest.seekable else ''}"
+        jpegs = f"quality {manifest.quality or 'unknown'}{', seekable' if manifest.seekable else ''}"
         own = f", {manifest.modes['original']:,} as the source's own JPEG" if manifest.modes["original"] else ""
         yield f"{manifest.split}, {cap}, {manifest.mode}, {jpegs}{own}, {len(manifest.skipped)} left out"
         yield f"from {_sources(manifest)}"

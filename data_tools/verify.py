@@ -5,26 +5,23 @@ Prints a line for each fault. The exit status is 0 if there is none, else 1.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from data_tools.beton.checks import read_checksums, structure_faults
-from data_tools.beton.format import RAW, SAMPLES_START, Layout, read_layout
+from data_tools.beton.format import SAMPLES_START, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.beton.samples import check_samples
 from data_tools.common.errors import UserError, printable, program
 from data_tools.common.options import Argument, Section, parse
 from data_tools.common.progress_bar import ProgressDisplay
 from data_tools.common.resources import usable_cores
-from data_tools.convert import transcode
-from data_tools.native import codec
 
 
 class VerifyOptions(Section):
@@ -75,88 +72,26 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
         yield from _full(layout, manifest, checksums, workers)
 
 
-# ---------------------------------------------------------------------------------------------- every byte
 def _full(
     layout: Layout, manifest: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int
 ) -> Iterator[str]:
-    """Page by page, in threads: the native code releases the GIL."""
-    pages, total, done = _pages(layout), len(layout.samples), 0
-    progress = ProgressDisplay()
-    progress.begin(total, name=layout.path.name)
-    handle = os.open(layout.path, os.O_RDONLY)
+    """Every byte and every image."""
+    progress, done = ProgressDisplay(), 0
+    progress.begin(len(layout.samples), name=layout.path.name)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            # In slices, so that faults show early and only a few pages are in memory at once.
-            for start in range(0, len(pages), 4 * workers):
-                batch = pages[start : start + 4 * workers]
-                for faults, count in pool.map(lambda page: _page(handle, layout, manifest, checksums, *page), batch):
-                    yield from faults
-                    done += count
-                    progress.advance(done)
-        head = SAMPLES_START + layout.samples.nbytes
-        first = min((page for page, _ in pages), default=0) * layout.page_bytes
-        if first > head and any(os.pread(handle, first - head, head)):
-            yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
+        classes = manifest.classes if manifest else ()
+        for chunk in check_samples(layout, workers, checksums=checksums, classes=classes):
+            yield from chunk.faults
+            done += len(chunk.samples)
+            progress.advance(done)
     finally:
         progress.close()
-        os.close(handle)
-
-
-def _pages(layout: Layout) -> list[tuple[int, NDArray[Any]]]:
-    """Number of every page that has samples, and their alloc entries."""
-    alloc = layout.alloc[np.argsort(layout.alloc["ptr"])]
-    numbers = (alloc["ptr"] // layout.page_bytes).astype(np.int64)
-    bounds = np.flatnonzero(np.diff(numbers)) + 1
-    return [
-        (int(same[0]), entries)
-        for same, entries in zip(np.split(numbers, bounds), np.split(alloc, bounds), strict=True)
-        if len(same)
-    ]
-
-
-def _page(
-    handle: int,
-    layout: Layout,
-    manifest: Manifest | None,
-    checksums: NDArray[np.uint64] | None,
-    page: int,
-    entries: NDArray[Any],
-) -> tuple[list[str], int]:
-    start = page * layout.page_bytes
-    content = os.pread(handle, layout.page_bytes, start)
-    faults, end = [], 0
-    for sample, pointer, size in entries.tolist():
-        offset = pointer - start
-        if any(content[end:offset]):
-            faults.append(f"{layout.path}: the bytes before sample {sample} are not zero")
-        end = offset + size
-        data = content[offset:end]
-        reason = _sample_fault(layout, sample, data, None if checksums is None else int(checksums[sample]))
-        if reason:
-            faults.append(f"{layout.path}: sample {sample}{_class_name(layout, manifest, sample)}: {reason}")
-    if any(content[end:]):
-        faults.append(f"{layout.path}: the bytes after the last sample of page {page} are not zero")
-    return faults, len(entries)
-
-
-def _class_name(layout: Layout, manifest: Manifest | None, sample: int) -> str:
-    return f" ({manifest.classes[int(layout.samples['f1'][sample])]})" if manifest else ""
-
-
-def _sample_fault(layout: Layout, sample: int, data: bytes, checksum: int | None) -> str:
-    """What is wrong with a sample; empty if nothing is."""
-    if checksum is not None and codec.checksum(data) != checksum:
-        return "its bytes do not match their checksum"
-    image = layout.samples["f0"][sample]
-    if image["mode"] == RAW:
-        return ""
-    try:
-        height, width = transcode.decode(data, strict=True).shape[:2]
-    except transcode.BadImageError as error:
-        return str(error)
-    if (width, height) != (int(image["width"]), int(image["height"])):
-        return f"decodes to {width} x {height} where the file says {image['width']} x {image['height']}"
-    return ""
+    head, first = SAMPLES_START + layout.samples.nbytes, int(layout.alloc["ptr"].min()) if len(layout.alloc) else 0
+    first -= first % layout.page_bytes
+    with layout.path.open("rb") as file:
+        file.seek(head)
+        if first > head and file.read(first - head).strip(b"\0"):
+            yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
 
 
 if __name__ == "__main__":

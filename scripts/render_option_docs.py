@@ -22,6 +22,7 @@ TOOLS = {  # module and options class of each program
     "data_tools.sample": ("data_tools.sample.__main__", "SampleOptions"),
     "data_tools.verify": ("data_tools.verify", "VerifyOptions"),
     "data_tools.describe": ("data_tools.describe", "DescribeOptions"),
+    "data_tools.adopt": ("data_tools.adopt", "AdoptOptions"),
     "data_tools.dawn_tsv": ("data_tools.dawn_tsv", "DawnOptions"),
     "training.plan": ("training.plan", "PlanOptions"),
     "training.warm_up": ("training.warm_up", "WarmUpOptions"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import RAW, SAMPLE, SAMPLES_START, Array, BetonError, Layout, beton_digest, read_layout
+from data_tools.beton.format import RAW, SAMPLE, SAMPLES_START, Array, BetonError, Layout, read_layout
 from data_tools.beton.manifest import Manifest, checksums_path
 from data_tools.common.errors import MissingFileError
 
@@ -38,9 +38,7 @@ def read_checksums(layout: Layout, manifest: Manifest) -> NDArray[np.uint64]:
     content = sidecar.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.checksums_digest or len(content) != 8 * manifest.images:
         raise BetonError("not the checksums that the manifest names", where=sidecar, remedy=AGAIN)
-    with layout.path.open("rb") as file:
-        head = file.read(SAMPLES_START + layout.samples.nbytes)
-    if beton_digest(head, layout.alloc.tobytes(), content) != manifest.digest:
+    if layout.digest(content) != manifest.digest:
         raise BetonError("not the file that its manifest describes", where=layout.path, remedy=AGAIN)
     return np.frombuffer(content, "<u8")
 
@@ -50,17 +48,17 @@ def _table_faults(layout: Layout) -> list[str]:
     table = int(layout.header["alloc_table_ptr"])
     first = SAMPLES_START + len(layout.samples) * SAMPLE.itemsize
     ids, start, size = alloc["sample_id"], alloc["ptr"].astype(np.uint64), alloc["size"].astype(np.uint64)
-    faults = _listed("does not appear exactly once in the alloc table", _not_once(ids, len(layout.samples)))
+    faults = listed("does not appear exactly once in the alloc table", _not_once(ids, len(layout.samples)))
     # A pointer near 2^64 would wrap around in start + size: check bounds first, then sums of the rest.
     outside = (start < first) | (start >= table) | (size == 0) | (size > table)
-    faults += _listed("has its bytes outside of the data region", ids[outside])
+    faults += listed("has its bytes outside of the data region", ids[outside])
     ids, start, size = ids[~outside], start[~outside], size[~outside]
     end = start + size
-    faults += _listed("has its bytes outside of the data region", ids[end > table])
-    faults += _listed("lies across a page boundary", ids[start // page != (end - 1) // page])
+    faults += listed("has its bytes outside of the data region", ids[end > table])
+    faults += listed("lies across a page boundary", ids[start // page != (end - 1) // page])
     order = np.argsort(start, kind="stable")
     overlap = end[order][:-1] > start[order][1:]
-    faults += _listed("overlaps the sample before it", ids[order][1:][overlap])
+    faults += listed("overlaps the sample before it", ids[order][1:][overlap])
     if table % page:
         faults.append(f"the alloc table at {table} does not follow a whole page of {page} bytes")
     return faults
@@ -78,11 +76,11 @@ def _sample_faults(layout: Layout) -> list[str]:
     sizes = layout.sizes()
     pixels = image["width"].astype(np.uint64) * image["height"].astype(np.uint64) * np.uint64(3)
     return [
-        *_listed("points to other bytes than its alloc entry", ids[pointers != image["data_ptr"]]),
-        *_listed("has a side of 0", ids[(image["width"] == 0) | (image["height"] == 0)]),
-        *_listed("has an unknown mode", ids[image["mode"] > RAW]),
-        *_listed("is raw but not width x height x 3 bytes", ids[(image["mode"] == RAW) & (sizes != pixels)]),
-        *_listed("has a negative label", ids[label < 0]),
+        *listed("points to other bytes than its alloc entry", ids[pointers != image["data_ptr"]]),
+        *listed("has a side of 0", ids[(image["width"] == 0) | (image["height"] == 0)]),
+        *listed("has an unknown mode", ids[image["mode"] > RAW]),
+        *listed("is raw but not width x height x 3 bytes", ids[(image["mode"] == RAW) & (sizes != pixels)]),
+        *listed("has a negative label", ids[label < 0]),
     ]
 
 
@@ -90,9 +88,10 @@ def _manifest_faults(layout: Layout, manifest: Manifest) -> list[str]:
     images, classes = len(layout.samples), len(manifest.classes)
     faults = [] if manifest.images == images else [f"the manifest says {manifest.images} images, the file has {images}"]
     beyond = np.flatnonzero(layout.samples["f1"] >= classes)
-    return faults + _listed(f"has a label beyond the manifest's {classes} classes", beyond)
+    return faults + listed(f"has a label beyond the manifest's {classes} classes", beyond)
 
 
-def _listed(fault: str, ids: Array, limit: int = 10) -> list[str]:
+def listed(fault: str, ids: Array, limit: int = 10) -> list[str]:
+    """A line for each of these samples; of many, for the first ``limit``, and how many more there are."""
     lines = [f"sample {sample} {fault}" for sample in ids[:limit]]
     return [*lines, f"... and {len(ids) - limit} more samples: {fault}"] if len(ids) > limit else lines

@@ -10,6 +10,8 @@
 FFCV addresses a page as `pointer >> log2(page_size)`, so pages start at multiples of their size in the file, and
 a loader that caches pages itself (`os_cache=False`) reads whole ones: the last page is padded to full size.
 FFCV takes everything after `alloc_table_ptr` for the table, so nothing may follow it.
+
+Files that stock FFCV wrote are read, too: their fields have any names, and the label may come first.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's uint32
 PAGE_BYTES = 1 << 23  # what FFCV's DatasetWriter uses
 JPG, RAW = 0, 1
 RGB_IMAGE, INT = 2, 1  # FFCV's type ids
+MOST_FIELDS = 16  # that are named
 FIELD_NAMES = ("image", "label")
+FIELD_TYPES = tuple(f"{name}Field" for name in ("Float", "Int", "RGBImage", "Bytes", "NDArray", "JSON", "TorchTensor"))
 
 HEADER = np.dtype(
     [
@@ -47,6 +51,7 @@ HEADER = np.dtype(
 FIELD = np.dtype([("type_id", "u1"), ("name", "u1", (16,)), ("arguments", "u1", (1024,))])
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype({"names": ["f0", "f1"], "formats": [IMAGE, "<i8"], "offsets": [0, 16], "itemsize": 24})
+LABEL_FIRST = np.dtype({"names": ["f0", "f1"], "formats": [IMAGE, "<i8"], "offsets": [8, 0], "itemsize": 24})
 ALLOC = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 SAMPLES_START = HEADER.itemsize + 2 * FIELD.itemsize
 
@@ -57,11 +62,13 @@ class BetonError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A beton's header and both tables, as they are in the file."""
+    """A beton's header and both tables, as they are in the file. fields: the names of image and label. samples: `f0` is
+    the image, `f1` the label, wherever they lie."""
 
     path: Path
     file_bytes: int
     header: Any
+    fields: tuple[str, str]
     samples: Array
     alloc: Array
 
@@ -74,6 +81,12 @@ class Layout:
         sizes = np.zeros(len(self.samples), np.uint64)
         sizes[self.alloc["sample_id"]] = self.alloc["size"]
         return sizes
+
+    def digest(self, checksums: bytes) -> str:
+        """`beton_digest` of the file with these checksums."""
+        with self.path.open("rb") as file:
+            head = file.read(SAMPLES_START + self.samples.nbytes)
+        return beton_digest(head, self.alloc.tobytes(), checksums)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -126,28 +139,37 @@ def read_layout(path: Path) -> Layout:
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        raw = file.read(SAMPLES_START)
-        if len(raw) < SAMPLES_START:
+        if size < SAMPLES_START:
             raise BetonError(f"{size} bytes are too few for a beton", where=path, remedy="run write_datasets.py")
-        header = np.frombuffer(raw, HEADER, 1)[0]
-        _check_header(path, header, raw, size)
+        header = np.fromfile(file, HEADER, 1)[0]
+        names, sample = _check_fields(path, header, np.fromfile(file, FIELD, min(header["num_fields"], MOST_FIELDS)))
+        _check_header(path, header, size)
         images, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
-        samples = np.frombuffer(file.read(images * SAMPLE.itemsize), SAMPLE)
+        samples = np.frombuffer(file.read(images * SAMPLE.itemsize), sample)
         file.seek(table)
         alloc = np.frombuffer(file.read(images * ALLOC.itemsize), ALLOC)
     if alloc.size and int(alloc["sample_id"].max()) >= images:
         raise BetonError("the alloc table names a sample that the file does not have", where=path)
-    return Layout(path, size, header, samples, alloc)
+    return Layout(path, size, header, names, samples, alloc)
 
 
-def _check_header(path: Path, header: Any, raw: bytes, size: int) -> None:
+def _check_fields(path: Path, header: Any, fields: Array) -> tuple[tuple[str, str], np.dtype[Any]]:
+    """The names of image and label, and the dtype of a sample."""
+    if header["version"] != VERSION:
+        raise BetonError(f"not a beton of version {VERSION}", where=path)
+    names = [field["name"].tobytes().partition(b"\0")[0].decode("latin1") for field in fields]
+    types = [int(field["type_id"]) for field in fields]
+    if sorted(types) != [INT, RGB_IMAGE] or not "".join(names).isascii() or names[0] == names[1]:
+        kinds = [FIELD_TYPES[each] if each < len(FIELD_TYPES) else f"type {each}" for each in types]
+        found = ", ".join(f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True))
+        raise BetonError(f"its fields are {found or 'none'}, not one RGBImageField and one IntField", where=path)
+    if types[0] == INT:
+        return (names[1], names[0]), LABEL_FIRST
+    return (names[0], names[1]), SAMPLE
+
+
+def _check_header(path: Path, header: Any, size: int) -> None:
     images, table, page = (int(header[key]) for key in ("num_samples", "alloc_table_ptr", "page_size"))
-    fields = np.frombuffer(raw, FIELD, 2, offset=HEADER.itemsize)
-    names = tuple(field["name"].tobytes().rstrip(b"\0").decode("latin1") for field in fields)
-    if header["version"] != VERSION or header["num_fields"] != len(FIELD_NAMES):
-        raise BetonError(f"not a beton of version {VERSION} with two fields", where=path)
-    if names != FIELD_NAMES or tuple(fields["type_id"]) != (RGB_IMAGE, INT):
-        raise BetonError(f"its fields are {names}, expected an RGB image and an integer label", where=path)
     if not MIN_PAGE_BYTES <= page <= MAX_PAGE_BYTES or page & (page - 1):
         raise BetonError(f"page size {page} is not a power of two from 2 MiB to 2 GiB", where=path)
     if table < SAMPLES_START + images * SAMPLE.itemsize or table + images * ALLOC.itemsize != size:

@@ -6,6 +6,7 @@ It is the same for two identical conversions: no time, no host, no path.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,24 @@ def checksums_path(beton: Path) -> Path:
     return beton.with_name(beton.name + ".xxh64")
 
 
+def adopt_command(*betons: Path) -> str:
+    """The remedy for betons without a manifest."""
+    return f"run `python -m data_tools.adopt {shlex.join(map(str, betons))}`"
+
+
+def unadopted(folder: Path) -> list[Path]:
+    """The files in a folder that have the suffix of a beton, and no manifest."""
+    files = sorted([*folder.glob("*.beton"), *folder.glob("*.ffcv")])
+    return [path for path in files if not manifest_path(path).exists()]
+
+
 def read_manifest(beton: Path) -> Manifest:
     """The manifest of a beton, whose size must match. Raises MissingFileError or ManifestError."""
     path = manifest_path(beton)
     if not beton.exists():
         raise MissingFileError("no beton here", where=beton, remedy="run write_datasets.py")
     if not path.exists():
-        raise MissingFileError("no manifest beside the beton", where=path, remedy="run write_datasets.py again")
+        raise MissingFileError("no manifest beside the beton", where=path, remedy=adopt_command(beton))
     try:
         manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:

@@ -1,6 +1,6 @@
 """Mistakes that a user can fix: one kind of error, which every program prints in the same way.
 
-Exit statuses of all programs: 0 done; 1 a check found a fault (verify, doctor, compare), or a traceback; 2 a
+Exit statuses of all programs: 0 done; 1 a check found a fault (verify, adopt, doctor, compare), or a traceback; 2 a
 mistake that the user can fix; 75 a training that was told to stop and has saved; 128 + n ended by signal n.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_tools.beton.manifest import read_manifest
+from data_tools.beton.manifest import read_manifest, unadopted
 from data_tools.common.errors import UserError
 from data_tools.common.resources import available_memory, usable_cores
 from data_tools.common.runtime import WAITING
@@ -95,7 +95,7 @@ def memory() -> Finding:
 
 def betons(folder: Path) -> Iterator[Finding]:
     """Whether the betons in ``folder`` are complete and of one data set, and the training sets fit into memory."""
-    paths = sorted(folder.glob("*.beton"))
+    paths = sorted({*folder.glob("*.beton"), *unadopted(folder)})
     if not paths:
         yield Finding("FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={folder}")
     for path in sorted(folder.glob("*.beton.partial")):

@@ -11,6 +11,7 @@ from pathlib import Path
 from helpers import ROOT
 from helpers.images import META_MAT, WNIDS, devkit, inner_tar, jpeg, photo, sorted_files, write_folder, write_tar
 from helpers.recipes import write_recipe
+from helpers.stock import write_stock_sets
 
 RESULTS = ROOT.glob("benchmarks/results/*.md")
 DOCUMENTS = {
@@ -56,6 +57,7 @@ def make_project(folder: Path, sorted_tar: Path) -> None:
     write_ilsvrc_archives(folder)
     write_other_layouts(folder)
     write_parquet(folder / "imagenet-1k" / "data")
+    write_stock_sets(folder / "data" / "ffcv")
     (folder / "data" / "demo").mkdir(parents=True)
     write_tar(folder / "data" / "demo" / "sample.tar", sorted_files(per_class=17, val_per_class=3, prefix="sample"))
     (folder / ".venv" / "bin").mkdir(parents=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.beton.manifest import Manifest, adopt_command, read_manifest, unadopted
 from data_tools.common.errors import MissingFileError
 from data_tools.common.options import OptionError
 from training.config.schedule import Phase, Schedule, batches_per_epoch
@@ -42,7 +42,7 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
             raise OptionError(
                 f"{name} and {first} in {folder} hold different classes",
                 where="data.dir",
-                remedy="write them in one conversion",
+                remedy="write them in one conversion, or adopt them with one command",
             )
     return Datasets(folder=folder, manifests=manifests, classes=manifests[first].classes)
 
@@ -52,8 +52,11 @@ def check_present(folder: Path, sets: Sequence[str]) -> None:
     missing = [name for name in sets if not (folder / f"{name}.beton").exists()]
     if missing:
         caps = ",".join(dict.fromkeys(name.partition("_")[2] for name in missing))
+        what = f"no beton here named {', '.join(missing)}"
+        if others := unadopted(folder):
+            raise MissingFileError(what, where=folder, remedy=adopt_command(*others))
         command = f"write_datasets.py --data.source=SOURCE --data.out={folder} --data.caps={caps}"
-        raise MissingFileError(f"no beton here named {', '.join(missing)}; run {command}", where=folder)
+        raise MissingFileError(f"{what}; run {command}", where=folder)
 
 
 def check_batches(images: Mapping[str, int], schedule: Schedule, gpus: int) -> None:

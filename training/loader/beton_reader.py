@@ -20,7 +20,8 @@ class LoadError(UserError, RuntimeError):
 
 
 class BetonReader:
-    """The samples of a beton. `widths`, `heights`, `labels` are arrays over all of them; `close` is idempotent.
+    """The samples of a beton. `widths`, `heights`, `labels` are arrays over all of them; `fields` names image and
+    label; `close` is idempotent.
 
     `classes`: how many the model has; BetonError where a label is outside of them. `checksums`: compare every
     sample's bytes with NAME.beton.xxh64 when it is loaded.
@@ -37,7 +38,7 @@ class BetonReader:
         # If there are checksums, their digests also show that the tables are those that were written.
         kept = read_checksums(layout, self.manifest) if checksums or checksums_path(self.path).exists() else None
         self.images, self.checksums = len(layout.samples), checksums
-        self.page_bytes = layout.page_bytes
+        self.page_bytes, self.fields = layout.page_bytes, layout.fields
         image = layout.samples["f0"]
         self.labels = np.ascontiguousarray(layout.samples["f1"])
         self.widths, self.heights = image["width"].astype(np.int32), image["height"].astype(np.int32)

@@ -77,7 +77,8 @@ class BatchIterator(EpochIterator):
         """Run the pipeline for the next batch, begin to copy the result, and submit another."""
         slot = self._begun % len(self._memory)
         self._memory[slot] = self._submitted.popleft()
-        images, labels = self.run_pipeline(self._begun, self.batches[self._begun], slot, None)
+        batch = self.run_pipeline(self._begun, self.batches[self._begun], slot, None)
+        images, labels = sorted(batch, key=torch.Tensor.dim, reverse=True)  # they are in the order of the file's fields
         self._memory[slot] = None
         self._copied.append((self._begun, self.loader.copies.start(images, labels)))
         self._begun += 1

@@ -80,6 +80,7 @@ class BetonLoader(Loader):
             check_memory(self.beton.path, in_flight * buffer_bytes(batch, self.deal(), pinned))
             self.copies = Copies(device)
             self.decode = DecodeBatch(self.beton, crops, workers=workers, pinned=pinned)
+            image, label = self.beton.fields
             with ffcv_compiler(enabled=bool(self.augment)):
                 super().__init__(
                     str(path),
@@ -87,8 +88,8 @@ class BetonLoader(Loader):
                     num_workers=min(workers, numba_config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]
                     seed=seed,
                     pipelines={
-                        "image": [self.decode, *self.augment, ToTensor(), ToTorchImage()],
-                        "label": [Labels(), ToTensor()],
+                        image: [self.decode, *self.augment, ToTensor(), ToTorchImage()],
+                        label: [Labels(), ToTensor()],
                     },
                     drop_last=False,
                 )

@@ -43,12 +43,14 @@ def test_sound_betons_and_training_set_larger_than_the_memory(tmp_path: Path, mo
 def test_betons_that_are_not_whole(tmp_path: Path) -> None:
     with put_beton(tmp_path, "val_160.beton").open("ab") as file:
         file.write(b"more")
-    manifest_path(put_beton(tmp_path, "val_320.beton")).unlink()
+    for name in ("val_320.beton", "val_500_0.50_90.ffcv"):
+        manifest_path(put_beton(tmp_path, name)).unlink()
     manifest_path(put_beton(tmp_path, "val_full.beton")).write_text("{}")
     (tmp_path / "train_96.beton.partial").touch()
     findings = [str(finding) for finding in machine_checks.betons(tmp_path)]
-    assert [line[:4] for line in findings] == ["WARN", "FAIL", "FAIL", "FAIL"]
-    assert all("write_datasets.py" in line for line in findings)
+    assert [line[:4] for line in findings] == ["WARN", "FAIL", "FAIL", "FAIL", "FAIL"]
+    assert ["python -m data_tools.adopt" in line for line in findings] == [False, False, True, True, False]
+    assert ["write_datasets.py" in line for line in findings] == [True, True, False, False, True]
 
 
 def test_betons_of_two_data_sets(tmp_path: Path) -> None:
