@@ -84,7 +84,7 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
     """Print the scores of the weights. OptionError if they do not fit, Preempted if a signal asks to stop."""
     from training.distributed.world import Preempted, from_main
     from training.engine.evaluate import EvaluationStopped, evaluate
-    from training.engine.phase_loaders import val_loader
+    from training.engine.phase_loaders import note_strips, val_loader
     from training.engine.state import configure_torch
     from training.engine.step import Predictor
     from training.model import resnet, weights
@@ -103,6 +103,7 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
     workers = options.data.workers or default_workers(world.local_ranks)
     part = {"rank": world.rank, "ranks": world.ranks, "workers": workers, "device": world.device}
     with val_loader(options, datasets, options.phase, **part) as loader:
+        note_strips(loader)
         try:
             scores = evaluate(predict, loader, world, signals)
         except EvaluationStopped:

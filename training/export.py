@@ -89,8 +89,10 @@ def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     tensors = state["model"]
     if ema:
         tensors = {name.removeprefix("module."): t for name, t in state["ema"].items() if name != "n_averaged"}
-    network = resnet.build(state["arch"], len(state["classes"]), init_bn0=False, blurpool=_has_blurpool(state))
-    weights.load_into(network, weights.Weights(source=path, tensors=tensors), tuple(state["classes"]))
+    classes = tuple(state["classes"])
+    given = weights.Weights(source=path, tensors=tensors, classes=classes)
+    network = resnet.build(state["arch"], len(classes), init_bn0=False, blurpool=_has_blurpool(state))
+    weights.load_into(network, given, classes)
     return network.eval()
 
 

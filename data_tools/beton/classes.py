@@ -22,6 +22,14 @@ def are_wnids(classes: Sequence[str]) -> bool:
     return bool(classes) and all(_WNID.fullmatch(name) for name in classes)
 
 
+def in_imagenets_order(classes: Sequence[str]) -> bool:
+    """Whether these are ImageNet's 1,000 classes in the order of published weights: wnids sorted, or their numbers."""
+    if len(classes) != IMAGENET_CLASSES:
+        return False
+    numbers = [int(name) if name.isdecimal() else -1 for name in classes]
+    return numbers == [*range(IMAGENET_CLASSES)] or (are_wnids(classes) and list(classes) == sorted(classes))
+
+
 def classes_digest(classes: Sequence[str]) -> str:
     """SHA-256 over the bytes of the names, each ended by a newline."""
     return hashlib.sha256(b"".join(name_bytes(name) + b"\n" for name in classes)).hexdigest()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def check_python(argv: Sequence[str], command_line: Sequence[str]) -> None:
         what = f"{sys.executable} lacks the packages of this project"
     else:
         return
-    path = PYTHON if Path.cwd() == ROOT else ROOT / PYTHON
+    path = shlex.quote(str(PYTHON if Path.cwd() == ROOT else ROOT / PYTHON))
     remedy = f"use {path}" if (ROOT / PYTHON).exists() else f"`make env` creates {path}, which has them"
     if Path(sys.prefix) == ROOT / ".venv":
         remedy = "run `make env`"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -272,10 +273,11 @@ def _resume(journal: Journal, outputs: Mapping[int, BetonWriter]) -> None:
         stored = np.flatnonzero(sizes[:done, column])
         end = int(output.pointers[stored[-1]]) + int(sizes[stored[-1], column]) if len(stored) else output.start
         if done and os.fstat(output.handle).st_size < end:
+            folder = shlex.quote(str(output.path.parent))
             raise ConversionError(
                 "shorter than its journal says",
                 where=output.partial,
-                remedy=f"remove {output.path.parent}/*.journal and {output.path.parent}/*.partial",
+                remedy=f"remove {folder}/*.journal and {folder}/*.partial",
             )
         output.truncate(done, end)
     journal.truncate(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ def betons(folder: Path) -> Iterator[Finding]:
     """Whether the betons in ``folder`` are complete and of one data set, and the training sets fit into memory."""
     paths = sorted({*folder.glob("*.beton"), *unadopted(folder)})
     if not paths:
-        yield Finding("FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={folder}")
+        yield Finding(
+            "FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={shlex.quote(str(folder))}"
+        )
     for path in sorted(folder.glob("*.beton.partial")):
         yield Finding("WARN", f"{path} is unfinished", "give the same write_datasets.py command again to finish it")
     by_classes: dict[tuple[str, ...], Path] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -83,7 +84,7 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
             configurations.add(_configuration(source, shard))
     if len(configurations) > 1:
         names = sorted(configurations)
-        remedy = f"give one of them, as --data.source={source / names[-1]}"
+        remedy = f"give one of them, as --data.source={shlex.quote(str(source / names[-1]))}"
         raise SourceError(f"it holds several data sets: {', '.join(names)}", where=source, remedy=remedy)
     return found
 

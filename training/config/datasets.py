@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def check_present(folder: Path, sets: Sequence[str]) -> None:
         what = f"no beton here named {', '.join(missing)}"
         if others := unadopted(folder):
             raise MissingFileError(what, where=folder, remedy=adopt_command(*others))
-        command = f"write_datasets.py --data.source=SOURCE --data.out={folder} --data.caps={caps}"
+        command = f"write_datasets.py --data.source=SOURCE --data.out={shlex.quote(str(folder))} --data.caps={caps}"
         raise MissingFileError(f"{what}; run {command}", where=folder)
 
 

@@ -14,6 +14,7 @@ from data_tools.common.options import OptionError, Section
 FULL = "full"  # the set of full-size images
 MOST_EPOCHS = 100_000  # a checkpoint keeps a line of text for each
 MOST_PX = 4096
+LONGEST = 16  # times the shorter side of a rectangle: one strip of 40,000 x 2 px would take the memory of a whole set
 STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values per channel
 ENDS = "give [first epoch, epoch after the last]"
 
@@ -126,7 +127,9 @@ class Phase(EpochRange):
         0.08, gt=0, le=1, description="the smallest share of an image's area that a random crop keeps"
     )
     rectangular_val: bool = Field(
-        False, description="validate on rectangles, cut to the mean shape of their batch, instead of squares"
+        False,
+        description="validate on rectangles, cut to the mean shape of their batch and at most "
+        f"{LONGEST} times as long as their shorter side, instead of squares",
     )
     val_data: BetonSet = Field(
         default_factory=lambda phase: phase["data"], description="the set to validate on; by default that of `data`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def check_checkpoint(where: str, path: Path) -> None:
     remedy = "give the last.pt or best.pt of a run folder"
     if path.is_dir():
         held = next((path / name for name in _CHECKPOINTS if (path / name).exists()), None)
-        raise OptionError(f"{path} is a folder", where=where, remedy=f"give {held}" if held else remedy)
+        raise OptionError(
+            f"{path} is a folder", where=where, remedy=f"give {shlex.quote(str(held))}" if held else remedy
+        )
     if is_address(path):
         raise OptionError(f"{path} is an address", where=where, remedy="nothing is downloaded; give a path to the file")
     if not path.exists():

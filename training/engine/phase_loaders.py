@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from data_tools.common.console import plural
 from data_tools.common.errors import UserError
 from data_tools.common.options import OptionError
-from data_tools.common.resources import default_workers
+from data_tools.common.resources import OutOfMemoryError, default_workers
 from training.config.datasets import Datasets
+from training.config.phases import LONGEST
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.engine.state import TrainState
 from training.loader import augmentation
-from training.loader.beton_reader import BetonReader
 from training.loader.loaders import TrainLoader, ValLoader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ def train_loader(
 ) -> TrainLoader:
     """The training loader of ``phase``, ``batch`` images per process; ``options``: workers and the like."""
     operations, modules = augmentation.build(config.data.augment, rank, ranks)
+    augmentation.check_on_device(modules, phase.px, options.get("device", "cpu"))
     return TrainLoader(
         datasets.beton(f"train_{phase.data}"),
         px=phase.px,
@@ -70,6 +76,13 @@ def _reader_options(config: RunConfig, datasets: Datasets) -> dict[str, Any]:
     return {"classes": len(datasets.classes), "checksums": config.data.checksums}
 
 
+def note_strips(loader: ValLoader) -> None:
+    """Say so if images of the validation set are too long for rectangles."""
+    if loader.strips:
+        which = f"{plural(loader.strips, 'image')} of {loader.beton.path}"
+        logger.info("note: a rectangle is at most %d times its shorter side; cropped to that: %s", LONGEST, which)
+
+
 def loader_options(state: TrainState) -> dict[str, Any]:
     """Rank, device and number of threads of this process's loaders."""
     return {
@@ -81,20 +94,40 @@ def loader_options(state: TrainState) -> dict[str, Any]:
 
 
 def check_betons(state: TrainState) -> None:
-    """OptionError if a beton of any phase is not what its manifest says, so that a late phase fails at the start."""
-    for name in state.datasets.manifests:
-        try:
-            BetonReader(state.datasets.beton(name), **_reader_options(state.config, state.datasets)).close()
-        except UserError as error:
-            raise OptionError(error.fault, where="data.dir", remedy=error.remedy) from None
+    """Open and close every loader of the run, so that a late phase fails at the start: OptionError if a beton is not
+    what its manifest says, or if the largest batch does not fit into memory."""
+    long = dict[Path, ValLoader]()
+    for phase in state.schedule.phases:
+        for batch, opened in (("batch_per_gpu", _training), ("val_batch", _validation)):
+            try:
+                with opened(state, phase) as loader:
+                    if isinstance(loader, ValLoader) and loader.strips:
+                        long[loader.beton.path] = loader
+            except OptionError:
+                raise
+            except OutOfMemoryError as error:
+                what, remedy = f"epoch {phase.span}: {error.fault}", f"give a smaller {batch}"
+                raise OptionError(what, where=f"schedule.phases.{batch}", remedy=remedy) from None
+            except UserError as error:
+                raise OptionError(error.fault, where="data.dir", remedy=error.remedy) from None
+    for each in long.values():
+        note_strips(each)
+
+
+def _training(state: TrainState, phase: Phase) -> TrainLoader:
+    batch = phase.batch_per_gpu * state.accumulation_steps
+    return train_loader(state.config, state.datasets, phase, batch=batch, **loader_options(state))
+
+
+def _validation(state: TrainState, phase: Phase) -> ValLoader:
+    return val_loader(state.config, state.datasets, phase, **loader_options(state))
 
 
 def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:
     """Both loaders of a phase. Raises if a beton is damaged or smaller than a batch."""
-    options, batch = loader_options(state), phase.batch_per_gpu * state.accumulation_steps
-    training = train_loader(state.config, state.datasets, phase, batch=batch, **options)
+    training = _training(state, phase)
     try:
-        return PhaseLoaders(training, val_loader(state.config, state.datasets, phase, **options))
+        return PhaseLoaders(training, _validation(state, phase))
     except BaseException:
         training.close()
         raise

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import RLock
 from typing import Any
 
@@ -17,13 +17,15 @@ from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.operation import Operation
 from ffcv.pipeline.state import State
+from ffcv.transforms import ModuleWrapper
 from torch import nn
 from torchvision.transforms import v2
 
 from data_tools.common.options import OptionError
 from data_tools.native.library import library
-from training.config.augmentations import Augmentation
+from training.config.augmentations import PLAIN, Augmentation
 from training.loader.crops import RandomCrops
+from training.loader.sample_order import GOLDEN
 
 _compiling = RLock()  # FFCV's compiler has one switch for the process
 
@@ -42,6 +44,39 @@ def build(
         [each for each in made if isinstance(each, Operation)],
         [EachImage(each, rank, ranks) if isinstance(each, DRAWN_PER_IMAGE) else each for each in modules],
     )
+
+
+def check_list(given: Any, kind: type, where: str, remedy: str) -> list[Any]:
+    """The augmentations that ``where`` was given, as a list. OptionError unless each is a ``kind``."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise OptionError(f"{_name_of(given)} is not a list", where=where, remedy=remedy)
+    for number, each in enumerate(listed := [*given]):
+        if not isinstance(each, kind):
+            raise OptionError(f"{_name_of(each)} does not belong here", where=f"{where}[{number}]", remedy=remedy)
+    return listed
+
+
+def check_on_device(modules: Sequence[nn.Module], px: int, device: torch.device | str) -> None:
+    """OptionError unless each module turns a batch of uint8 images of ``px`` into another."""
+    images = torch.zeros((1, 3, px, px), dtype=torch.uint8, device=device)
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        for module in modules:
+            try:
+                changed = module(images)
+            except Exception as error:  # of any type, as it is torchvision's
+                raise _unfit(module, px, error) from None
+            if not (torch.is_tensor(changed) and changed.shape == images.shape and changed.dtype == images.dtype):
+                raise _unfit(module, px)
+
+
+def _name_of(given: Any) -> str:
+    return repr(given) if isinstance(given, (*PLAIN, type)) else type(given).__name__
+
+
+def _unfit(augmentation: Operation | nn.Module, px: int, error: Exception | None = None) -> OptionError:
+    kind = type(augmentation.module if isinstance(augmentation, EachImage) else augmentation).__name__
+    what = f"{kind} does not turn one uint8 image into another of the same shape, here {px} px"
+    return OptionError(f"{what} ({error})" if error and str(error) else what, where="data.augment")
 
 
 class EachImage(nn.Module):
@@ -84,31 +119,42 @@ def _made(augmentation: Augmentation) -> Any:
 
 
 class KeyedAugmentation(Operation):
-    """An Operation of `ffcv.transforms` on single images, whose randomness depends on (seed, epoch, sample) alone.
+    """An Operation of `ffcv.transforms` on single images, whose randomness depends on (seed, epoch, sample, position in
+    the list) alone.
 
     FFCV's Operations draw from numba's generators, one a thread, which no seed reaches. Here each image is seeded anew
     before the Operation sees it (4 us), so the result is the same for any number of threads, processes and any batch.
     """
 
-    def __init__(self, operation: Operation, seed: int) -> None:
+    def __init__(self, operation: Operation, seed: int, position: int = 0) -> None:
         super().__init__()
         self._operation = operation
-        self._rule = RandomCrops(px=1, seed=seed).rule()
+        self._rule = RandomCrops(px=1, seed=seed + position * GOLDEN).rule()
 
     def set_epoch(self, epoch: int) -> None:
         """Before each epoch; not while one is being loaded."""
         self._rule.epoch = epoch
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        state, memory = self._operation.declare_state_and_memory(previous_state)
+        random_state = np.random.get_state()
+        try:
+            state, memory = self._operation.declare_state_and_memory(previous_state)
+            code = self._operation.generate_code()
+            if isinstance(self._operation, ModuleWrapper) or getattr(code, "with_indices", False):
+                raise ValueError("it works on batches")
+            # Some Operations need no memory: they leave a byte of it alone, so that all are called in the same way.
+            memory = memory or AllocationQuery((1,), np.dtype("u1"))
+            # As Python, on one image: compiled, it would fail in the first epoch and not say why.
+            images = np.zeros((1, *previous_state.shape), previous_state.dtype)
+            changed = code(images, np.zeros((1, *memory.shape), memory.dtype))
+        except Exception as error:  # of any type, as it is FFCV's
+            raise _unfit(self._operation, previous_state.shape[0], error) from None
+        finally:
+            np.random.set_state(random_state)
         kept = [(each.shape, each.dtype, each.device) for each in (previous_state, state)]
-        whole_batch = getattr(self._operation.generate_code(), "with_indices", False)
-        one_buffer = memory is None or isinstance(memory, AllocationQuery)
-        if kept[0] != kept[1] or not state.jit_mode or whole_batch or not one_buffer:
-            what = f"{type(self._operation).__name__} does not turn one uint8 image into another of the same shape"
-            raise OptionError(what, where="data.augment")
-        # Some Operations need no memory: they leave a byte of it alone, so that all are called in the same way.
-        return state, memory or AllocationQuery((1,), np.dtype("u1"))
+        if kept[0] != kept[1] or not state.jit_mode or changed.shape != images.shape:
+            raise _unfit(self._operation, previous_state.shape[0])
+        return state, memory
 
     def generate_code(self) -> Callable[..., Any]:
         key, each = library().native_sample_key, Compiler.get_iterator()

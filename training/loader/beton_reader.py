@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,12 @@ class LoadError(UserError, RuntimeError):
     """Batches could not be loaded; the message names the beton, the reason and, if it is one, the sample."""
 
 
+def not_copied(self: object, protocol: object) -> NoReturn:
+    """The ``__reduce_ex__`` of what holds an open file or threads: it cannot be copied, nor sent to another process."""
+    what = f"a {type(self).__name__} holds an open file and threads, and cannot be copied or pickled"
+    raise LoadError(what, remedy="make another with the same arguments, in the process that uses it")
+
+
 class BetonReader:
     """The samples of a beton. `widths`, `heights`, `labels` are arrays over all of them; `fields` names image and
     label; `close` is idempotent.
@@ -26,6 +34,8 @@ class BetonReader:
     `classes`: how many the model has; BetonError where a label is outside of them. `checksums`: compare every
     sample's bytes with NAME.beton.xxh64 when it is loaded.
     """
+
+    __reduce_ex__ = not_copied
 
     def __init__(self, path: Path, *, classes: int | None = None, checksums: bool = False) -> None:
         self.path = Path(path)
@@ -81,10 +91,11 @@ class BetonReader:
         except OSError as error:
             raise LoadError(f"gone while in use ({error.strerror})", where=self.path, remedy="put it back") from None
         if now != self._mark:
-            size, new_size = self._mark[2], now[2]
-            how = "modified or replaced" if size == new_size else f"{size:,} bytes when it was opened, now {new_size:,}"
+            differing = [
+                f"{old} when it was opened, now {new}" for old, new in zip(self._mark, now, strict=True) if old != new
+            ]
             raise LoadError(
-                f"changed while in use ({how})",
+                f"changed while in use ({'; '.join(differing)})",
                 where=self.path,
                 remedy="put back the file that the run began with, or start a new run",
             )
@@ -102,6 +113,8 @@ class BetonReader:
             os.close(file)
 
 
-def _mark(status: os.stat_result) -> tuple[int, int, int, int]:
+def _mark(status: os.stat_result) -> tuple[str, str, str, str]:
     """What changes when a file is replaced, cut or written to."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    seconds, ns = divmod(status.st_mtime_ns, 10**9)
+    modified = f"modified at {datetime.fromtimestamp(seconds)}.{ns:09}"
+    return f"device {status.st_dev}", f"inode {status.st_ino}", f"{status.st_size:,} bytes", modified

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.native.library import CROP, RandomCropRule, library
+from training.config.phases import LONGEST
 from training.loader.sample_order import MASK
 
 Sides = NDArray[np.int32]
@@ -80,7 +81,7 @@ def centre_crops(
 
 def rectangle(ratios: NDArray[np.float64], px: int) -> tuple[int, int]:
     """(height, width) of a batch of images with these ratios of width to height: the shorter side is px, the longer
-    follows the mean ratio, floored to a multiple of 8."""
-    mean = float(np.mean(ratios))
+    follows the mean ratio, floored to a multiple of 8. A ratio beyond LONGEST counts as that, either way."""
+    mean = float(np.mean(np.clip(ratios, 1 / LONGEST, LONGEST)))
     longer = max(px, int(px * max(mean, 1 / mean)) // 8 * 8)
     return (px, longer) if mean >= 1 else (longer, px)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 Copied = tuple[torch.Tensor, torch.Tensor, "torch.cuda.Event | None"]  # on the device once the event has happened
 
 
-def buffer_bytes(samples: int, pixels: int, pinned: bool) -> int:
-    """Bytes that a buffer of `samples` images of at most `pixels` pixels takes.
+def buffer_bytes(pixels: int, pinned: bool) -> int:
+    """Bytes that a buffer for a batch of so many pixels takes.
 
     Torch's cache of pinned memory rounds each request up to a power of two: 224 images of 224 px, 34 MB, take 64 MiB.
     """
-    needed = samples * pixels * 3
+    needed = pixels * 3
     return 1 << (needed - 1).bit_length() if pinned and needed else needed
 
 

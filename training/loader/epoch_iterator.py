@@ -16,7 +16,7 @@ import torch
 from ffcv.loader.epoch_iterator import EpochIterator
 from numpy.typing import NDArray
 
-from training.loader.beton_reader import LoadError
+from training.loader.beton_reader import LoadError, not_copied
 
 SUBMITTED_AHEAD = 4  # batches that the native threads work at or have before them
 READY_AHEAD = 2  # batches on the device or on their way to it: the one that is asked for, and the next
@@ -29,6 +29,8 @@ class BatchIterator(EpochIterator):
     images: (n, 3, height, width) uint8 in channels-last memory. labels: (n,) int64. What the pipeline raised is raised
     where its batch is asked for; LoadError where another iterator of the same loader has taken its place.
     """
+
+    __reduce_ex__ = not_copied
 
     def __init__(self, loader: Any, batches: Sequence[NDArray[np.int64]], epoch: int, start: int) -> None:
         self.loader, self.batches, self._epoch, self._start = loader, batches, epoch, start

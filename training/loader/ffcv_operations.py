@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from data_tools.common.resources import default_workers
 from data_tools.native.library import LOAD, WAIT_MILLISECONDS, BatchRequest, NativePool
-from training.loader.beton_reader import BetonReader, LoadError
+from training.loader.beton_reader import BetonReader, LoadError, not_copied
 from training.loader.crops import CentreCrops, RandomCrops
 from training.loader.device_transfer import HostBuffers
 
@@ -78,6 +78,8 @@ class DecodeBatch(SimpleRGBImageDecoder):
     A sample that cannot be decoded, or whose bytes have another checksum, is an error that names it. FFCV runs the
     batches one after another; with `submit` the threads begin one before FFCV asks for it, so that they never wait.
     """
+
+    __reduce_ex__ = not_copied
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data_tools.common.resources import check_memory, default_workers
+from training.config.phases import LONGEST
 from training.config.schedule import batches_per_epoch
 from training.loader import sample_order
-from training.loader.augmentation import KeyedAugmentation, ffcv_compiler
-from training.loader.beton_reader import BetonReader
+from training.loader.augmentation import KeyedAugmentation, check_list, ffcv_compiler
+from training.loader.beton_reader import BetonReader, not_copied
 from training.loader.crops import CentreCrops, RandomCrops, rectangle
 from training.loader.device_transfer import Copies, buffer_bytes
 from training.loader.epoch_iterator import IN_USE, READY_AHEAD, SUBMITTED_AHEAD, BatchIterator
@@ -50,6 +52,7 @@ class BetonLoader(Loader):
     the native threads read what they decode.
     """
 
+    __reduce_ex__ = not_copied
     augment: Sequence[KeyedAugmentation] = ()
     on_device: Sequence[nn.Module] = ()
 
@@ -77,7 +80,7 @@ class BetonLoader(Loader):
             workers = default_workers(1) if workers is None else workers
             device, in_flight = torch.device(device), SUBMITTED_AHEAD + READY_AHEAD + IN_USE
             pinned = device.type == "cuda"
-            check_memory(self.beton.path, in_flight * buffer_bytes(batch, self.deal(), pinned))
+            check_memory(self.beton.path, in_flight * buffer_bytes(self.deal(), pinned))
             self.copies = Copies(device)
             self.decode = DecodeBatch(self.beton, crops, workers=workers, pinned=pinned)
             image, label = self.beton.fields
@@ -108,7 +111,7 @@ class BetonLoader(Loader):
         self._reader = reader
 
     def deal(self) -> int:
-        """Deal out the beton's images to ranks and batches; returns the pixels of the largest image in a batch."""
+        """Deal out the beton's images to ranks and batches; returns the pixels of the largest batch."""
         raise NotImplementedError
 
     def batch_begins(self, batches: Sequence[Samples], number: int) -> None:
@@ -177,13 +180,15 @@ class TrainLoader(BetonLoader):
         on_device: Sequence[nn.Module] = (),
         **options: Unpack[LoaderOptions],
     ) -> None:
-        self.augment = [KeyedAugmentation(operation, seed) for operation in augment]
-        self.on_device, self._page_window = list(on_device), page_window
+        operations = check_list(augment, Operation, "augment", "give a list of FFCV's Operations, as [Cutout(8)]")
+        self.augment = [KeyedAugmentation(each, seed, position) for position, each in enumerate(operations)]
+        self.on_device = check_list(on_device, nn.Module, "on_device", "give a list of torch's modules")
+        self._page_window = page_window
         super().__init__(path, RandomCrops(px=px, min_scale=min_scale, seed=seed), batch, seed=seed, **options)
 
     def deal(self) -> int:
         self.batches = batches_per_epoch(self.images, self.batch, self.ranks, self.beton.path)
-        return self.px**2
+        return self.batch * self.px**2
 
     def __len__(self) -> int:
         return self.batches
@@ -225,7 +230,8 @@ class ValLoader(BetonLoader):
 
     Square: the shorter side resized to `resize`, by default int(px * 1.14), and a centre crop of px. `rectangular`:
     sorted by width / height, batches cut in that order, each cropped to its mean ratio with the shorter side at px.
-    Ranks may get different numbers of batches. Iterating again starts over. The rest is as for TrainLoader.
+    The longer side is at most LONGEST times the shorter; `strips` images lose what is beyond. Ranks may get different
+    numbers of batches. Iterating again starts over. The rest is as for TrainLoader.
     """
 
     def __init__(
@@ -247,8 +253,9 @@ class ValLoader(BetonLoader):
         cut = [order[at : at + self.batch] for at in range(0, self.images, self.batch)]
         self._mine = cut[self.rank :: self.ranks]
         self.rounds = -(-len(cut) // self.ranks)  # the most batches that any rank has
-        shapes = [rectangle(ratios[each], self.px) for each in cut] if self.rectangular else [(self.px, self.px)]
-        return max((height * width for height, width in shapes), default=0)
+        self.strips = int(np.count_nonzero((ratios > LONGEST) | (ratios < 1 / LONGEST))) if self.rectangular else 0
+        shapes = [rectangle(ratios[each], self.px) if self.rectangular else (self.px, self.px) for each in cut]
+        return max((len(each) * math.prod(shape) for each, shape in zip(cut, shapes, strict=True)), default=0)
 
     def __len__(self) -> int:
         return len(self._mine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from data_tools.beton.classes import in_imagenets_order
+from data_tools.common.errors import printable
 from data_tools.common.options import OptionError
 from training.config.train_config import Arch
 from training.model import checkpoint, resnet
@@ -34,6 +37,8 @@ COUNTER = ".num_batches_tracked"
 CONSTANTS = ("blur_filter", "n_averaged")
 FC = ("fc.weight", "fc.bias")
 Shapes = dict[str, tuple[int, ...]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +128,7 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
         what = f"for {len(weights.classes or ())} classes other than the {len(classes)} here"
         raise OptionError(what, where=weights.source, remedy="give betons of the data that it was trained on")
     _load(network, weights)
+    _note_unnamed(weights, classes)
 
 
 def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> bool:
@@ -134,7 +140,19 @@ def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -
     own, given = _shapes(network.state_dict()), _shapes(weights.tensors)
     has_new_fc = weights.classes not in (None, classes) or any(own[name] != given.get(name) for name in FC)
     _load(network, weights, new=set(FC) if has_new_fc else set())
+    if not has_new_fc:
+        _note_unnamed(weights, classes)
     return has_new_fc
+
+
+def _note_unnamed(weights: Weights, classes: tuple[str, ...]) -> None:
+    """Say which classes the outputs are taken for, where only a guess can say it."""
+    if weights.classes is None and not in_imagenets_order(classes):
+        logger.info(
+            "note: %s holds no class names, and the classes of the betons are not ImageNet's in ImageNet's order; its "
+            "outputs are taken for theirs as numbered: 0 is %s, %d is %s",
+            *(weights.source, printable(classes[0]), len(classes) - 1, printable(classes[-1])),
+        )
 
 
 def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> None:

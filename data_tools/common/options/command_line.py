@@ -5,6 +5,7 @@ YAML 1.2: `off` is text, `1e-4` is a number, and `010` is ten.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,7 +110,7 @@ def _placed(words: Sequence[str], known: Mapping[str, FieldInfo]) -> dict[str, A
             values[key], rest = (rest, []) if item_of(field.annotation) else (rest[0], rest[1:])
     if rest:
         is_file = rest[0].endswith((".yaml", ".yml"))
-        remedy = f"give --{CONFIG_FILE} {rest[0]}" if is_file else "options are --section.key=value"
+        remedy = f"give --{CONFIG_FILE} {shlex.quote(rest[0])}" if is_file else "options are --section.key=value"
         raise OptionError(f"unexpected argument {rest[0]!r}", remedy=remedy)
     return values
 

@@ -98,7 +98,7 @@ def test_mistake_in_the_order_is_caught(mistake: str, tmp_path: Path) -> None:
 
 
 def test_pinned_memory_counts_as_torch_rounds_it() -> None:
-    pixels = 224 * 224
-    assert device_transfer.buffer_bytes(224, pixels, pinned=True) == 64 << 20
-    assert device_transfer.buffer_bytes(224, pixels, pinned=False) == 224 * pixels * 3
-    assert [device_transfer.buffer_bytes(1, n, pinned=True) for n in (0, 1, 43690)] == [0, 4, 1 << 17]
+    pixels = 224 * 224 * 224
+    assert device_transfer.buffer_bytes(pixels, pinned=True) == 64 << 20
+    assert device_transfer.buffer_bytes(pixels, pinned=False) == pixels * 3
+    assert [device_transfer.buffer_bytes(n, pinned=True) for n in (0, 1, 43690)] == [0, 4, 1 << 17]

@@ -1,6 +1,8 @@
 """Loaders on small betons: pixels against PIL and OpenCV, on any number of ranks; saved places, closing, errors."""
 
+import copy
 import gc
+import pickle
 import signal
 import subprocess
 import sys
@@ -198,6 +200,23 @@ def test_two_loaders_at_once_do_not_mix(betons: Path) -> None:
     for i, ((images, _), (validated, _)) in enumerate(both):
         assert {image.numpy().tobytes() for image in images} <= alone[0]
         assert torch.equal(validated, alone[1][i])
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, pickle.dumps])
+@pytest.mark.parametrize("make", [train, val])
+def test_copied_or_pickled_loader_says_what_to_do_instead(
+    betons: Path, make: Callable[[Path], Any], duplicate: Callable[[Any], Any]
+) -> None:
+    with make(betons) as loader:
+        batches = iter(loader)
+        for each in (loader, {"loader": loader}, batches, loader.decode, loader.beton):
+            if isinstance(each, dict) and duplicate is copy.copy:
+                continue  # which leaves what is in it alone
+            with pytest.raises(
+                LoadError, match=r"a \w+ holds an open file and threads, .*; make another with the same"
+            ):
+                duplicate(each)
+        assert len(list(batches)) == len(loader)
 
 
 @pytest.mark.parametrize("make", [train, val])

@@ -1,5 +1,6 @@
 """Options from the command line and YAML files: values, precedence, and what is refused."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,13 +114,14 @@ def test_values_are_converted_to_their_types(argv: list[str], key: str, value: o
         ("--write.caps=160 --write.caps=320", "--write.caps: given twice; give all values at once, comma-separated"),
         ("stray", "unexpected argument 'stray'; options are --section.key=value"),
         ("a.yaml", "unexpected argument 'a.yaml'; give --config-file a.yaml"),
+        ("'my a.yaml'", "unexpected argument 'my a.yaml'; give --config-file 'my a.yaml'"),
         ("-C none.yaml", "--config-file: none.yaml: No such file or directory"),
         ("--config-file=", "--config-file: empty, perhaps from an unset variable"),
     ],
 )
 def test_wrong_option_is_refused_in_one_line_that_names_it(argument: str, message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        read(*argument.split())
+        read(*shlex.split(argument))
     (line,) = refusal(caught.value)
     assert message in line
 

@@ -30,6 +30,7 @@ def put_beton(folder: Path, name: str, **changes: object) -> Path:
 
 def test_sound_betons_and_training_set_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert levels(machine_checks.betons(tmp_path)) == ["FAIL"]
+    assert f"--data.out='{tmp_path}/a b'" in str(next(machine_checks.betons(tmp_path / "a b")))
     put_beton(tmp_path, "train_160.beton")
     put_beton(tmp_path, "val_160.beton")
     findings = list(machine_checks.betons(tmp_path))

@@ -71,6 +71,9 @@ def test_missing_weights_are_refused(refused: Callable[..., str], tmp_path: Path
     (old / "best.pt").touch()
     assert f"{old} is a folder; give {old / 'best.pt'}" in answer(old)
     assert "old/best.pt is empty; give the last.pt" in answer(old / "best.pt")
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run/last.pt").touch()
+    assert f"give '{tmp_path / 'my run/last.pt'}'" in answer(tmp_path / "my run")
 
 
 @pytest.mark.parametrize("name", ["best.pt", "epochs.csv", "config.json"])
@@ -102,11 +105,13 @@ def test_environment_that_contradicts_itself_is_refused(
     assert "environment: " in refused()
 
 
+@pytest.mark.parametrize("folder", ["data", "my data"])
 def test_all_missing_betons_are_named_with_the_command_that_makes_them(
-    refused: Callable[..., str], tmp_path: Path
+    refused: Callable[..., str], tmp_path: Path, folder: str
 ) -> None:
-    data = betons(tmp_path / "data", ("train_160", "val_160"))
-    command = f"run write_datasets.py --data.source=SOURCE --data.out={data} --data.caps=full"
+    data = betons(tmp_path / folder, ("train_160", "val_160"))
+    out = f"'{data}'" if " " in folder else str(data)
+    command = f"run write_datasets.py --data.source=SOURCE --data.out={out} --data.caps=full"
     line = refused(f"--data.dir={data}")
     assert f"{data}: no beton here named train_full, val_full; {command}" in line
 

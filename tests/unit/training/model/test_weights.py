@@ -96,6 +96,33 @@ def test_state_dict_of_torch_before_1_6_is_read(tmp_path: Path) -> None:
     assert torch.equal(fresh.layer4[1].bn2.running_var, network().layer4[1].bn2.running_var)
 
 
+@pytest.mark.parametrize("names", [None, CLASSES])
+def test_weights_without_class_names_for_classes_in_another_order_than_imagenets_give_a_line(
+    names: tuple[str, ...] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    given = weights.Weights(source=tmp_path / "theirs.pth", tensors=named(""), classes=names)
+    weights.load_into(resnet.build("resnet18", len(CLASSES), init_bn0=True), given, CLASSES)
+    weights.begin_from(resnet.build("resnet18", len(CLASSES), init_bn0=True), given, CLASSES)
+    weights.begin_from(resnet.build("resnet18", 5, init_bn0=True), given, ("a", "b", "c", "d", "e"))  # a new fc layer
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (2 if names is None else 0)
+    for line in lines:
+        assert line.startswith(f"note: {tmp_path / 'theirs.pth'} holds no class names, ")
+        assert line.endswith("0 is n01, 2 is n03")
+
+
+def test_weights_without_class_names_for_imagenets_classes_give_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tensors = torchvision.models.resnet18().state_dict()
+    given = weights.Weights(source=Path("theirs.pth"), tensors=tensors)
+    wnids = tuple(f"n{at:08d}" for at in range(1000))
+    weights.load_into(resnet.build("resnet18", 1000, init_bn0=True), given, wnids)
+    assert not caplog.records
+    weights.load_into(resnet.build("resnet18", 1000, init_bn0=True), given, tuple(sorted(map(str, range(1000)))))
+    assert len(caplog.records) == 1
+
+
 def test_weights_of_another_network_or_other_classes_say_what_to_give(tmp_path: Path) -> None:
     def refused(tensors: dict[str, torch.Tensor], classes: tuple[str, ...] | None = None) -> str:
         given = weights.Weights(source=tmp_path, tensors=tensors, classes=classes)
