@@ -43,14 +43,11 @@ report: $(ENV)  ## write report.html and curves.png of the demo into its run fol
 $(DEMO_TAR): $(wildcard data_tools/sample/*.py) | $(ENV)
 	$(PYTHON) -m data_tools.sample $@
 
-# What a shell starts in the background ignores Ctrl-C, and so do its children; some tests send it.
-PYTEST = env --default-signal=INT,QUIT $(PYTHON) -m pytest
-
 test: $(ENV)  ## run the tests, except the slow ones
-	$(PYTEST) -m "not slow" -n logical --maxprocesses 4 --dist loadfile --durations=15
+	$(PYTHON) -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --durations=15
 
 soak: $(ENV)  ## run the slow tests
-	$(PYTEST) -m slow -s
+	$(PYTHON) -m pytest -m slow -s
 
 # As the programs set it for themselves.
 bench: export OMP_WAIT_POLICY := passive

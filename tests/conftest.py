@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,15 @@ from data_tools.common.runtime import let_waiting_threads_sleep
 # Tests run side by side; threads that spin at each other's barriers make two trainings ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 let_waiting_threads_sleep(os.environ)
+# What a shell starts in the background ignores Ctrl-C, and under nohup SIGHUP, and so do its children; some tests send
+# them. A program gets the default of a signal that has a handler, while the tests themselves survive a closed terminal.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, lambda number, frame: None),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

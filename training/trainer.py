@@ -25,7 +25,7 @@ from training.engine.metrics import MetricSums, over_batch, scores_of
 from training.engine.phase_loaders import PhasePrefetcher, check_betons
 from training.engine.resume import last_good, resume, save
 from training.engine.state import TrainState, configure_torch
-from training.engine.throughput import StepClock, bottleneck, forward_flops, profiled
+from training.engine.throughput import StepClock, bottleneck, check_cpu_time, forward_flops, profiled
 from training.loader.loaders import TrainLoader, ValLoader
 from training.loader.sample_order import batch_key
 from training.runlog import console
@@ -64,6 +64,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World, signals: StopSignals) -> None:
         configure_torch(config.run)
+        from_main(lambda: check_cpu_time(config, datasets, world), world)
         self.config, self.schedule = config, config.schedule
         self.world, self.signals = world, signals
         self.state = TrainState(config, datasets, world)

@@ -64,7 +64,10 @@ class Dist(Section):
         description="processes to start; by default one per visible GPU, or 1 without GPUs; under `torchrun`, "
         "torchrun decides",
     )
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`cuda` or `cpu`; `auto`: GPUs if there are any")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto",
+        description="`cuda` or `cpu`; `auto`: GPUs if there are any, else the CPU, unless that takes over a week",
+    )
     emulate_gpus: int | None = Field(
         None,
         ge=1,

@@ -51,8 +51,9 @@ def launch(main: Callable[..., int], options: Dist, *arguments: Any) -> int:
             nproc_per_node=count,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
+            # Not every /etc/hosts has localhost.
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
             max_restarts=0,
             monitor_interval=0.2,
             # Its own handlers would stop watching the processes, and kill them after 30 s, saved or not.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, MutableMapping
 
 from data_tools.common.errors import UserError
 
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20_000, 20_000  # below those that the kernel gives out, from 32,768 on by default
+_STEPS = 101  # has no factor in common with _PORTS
+_SLURMS_OWN_STEPS = 1 << 31  # and more: batch scripts, interactive shells
 
 
 class JobError(UserError, ValueError):
@@ -17,10 +20,15 @@ class JobError(UserError, ValueError):
 def join_job(environment: MutableMapping[str, str]) -> bool:
     """Whether this process is one of a job's. SLURM's variables are translated into torchrun's, in ``environment``.
 
-    Raises JobError if they contradict each other.
+    A batch script itself, which has SLURM's variables too, is no task of ``srun``. Raises JobError if variables
+    contradict each other, and for a script on several machines.
     """
-    if "RANK" not in environment and _number(environment, "SLURM_PROCID", -1) >= 0 and _slurm_tasks(environment) > 1:
-        environment.update(from_slurm(environment))
+    if "RANK" not in environment and "SLURM_PROCID" in environment and _slurm_tasks(environment) > 1:
+        if step_of(environment):
+            environment.update(from_slurm(environment))
+        elif (machines := _number(environment, "SLURM_NNODES", 1)) > 1:
+            what = f"the job has {machines} machines, but srun did not start this process"
+            raise JobError(what, where="environment", remedy="start it with srun, as scripts/slurm.sbatch does")
     given = [key for key in _RANKS if key in environment]
     if not {"RANK", "WORLD_SIZE"} & set(given):
         return False
@@ -36,27 +44,40 @@ def join_job(environment: MutableMapping[str, str]) -> bool:
 
 
 def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables for a task of ``srun``, one process a task. JobError if the tasks are on several machines
-    and none is named as MASTER_ADDR, which keeps the store."""
+    """torchrun's variables for a task of ``srun``, one process a task. The first machine of its step keeps the store,
+    unless MASTER_ADDR names another; JobError if neither is known and there are several."""
     tasks = _slurm_tasks(environment)
     machines = _number(environment, "SLURM_STEP_NUM_NODES", _number(environment, "SLURM_NNODES", 1))
-    if machines > 1 and "MASTER_ADDR" not in environment:
-        what = f"the tasks are on {machines} machines, but MASTER_ADDR is not set"
-        remedy = "use scripts/slurm.sbatch, or set it to the name of the first"
-        raise JobError(what, where="environment", remedy=remedy)
-    port = _FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % _PORTS
+    first = _first_machine(environment.get("SLURM_STEP_NODELIST", "")) if machines > 1 else "127.0.0.1"
+    if not first and "MASTER_ADDR" not in environment:
+        what = f"the tasks are on {machines} machines, but neither SLURM_STEP_NODELIST nor MASTER_ADDR is set"
+        raise JobError(what, where="environment", remedy="set MASTER_ADDR to the name of the first")
+    # Jobs and steps that run at the same time have numbers close to each other.
+    place = _number(environment, "SLURM_JOB_ID", 0) * _STEPS + _number(environment, "SLURM_STEP_ID", 0)
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": str(tasks),
         "LOCAL_RANK": environment.get("SLURM_LOCALID", environment["SLURM_PROCID"]),
         "LOCAL_WORLD_SIZE": str(-(-tasks // machines)),
-        "MASTER_ADDR": environment.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+        "MASTER_ADDR": environment.get("MASTER_ADDR", first),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(_FIRST_PORT + place % _PORTS)),
     }
+
+
+def step_of(environment: Mapping[str, str]) -> str:
+    """The srun step that this process is a task of, as ``job.step``; empty if it is none."""
+    step = _number(environment, "SLURM_STEP_ID", 0 if "SLURM_STEP_NUM_TASKS" in environment else _SLURMS_OWN_STEPS)
+    return f"{environment.get('SLURM_JOB_ID', '')}.{step}" if step < _SLURMS_OWN_STEPS else ""
 
 
 def _slurm_tasks(environment: Mapping[str, str]) -> int:
     return _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS", 1))
+
+
+def _first_machine(machines: str) -> str:
+    """The first of a list like ``gpu[07-09,12],login``."""
+    found = re.match(r"(?:[^,\[]|\[[^]]*])*", machines)
+    return re.sub(r"\[([^],-]*)[^]]*]", r"\1", found[0] if found else "")
 
 
 def _number(environment: Mapping[str, str], key: str, default: int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,9 @@ from data_tools.common.errors import UserError
 from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from training.config.run_config import Dist
+from training.distributed.meeting import meet
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
@@ -63,6 +66,15 @@ def use_cuda(options: Dist) -> bool:
     return options.device != "cpu" and torch.cuda.is_available()
 
 
+def on_cpu_for_want_of_gpus(options: Dist) -> str:
+    """Why ``dist.device=auto`` means the CPU here; empty if it does not."""
+    if options.device != "auto" or torch.cuda.is_available():
+        return ""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"torch sees no GPU with CUDA_VISIBLE_DEVICES={visible}"
+    return "torch sees no GPU" if torch.version.cuda or torch.version.hip else "torch was built without CUDA"
+
+
 def processes_to_start(options: Dist) -> int:
     """``dist.processes``, by default one per visible GPU. OptionError for more processes than GPUs."""
     gpus = torch.cuda.device_count() if use_cuda(options) else 0
@@ -98,12 +110,23 @@ def world(options: Dist) -> Iterator[World]:
     )
     if cuda:
         torch.cuda.set_device(device)
+    elif this.is_main and (why := on_cpu_for_want_of_gpus(options)):
+        logger.info("on the CPU: %s", why)
     limit_compile_workers(this.local_ranks)
     if this.ranks == 1:
         yield this
         return
     timeout = timedelta(minutes=options.timeout_minutes)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=device if cuda else None)
+    own = str(torch.cuda.get_device_properties(device).uuid) if cuda else "cpu"
+    store = meet(this.rank, this.ranks, this.local_rank, own, timeout)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=store,
+        rank=this.rank,
+        world_size=this.ranks,
+        timeout=timeout,
+        device_id=device if cuda else None,
+    )
     try:
         # A process that hangs times out in this group first.
         yield replace(this, host_group=cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout)))

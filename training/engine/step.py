@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor.exc import CppCompileError
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
+from data_tools.common.errors import UserError
 from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 from training.model.layers import batch_counts
@@ -167,7 +170,7 @@ class TrainStep:
     def prepare(self, px: int, batch: int, device: torch.device) -> bool:
         """Compile and tune for batches of this shape, without changing weights or statistics.
 
-        Returns whether code was compiled; Inductor's cache on disk may have had it all.
+        Returns whether code was compiled; Inductor's cache on disk may have had it all. UserError if it is damaged.
         """
         before, statistics = cache_counts(), self.statistics.copy()
         if self.compile_mode is not None:
@@ -180,7 +183,8 @@ class TrainStep:
         self.parallel.train()
         # With CUDA graphs the first run only warms up and the second records; the third is the first that replays.
         for _ in range(3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
-            self._accumulate(images, labels, 0, MetricSums(device))
+            with reporting_damaged_cache():
+                self._accumulate(images, labels, 0, MetricSums(device))
             self.optimizer.zero_grad(set_to_none=True)
         self.statistics.put_back(statistics, torch.ones((), dtype=torch.bool, device=device))
         found, missed = (now - then for now, then in zip(cache_counts(), before, strict=True))
@@ -263,6 +267,19 @@ def cache_counts() -> tuple[int, int]:
     """Graphs that this process has found in Inductor's cache, and those that it has compiled."""
     counts = counters["inductor"]
     return counts["fxgraph_cache_hit"], counts["fxgraph_cache_miss"] + counts["fxgraph_cache_bypass"]
+
+
+@contextlib.contextmanager
+def reporting_damaged_cache() -> Iterator[None]:
+    """UserError for an error about a file of Inductor's cache, unless it is the compiler's about the code."""
+    try:
+        yield
+    except Exception as error:
+        cause, folder = getattr(error, "inner_exception", error), cache_dir()
+        if folder not in str(cause) or isinstance(cause, CppCompileError):
+            raise
+        remedy = f"remove the cache {folder}, or choose another with TORCHINDUCTOR_CACHE_DIR"
+        raise UserError(f"torch.compile: {str(cause).splitlines()[0]}", remedy=remedy) from error
 
 
 def begin_momentum(optimizer: torch.optim.Optimizer) -> None:

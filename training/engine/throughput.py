@@ -12,9 +12,18 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_tools.common.console import plural
 from data_tools.common.gpus import peak_tflops
+from data_tools.common.options import OptionError
+from data_tools.common.resources import default_workers
+from training.config.datasets import Datasets
+from training.config.run_config import RunConfig
+from training.distributed.world import World, on_cpu_for_want_of_gpus
 from training.model import resnet
 from training.runlog.epoch_table import Speed
+
+CPU_CORE_FLOPS = 0.085e12  # 0.17 TFLOP/s on two cores (benchmarks/results/train_step.txt)
+MOST_CPU_DAYS = 7  # unless dist.device=cpu
 
 
 class StepClock:
@@ -105,6 +114,20 @@ def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> f
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         resnet.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
     return float(counter.get_total_flops())
+
+
+def check_cpu_time(config: RunConfig, datasets: Datasets, world: World) -> None:
+    """OptionError if ``dist.device=auto`` found no GPU and the job's cores would take more than MOST_CPU_DAYS."""
+    if not (why := on_cpu_for_want_of_gpus(config.dist)):
+        return
+    net, cores, flops = config.model, default_workers(world.local_ranks) * world.ranks, 0.0
+    for phase in config.schedule.phases:
+        images = datasets.images(phase) * (phase.end - phase.start)
+        flops += 3 * images * forward_flops(net.arch, len(datasets.classes), phase.px, net.blurpool)
+    days = flops / (cores * CPU_CORE_FLOPS) / 86_400
+    if days > MOST_CPU_DAYS:
+        what = f"{why}, and training on {plural(cores, 'CPU core')} takes about {days:,.0f} days"
+        raise OptionError(what, where="dist.device", remedy="look at the driver, or give --dist.device=cpu")
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ from training.distributed.launcher import launch
 def main(seconds):
     print("started", flush=True)
     time.sleep(seconds)
+    print("ended", flush=True)
     return 0
 
 if __name__ == "__main__":
@@ -99,6 +100,53 @@ def test_killed_launcher_takes_its_processes_along(tmp_path: Path) -> None:
         assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
         process.kill()
         process.communicate(timeout=60)  # ends when the last process has
+
+
+def test_process_of_a_job_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(SCRIPT)
+    shell = subprocess.Popen(
+        ["sh", "-c", f"{sys.executable} job.py 1 & read line"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "1"},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with shell:
+        assert shell.stdout is not None and shell.stdin is not None
+        assert shell.stdout.readline() == "started\n"
+        shell.stdin.close()
+        shell.wait(60)
+        assert shell.stdout.read() == "ended\n"
+
+
+MEETING = """
+from training.config.run_config import Dist
+from training.distributed.launcher import launch
+from training.distributed.world import gather, world
+
+def main(options):
+    with world(options) as place:
+        print(gather(place.rank, place), flush=True)
+    return 0
+
+if __name__ == "__main__":
+    options = Dist(device="cpu", processes=2, timeout_minutes=0.5)
+    raise SystemExit(launch(main, options, options))
+"""
+
+
+def test_processes_meet_on_a_host_without_localhost(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(MEETING)
+    (tmp_path / "hosts").write_text(f"127.0.1.1 {socket.gethostname()}\n")
+    own_hosts = ["unshare", "--mount", "sh", "-c", 'mount --bind hosts /etc/hosts && exec "$@"', "sh"]
+    if subprocess.run([*own_hosts, "true"], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("needs to replace /etc/hosts, as root")
+    command = [*own_hosts, sys.executable, "job.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[0, 1]"] * 2
 
 
 def test_modules_in_the_current_folder_are_not_imported_by_the_processes(tmp_path: Path) -> None:

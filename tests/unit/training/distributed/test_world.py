@@ -1,6 +1,8 @@
 """Buffers sent to other processes in few messages, and compile workers shared among the processes of a machine."""
 
 import copy
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch._inductor import config as inductor_config
 
 from data_tools.common import resources
 from training.config.run_config import Dist
+from training.distributed import world as world_module
 from training.distributed.world import World, copy_from_main, world
+from training.engine import build
 from training.model import resnet
 
 
@@ -48,3 +52,37 @@ def test_compile_workers_share_the_cores(
     # 7: what torch took from the environment.
     with inductor_config.patch(compile_threads=7), world(Dist(device="cpu")):
         assert inductor_config.compile_threads == workers
+
+
+@pytest.mark.parametrize(("gpus", "local_rank", "number"), [(1, 3, 0), (4, 3, 3)])
+def test_process_has_the_same_gpu_everywhere_also_where_slurm_shows_it_only_its_own(
+    gpus: int, local_rank: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+    for name, value in {"RANK": local_rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", said.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"GPU-{device}"))
+    monkeypatch.setattr(world_module, "meet", lambda *arguments: said.append(arguments[3]))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **given: said.append(given["device_id"]))
+    monkeypatch.setattr(dist, "new_group", lambda **given: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(build, "DistributedDataParallel", lambda module, **given: said.extend(given["device_ids"]))
+    device = torch.device("cuda", number)
+    with world(Dist()) as place:
+        build._parallel(torch.nn.Identity(), place, static_graph=False)
+    assert said == [device, f"GPU-{device}", device, device]
+
+
+def test_training_on_the_cpu_for_want_of_a_gpu_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
+    caplog.set_level(logging.INFO)
+    for device in ("auto", "cpu"):
+        with world(Dist(device=device)) as place:
+            assert place.device.type == "cpu"
+    assert caplog.messages == ["on the CPU: torch sees no GPU with CUDA_VISIBLE_DEVICES=9"]

@@ -3,17 +3,30 @@
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import CppCompileError
 
+from data_tools.common.errors import UserError
 from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine import step as step_module
 from training.engine.metrics import MetricSums
-from training.engine.step import MEAN, STD, LossModule, Normalise, Predictor, TrainStep, compile_mode
+from training.engine.step import (
+    MEAN,
+    STD,
+    LossModule,
+    Normalise,
+    Predictor,
+    TrainStep,
+    compile_mode,
+    reporting_damaged_cache,
+)
 from training.model.layers import UncountedBatchNorm
 from training.model.optimizer import build
 from training.model.resnet import parameter_groups
@@ -285,3 +298,18 @@ def test_memory_of_the_previous_phase_is_freed_once_its_code_is_gone(monkeypatch
     monkeypatch.setattr(step_module, "free_cached_memory", lambda device: on_gpu(torch.device("cuda")))
     step.prepare(12, 4, CPU)
     assert done == ["code", "GPU", "pinned", "run"]
+
+
+def test_error_about_a_file_of_inductors_cache_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    about_a_file = f"{tmp_path}/ab/c.so: file too short"
+    for damaged in (BackendCompilerFailed(None, ImportError(about_a_file), None), OSError(about_a_file)):
+        with pytest.raises(UserError, match=f"too short; remove the cache {tmp_path}"), reporting_damaged_cache():
+            raise damaged
+    others = CppCompileError(["g++", about_a_file], ""), RuntimeError("no GPU"), UserError("no beton")
+    for other in others:
+        with pytest.raises(type(other)) as raised, reporting_damaged_cache():
+            raise other
+        assert raised.value is other

@@ -4,12 +4,18 @@ import dataclasses
 import math
 import time
 import weakref
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.recipes import config
 
-from training.engine.throughput import StepClock, bottleneck, forward_flops
+from data_tools.common import resources
+from data_tools.common.options import OptionError
+from training.config.datasets import Datasets
+from training.distributed.world import World
+from training.engine.throughput import StepClock, bottleneck, check_cpu_time, forward_flops
 from training.runlog.epoch_table import Speed
 
 COMPUTE_BOUND = Speed(
@@ -106,3 +112,31 @@ def test_step_clock_reads_each_event_of_a_gpu_once_and_lets_go_of_it(monkeypatch
     assert (speed.step_p50_ms, speed.step_p99_ms) == (10, 10)
     assert FakeEvent.reads == 2 * steps
     assert most < 30  # 4 steps and a few
+
+
+@pytest.mark.parametrize(
+    ("cores", "argv", "days"),
+    [
+        (2, [], 45),  # as 21.2 epochs at 224 px, of 1.28 million images x 3 x 8.2 GFLOP, at 0.17 TFLOP/s
+        (2, ["--dist.device=cpu"], None),
+        (2, ["--model.arch=resnet18"], 20),
+        (64, [], None),
+    ],
+)
+def test_recipe_for_gpus_is_refused_on_a_cpu_that_would_take_weeks(
+    cores: int, argv: list[str], days: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
+    monkeypatch.setattr(Datasets, "images", lambda datasets, phase: 1_281_167)
+    imagenet = Datasets(folder=Path(), manifests={}, classes=tuple(map(str, range(1000))))
+    alone = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
+    if days is None:
+        check_cpu_time(config("titan8", *argv), imagenet, alone)
+        return
+    message = (
+        f"torch sees no GPU with CUDA_VISIBLE_DEVICES=9, and training on {cores} CPU cores takes about {days} days"
+    )
+    with pytest.raises(OptionError, match=message):
+        check_cpu_time(config("titan8", *argv), imagenet, alone)
