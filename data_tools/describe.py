@@ -17,6 +17,7 @@ from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.console import plural
 from data_tools.common.errors import MissingFileError, UserError, printable, program
+from data_tools.common.files import check_output
 from data_tools.common.options import Argument, Section, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
@@ -24,6 +25,7 @@ from data_tools.native import codec
 PROBED = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 SOURCES = 5  # that are named
 
 
@@ -39,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(DescribeOptions, argv, prog="data_tools.describe", description=__doc__)
     if not options.file.exists():
         raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
+    if options.sheet:
+        check_output(options.sheet, *PICTURES)
     layout = read_layout(options.file)
     manifest = _manifest(options.file)
     for line in describe(layout, manifest):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from data_tools.common.errors import program
-from data_tools.common.files import partial_file
+from data_tools.common.files import check_output, partial_file
 from data_tools.common.options import Argument, OptionError, Section, parse
 from training.config.startup_checks import check_checkpoint
 
@@ -47,6 +47,7 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     OptionError if the checkpoint cannot be exported to that format.
     """
     check_checkpoint("CHECKPOINT", path)
+    check_output(out, *SUFFIXES.values())
     import torch  # takes seconds to load
     import torchvision
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from data_tools.beton.manifest import read_manifest
 from data_tools.common.console import plural
 from data_tools.common.errors import program
-from data_tools.common.files import partial_file
+from data_tools.common.files import check_output, partial_file
 from data_tools.common.options import OptionError, parse
 from training.config.datasets import check_batches, check_present
 from training.config.run_config import RunConfig
@@ -132,6 +132,7 @@ def write_csv(path: Path, schedule: Schedule, images: Mapping[str, int], gpus: i
     columns = ["epoch", "batch", "batches", "px", "batch_per_gpu", "set", "lr"]
     columns += ["momentum"] if schedule.momentum_ramps else []
     rows = 0
+    check_output(path, ".csv")
     with partial_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

@@ -31,8 +31,7 @@ from training.loader.sample_order import batch_key
 from training.runlog import console
 from training.runlog.epoch_table import EpochRow, Scores, Speed, tells_top5
 from training.runlog.eta import WorkModel
-from training.runlog.progress import NO_SUMS
-from training.runlog.run_log import Log, RunLog, described
+from training.runlog.run_log import Log, Rates, RunLog, described
 
 PROGRAM = "train_imagenet.py"
 LOG_EVERY_BATCHES = 20  # reading the metrics waits for the device
@@ -103,45 +102,54 @@ class Trainer:
             for epoch in range(max(phase.start, self.progress.epoch), phase.end):
                 if epoch == phase.end - 1:
                     prefetcher.begin(phase.end)
-                self.log.epoch_begins(phase, loaders.training.batches, self.state.global_batch(phase))
-                speed = self.train_epoch(loaders.training, flops)
+                images, global_batch = loaders.training.images, self.state.global_batch(phase)
+                steps = self.progress.plan_epoch(images, global_batch)
+                console.note_left_out(self.progress, images, global_batch, steps)
+                self.log.epoch_begins(phase, self.progress.batch + steps, global_batch)
+                speed = self.train_epoch(loaders.training, steps, flops)
                 validation = self.validate(loaders.validation)
                 self.end_epoch(loaders.training, speed, validation)
         if not math.isnan(speed.step_p50_ms):  # an epoch continued at its very end has no steps left
             logger.info("%s: %s", described(phase), bottleneck(speed))
 
-    def train_epoch(self, loader: TrainLoader, flops: float) -> Speed:
-        """Train the rest of the epoch and return its speed; ``progress.sums`` are then those of the whole epoch."""
+    def train_epoch(self, loader: TrainLoader, steps: int, flops: float) -> Speed:
+        """Train the ``steps`` left of the epoch; returns their speed. ``progress.sums`` are then of the whole epoch."""
         state, progress, epoch, device = self.state, self.progress, self.progress.epoch, self.world.device
         start, seconds_before, seed = progress.batch, progress.seconds, self.config.run.seed
-        sums, losses = MetricSums(device), []  # of the steps since the metrics were read
+        places, global_batch = range(progress.images, progress.epoch_images), loader.batch * self.world.ranks
+        sums, rates, losses = MetricSums(device), [], []  # of the steps since the metrics were read
         state.model.train()
-        with loader.epoch(epoch, start) as batches, profiled(self.trace_file(loader), loader.batches) as profiler_step:
+        with loader.epoch(epoch, start, places) as batches, profiled(self.trace_file(loader), steps) as profiler_step:
             clock, asked = StepClock(device), time.perf_counter()
             for batch, (images, labels) in enumerate(batches, start=start + 1):
                 clock.wait(asked)
-                lr = self.schedule.lr(epoch, batch, loader.batches)
-                momentum = self.schedule.momentum(epoch, batch, loader.batches)
+                progress.batch, progress.images = batch, progress.images + global_batch
+                progress.images_seen += global_batch
+                lr, momentum = self.rates(global_batch)
+                rates.append((lr, momentum))
                 losses.append(state.step(images, labels, lr, sums, batch_key(seed, epoch, batch), momentum))
                 if state.ema is not None:
                     state.ema.update(state.model)
                 clock.lap()
                 profiler_step()
-                progress.batch = batch
-                progress.images_seen += loader.batch * self.world.ranks
                 stop, save = self.signals.poll()
-                if save or batch % LOG_EVERY_BATCHES == 0 or batch == loader.batches:
+                if save or batch % LOG_EVERY_BATCHES == 0 or batch == start + steps:
                     progress.seconds = seconds_before + clock.elapsed()
-                    self.read_metrics(sums, losses, clock)
+                    self.read_metrics(sums, rates, losses, clock)
                     self.check_finite(lr, loader.px)
                 else:
                     self.log.batch_done()
                 if save:
                     self.save_within_epoch(stop)
                 asked = time.perf_counter()
-            speed = clock.speed((loader.batches - start) * loader.batch, flops)
+            speed = clock.speed(steps * loader.batch, flops)
         progress.seconds = seconds_before + clock.elapsed()
         return speed
+
+    def rates(self, global_batch: int) -> Rates:
+        """Learning rate, and momentum if the schedule has it, of the batch of ``global_batch`` up to here."""
+        epoch, place = self.progress.epoch, self.progress.in_batches(global_batch)
+        return self.schedule.lr(epoch, *place), self.schedule.momentum(epoch, *place)
 
     def validate(self, loader: ValLoader) -> Validation:
         """Validate the weights, and the averaged ones, unless a signal stops the run meanwhile."""
@@ -163,9 +171,10 @@ class Trainer:
         Diverged if this was the last epoch and it could not be saved.
         """
         progress, scores, averaged = self.progress, validation.scores, validation.averaged
-        trained, lr = scores_of(progress.sums), self.schedule.lr(progress.epoch, loader.batches, loader.batches)
+        trained, (lr, _) = scores_of(progress.sums), self.rates(loader.batch * self.world.ranks)
         progress.seconds += validation.seconds
-        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, list(NO_SUMS)
+        progress.end_epoch()
+        console.note_not_finite(progress.epoch, {"training": trained, "validation": scores})
         progress.scores = {"epoch": progress.epoch, **asdict(scores)}
         if averaged is not None:
             progress.scores |= {f"ema_{key}": value for key, value in asdict(averaged).items()}
@@ -237,13 +246,14 @@ class Trainer:
         if self.continued_from is not None:
             console.print_continued(self.continued_from, self.progress.epoch + 1, self.progress.batch)
 
-    def read_metrics(self, sums: MetricSums, losses: list[torch.Tensor], clock: StepClock) -> None:
-        """Log the steps since the last call, and empty ``sums`` and ``losses``. Waits for the device."""
+    def read_metrics(self, sums: MetricSums, rates: list[Rates], losses: list[torch.Tensor], clock: StepClock) -> None:
+        """Log the steps since the last call, and empty ``sums``, ``rates`` and ``losses``. Waits for the device."""
         read, step_losses = sums.over_ranks(self.world), over_batch(losses, self.world)
         sums.sums.zero_()
         losses.clear()
         self.progress.add(read)
-        self.log.batches_done(step_losses, scores_of(read), clock)
+        self.log.batches_done(rates, step_losses, scores_of(read), clock)
+        rates.clear()
 
     def trace_file(self, loader: TrainLoader) -> Path | None:
         """Where to write the profiler's trace; None if this epoch has none."""

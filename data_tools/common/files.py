@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import time
+import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,26 @@ def partial_file(path: Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
+
+
+def check_output(path: Path, *suffixes: str) -> None:
+    """UserError unless a tool whose files have one of ``suffixes`` may write to ``path``. It replaces only such files,
+    and no checkpoint of a run, whatever its name is."""
+    if not path.is_file() or path.parent in STREAMS:
+        return
+    is_checkpoint = holds_optimizer(path)
+    if is_checkpoint or path.suffix.lower() not in suffixes:
+        what = "a checkpoint of a run" if is_checkpoint else f"there already, and not a {' or '.join(suffixes)}"
+        raise UserError(f"{what}, which is not replaced", where=path, remedy="give another name")
+
+
+def holds_optimizer(path: Path) -> bool:
+    """Whether torch saved an optimizer into ``path``: only runs do. Nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(n.endswith("/data.pkl") and b"optimizer" in file.read(n) for n in file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

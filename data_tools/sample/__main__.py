@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from data_tools.common.errors import program
+from data_tools.common.files import check_output
 from data_tools.common.options import Argument, OptionError, Section, parse
 from data_tools.common.resources import usable_cores
 from data_tools.sample.dataset import specs, write
@@ -40,6 +41,7 @@ class SampleOptions(Section):
 @program("data_tools.sample")
 def main(argv: Sequence[str]) -> int:
     options = parse(SampleOptions, argv, prog="data_tools.sample", description=__doc__ or "")
+    check_output(options.out, ".tar")
     images = specs(classes=options.classes, train=options.train, val=options.val, seed=options.seed)
     start = time.monotonic()
     write(options.out, images, workers=options.workers or usable_cores())

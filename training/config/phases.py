@@ -79,7 +79,7 @@ class Ramp(EpochRange):
             raise OptionError(what, where="power", remedy="give shape: polynomial and power: 2.0, or neither")
         return self
 
-    def at(self, epoch: int, batch: int, batches: int) -> float:
+    def at(self, epoch: int, batch: float, batches: float) -> float:
         """The value of batch ``batch`` (counted from 1) of ``batches`` in ``epoch`` (from 0).
 
         Source of the linear one: imagenet18's ``linear_lr``: ``lr0 + (lr1-lr0)·((e-e0)·B + b) / ((e1-e0)·B)``.

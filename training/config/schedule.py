@@ -85,11 +85,14 @@ class Schedule(Section):
         """The phase of ``epoch`` (from 0). IndexError outside the schedule."""
         return _covering(self.phases, epoch)
 
-    def lr(self, epoch: int, batch: int, batches: int) -> float:
-        """Learning rate of batch ``batch`` (counted from 1) of ``batches`` in ``epoch`` (from 0)."""
+    def lr(self, epoch: int, batch: float, batches: float) -> float:
+        """Learning rate of batch ``batch`` (counted from 1) of ``batches`` in ``epoch`` (from 0).
+
+        They are fractions in an epoch that began with another batch.
+        """
         return _covering(self.lr_ramps, epoch).at(epoch, batch, batches)
 
-    def momentum(self, epoch: int, batch: int, batches: int) -> float | None:
+    def momentum(self, epoch: int, batch: float, batches: float) -> float | None:
         """Momentum of batch ``batch`` (counted from 1) of ``batches`` in ``epoch`` (from 0); None without ramps."""
         return _covering(self.momentum_ramps, epoch).at(epoch, batch, batches) if self.momentum_ramps else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from training.distributed.world import World, sum_over_ranks
@@ -9,19 +11,27 @@ from training.runlog.epoch_table import Scores
 
 
 class MetricSums:
-    """Running sums (images, loss, top-1 hits, top-5 hits). Adding does not wait for the device, reading does."""
+    """Running sums (images, loss, top-1 hits, top-5 hits, images whose loss is finite). Adding does not wait for the
+    device, reading does."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
         """Count a batch: ``logits`` (n, classes), ``labels`` (n,), mean ``loss`` ()."""
         hit = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         count = len(labels)
-        hits = torch.stack([hit[:, 0].sum(), hit.sum()]).double()
+        loss = loss.detach().double()
+        finite = torch.isfinite(loss)
         self.sums[0] += count
-        self.sums[1] += loss.detach().double() * count
-        self.sums[2:] += hits
+        self.sums[1:] += torch.stack(
+            [
+                torch.where(finite, loss, 0) * count,
+                hit[:, 0].sum().double(),
+                hit.sum().double(),
+                finite.double() * count,
+            ]
+        )
 
     def over_ranks(self, world: World) -> list[float]:
         """The sums over all processes; every process must call it."""
@@ -44,6 +54,9 @@ def over_batch(losses: list[torch.Tensor], world: World) -> list[float]:
 
 def scores_of(sums: list[float]) -> Scores:
     """The scores of sums like those of :class:`MetricSums`."""
-    images, loss, top1, top5 = sums
+    images, loss, top1, top5, finite = sums
     share = 1 / max(images, 1)
-    return Scores(images=round(images), loss=loss * share, top1=100 * top1 * share, top5=100 * top5 * share)
+    mean = loss * (1 / finite) if finite else math.nan
+    return Scores(
+        images=round(images), finite=round(finite), loss=mean, top1=100 * top1 * share, top5=100 * top5 * share
+    )

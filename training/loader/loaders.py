@@ -197,23 +197,28 @@ class TrainLoader(BetonLoader):
         """The next epoch, from its beginning."""
         return self.epoch(self.next_epoch)
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> BatchIterator:
+    def epoch(self, epoch: int, start_batch: int = 0, places: range | None = None) -> BatchIterator:
         """The batches of an epoch from `start_batch` on, as a context manager and an iterator.
 
+        `places`: those in the order of the epoch that the batches are cut from, if those before had another size.
         An epoch that is still open ends; asking it for another batch is then a LoadError.
         """
-        if not 0 <= start_batch <= self.batches:
-            raise ValueError(f"{self.beton.path}: no batch {start_batch} in an epoch of {self.batches}")
+        if places is None:
+            if not 0 <= start_batch <= self.batches:
+                raise ValueError(f"{self.beton.path}: no batch {start_batch} in an epoch of {self.batches}")
+            places = range(start_batch * self.batch * self.ranks, self.images)
         self.next_epoch = epoch + 1
         self._fetched: set[int] = set()
-        return self._begin([*self.samples(epoch)[start_batch:]], epoch, start_batch)
+        return self._begin([*self.samples(epoch, places)], epoch, start_batch)
 
-    def samples(self, epoch: int) -> Samples:
-        """(batches, batch): this process's samples of an epoch, in order."""
+    def samples(self, epoch: int, places: range | None = None) -> Samples:
+        """(batches, batch): this process's samples of an epoch, or of `places` in its order."""
         if self._page_window:
             samples = sample_order.page_order(self.seed, epoch, self.beton.pages(), self._page_window)
         else:
             samples = sample_order.epoch_order(self.seed, epoch, self.images)
+        if places is not None:
+            samples = samples[places.start : places.stop]
         return sample_order.rank_slice(samples, self.batch, self.rank, self.ranks)
 
     def batch_begins(self, batches: Sequence[Samples], number: int) -> None:

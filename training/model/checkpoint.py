@@ -6,6 +6,7 @@ CRC-32 of every member is verified before anything is read from it.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
@@ -19,7 +20,7 @@ from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
 
 logger = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 FRESH = "fresh.pt"  # is there if the machine stopped before it became last.pt
 WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
@@ -53,64 +54,95 @@ def save_last(run_dir: Path, state: dict[str, Any]) -> None:
     sync_folder(run_dir)
 
 
+class DamagedError(OptionError):
+    """What a file holds is not what was written to it: cut short, or a part without its checksum."""
+
+
 def load(path: Path) -> dict[str, Any]:
-    """The state saved at ``path``, on the CPU. OptionError if it cannot be read."""
+    """The state saved at ``path``, on the CPU. OptionError if it cannot be read, DamagedError if it is damaged."""
     return check_version(path, read(path))
 
 
 def read(path: Path) -> Any:
-    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read."""
+    """Any tensors and plain values that torch saved at ``path``, on the CPU. OptionError if they cannot be read,
+    DamagedError if they are damaged."""
+    content = b""
     try:
-        if zipfile.is_zipfile(path):  # the format before torch 1.6 has no checksums
-            with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():
-                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        content = path.read_bytes()  # whatever fails from here on is not the disk's fault
+        if zipfile.is_zipfile(io.BytesIO(content)):  # the format before torch 1.6 has no checksums
+            _check_digests(content)
         with warnings.catch_warnings(action="ignore"):  # of torch, about a pickle of another version
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile and torch raise many types for a damaged or hostile file
-        what, remedy = _fault(path, error)
-        raise OptionError(f"not a readable checkpoint: {what}", where=path, remedy=remedy) from error
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged or hostile file
+        kind, what, remedy = _fault(content, error)
+        raise kind(f"not a readable checkpoint: {what}", where=path, remedy=remedy) from error
 
 
-def _fault(path: Path, error: Exception) -> tuple[str, str]:
-    """What is wrong with the file, and the remedy, without torch's own message, which fills a screen and advises
-    running what the file says."""
+def _check_digests(content: bytes) -> None:
+    """BadZipFile unless every part of the zip file matches its CRC-32."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            damaged = file.testzip()
+    except Exception as error:  # a damaged directory raises many types
+        raise zipfile.BadZipFile(str(error)) from error
+    if damaged:
+        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+
+
+def _fault(content: bytes, error: Exception) -> tuple[type[OptionError], str, str]:
+    """The kind of error, what is wrong with the file, and the remedy, without torch's own message, which fills a screen
+    and advises running what the file says."""
     remedy = "copy or fetch it again, or give another file"
     if isinstance(error, OSError):
-        return error.strerror or str(error), remedy
+        return OptionError, error.strerror or str(error), remedy
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return OptionError, "it does not fit into memory", "free some"
     if isinstance(error, zipfile.BadZipFile):
-        return str(error), remedy
-    named, is_zip = re.search(r"GLOBAL ([\w.]+)", str(error)), zipfile.is_zipfile(path)
+        return DamagedError, str(error), remedy
+    named, is_zip = re.search(r"GLOBAL ([\w.]+)", str(error)), zipfile.is_zipfile(io.BytesIO(content))
     if named or (is_zip and type(error).__name__ == "UnpicklingError"):
         name = named[1] if named else "filled in an unusual way"
-        return f"it holds a Python object, {name}, which could run code", WEIGHTS_ALONE
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, without the file's content", "fetch the file with `git lfs pull`"
-    is_cut = head.startswith(b"PK") and not is_zip
-    return "cut short" if is_cut else "not written by torch.save, or damaged" if head else "empty", remedy
+        return OptionError, f"it holds a Python object, {name}, which could run code", WEIGHTS_ALONE
+    if content.startswith(b"version https://git-lfs"):
+        return OptionError, "a pointer of Git LFS, without the file's content", "fetch the file with `git lfs pull`"
+    # Torch looks at more of a zip file's directory than Python does.
+    if is_zip and "failed reading zip archive" not in str(error) and not isinstance(error, UnicodeDecodeError):
+        return OptionError, "not written by torch.save", remedy
+    is_cut = content.startswith(b"PK") and not is_zip
+    what = "cut short" if is_cut else "not written by torch.save, or damaged" if content else "empty"
+    return DamagedError, what, remedy
 
 
 def check_version(path: Path, state: Any) -> dict[str, Any]:
     """``state`` if :func:`save` wrote it; else OptionError."""
-    if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise OptionError("not a checkpoint of this program, or of another version", where=path, remedy="use another")
+    if not isinstance(state, dict) or not isinstance(version := state.get("version"), int):
+        raise OptionError("not a checkpoint of this program", where=path, remedy="use another")
+    if version != VERSION:
+        what = f"a checkpoint of version {version}, and this program reads version {VERSION}"
+        raise OptionError(what, where=path, remedy="use the program that wrote it, or another checkpoint")
     return state
 
 
 def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest readable checkpoint of a run folder and its path; None if there is no checkpoint.
+    """The newest checkpoint of a run folder that is not damaged, and its path; None if there is no checkpoint.
 
-    A damaged ``last.pt`` is reported on standard error and the one before is used. OptionError if none is readable.
+    A damaged ``last.pt`` is reported on standard error and the one before is used. OptionError if there is none, or if
+    one that may be intact cannot be read: a run that went back to an older one would replace it.
     """
     damaged: list[OptionError] = []
-    for path in (each for each in (run_dir / LAST, run_dir / FRESH, run_dir / PREVIOUS) if each.exists()):
+    for path in (run_dir / LAST, run_dir / FRESH, run_dir / PREVIOUS):
         try:
             found = load(path)
-        except OptionError as error:
+        except DamagedError as error:
             damaged.append(error)
             continue
+        except OptionError as error:
+            if isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink():
+                continue
+            remedy = "see to it that it can be read, or move it away to go back to an older one"
+            raise OptionError(
+                error.fault, where="run.dir", remedy=remedy if error.__cause__ else error.remedy
+            ) from error
         for each in damaged:
             logger.info("note: %s; going back to the previous checkpoint", each.fault)
         return found, path

@@ -160,7 +160,11 @@ def _cost(run: RunFolder, reached: EpochRow | None, price: float | None) -> Iter
     total = run.gpu_hours(run.rows[-1].hours)
     if total is None:
         if price is not None:
-            yield "cost", "unknown: no GPU was recorded"
+            before = run.sessions[0].from_hours if any(session.gpus for session in run.sessions) else 0.0
+            yield (
+                "cost",
+                f"unknown: {f'the GPUs of the first {duration(before)} are not' if before else 'no GPU was'} recorded",
+            )
         return
     unit, an_hour = time_unit(total)
     yield f"GPU-{unit}", f"{total * an_hour:.4f}"

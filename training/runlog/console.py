@@ -14,7 +14,8 @@ from typing import Any
 from data_tools.common.console import plural, show
 from data_tools.common.progress_bar import ProgressDisplay
 from training.config.run_config import Log, RunConfig
-from training.runlog.epoch_table import EpochRow, EpochTable
+from training.runlog.epoch_table import EpochRow, EpochTable, Scores
+from training.runlog.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,34 @@ def print_continued(source: Path, epoch: int, batch: int) -> None:
     """Print where a run continues: after ``batch`` batches of ``epoch`` (from 1)."""
     where = f"batch {batch} of epoch {epoch}" if batch else f"the start of epoch {epoch}"
     logger.info("continued at %s from %s", where, source)
+
+
+def note_left_out(at: Progress, images: int, global_batch: int, steps: int) -> None:
+    """Say how many of its ``images`` an epoch leaves out if it began with another batch, which does not divide the
+    same."""
+    if steps * global_batch < at.epoch_images - at.images:
+        logger.info(
+            "note: the rest of epoch %d is %s of %d; %d of its %s are left out",
+            at.epoch + 1,
+            plural(steps, "batch"),
+            global_batch,
+            images - at.images - steps * global_batch,
+            plural(images, "image"),
+        )
+
+
+def note_not_finite(epoch: int, scores: Mapping[str, Scores]) -> None:
+    """Say over how many images the mean losses of ``epoch`` (from 1) are, where not over all; ``scores`` by what they
+    are of."""
+    for kind, each in scores.items():
+        if each.finite < each.images:
+            logger.info(
+                "note: the %s loss of epoch %d is the mean over %d of %s; that of the others is not finite",
+                kind,
+                epoch,
+                each.finite,
+                plural(each.images, "image"),
+            )
 
 
 def print_end(config: RunConfig, epochs: int) -> None:

@@ -26,21 +26,21 @@ R = TypeVar("R", bound=TableRow)
 
 class CsvLog:
     """Appends rows to the table at ``path``, which keeps its first ``length`` bytes: those that it had when the
-    checkpoint was saved that the run continues from. 0 begins a new table.
+    checkpoint was saved that the run continues from. 0, or a file that is not there, begins a new table with ``lines``.
 
     Rows that cannot be written, as to a full disk, are written with the next ones.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], length: int = 0) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], length: int = 0, lines: Sequence[str] = ()) -> None:
         self.path = path
         self._unwritten = ""
         self.length = min(length, path.stat().st_size) if path.is_file() else 0
         if self.length:
             os.truncate(path, self.length)
         else:
-            heading = f"{','.join(columns)}\n".encode()
-            write_atomically(path, heading)
-            self.length = len(heading)
+            begun = "".join(f"{line}\n" for line in (",".join(columns), *lines)).encode()
+            write_atomically(path, begun)
+            self.length = len(begun)
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
         """Append the cells of ``rows``."""

@@ -24,9 +24,11 @@ def tells_top5(classes: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Mean ``loss`` over ``images`` images, ``top1`` and ``top5`` in percent."""
+    """``top1`` and ``top5`` of ``images`` images in percent; ``loss`` is the mean over the ``finite`` ones whose batch
+    had a finite loss."""
 
     images: int
+    finite: int
     loss: float
     top1: float
     top5: float
@@ -81,6 +83,28 @@ class EpochRow:
         own = asdict(self)
         speed: dict[str, float] = own.pop("speed")
         return own | speed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastEpoch:
+    """A complete epoch as the checkpoint keeps it: its ``line`` of ``epochs.csv``, after how many images and when it
+    ended, and how long it was validated."""
+
+    line: str
+    images_seen: int
+    ended: float
+    eval_seconds: float
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """What TensorBoard gets of it."""
+        row = _row(dict(zip(COLUMNS, self.line.split(","), strict=True)))
+        return {
+            "losses/test_1": row.top1,
+            "losses/test_5": row.top5,
+            "losses/test_xent": row.val_loss,
+            "times/eval_sec": self.eval_seconds,
+        }
 
 
 COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]

@@ -48,12 +48,12 @@ class EtaEstimator:
         self._before = [0.0, *accumulate(work.of_epoch(epoch) for epoch in epochs)]
         self._since: tuple[float, float] | None = None
 
-    def begin_epoch(self, epoch: int, batch: int, seconds: float) -> None:
+    def begin_epoch(self, epoch: int, batch: float, seconds: float) -> None:
         """An epoch begins, or continues after ``batch`` batches, with ``seconds`` on the clock."""
         if self._since is None or epoch == self.work.schedule.phase(epoch).start:
             self._since = self._done(epoch, batch), seconds
 
-    def left(self, epoch: int, batch: int, seconds: float) -> tuple[float, float]:
+    def left(self, epoch: int, batch: float, seconds: float) -> tuple[float, float]:
         """Seconds until ``epoch`` is trained and validated, and until the run is over, after ``batch`` batches of it
         with ``seconds`` on the clock; nan while unknown."""
         assert self._since is not None, "begin_epoch() comes first"
@@ -63,5 +63,6 @@ class EtaEstimator:
             return float("nan"), float("nan")
         return (self._before[epoch + 1] - done) * elapsed / work, (self._before[-1] - done) * elapsed / work
 
-    def _done(self, epoch: int, batch: int) -> float:
-        return self._before[epoch] + batch * self.work.of_batch(epoch)
+    def _done(self, epoch: int, batch: float) -> float:
+        # An epoch that began with a smaller batch may train a part of a batch more.
+        return self._before[epoch] + min(batch, self.work.batches(epoch)) * self.work.of_batch(epoch)

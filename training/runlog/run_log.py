@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Protocol
 
 from data_tools.common.files import warn_on_write_error, write_atomically
@@ -19,6 +20,7 @@ from training.runlog.epoch_table import (
     EPOCHS,
     EpochRow,
     EpochTable,
+    PastEpoch,
     Scores,
     read_epochs,
     validation_images,
@@ -42,6 +44,9 @@ class StepTimes(Protocol):
     def starved(self) -> float: ...
 
 
+Rates = tuple[float, float | None]  # of learning, and momentum if the schedule has it
+
+
 class Log:
     """What a run reports. This one reports nothing: it is that of every process but the main one."""
 
@@ -60,8 +65,8 @@ class Log:
     def batch_done(self) -> None:
         """A batch was trained whose metrics are still on the device."""
 
-    def batches_done(self, losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
-        """The batches since the last call have these ``scores``, and mean ``losses`` step by step."""
+    def batches_done(self, rates: Sequence[Rates], losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
+        """The batches since the last call have these ``scores``, and step by step ``rates`` and mean ``losses``."""
 
     def validation_begins(self) -> None:
         """All batches of the epoch are trained."""
@@ -89,7 +94,9 @@ class RunLog(Log):
 
         self.dir = config.run.dir
         self.progress, self.eta = progress, EtaEstimator(work)
-        self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lengths.get(EPOCHS, 0))
+        history = [PastEpoch(**each) for each in progress.history]
+        lines = [each.line for each in history]
+        self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lengths.get(EPOCHS, 0), lines)
         self.steps = CsvLog(self.dir / STEPS, STEP_COLUMNS, lengths.get(STEPS, 0))
         earlier = read_epochs(self.dir)
         self.tracker: Tracker | None = None
@@ -97,11 +104,15 @@ class RunLog(Log):
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config))
         write_sessions(self.dir, sessions)
         write_atomically(self.dir / CONFIG, json.dumps(as_mapping(config), indent=2).encode() + b"\n")
+        has_events = any("tfevents" in path.name for path in self.dir.iterdir())
         # Discard events beyond the checkpoint. An epoch's scores have the same step as the start of the next epoch, and
         # so of a continued run: keep them.
         self.events = SummaryWriter(str(self.dir), purge_step=progress.images_seen + 1 if progress.images_seen else 0)
-        if not progress.images_seen:
-            self._scalars({"times/first": time.time()})  # data_tools.dawn_tsv counts the hours from it
+        progress.started = progress.started or time.time()
+        if not (progress.images_seen and has_events):  # or only the checkpoint was moved here
+            self._scalars({"times/first": progress.started}, 0, progress.started)  # data_tools.dawn_tsv counts from it
+            for each in history:
+                self._scalars(each.scalars, each.images_seen, each.ended)
         self.console = Console(config.log, EpochTable(images=validation_images(work.images)))
         for row in earlier:
             self.console.epoch_done(row)
@@ -117,13 +128,12 @@ class RunLog(Log):
         if self.tracker is not None:
             self.tracker.close()
 
-    def _scalars(self, values: Mapping[str, float], flush: bool = False) -> None:
-        seen = self.progress.images_seen
+    def _scalars(self, values: Mapping[str, float], images_seen: int | None = None, at: float | None = None) -> None:
+        """Log ``values`` after ``images_seen`` images, at a time in seconds since 1970; by default here and now."""
+        seen = self.progress.images_seen if images_seen is None else images_seen
         with warn_on_write_error("the event file"):
             for tag, value in values.items():
-                self.events.add_scalar(tag, value, seen)
-            if flush:
-                self.events.flush()
+                self.events.add_scalar(tag, value, seen, at)
         if self.tracker is not None:
             self.tracker.log(values, seen)
 
@@ -135,22 +145,19 @@ class RunLog(Log):
     def epoch_begins(self, phase: Phase, batches: int, global_batch: int) -> None:
         at = self.progress
         self._scalars({"sizes/image": phase.px, "sizes/batch": global_batch})
-        self.eta.begin_epoch(at.epoch, at.batch, at.seconds)
+        self.eta.begin_epoch(at.epoch, at.images / global_batch, at.seconds)
         self.console.epoch_begins(at.epoch + 1, at.batch, batches)
-        self._images_before = at.images_seen
+        self._images_before, self._batches, self._global_batch = at.images_seen, batches, global_batch
 
     def batch_done(self) -> None:
         self.console.advance(self.progress.batch)
 
-    def batches_done(self, losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
-        work, at = self.eta.work, self.progress
-        batches, steps = work.batches(at.epoch), len(times.marks) - 1
+    def batches_done(self, rates: Sequence[Rates], losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
+        at, steps, (lr, momentum) = self.progress, len(times.marks) - 1, rates[-1]
         self.steps.add(
-            StepRow(epoch=at.epoch + 1, batch=batch, lr=work.schedule.lr(at.epoch, batch, batches), loss=loss).cells()
-            for batch, loss in enumerate(losses, start=at.batch - len(losses) + 1)
+            StepRow(epoch=at.epoch + 1, batch=batch, lr=rate, loss=loss).cells()
+            for batch, ((rate, _), loss) in enumerate(zip(rates, losses, strict=True), at.batch - len(losses) + 1)
         )
-        lr = work.schedule.lr(at.epoch, at.batch, batches)
-        momentum = work.schedule.momentum(at.epoch, at.batch, batches)
         values = {
             "losses/xent": scores.loss,
             "losses/train_1": scores.top1,
@@ -167,12 +174,12 @@ class RunLog(Log):
 
     def _snapshot(self, lr: float, loss: float, times: StepTimes) -> ProgressSnapshot:
         at, schedule, seconds = self.progress, self.eta.work.schedule, times.elapsed()
-        epoch_left, run_left = self.eta.left(at.epoch, at.batch, at.seconds)
+        epoch_left, run_left = self.eta.left(at.epoch, at.images / self._global_batch, at.seconds)
         return ProgressSnapshot(
             epoch=at.epoch + 1,
             epochs=schedule.epochs,
             batch=at.batch,
-            batches=self.eta.work.batches(at.epoch),
+            batches=self._batches,
             px=schedule.phase(at.epoch).px,
             loss=loss,
             lr=lr,
@@ -186,13 +193,12 @@ class RunLog(Log):
         self.console.validating(self.progress.batch)
 
     def epoch_done(self, row: EpochRow, eval_seconds: float) -> None:
-        values = {
-            "losses/test_1": row.top1,
-            "losses/test_5": row.top5,
-            "losses/test_xent": row.val_loss,
-            "times/eval_sec": eval_seconds,
-        }
-        self._scalars(values, flush=True)
+        line, seen = ",".join(row.cells()), self.progress.images_seen
+        past = PastEpoch(line=line, images_seen=seen, ended=time.time(), eval_seconds=eval_seconds)
+        self.progress.history.append(asdict(past))
+        self._scalars(past.scalars, seen, past.ended)
+        with warn_on_write_error("the event file"):
+            self.events.flush()
         self.epochs.add([row.cells()])
         self.console.epoch_done(row)
 

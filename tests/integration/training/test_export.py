@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from helpers.recipes import ONE_EPOCH, write_recipe
 from helpers.training_runs import run_main, train
 from torchvision.models import ResNet50_Weights
 
+from data_tools import describe
 from data_tools.beton.manifest import read_manifest
-from training import export
+from data_tools.sample import __main__ as sample
+from training import export, plan
 from training.model import checkpoint, resnet, weights
 
 
@@ -96,6 +99,32 @@ def test_missing_package_is_a_one_line_error(trained: Path, tmp_path: Path, monk
     assert status == 2
     assert "is missing; make env EXTRAS=export, or pip install safetensors" in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_no_tool_writes_over_its_input_or_a_checkpoint(
+    trained: Path, recipe: Path, betons: Path, tmp_path: Path
+) -> None:
+    for name in ("last.pt", "best.pt", "renamed.pth"):
+        shutil.copy(trained, tmp_path / name)
+    beton, options = shutil.copy(betons / "val_160.beton", tmp_path), shutil.copy(recipe, tmp_path)
+    (tmp_path / "link.pth").symlink_to("last.pt")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    last, to = str(tmp_path / "last.pt"), ("--to", "torchvision")
+    for main, arguments in (
+        *((export.main, [last, *to, "--out", str(tmp_path / name)]) for name in ("last.pt", "best.pt", "link.pth")),
+        (export.main, [str(tmp_path / "renamed.pth"), *to]),
+        (plan.main, ["--config-file", str(recipe), "--csv", last]),
+        (plan.main, ["--config-file", str(options), "--csv", str(options)]),
+        (describe.main, [str(betons / "val_160.beton"), "--sheet", last]),
+        (describe.main, [str(beton), "--sheet", str(beton)]),
+        (sample.main, [last]),
+    ):
+        status, _, err = run_main(main, arguments)
+        assert (status, err.count("error: ")) == (2, 1), arguments
+        assert "which is not replaced; give another name" in err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    for _ in range(2):  # its own output is
+        exported(trained, tmp_path / "out.pth", "torchvision")
 
 
 def test_unsuitable_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:

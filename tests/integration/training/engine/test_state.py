@@ -63,6 +63,17 @@ def test_auto_precision_continues_only_where_it_means_the_same(
     assert f"continues with a change: train.amp is {here}, was {ran_as}" in err
 
 
+def test_checkpoint_of_a_newer_version_is_left_as_it_is(finished_run: Path, recipe: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    saved = checkpoint.load(run_dir / checkpoint.LAST)
+    torch.save(saved | {"version": checkpoint.VERSION + 1}, run_dir / checkpoint.LAST)
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    status, out, err = attempt(recipe, run_dir)
+    assert (status, out, err.count("error: ")) == (2, "", 1)
+    assert f"last.pt: a checkpoint of version {checkpoint.VERSION + 1}, and this program reads" in err
+    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+
+
 def test_checkpoint_without_momentum_is_continued(finished_run: Path, recipe: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(finished_run / checkpoint.LAST)["optimizer"]
     run_dir = run_with(finished_run, tmp_path / "run", optimizer=saved | {"state": {}})

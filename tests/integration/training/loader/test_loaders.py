@@ -152,6 +152,21 @@ def test_epoch_continues_at_any_batch_on_other_ranks(betons: Path, page_window: 
     assert seen | rest == set(whole.values())
 
 
+@pytest.mark.parametrize("page_window", [None, 1])
+def test_epoch_continues_at_any_image_in_batches_of_another_size(betons: Path, page_window: int | None) -> None:
+    options = {"page_window": page_window}
+    with train(betons, batch=8, **options) as loader:
+        first, *_ = loader.epoch(2)
+        expected = loader.samples(2).reshape(-1)[8:38].reshape(3, 5, 2)
+    for rank in (0, 1):
+        with train(betons, batch=5, rank=rank, ranks=2, **options) as other:
+            np.testing.assert_array_equal(other.samples(2, range(8, 40)), expected[:, :, rank])
+            rest = [images for images, _ in other.epoch(2, 1, range(8, 40))]
+            assert [len(images) for images in rest] == [5, 5, 5]
+            assert not {i.numpy().tobytes() for i in first[0]} & {i.numpy().tobytes() for i in torch.cat(rest)}
+            assert not list(other.epoch(2, 4, range(38, 40)))
+
+
 def test_100_early_breaks_do_not_leak(betons: Path) -> None:
     process = psutil.Process()
     with train(betons, px=128) as loader, val(betons) as validation:

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_tools import dawn_tsv
 from training import report, trainer
+from training.model import checkpoint
 from training.reporting.run_folder import read_runs, run_summary
 from training.runlog.epoch_table import COLUMNS, read_epochs
 from training.runlog.run_log import RunLog
@@ -123,6 +124,38 @@ def test_continued_run_continues_every_log(
     assert "libjpeg" in said["versions"]
     assert said["data"] == "4 classes; train_160 40, val_160 12, train_full 40, val_full 12"
     assert report.main([str(tmp_path)]) == 0
+
+
+def test_history_of_a_run_moves_with_its_checkpoint(
+    recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert attempt(recipe, here)[0] == 75
+    stop_after_an_epoch.undo()
+    there.mkdir()
+    saved = checkpoint.load(here / "last.pt")
+    saved["sessions"][0]["gpus"] = ["NVIDIA H200"]
+    checkpoint.save(there / "last.pt", saved)
+    for folder in (here, there):  # the same folder, and one that has nothing but the checkpoint
+        status, out, err = attempt(recipe, folder)
+        assert status == 0, err
+        assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
+    stayed, moved = (dawn_tsv.read(folder) for folder in (here, there))
+    for tag in (dawn_tsv.FIRST, dawn_tsv.EVAL):  # times, of what was done before
+        assert next(iter(moved[tag].by_step.items())) == next(iter(stayed[tag].by_step.items()))
+    for tag in (dawn_tsv.TOP1, dawn_tsv.TOP5):
+        assert [(step, v) for step, (_, v) in moved[tag].by_step.items()] == [
+            (step, v) for step, (_, v) in stayed[tag].by_step.items()
+        ]
+    (first,), (expected,) = (dawn_tsv.rows(each, False, there) for each in (moved, stayed))
+    assert first == expected  # the only row: of four classes, every epoch is above 93 % top-5
+    assert (there / "epochs.csv").read_text().splitlines()[:2] == (here / "epochs.csv").read_text().splitlines()[:2]
+    tensorboard = EventAccumulator(str(there))
+    tensorboard.Reload()
+    assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
+    said = dict(run_summary(*read_runs([there]), 3.0))
+    assert said["hardware"].startswith("1 × NVIDIA H200") and "in all, at 3 per GPU-hour" in said["cost"]
+    assert len(checkpoint.load(there / "last.pt")["progress"]["history"]) == 3
 
 
 def test_damaged_epochs_csv_is_refused_when_a_run_is_continued(

@@ -1,5 +1,7 @@
 """Loss and accuracy summed over batches, by hand."""
 
+import math
+
 import pytest
 import torch
 
@@ -20,6 +22,17 @@ def test_accuracy_and_mean_loss_over_batches() -> None:
     scores = sums.scores(ALONE)
     assert (scores.images, scores.top1, scores.top5) == (5, 40.0, 80.0)
     assert scores.loss == pytest.approx(3.0)
+
+
+def test_loss_that_is_not_finite_is_left_out_of_the_mean_and_counted() -> None:
+    logits, labels, sums = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]), MetricSums(CPU)
+    for loss in (2.0, float("nan"), 4.0, float("inf")):
+        sums.add(logits, labels, torch.tensor(loss))
+    scores = sums.scores(ALONE)
+    assert (scores.images, scores.finite, scores.loss, scores.top1) == (8, 4, 3.0, 50.0)
+    none = MetricSums(CPU)
+    none.add(logits, labels, torch.tensor(float("nan")))
+    assert math.isnan(none.scores(ALONE).loss)
 
 
 def test_top5_of_two_classes_is_100() -> None:

@@ -1,6 +1,8 @@
 """Checkpoints: whole or absent, plain values only."""
 
+import errno
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,78 @@ def test_note_about_a_damaged_checkpoint_is_printed_only_if_there_is_one_before(
     checkpoint.save(tmp_path / checkpoint.PREVIOUS, {"progress": {"epoch": 1}})
     assert checkpoint.load_newest(tmp_path) is not None
     assert "empty; going back to the previous checkpoint" in capsys.readouterr().err
+
+
+def newer(last: Path, patch: pytest.MonkeyPatch) -> None:
+    with patch.context() as newer_program:
+        newer_program.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+        checkpoint.save(last, {"progress": {"epoch": 2}})
+
+
+def foreign(last: Path, patch: pytest.MonkeyPatch) -> None:
+    torch.save({"w": torch.zeros(3)}, last)
+
+
+def elsewhere(last: Path, patch: pytest.MonkeyPatch) -> None:
+    last.unlink()
+    last.symlink_to(last.parent / "not mounted" / "last.pt")
+
+
+def failing(error: Exception) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    """The system call that reads last.pt fails; root may read every file."""
+    read_bytes = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == checkpoint.LAST:
+            raise error
+        return read_bytes(path)
+
+    return lambda last, patch: patch.setattr(Path, "read_bytes", fail)
+
+
+@pytest.mark.parametrize(
+    ("happens", "what"),
+    [
+        (
+            failing(PermissionError(errno.EACCES, "Permission denied")),
+            "Permission denied; see to it that it can be read",
+        ),
+        (failing(OSError(errno.ESTALE, "Stale file handle")), "Stale file handle; see to it"),
+        (failing(OSError(errno.EIO, "Input/output error")), "Input/output error; see to it"),
+        (failing(MemoryError()), "it does not fit into memory; see to it"),
+        (elsewhere, "No such file or directory; see to it"),
+        (
+            newer,
+            f"of version {checkpoint.VERSION + 1}, and this program reads version {checkpoint.VERSION}; use",
+        ),
+        (foreign, "not a checkpoint of this program; use another"),
+    ],
+)
+def test_checkpoint_that_is_not_damaged_is_not_passed_over(
+    happens: Callable[[Path, pytest.MonkeyPatch], None], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        checkpoint.save(tmp_path / name, {"progress": {"epoch": 1}})
+    happens(tmp_path / checkpoint.LAST, monkeypatch)
+    with pytest.raises(OptionError) as refused:
+        checkpoint.load_newest(tmp_path)
+    assert what in str(refused.value)
+
+
+def test_any_flipped_or_missing_byte_is_damage_or_changes_nothing(tmp_path: Path) -> None:
+    path, state = tmp_path / "last.pt", {"w": torch.arange(40.0), "progress": {"epoch": 3}}
+    checkpoint.save(path, state)
+    content, damaged = path.read_bytes(), 0
+    flipped = (content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :] for at in range(len(content)))
+    for each in (*flipped, *(content[:at] for at in range(0, len(content), 7))):
+        path.write_bytes(each)
+        try:
+            loaded = checkpoint.load(path)
+        except checkpoint.DamagedError:
+            damaged += 1
+        else:
+            assert torch.equal(loaded["w"], state["w"]) and loaded["progress"] == state["progress"]
+    assert damaged > 300
 
 
 class Hostile:

@@ -22,6 +22,7 @@ def test_gpu_hours_of_a_run_continued_on_other_gpus(tmp_path: Path) -> None:
     assert "; then 2 × NVIDIA H100; AMD" in said
     late = replace(run, sessions=[moved])
     assert late.gpu_hours(1.5) is None  # what came before was not recorded
+    assert dict(run_summary(late, 3.0))["cost"] == "unknown: the GPUs of the first 1.0000 h are not recorded"
 
 
 def test_summary_says_what_was_not_noted(tmp_path: Path) -> None:

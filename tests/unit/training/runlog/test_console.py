@@ -14,9 +14,12 @@ from typing import Any, NoReturn
 import pytest
 from helpers.run_folders import rows
 
+from data_tools.common import console as common
 from training.config.run_config import Log
 from training.runlog import console
 from training.runlog.console import Console, ProgressSnapshot
+from training.runlog.epoch_table import Scores
+from training.runlog.progress import Progress
 
 SNAPSHOT = ProgressSnapshot(
     epoch=3,
@@ -68,11 +71,24 @@ def test_clock_format(seconds: float, text: str) -> None:
 
 
 def test_continuation_names_batch_epoch_and_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    common.set_up()
     console.print_continued(Path("runs/x/last.pt"), 3, 12)
     console.print_continued(Path("runs/x/last.pt"), 3, 0)
     assert capsys.readouterr() == (
         "",
         "continued at batch 12 of epoch 3 from runs/x/last.pt\ncontinued at the start of epoch 3 from runs/x/last.pt\n",
+    )
+
+
+def test_notes_name_what_is_left_out_and_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    common.set_up()
+    console.note_left_out(Progress(images=24, epoch_images=80), 85, 16, 3)
+    console.note_left_out(Progress(images=16, epoch_images=80), 85, 16, 4)
+    all_finite = Scores(images=20, finite=20, loss=1.0, top1=0.0, top5=0.0)
+    console.note_not_finite(2, {"training": replace(all_finite, images=30), "validation": all_finite})
+    assert capsys.readouterr().err == (
+        "note: the rest of epoch 1 is 3 batches of 16; 13 of its 85 images are left out\n"
+        "note: the training loss of epoch 2 is the mean over 20 of 30 images; that of the others is not finite\n"
     )
 
 
