@@ -107,8 +107,8 @@ def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> 
         command = (*part.command, *(("--json", str(rows)) if part.rows else ()))
         print(f"\n== {part.name}: {' '.join(command)}", file=output, flush=True)
         at = output.tell()
-        beside = [_start(each, environment, subprocess.DEVNULL) for each in part.beside]
-        process = _start(command, environment, output)
+        beside = [start(each, environment, subprocess.DEVNULL) for each in part.beside]
+        process = start(command, environment, output)
         try:
             exit_status = process.wait(limit)
             status = "done" if exit_status == 0 else f"failed with exit status {exit_status}"
@@ -119,7 +119,7 @@ def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> 
             status = f"stopped after {limit:.0f} s"
         finally:  # also what they left running
             for each in (process, *beside):
-                _kill(each)
+                kill(each)
         output.seek(at)
         return Result(
             name=part.name,
@@ -130,7 +130,7 @@ def run(part: Part, deadline: float, log: Path, environment: dict[str, str]) -> 
         )
 
 
-def _start(command: Sequence[str], environment: dict[str, str], output: IO[str] | int) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], environment: dict[str, str], output: IO[str] | int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -141,7 +141,7 @@ def _start(command: Sequence[str], environment: dict[str, str], output: IO[str] 
     )
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

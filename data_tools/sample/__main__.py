@@ -1,4 +1,4 @@
-"""Generate a sample data set: images of ten kinds of pattern, with noise and distortion, as a sorted tar."""
+"""Generate a sample data set: images of patterns, with noise and distortion, as a sorted tar."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from data_tools.common.files import check_output
 from data_tools.common.options import Argument, OptionError, Section, parse
 from data_tools.common.resources import usable_cores
 from data_tools.sample.dataset import specs, write
-from data_tools.sample.patterns import PATTERNS
+from data_tools.sample.mixtures import MIXTURES
 
 
 class SampleOptions(Section):
     """One dataset."""
 
     out: Annotated[Path, Argument("OUT.tar")] = Field(description="where to write the tar")
-    classes: int = Field(10, ge=2, le=len(PATTERNS), description="number of classes, each a kind of pattern")
+    classes: int = Field(
+        10, ge=2, le=len(MIXTURES), description="classes: up to 10, kinds of pattern; more, mixtures of two and a hue"
+    )
     train: int = Field(1600, ge=2, description="training images in total")
     val: int = Field(400, ge=2, description="validation images in total")
     seed: int = Field(0, ge=0, description="seed of the random images")

@@ -1,11 +1,11 @@
-"""A generated sample dataset: ten kinds of pattern, photographed badly, as a sorted tar.
+"""A generated sample dataset: kinds of pattern, photographed badly, as a sorted tar.
 
     python -m data_tools.sample OUT.tar [--classes 10 --train 1600 --val 400 --seed 0]
 
 The tar has the layout of the sorted ImageNet tar, ``sample/{train,val}/<class>/<file>.JPEG``, so that
 programs for ImageNet can be tried without it. The classes differ by what survives a random resized crop and a
-flip: the shape of the pattern, at any angle and scale, and a hue that two classes share. One file in seven has
-one of ImageNet's oddities.
+flip: the shape of the pattern, at any angle and scale, and a hue that two classes share. More than ten classes are
+mixtures of two patterns and a hue (`mixtures.py`). One file in seven has one of ImageNet's oddities.
 """
 
 from __future__ import annotations
@@ -23,29 +23,25 @@ import numpy as np
 from PIL import Image
 
 from data_tools.common.files import partial_file
-from data_tools.sample.patterns import PATTERNS, render
+from data_tools.sample import mixtures, patterns
 
 # --- one file ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleImage:
-    """One file: its pattern and what its random generator is seeded with."""
+    """One file: its class, what its random generator is seeded with, and in what it is odd, if it is."""
 
     split: str
     kind: str
     index: int  # within the split
     seed: int
+    oddity: str
 
     @property
     def name(self) -> str:
         stem = f"{self.kind}_{self.index:05d}" if self.split == "train" else f"SAMPLE_val_{self.index:08d}"
         return f"sample/{self.split}/{self.kind}/{stem}.JPEG"
-
-    @property
-    def oddity(self) -> str:
-        """41 is coprime to any number of classes, so that each class gets its share of each oddity."""
-        return ODDITIES.get(self.index % 41, "")
 
 
 ODDITIES = {3: "grey", 9: "cmyk", 16: "png", 22: "palette", 29: "exif", 35: "progressive"}
@@ -82,9 +78,11 @@ def encode(spec: SampleImage, image: Image.Image, rng: np.random.Generator) -> b
 def make(spec: SampleImage) -> bytes:
     """The file that `spec` describes. Its random generator is seeded with (seed, split, index) alone."""
     rng = np.random.default_rng((spec.seed, spec.split == "val", spec.index))
+    if spec.kind in mixtures.MIXTURES:
+        return encode(spec, mixtures.render(spec.kind, rng), rng)
     long, short = int(rng.integers(460, 641)), int(rng.integers(400, 461))
     height, width = (long, short) if rng.random() < 0.3 else (short, long)  # ImageNet: mostly landscape
-    return encode(spec, render(spec.kind, height, width, rng), rng)
+    return encode(spec, patterns.render(spec.kind, height, width, rng), rng)
 
 
 # --- the tar ---
@@ -92,9 +90,17 @@ def make(spec: SampleImage) -> bytes:
 
 def specs(*, classes: int = 10, train: int = 1600, val: int = 400, seed: int = 0) -> list[SampleImage]:
     """All files in the order of the tar: by split, class and number. Balanced to within one image a class."""
-    kinds = list(PATTERNS)[:classes]
+    few = classes <= len(patterns.PATTERNS)
+    kinds = list(patterns.PATTERNS if few else mixtures.MIXTURES)[:classes]
     images = [
-        SampleImage(split=split, kind=kinds[i % classes], index=i, seed=seed)
+        # 41 is coprime to every small number of classes: each class gets its share of each oddity.
+        SampleImage(
+            split=split,
+            kind=kinds[i % classes],
+            index=i,
+            seed=seed,
+            oddity=ODDITIES.get((i if few else i // classes) % 41, ""),
+        )
         for split, count in (("train", train), ("val", val))
         for i in range(count)
     ]

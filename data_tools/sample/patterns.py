@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -121,18 +121,19 @@ def _smooth_field(rng: np.random.Generator, height: int, width: int, knots: int)
     return np.asarray(values.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _colours(hue: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """RGB in 0..255 of the figure, near `hue`, and of a pale ground of clearly different brightness."""
+def colours(hue: float, spread: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
+    """RGB in 0..255 of the figure, within ``spread`` of ``hue``, and of a pale ground of clearly different
+    brightness."""
     while True:
-        figure = np.multiply(255, hsv_to_rgb(hue + rng.uniform(-0.07, 0.07), *rng.uniform((0.5, 0.4), 1)))
+        figure = np.multiply(255, hsv_to_rgb(hue + rng.uniform(-spread, spread), *rng.uniform((0.5, 0.4), 1)))
         ground = np.multiply(255, hsv_to_rgb(rng.uniform(0, 1), *rng.uniform(0, (0.25, 1))))
         if abs((figure - ground) @ (0.299, 0.587, 0.114)) > 80:
             return figure.astype(np.float32), ground.astype(np.float32)
 
 
-def _pattern(kind: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(height, width, 3): the pattern at any angle and period, bent, lit unevenly, somewhat out of focus."""
-    period = rng.uniform(*STYLES[kind].period) * min(height, width)
+def ink(kind: str, periods: tuple[float, float], height: int, width: int, rng: np.random.Generator) -> Plane:
+    """(height, width), 0 to 1: where the pattern is, at any angle and period, bent, somewhat out of focus."""
+    period = rng.uniform(*periods) * min(height, width)
     angle, aspect, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25), np.float32(rng.uniform(0, 0.25))
     ys = np.arange(height, dtype=np.float32)[:, None] / np.float32(period)
     xs = np.arange(width, dtype=np.float32) / np.float32(period)
@@ -143,17 +144,30 @@ def _pattern(kind: str, height: int, width: int, rng: np.random.Generator) -> ND
         plane += bend * _smooth_field(rng, height, width, 4) + shift
 
     softness = np.float32(rng.uniform(0.04, 0.15))  # in periods
-    ink = np.clip(PATTERNS[kind](u, v) / softness + np.float32(0.5), 0, 1)
-    light = 1 + np.float32(rng.uniform(0.05, 0.35)) * _smooth_field(rng, height, width, 3)
-    figure, ground = _colours(STYLES[kind].hue, rng)
-    channels = [np.clip((g + ink * (f - g)) * light, 0, 255) for f, g in zip(figure, ground, strict=True)]
-    return np.stack([c.astype(np.uint8) for c in channels], axis=-1)
+    return np.clip(PATTERNS[kind](u, v) / softness + np.float32(0.5), 0, 1)
+
+
+def light(height: int, width: int, rng: np.random.Generator) -> Plane:
+    """(height, width), near 1: uneven light."""
+    return 1 + np.float32(rng.uniform(0.05, 0.35)) * _smooth_field(rng, height, width, 3)
+
+
+def as_pixels(channels: Iterable[Plane]) -> Image.Image:
+    return Image.fromarray(np.stack([np.clip(c, 0, 255).astype(np.uint8) for c in channels], axis=-1))
+
+
+def enlarged(picture: Image.Image, height: int, width: int, grain: int, rng: np.random.Generator) -> Image.Image:
+    """``picture``, which is smooth, at another size, with noise of at most ``grain``."""
+    noise = Image.fromarray(rng.integers(0, 2 * grain + 1, (height, width), np.uint8))
+    larger = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return ImageChops.add(larger, Image.merge("RGB", (noise, noise, noise)), offset=-grain)
 
 
 def render(kind: str, height: int, width: int, rng: np.random.Generator) -> Image.Image:
-    """One picture of the pattern `kind`, drawn at half size because it is smooth, enlarged, grain added."""
-    pattern = Image.fromarray(_pattern(kind, (height + 1) // 2, (width + 1) // 2, rng))
-    picture = pattern.resize((width, height), Image.Resampling.BICUBIC)
-    strength = int(rng.integers(1, 17))
-    grain = Image.fromarray(rng.integers(0, 2 * strength + 1, (height, width), np.uint8))
-    return ImageChops.add(picture, Image.merge("RGB", (grain, grain, grain)), offset=-strength)
+    """One picture of the pattern `kind`, drawn at half size, enlarged, grain added."""
+    half = (height + 1) // 2, (width + 1) // 2
+    style = STYLES[kind]
+    figure_ink, shade = ink(kind, style.period, *half, rng), light(*half, rng)
+    figure, ground = colours(style.hue, 0.07, rng)
+    picture = as_pixels((g + figure_ink * (f - g)) * shade for f, g in zip(figure, ground, strict=True))
+    return enlarged(picture, height, width, int(rng.integers(1, 17)), rng)

@@ -44,6 +44,8 @@ NOT_RUN_HERE = {
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 .venv/bin/torchrun": "On GPUs and on a real network: not run",
     "for node in 0 1": "tests/integration/training/test_trainer.py::test_two_nodes_on_loopback_train_together",
     "python3 -m scripts.gpu_acceptance": ACCEPTANCE,
+    "python3 -m scripts.whole_run": "tests/integration/scripts/test_whole_run.py"
+    "::test_whole_run_in_pieces_is_complete_and_continues_bit_for_bit",
     "python3 -m ": WHEELS,
     "sbatch ": "## SLURM",
 }

@@ -111,10 +111,13 @@ def _ms(seconds: float) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseTime:
-    """``epochs``: seconds of each epoch; ``first`` and ``last``: a step of the first epoch and of the last."""
+    """``epochs``: seconds of each epoch, of which each ends with ``validation``, and the first begins with ``start``
+    before its first step; ``first`` and ``last``: a step of the first epoch and of the last."""
 
     phase: Phase
     epochs: tuple[float, ...]
+    start: float
+    validation: float
     first: StepTime
     last: StepTime
 
@@ -160,11 +163,21 @@ def phase_times(
         steps = [step(phase, epochs) for epochs in range(done, epochs_of[phase.data])]
         image = max(image_s(phase) * VAL_COST * (phase.val_px / phase.px) ** 2, site.crop_s(phase.val_px))
         batches = batches_per_epoch(train, phase.batch_per_gpu, site.gpus)
-        seconds = [batches * each.seconds + val / site.gpus * image + software.epoch_s for each in steps]
-        if before != (phase.px, phase.data):
-            seconds[0] += software.phase_s
+        validation = val / site.gpus * image
+        seconds = [batches * each.seconds + validation + software.epoch_s for each in steps]
+        start = software.phase_s if before != (phase.px, phase.data) else 0.0
+        seconds[0] += start
         before = phase.px, phase.data
-        times.append(PhaseTime(phase=phase, epochs=tuple(seconds), first=steps[0], last=steps[-1]))
+        times.append(
+            PhaseTime(
+                phase=phase,
+                epochs=tuple(seconds),
+                start=start,
+                validation=validation,
+                first=steps[0],
+                last=steps[-1],
+            )
+        )
     return times
 
 

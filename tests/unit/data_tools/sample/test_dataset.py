@@ -81,9 +81,11 @@ def test_every_kind_of_odd_image_is_there(files: dict[str, bytes], images: dict[
     assert kinds["JPEG RGB"] > 0.8 * len(images)
 
 
-def test_every_class_has_every_kind_of_odd_image() -> None:
-    met = {(s.kind, s.oddity) for s in dataset.specs(train=1600, val=400) if s.split == "train"}
-    assert len(met) == 10 * (len(dataset.ODDITIES) + 1)
+@pytest.mark.parametrize("classes", [10, 41, 1000])
+def test_every_class_has_every_kind_of_odd_image(classes: int) -> None:
+    specs = dataset.specs(classes=classes, train=160 * classes, val=classes)
+    met = {(s.kind, s.oddity) for s in specs if s.split == "train"}
+    assert len(met) == classes * (len(dataset.ODDITIES) + 1)
 
 
 def test_sizes_and_qualities_are_those_of_photographs(images: dict[str, Image.Image]) -> None:
