@@ -8,7 +8,8 @@ ImageFolder, torchvision's crops, DataLoader, and a loop of its own. The questio
 differs by less than MARGIN points; two one-sided tests of Welch's t answer it.
 
 Each training runs in a process of its own, on its share of the cores. Its scores are added to the results file, a line
-of JSON each, and an interrupted benchmark continues from there.
+of JSON each, and an interrupted benchmark continues from there. All results of a file have one setting: commit, betons,
+processor, versions, and the date of the first; a file with several is refused.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any
 
 from equivalence_report import ARMS, report
 
+from data_tools.beton.manifest import read_manifest
 from data_tools.common.gpus import installed_gpus
 from data_tools.common.resources import usable_cores
 from training.config.run_config import from_argv
@@ -51,7 +53,7 @@ Result = dict[str, Any]
 def main(argv: list[str]) -> int:
     options = arguments(argv)
     setting = setting_of(options)
-    results = _read(options.results, setting)
+    results = read_results(options.results, setting)
     done = {(result["arm"], result["seed"]) for result in results}
     # Alternating, and each pair starts with the other side.
     pairs = [(arm, seed) for seed in range(options.seeds) for arm in ARMS[:: -1 if seed % 2 else 1]]
@@ -59,6 +61,7 @@ def main(argv: list[str]) -> int:
     if waiting:
         with tempfile.TemporaryDirectory(dir=options.work) as work:
             results += _train_all(waiting, Path(work).resolve(), options, setting)
+    setting = results[0]["setting"]
     print(report([result for result in results if result["seed"] < options.seeds], setting))
     return 0
 
@@ -91,26 +94,51 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def setting_of(options: argparse.Namespace) -> Result:
-    """What all results of a comparison must have in common."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    name = installed_gpus()[0][0].name if options.device == "cuda" else cpu.partition(": ")[2] or platform.machine()
+    """What all results of a comparison must have in common, but for the betons, which may not be there yet."""
     packages = ("torch", "torchvision", "ffcv", "pillow", "numpy")
     return {
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
         "recipe": hashlib.sha256(options.recipe.read_bytes()).hexdigest(),
         "source": hashlib.sha256(options.source.read_bytes()).hexdigest(),
         "val_every": VAL_EVERY,
         "device": options.device,
-        "machine": name,
+        "machine": installed_gpus()[0][0].name if options.device == "cuda" else processor(),
         "versions": {"Python": platform.python_version()} | {package: version(package) for package in packages},
     }
 
 
-def _read(path: Path, setting: Result) -> list[Result]:
-    """Results of finished trainings. SystemExit if one was made with another setting."""
+def commit() -> str:
+    """The checked-out commit of this project; with "-dirty" if a file is not as it was committed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
+def processor() -> str:
+    """Its name, family, model and stepping: under one name go several, whose sums differ in the last bits."""
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    of = {key.strip(): value.strip() for key, _, value in lines}
+    name = of.get("model name", platform.machine())
+    return " ".join([name, *(f"{key} {of[key]}" for key in ("cpu family", "model", "stepping") if key in of)])
+
+
+def beton_digests(folder: Path) -> dict[str, str]:
+    return {path.stem: read_manifest(path).digest for path in sorted(folder.glob("*.beton"))}
+
+
+def read_results(path: Path, setting: Result) -> list[Result]:
+    """Results of finished trainings, all with one setting; ``setting`` gets its date.
+
+    SystemExit if they have several, or another than ``setting``.
+    """
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     results: list[Result] = [json.loads(line) for line in lines]
+    if results:
+        setting["date"] = results[0]["setting"].get("date")  # of the first: to continue takes as long as it takes
     for result in results:
-        if differ := [key for key, value in setting.items() if result["setting"][key] != value]:
+        keys = setting.keys() | results[0]["setting"].keys()
+        wanted = results[0]["setting"] | setting
+        if differ := sorted(key for key in keys if result["setting"].get(key) != wanted[key]):
             raise SystemExit(f"{path}: seed {result['seed']} had another {', '.join(differ)}; give other --results")
     return results
 
@@ -118,7 +146,9 @@ def _read(path: Path, setting: Result) -> list[Result]:
 def _train_all(
     waiting: list[tuple[str, int]], work: Path, options: argparse.Namespace, setting: Result
 ) -> list[Result]:
-    _prepare(options.source, options.recipe, work)
+    prepare(options.source, caps_of(options.recipe), work)
+    setting["betons"] = beton_digests(work / "betons")
+    read_results(options.results, setting)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
@@ -148,7 +178,13 @@ def _train_all(
             raise
 
 
-def _prepare(source: Path, recipe: Path, work: Path) -> None:
+def caps_of(recipe: Path) -> str:
+    """The sets that a recipe reads, as the option of write_datasets.py has them."""
+    phases = from_argv(["--config-file", str(recipe)]).schedule.phases
+    return ",".join({cap: None for phase in phases for cap in (phase.data, phase.val_data)})
+
+
+def prepare(source: Path, caps: str, work: Path) -> None:
     """The photographs with the split of VAL_EVERY, as files for torchvision and as betons for us."""
     seen: Counter[str] = Counter()
     with tarfile.open(source) as tar, tarfile.open(work / "split.tar", "w") as out:
@@ -163,8 +199,6 @@ def _prepare(source: Path, recipe: Path, work: Path) -> None:
             new = tarfile.TarInfo(f"raw-data/{'train' if split == 'train' else 'validation'}/{label}/{path.name}")
             new.size = len(data)
             out.addfile(new, io.BytesIO(data))
-    schedule = from_argv(["--config-file", str(recipe)]).schedule
-    caps = ",".join({cap: None for phase in schedule.phases for cap in (phase.data, phase.val_data)})
     command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work}/betons"]
     command.append(f"--data.caps={caps}")
     _run(command, work / "betons.log", sorted(os.sched_getaffinity(0)))

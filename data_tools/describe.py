@@ -75,6 +75,7 @@ def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     yield "fields: {} (RGBImageField), {} (IntField)".format(*layout.fields)
     if manifest:
         cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
+        cap += f" by {manifest.filter}" if manifest.filter else ""
         jpegs = f"quality {manifest.quality or 'unknown'}{', seekable' if manifest.seekable else ''}"
         own = f", {manifest.modes['original']:,} as the source's own JPEG" if manifest.modes["original"] else ""
         yield f"{manifest.split}, {cap}, {manifest.mode}, {jpegs}{own}, {len(manifest.skipped)} left out"

@@ -15,8 +15,8 @@ from data_tools.beton.classes import classes_digest
 from data_tools.common.errors import MissingFileError, UserError
 from data_tools.common.files import write_atomically
 
-MANIFEST_VERSION = 3
-_READABLE_VERSIONS = (2, 3)  # 2 has no source_state
+MANIFEST_VERSION = 4
+_READABLE_VERSIONS = (2, 3, 4)  # 2 has no source_state, 2 and 3 have no filter
 
 
 class ManifestError(UserError, ValueError):
@@ -48,6 +48,7 @@ class Manifest:
     split: str  # train or val
     cap: int | None  # pixels of the capped side; None: as large as the source
     side: str  # which side is capped: shorter or longer
+    filter: str | None  # what made the images smaller: area or lanczos; None: nothing did, or it is not known
     quality: int  # of the JPEGs that were encoded
     seekable: bool  # whether they have a restart marker after every MCU, so that crops decode faster
     mode: str  # jpg, raw or proportion
@@ -119,6 +120,8 @@ def _from_dict(content: Any) -> Manifest:
         raise ValueError(f"version {content.get('version') if isinstance(content, dict) else None!r}")
     if content["version"] == 2:
         content.setdefault("source_state", {})
+    if content["version"] < 4:
+        content.setdefault("filter", "area" if content.get("cap") and not content.get("originals") else None)
     names = {field.name for field in fields(Manifest)}
     if set(content) != names:
         raise ValueError(f"wrong keys: {', '.join(sorted(set(content) ^ names))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -58,7 +59,7 @@ class ConversionPass:
         places = hashlib.sha256(self.split_index.places.tobytes()).hexdigest()
         caps = ["full" if cap is None else cap for cap in self.caps]
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
-        own = ("cap", "seekable", "originals", "page_bytes")
+        own = ("cap", "filter", "seekable", "originals", "page_bytes")
         shared = {key: value for key, value in self.settings[0].items() if key not in own}
         own_values = [[settings[key] for key in own] for settings in self.settings]
         return {"betons": caps, "places": places, "codecs": codecs, "each": own_values, **shared}
@@ -81,7 +82,20 @@ def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
             caps = (split_index.cap,) if split_index.cap in wanted else ()
         if caps:
             passes.append(_plan_pass(split_index, caps, spec))
+    if any(settings["filter"] for each in passes for settings in each.settings):
+        _check_filter_of_others(spec)
     return passes
+
+
+def _check_filter_of_others(spec: WriteSpec) -> None:
+    """ConversionError if the folder holds a beton that another filter made: a training would read both."""
+    for beton in sorted(spec.data.out.glob("*.beton")):
+        found = None
+        with contextlib.suppress(UserError):  # not one of ours, or damaged: no concern of this conversion
+            found = read_manifest(beton).filter
+        if found not in (None, spec.write.filter):
+            what = f"made with filter {found}, and this conversion has {spec.write.filter}"
+            raise ConversionError(what, where=beton, remedy=f"give --write.filter={found}, or another --data.out")
 
 
 def remove_finished_journals(index: Index, spec: WriteSpec) -> None:
@@ -127,6 +141,7 @@ def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: Writ
         # Resized sources are stored as they are, so no cap applies.
         caps=caps if split_index.cap is None else (None,),
         side=spec.data.side,
+        filter=spec.write.filter,
         quality=spec.write.quality,
         seekable=spec.write.seekable,
         keep=split_index.cap is not None or spec.write.full == "original",
@@ -147,13 +162,15 @@ def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: Writ
 
 def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict[str, Any]:
     """The fields of the manifest that determine a beton's bytes."""
+    capped = cap is not None and split_index.cap is None
     originals = split_index.cap is not None or (cap is None and spec.write.full == "original")
     return {
         "split": split_index.split,
         "cap": cap,
         "side": spec.data.side,
+        "filter": spec.write.filter if capped else None,
         "quality": spec.write.quality,
-        "seekable": spec.write.seekable and cap is not None and split_index.cap is None,
+        "seekable": spec.write.seekable and capped,
         "mode": spec.write.mode,
         "raw_share": spec.write.raw,
         "seed": spec.write.seed,

@@ -38,14 +38,16 @@ class BadImageError(ValueError):
 class StorageOptions:
     """How every image is stored.
 
-    caps: one entry an output, None for the pixels as they are. seekable: JPEGs made for a cap can be cut without
-    decoding them (see `codec.encode`). keep: store the file's own bytes where an uncapped output is a plain JPEG.
+    caps: one entry an output, None for the pixels as they are. filter: what makes them smaller. seekable: JPEGs made
+    for a cap can be cut without decoding them (see `codec.encode`). keep: store the file's own bytes where an uncapped
+    output is a plain JPEG.
     raw_share: the share of samples stored as pixels, 0 for none and 1 for all. page_bytes: by output, what a sample
     may take at most.
     """
 
     caps: tuple[int | None, ...]
     side: Literal["shorter", "longer"]
+    filter: Literal["area", "lanczos"]
     quality: int
     seekable: bool
     keep: bool
@@ -67,6 +69,7 @@ class NativeStorage:
             most_pixels=MAX_PIXELS,
             outputs=len(storage.caps),
             longer=storage.side == "longer",
+            lanczos=storage.filter == "lanczos",
             quality=storage.quality,
             seekable=storage.seekable,
             keep=storage.keep,

@@ -37,8 +37,12 @@ API int32_t native_encode(const uint8_t* rgb, int32_t width, int32_t height, con
 }
 
 API int32_t native_resize(const uint8_t* rgb, int32_t height_in, int32_t width_in, uint8_t* out, int32_t height,
-                          int32_t width, Error* error) {
+                          int32_t width, int32_t lanczos, Error* error) {
     return guarded(error, [&] {
+        if (lanczos) {
+            workshop().lanczos.run(rgb, height_in, width_in, height, width, out);
+            return OK;
+        }
         Resizer& resizer = scratch().resizer;
         resizer.plan(height_in, width_in, height, width, false, width_in);
         resizer.run([&](int row, uint8_t* rgbx) { widen_row(rgb + 3 * size_t(width_in) * row, rgbx, width_in); }, 0,

@@ -6,7 +6,7 @@ every machine with the same libjpeg-turbo.
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,13 +192,15 @@ def encode(rgb: Bytes, *, quality: int, subsampling: str = "420", seekable: bool
     return out[: size.value].copy()
 
 
-def resize(rgb: Bytes, height: int, width: int) -> Bytes:
-    """Resize (h, w, 3) RGB: each axis averages by area where it shrinks, and is bilinear where it grows."""
+def resize(rgb: Bytes, height: int, width: int, filter: Literal["area", "lanczos"] = "area") -> Bytes:
+    """Resize (h, w, 3) RGB. `area`: each axis averages by area where it shrinks, and is bilinear where it grows.
+    `lanczos`: Lanczos with 3 lobes, antialiased, as PIL's."""
     picture = _picture(rgb)
     if height < 1 or width < 1:
         raise ValueError(f"cannot resize to {height} x {width} pixels")
     out = np.empty((height, width, 3), np.uint8)
-    _call(library().native_resize, picture.ctypes.data, *picture.shape[:2], out.ctypes.data, height, width)
+    sizes = picture.ctypes.data, *picture.shape[:2], out.ctypes.data, height, width
+    _call(library().native_resize, *sizes, filter == "lanczos")
     return out
 
 

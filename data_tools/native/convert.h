@@ -29,7 +29,7 @@ struct StoreOptions {  // library.py: StoreOptions
     const int32_t* caps;         // 0: as large as it is
     const uint64_t* page_bytes;  // what a sample of each output may take at most
     uint64_t most_pixels;
-    int32_t outputs, longer, quality, seekable, keep, most_side;
+    int32_t outputs, longer, lanczos, quality, seekable, keep, most_side;
 };
 
 #pragma pack(push, 1)
@@ -49,7 +49,7 @@ struct Conversion : Work {  // owned by Python, as a Batch is; library.py: Conve
     int32_t* codes;    // by image: OK, or why this code cannot store it
 };
 
-const int HALVED_BELOW = 160;  // caps up to this are made from the 320 px image; measured safe, 56 dB
+const int HALVED_BELOW = 160;  // by area, caps up to this are made from the 320 px image; measured safe, 56 dB
 const int HALVED_FROM = 320;
 
 // Memory that grows and is not cleared: what is never touched takes no room.
@@ -71,6 +71,7 @@ struct Picture {
 // What one thread keeps between images.
 struct Workshop {
     Buffer decoded, half, resized, encoded;
+    LanczosResizer lanczos;
     std::vector<uint8_t> stored;
 };
 
@@ -95,7 +96,9 @@ bool is_plain(const uint8_t* data, size_t size) {
 }
 
 // The picture with its shorter or longer side at most `cap`, downwards only; from `from`, which is `whole` or made of it.
-Picture capped(Scratch& mine, const Picture& whole, const Picture& from, int cap, bool longer, Buffer& room) {
+Picture capped(Scratch& mine, Workshop& shop, const Picture& whole, const Picture& from, int cap,
+               const StoreOptions& options, Buffer& room) {
+    const bool longer = options.longer;
     int64_t small = std::min(whole.width, whole.height), large = std::max(whole.width, whole.height);
     if ((longer ? large : small) <= cap) return from;
     if (longer) small = std::max<int64_t>(1, small * cap / large), large = cap;
@@ -104,10 +107,14 @@ Picture capped(Scratch& mine, const Picture& whole, const Picture& from, int cap
     Picture out;
     out.width = int(upright ? small : large), out.height = int(upright ? large : small);
     uint8_t* rgb = room.room(out.size());
+    out.rgb = rgb;
+    if (options.lanczos) {
+        shop.lanczos.run(from.rgb, from.height, from.width, out.height, out.width, rgb);
+        return out;
+    }
     mine.resizer.plan(from.height, from.width, out.height, out.width, false, from.width);
     mine.resizer.run(
         [&](int row, uint8_t* rgbx) { widen_row(from.rgb + 3 * size_t(from.width) * row, rgbx, from.width); }, 0, rgb);
-    out.rgb = rgb;
     return out;
 }
 
@@ -146,15 +153,17 @@ Code store(Scratch& mine, Workshop& shop, const Picture& whole, const uint8_t* d
            const StoreOptions& options, Record* records, Error* error) {
     shop.stored.clear();
     Picture half;  // made whether or not it is an output too, so that a beton does not depend on the others
+    auto make = [&](const Picture& from, int cap, Buffer& room) {
+        return capped(mine, shop, whole, from, cap, options, room);
+    };
     for (int output = 0; output < options.outputs; output++) {
         int cap = options.caps[output];
         Picture picture = whole;
-        if (cap && cap <= HALVED_FROM) {
-            if (!half.rgb) half = capped(mine, whole, whole, HALVED_FROM, options.longer, shop.half);
-            if (cap == HALVED_FROM) picture = half;
-            else picture = capped(mine, whole, cap <= HALVED_BELOW ? half : whole, cap, options.longer, shop.resized);
+        if (cap && cap <= HALVED_FROM && !options.lanczos) {
+            if (!half.rgb) half = make(whole, HALVED_FROM, shop.half);
+            picture = cap == HALVED_FROM ? half : make(cap <= HALVED_BELOW ? half : whole, cap, shop.resized);
         } else if (cap) {
-            picture = capped(mine, whole, whole, cap, options.longer, shop.resized);
+            picture = make(whole, cap, shop.resized);
         }
         Code code = store_one(shop, picture, data, size, as_pixels, output, options, &records[output], error);
         if (code != OK) return code;

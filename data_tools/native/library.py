@@ -111,7 +111,7 @@ class StoreOptions(ctypes.Structure):
         ("caps", c_void_p),
         ("page_bytes", c_void_p),
         ("most_pixels", c_uint64),
-        *((name, c_int32) for name in ("outputs", "longer", "quality", "seekable", "keep", "most_side")),
+        *((name, c_int32) for name in ("outputs", "longer", "lanczos", "quality", "seekable", "keep", "most_side")),
     )
 
 
@@ -129,7 +129,7 @@ FUNCTIONS = {  # arguments, result
     "native_decode": ([c_void_p, c_size_t, c_void_p, c_int32, c_int32, c_void_p], c_int32),
     "native_survey": ([c_void_p, c_size_t, c_uint64, c_void_p, c_void_p], c_int32),
     "native_encode": ([c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p], c_int32),
-    "native_resize": ([c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_void_p], c_int32),
+    "native_resize": ([c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32, c_int32, c_void_p], c_int32),
     "native_store": (
         [c_void_p, c_int32, c_int32, c_void_p, c_size_t, c_int32, c_void_p, c_void_p, c_void_p, c_void_p],
         c_int32,

@@ -10,6 +10,7 @@ MANIFEST = Manifest(
     split="train",
     cap=160,
     side="shorter",
+    filter="area",
     quality=90,
     seekable=True,
     mode="jpg",

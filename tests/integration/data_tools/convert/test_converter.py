@@ -290,6 +290,26 @@ def test_longer_side_is_capped(tmp_path: Path) -> None:
     assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
 
 
+def test_filter_of_capped_sizes_is_in_the_manifest_and_is_kept(tmp_path: Path, sorted_tar: Path) -> None:
+    options = {"caps": ("160", "full"), "splits": ("val",)}
+    convert(spec_for(sorted_tar, tmp_path, filter="lanczos", **options))
+    assert [read_manifest(tmp_path / f"val_{cap}.beton").filter for cap in (160, "full")] == ["lanczos", None]
+    with pytest.raises(ConversionError, match=r"val_160\.beton: already exists, made with filter lanczos, not area"):
+        convert(spec_for(sorted_tar, tmp_path, filter="area", **options))
+    convert(spec_for(sorted_tar, tmp_path, filter="area", caps=("full",), splits=("val",)))  # which no filter touches
+
+
+def test_sets_of_different_filters_do_not_get_into_one_folder(tmp_path: Path, sorted_tar: Path) -> None:
+    convert(spec_for(sorted_tar, tmp_path, filter="lanczos", caps=("160",), splits=("val",)))
+    (tmp_path / "val_200.beton").write_bytes(b"not a beton")
+    more = {"caps": ("320",), "splits": ("val",)}
+    with pytest.raises(
+        ConversionError, match=r"val_160\.beton: made with filter lanczos, .*give --write\.filter=lanczos"
+    ):
+        convert(spec_for(sorted_tar, tmp_path, filter="area", **more))
+    convert(spec_for(sorted_tar, tmp_path, filter="lanczos", **more))
+
+
 def test_capped_betons_have_restart_markers_and_full_ones_none(tmp_path: Path, betons: Path, sorted_tar: Path) -> None:
     convert(spec_for(sorted_tar, tmp_path, caps=("160", "full"), seekable=False))
     plain, cut, full = tmp_path / "train_160.beton", betons / "train_160.beton", betons / "train_full.beton"

@@ -36,10 +36,29 @@ def test_names_of_any_bytes_are_kept_in_valid_utf8(beton: Path) -> None:
     assert odd.classes_digest != MANIFEST.classes_digest
 
 
+@pytest.mark.parametrize(
+    ("stored", "filter"),
+    [
+        ({"cap": 160, "originals": False}, "area"),
+        ({"cap": None, "originals": False}, None),
+        ({"cap": 160, "originals": True}, None),  # of a source that had this size
+    ],
+)
+def test_manifest_of_version_3_was_made_by_area(beton: Path, stored: dict[str, object], filter: str | None) -> None:
+    path = manifest_path(beton)
+    content = json.loads(path.read_text()) | stored | {"version": 3}
+    del content["filter"]
+    path.write_text(json.dumps(content))
+    assert read_manifest(beton) == replace(MANIFEST, version=3, filter=filter, **stored)
+    path.write_text(json.dumps(content | {"version": 4}))
+    with pytest.raises(ManifestError, match="wrong keys: filter"):
+        read_manifest(beton)
+
+
 def test_manifest_of_version_2_is_read(beton: Path) -> None:
     path = manifest_path(beton)
     content = json.loads(path.read_text()) | {"version": 2}
-    del content["source_state"]
+    del content["source_state"], content["filter"]
     path.write_text(json.dumps(content))
     assert read_manifest(beton) == replace(MANIFEST, version=2, source_state={})
     path.write_text(json.dumps(content | {"version": 3}))
@@ -81,7 +100,9 @@ def test_beton_of_another_size_is_refused(beton: Path) -> None:
 def test_foreign_or_damaged_manifest_is_refused_with_the_remedy(beton: Path, change: dict[str, object]) -> None:
     path = manifest_path(beton)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ManifestError, match=r"\.json: not a manifest of version 2 or 3 .*run write_datasets\.py again"):
+    with pytest.raises(
+        ManifestError, match=r"\.json: not a manifest of version 2 or 3 or 4 .*run write_datasets\.py again"
+    ):
         read_manifest(beton)
 
 

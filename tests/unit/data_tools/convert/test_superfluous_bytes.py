@@ -28,6 +28,7 @@ JUNK = {"zeros": bytes(200), "text": b"junk" * 10, "FF 00": b"\xff\0" * 40, "FF"
 KEEP = StorageOptions(
     caps=(None,),
     side="shorter",
+    filter="area",
     quality=90,
     seekable=True,
     keep=True,

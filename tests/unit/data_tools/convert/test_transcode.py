@@ -24,6 +24,7 @@ from data_tools.native import codec
 OPTIONS = StorageOptions(
     caps=(160, 320, None),
     side="shorter",
+    filter="area",
     quality=90,
     seekable=True,
     keep=False,
@@ -44,11 +45,14 @@ def test_decode_gives_the_pixels_of_pil(name: str) -> None:
     assert np.abs(found.astype(int) - wanted).max() <= 2
 
 
-def raw(pixels: NDArray[np.uint8], *caps: int | None, side: str = "shorter") -> list[NDArray[np.uint8]]:
+def raw(
+    pixels: NDArray[np.uint8], *caps: int | None, side: str = "shorter", filter: str = "area"
+) -> list[NDArray[np.uint8]]:
     """The pixels that are stored of a picture at these caps."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    options = replace(OPTIONS, caps=caps, side=side, raw_share=1.0, page_bytes=(PAGE_BYTES,) * len(caps))
+    own = {"caps": caps, "side": side, "filter": filter, "page_bytes": (PAGE_BYTES,) * len(caps)}
+    options = replace(OPTIONS, **own, raw_share=1.0)
     return [stored.pixels for stored in store(file.getvalue(), "c/x", options)]
 
 
@@ -84,10 +88,18 @@ def test_downscaled_image_is_close_to_cv2_inter_area() -> None:
         assert 10 * np.log10(255**2 / error.mean()) > 38
 
 
-def test_each_size_is_independent_of_the_others() -> None:
+def test_lanczos_makes_every_size_from_the_original_as_pil_does() -> None:
+    pixels = photo(3, 640, 480)
+    for found, size in zip(raw(pixels, 160, 320, filter="lanczos"), ((213, 160), (426, 320)), strict=True):
+        wanted = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        assert np.abs(found.astype(int) - wanted).max() <= 3
+
+
+@pytest.mark.parametrize("how", ["area", "lanczos"])
+def test_each_size_is_independent_of_the_others(how: str) -> None:
     pixels = photo(4, 700, 500)
     caps = (None, 320, 200, 160, 100)
-    together, alone = raw(pixels, *caps), [raw(pixels, cap)[0] for cap in caps]
+    together, alone = raw(pixels, *caps, filter=how), [raw(pixels, cap, filter=how)[0] for cap in caps]
     assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
