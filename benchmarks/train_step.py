@@ -178,7 +178,7 @@ def measure_case(
 def rows(
     px: int, arch: str, batch: int, steps: int, rounds: dict[str, list[float]], waits: list[float], device: torch.device
 ) -> list[dict[str, Any]]:
-    flops = 3 * forward_flops(arch, CLASSES, px)
+    flops = 3 * forward_flops(Model(arch=arch), CLASSES, px)
     peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     table = []
     for name, seconds in rounds.items():

@@ -87,11 +87,12 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
     from training.engine.phase_loaders import note_strips, val_loader
     from training.engine.state import configure_torch
     from training.engine.step import Predictor
-    from training.model import resnet, weights
+    from training.model import networks, weights
 
     configure_torch(options.run)
     datasets = options.datasets()
-    network, dtype = resnet.for_run(options.model, options.train, len(datasets.classes), world.device)
+    networks.check_sizes(options.model, len(datasets.classes), [options.phase], training=False)
+    network, dtype = networks.for_run(options.model, options.train, len(datasets.classes), world.device)
     try:
         given = from_main(lambda: weights.read(options.weights), world)
         weights.load_into(network, given, datasets.classes)

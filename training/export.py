@@ -1,7 +1,7 @@
 """Export the weights of a checkpoint for other programs.
 
-torchvision: a state dict that torchvision's own class loads. safetensors: the weights, with metadata on how they
-were trained.
+torchvision: a state dict that the network in torchvision, or timm, loads. safetensors: the weights, with metadata on
+how they were trained.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from data_tools.common.errors import program
 from data_tools.common.files import check_output, partial_file
 from data_tools.common.options import Argument, OptionError, Section, parse
 from training.config.startup_checks import check_checkpoint
+from training.config.train_config import TIMM, Model, check_arch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +50,8 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     check_checkpoint("CHECKPOINT", path)
     check_output(out, *SUFFIXES.values())
     import torch  # takes seconds to load
-    import torchvision
 
-    from training.model import checkpoint, weights
+    from training.model import checkpoint, networks, weights
 
     state = checkpoint.load(path)
     arch, classes = state["arch"], len(state["classes"])
@@ -63,9 +63,11 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     with partial_file(out) as partial:
         if to == "torchvision":
             checkpoint.write(partial, network.state_dict())
-            theirs = getattr(torchvision.models, arch)(num_classes=classes)
+            theirs = networks.published(arch, classes)
             theirs.load_state_dict(torch.load(partial, weights_only=True), strict=True)
-            note = f"torchvision.models.{arch}(num_classes={classes}) loads it"
+            name = arch.removeprefix(TIMM)
+            made = f"torchvision.models.{arch}(" if name == arch else f"timm.create_model({name!r}, "
+            note = f"{made}num_classes={classes}) loads it"
         else:
             safetensors = weights.import_safetensors("--to safetensors")
             partial.write_bytes(safetensors.torch.save(network.state_dict(), metadata(state, ema)))
@@ -79,21 +81,21 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
 
 def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     """The trained network in evaluation mode, on the CPU."""
-    from training.model import resnet, weights
+    from training.model import networks, weights
 
     if ema and not state["ema"]:
         remedy = "train with --train.ema=0.9999, or leave out --ema"
         raise OptionError("holds no averaged weights", where=path, remedy=remedy)
-    if state["arch"] not in weights.ARCHES:
-        what = f"a {state['arch']!r}, which is not one of {', '.join(weights.ARCHES)}"
-        raise OptionError(what, where=path, remedy="use another")
     tensors = state["model"]
     if ema:
         tensors = {name.removeprefix("module."): t for name, t in state["ema"].items() if name != "n_averaged"}
     classes = tuple(state["classes"])
-    given = weights.Weights(source=path, tensors=tensors, classes=classes)
-    network = resnet.build(state["arch"], len(classes), init_bn0=False, blurpool=_has_blurpool(state))
-    weights.load_into(network, given, classes)
+    try:
+        net = Model(arch=check_arch(str(state["arch"])), blurpool=_has_blurpool(state))
+        network = networks.build(net, len(classes))
+    except OptionError as error:
+        raise OptionError(error.fault, where=path, remedy=error.remedy) from None
+    weights.load_into(network, weights.Weights(source=path, tensors=tensors, classes=classes), classes)
     return network.eval()
 
 

@@ -28,6 +28,7 @@ from training.engine.state import TrainState, configure_torch
 from training.engine.throughput import StepClock, bottleneck, check_cpu_time, forward_flops, profiled
 from training.loader.loaders import TrainLoader, ValLoader
 from training.loader.sample_order import batch_key
+from training.model import networks
 from training.runlog import console
 from training.runlog.epoch_table import EpochRow, Scores, Speed, tells_top5
 from training.runlog.eta import WorkModel
@@ -66,6 +67,7 @@ class Trainer:
         from_main(lambda: check_cpu_time(config, datasets, world), world)
         self.config, self.schedule = config, config.schedule
         self.world, self.signals = world, signals
+        networks.check_sizes(config.model, len(datasets.classes), config.schedule.phases)
         self.state = TrainState(config, datasets, world)
         check_betons(self.state)
         self.continued_from = resume(self.state)
@@ -94,8 +96,8 @@ class Trainer:
 
     def train_phase(self, phase: Phase, prefetcher: PhasePrefetcher) -> None:
         """The remaining epochs of ``phase``. Preparing the step for its shapes does not count as training time."""
-        asked, net = time.perf_counter(), self.config.model
-        flops = forward_flops(net.arch, len(self.state.datasets.classes), phase.px, net.blurpool)
+        asked = time.perf_counter()
+        flops = forward_flops(self.config.model, len(self.state.datasets.classes), phase.px)
         with contextlib.closing(prefetcher.take(phase)) as loaders:
             compiled = self.state.step.prepare(phase.px, loaders.training.batch, self.world.device)
             self.log.phase_prepared(phase, time.perf_counter() - asked, compiled)

@@ -32,10 +32,12 @@ def run(options: WarmUpOptions) -> int:
     from training.distributed.world import world
     from training.engine.build import build_step
     from training.engine.state import configure_torch
+    from training.model import networks
 
     schedule = options.schedule
     with world(options.dist) as this:
         configure_torch(options.run)
+        networks.check_sizes(options.model, options.classes, schedule.phases)
         accumulated = accumulation_steps(options.dist, this.ranks)
         step = build_step(
             options.model,

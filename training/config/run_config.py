@@ -90,7 +90,7 @@ class Run(Section):
     init_from: Path | None = Field(
         None,
         description="weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or "
-        "safetensors; by default random ones. If the classes differ, the fc layer is new. A run with a checkpoint in "
+        "safetensors; by default random ones. If the classes differ, the last layer is new. A run with a checkpoint in "
         "its folder continues from that",
     )
     accept_changes: bool = Field(
@@ -149,7 +149,7 @@ def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:
     return config.model_dump(mode="json", by_alias=True)
 
 
-DESCRIPTION = "Train a ResNet on ImageNet betons with a progressive schedule. Recipes: rn50_configs/*.yaml."
+DESCRIPTION = "Train a network on ImageNet betons with a progressive schedule. Recipes: rn50_configs/*.yaml."
 
 
 def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:

@@ -4,31 +4,86 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from data_tools.common.options import OptionError, Section
+from data_tools.common.options import OptionError, Section, nearest
 
-Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+# torchvision's classification networks by family, but for googlenet and inception_v3, which have auxiliary outputs.
+FAMILIES = {
+    "resnet": "18 34 50 101 152",
+    "resnext": "50_32x4d 101_32x8d 101_64x4d",
+    "wide_resnet": "50_2 101_2",
+    "alexnet": "",
+    "convnext_": "tiny small base large",
+    "densenet": "121 161 169 201",
+    "efficientnet_": "b0 b1 b2 b3 b4 b5 b6 b7 v2_s v2_m v2_l",
+    "maxvit_": "t",
+    "mnasnet": "0_5 0_75 1_0 1_3",
+    "mobilenet_": "v2 v3_small v3_large",
+    "regnet_x_": "400mf 800mf 1_6gf 3_2gf 8gf 16gf 32gf",
+    "regnet_y_": "400mf 800mf 1_6gf 3_2gf 8gf 16gf 32gf 128gf",
+    "shufflenet_v2_": "x0_5 x1_0 x1_5 x2_0",
+    "squeezenet": "1_0 1_1",
+    "swin_": "t s b v2_t v2_s v2_b",
+    "vgg": "11 11_bn 13 13_bn 16 16_bn 19 19_bn",
+    "vit_": "b_16 b_32 l_16 l_32 h_14",
+}
+NETWORKS = tuple(family + each for family, variants in FAMILIES.items() for each in variants.split() or [""])
+# The families of torchvision's ResNet class, and the options for them alone; they also have own pooling and BatchNorms.
+RESNETS = ("resnet", "resnext", "wide_resnet")
+OF_RESNETS = ("init_bn0", "blurpool", "stem_blocks")
+TIMM = "timm/"
+
+
+def check_arch(arch: str) -> str:
+    """``arch`` if it is a network of torchvision that can be trained here, or may be one of timm; else OptionError."""
+    if arch in NETWORKS or (arch.startswith(TIMM) and arch != TIMM):
+        return arch
+    if arch in ("googlenet", "inception_v3"):
+        raise OptionError(f"{arch} has auxiliary outputs, which are not trained here", remedy="give another network")
+    what = f"{arch!r} is not a classification network of torchvision{nearest(arch, NETWORKS)}"
+    raise OptionError(what, remedy="give its name there, or timm/NAME")
+
+
+Arch = Annotated[str, AfterValidator(check_arch)]
 
 
 class Model(Section):
     """the network"""
 
-    arch: Arch = Field("resnet50", description="a ResNet of torchvision")
-    init_bn0: bool = Field(
-        True, description="zero the last BatchNorm of each residual block; fc weights from N(0, 0.01)"
+    arch: Arch = Field(
+        "resnet50",
+        description="a classification network of torchvision, such as `resnet18`, `regnet_y_3_2gf` or `convnext_tiny`, "
+        "or with timm installed `timm/NAME`",
     )
-    blurpool: bool = Field(False, description="blur before every strided convolution but the first, against aliasing")
+    init_bn0: bool = Field(
+        default_factory=lambda model: model["arch"].startswith(RESNETS),
+        description="zero the last BatchNorm of each residual block; fc weights from N(0, 0.01); by default `true` for "
+        "ResNets, the only networks that have it",
+    )
+    blurpool: bool = Field(
+        False,
+        description="of ResNets only: blur before every strided convolution but the first, against aliasing",
+    )
     stem_blocks: bool | Literal["auto"] = Field(
         "auto",
-        description="compute the first convolution as 4x4 on blocks of 2x2 pixels: equal up to rounding, with the "
-        "same weights in checkpoints; `true`, `false`, or `auto`: on a GPU in bf16, where it is faster",
+        description="of ResNets only: compute the first convolution as 4x4 on blocks of 2x2 pixels: equal up to "
+        "rounding, with the same weights in checkpoints; `true`, `false`, or `auto`: on a GPU in bf16, where it is "
+        "faster",
     )
     prior_bias: bool = Field(
         False,
-        description="begin with fc biases of -log(classes), so that with `train.loss=bce` each class begins as a rare "
-        "one",
+        description="begin with biases of -log(classes) in the last layer, so that with `train.loss=bce` each class "
+        "begins as a rare one",
     )
+
+    @model_validator(mode="after")
+    def _have_what_is_asked(self) -> Model:
+        for option in OF_RESNETS:
+            if getattr(self, option) is True and not self.arch.startswith(RESNETS):
+                what, remedy = f"only ResNets have it, not {self.arch}", f"give --model.{option}=false"
+                raise OptionError(what, where=option, remedy=remedy)
+        return self
 
 
 # Of nearly all pairs of images mixed with a smaller alpha, one has the whole share; of the smallest, torch draws none.
@@ -51,8 +106,8 @@ class Train(Section):
         description="multiply weights by 1 - `weight_decay` · rate / highest rate of the schedule in each step, as in "
         "composer's DecoupledSGDW, instead of adding the decay to the gradient",
     )
-    decay_norm: bool = Field(False, description="weight decay on BatchNorm parameters, too")
-    decay_bias: bool = Field(True, description="weight decay on the fc layer's bias, too")
+    decay_norm: bool = Field(False, description="weight decay on normalisation layers, too")
+    decay_bias: bool = Field(True, description="weight decay on biases, too")
     label_smoothing: float = Field(0.0, ge=0, le=0.99, description="label smoothing of the training loss")
     mixup: float | None = Field(
         None,

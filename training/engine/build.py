@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training.config.train_config import Model, Train
 from training.distributed.world import World
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, compile_mode
-from training.model import optimizer, resnet
+from training.model import networks, optimizer
 
 
 def build_step(
@@ -27,7 +27,7 @@ def build_step(
 
     ``momentum``: at the start, in place of ``train.momentum``. ``highest_lr``: of the schedule.
     """
-    model, dtype = resnet.for_run(net, train, classes, world.device)
+    model, dtype = networks.for_run(net, train, classes, world.device)
     loss_module = LossModule(Predictor(model, dtype, world.device), train.label_smoothing, train.loss)
     compiles = compile_mode(train, world.device.type, accumulation_steps) is not None
     return TrainStep(

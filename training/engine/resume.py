@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from data_tools.common.options import OptionError
 from training.config.continuation import check_changes, differences
 from training.config.startup_checks import unusable_folder
-from training.distributed.world import copy_from_main, from_main, gather
+from training.distributed.world import copy_from_main, from_main
 from training.engine.state import TrainState
 from training.model import checkpoint, weights
 
@@ -25,7 +23,6 @@ def resume(state: TrainState) -> Path | None:
     The main process reads, and the others get what it has. OptionError, in every process, if the checkpoint was made
     with other options or cannot be read.
     """
-    state.random = torch.stack(gather(torch.get_rng_state(), state.world))
     source = from_main(lambda: _read(state), state.world)
     copy_from_main(state.tensors(), state.world)
     state.set_plain(from_main(state.plain, state.world))
@@ -70,7 +67,6 @@ def save(state: TrainState, best: list[float] | None = None) -> bool:
 
     Whether the main process has written ``last.pt``; if not, a warning says why.
     """
-    state.random = torch.stack(gather(torch.get_rng_state(), state.world))
     return from_main(lambda: _save(state, best), state.world)
 
 

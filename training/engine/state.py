@@ -63,7 +63,6 @@ class TrainState:
         )
         self.changes: list[dict[str, Any]] = []  # that were made when the run was continued
         self.sessions: tuple[Session, ...] = ()
-        self.random = torch.empty(0)  # the generators of all processes
         self.lengths: Mapping[str, int] = {}  # of the run's tables, in bytes
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
         self.ema: MovingAverage | None = None
@@ -103,7 +102,6 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.step.scaler.state_dict(),
             "progress": asdict(self.progress),
-            "random": self.random,
             "sessions": as_plain(self.sessions),
             "lengths": dict(self.lengths),
         }
@@ -130,9 +128,9 @@ class TrainState:
 
     def begin_from(self, given: weights.Weights) -> None:
         """Begin with weights of another run, on this one's schedule."""
-        new_fc = weights.begin_from(self.model, given, self.datasets.classes)
-        fc = f", but with a new fc layer for {len(self.datasets.classes)} classes" if new_fc else ""
-        logger.info("note: starting from the weights of %s%s", given.source, fc)
+        has_new_layer = weights.begin_from(self.model, given, self.datasets.classes)
+        but = f", but with a new last layer for {len(self.datasets.classes)} classes" if has_new_layer else ""
+        logger.info("note: starting from the weights of %s%s", given.source, but)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``saved``, with this run's options."""
@@ -152,8 +150,8 @@ class TrainState:
         if saved["scaler"] and self.step.scaler.is_enabled() and self.step.fixed_scale is None:
             self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
-        self.random, self.lengths = saved["random"], saved["lengths"]
-        self.sessions, self.changes = from_plain(saved["sessions"]), saved["changes"]
+        self.lengths, self.changes = saved["lengths"], saved["changes"]
+        self.sessions = from_plain(saved["sessions"])
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Weights, statistics, momenta and averages, in the same order in every process."""
@@ -170,15 +168,12 @@ class TrainState:
             "progress": asdict(self.progress),
             "ema_steps": self.ema.steps if self.ema is not None else 0,
             "scaler": self.step.scaler.state_dict(),
-            "random": self.random,
         }
 
     def set_plain(self, values: Mapping[str, Any]) -> None:
-        """Take over another process's `plain`, with this one's own random numbers."""
+        """Take over another process's `plain`."""
         self.progress = Progress(**values["progress"])
         if self.ema is not None:
             self.ema.steps = values["ema_steps"]
         if values["scaler"]:
             self.step.scaler.load_state_dict(values["scaler"])
-        if len(values["random"]) == self.world.ranks:
-            torch.set_rng_state(values["random"][self.world.rank].clone())

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from data_tools.common.errors import UserError
+from data_tools.common.options import OptionError
 from training.config.train_config import Train
 from training.engine.metrics import MetricSums
 from training.model.layers import batch_counts
@@ -182,10 +183,17 @@ class TrainStep:
         images = images.contiguous(memory_format=torch.channels_last)
         self.parallel.train()
         # With CUDA graphs the first run only warms up and the second records; the third is the first that replays.
-        for _ in range(3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
-            with reporting_damaged_cache():
-                self._accumulate(images, labels, 0, MetricSums(device))
-            self.optimizer.zero_grad(set_to_none=True)
+        try:
+            for _ in range(3 if self.compile_mode in WITHOUT_CUDA_GRAPHS else 1):
+                with reporting_damaged_cache():
+                    self._accumulate(images, labels, 0, MetricSums(device))
+                self.optimizer.zero_grad(set_to_none=True)
+        except RuntimeError as error:
+            kernel, _, said = str(error).partition(" does not have a deterministic implementation")
+            if not said:
+                raise
+            what, remedy = f"torch's {kernel} is not", "give --run.deterministic=false, or another network"
+            raise OptionError(what, where="run.deterministic", remedy=remedy) from None
         self.statistics.put_back(statistics, torch.ones((), dtype=torch.bool, device=device))
         found, missed = (now - then for now, then in zip(cache_counts(), before, strict=True))
         return self.compile_mode is not None and (missed > 0 or not found)
@@ -244,9 +252,10 @@ class TrainStep:
             # Every n-th image, as in the batch of one of n emulated processes.
             inputs, hard = images[part :: self.accumulation_steps], labels[part :: self.accumulation_steps]
             targets = hard
+            # The key of the process that this part emulates.
+            own_key = ((key * self.accumulation_steps + part) * self.ranks + self.rank) % (1 << 63)
+            torch.manual_seed(own_key ^ 1 << 62)  # of dropout and stochastic depth; another stream than mixing's
             if self.mixing:
-                # The key of the process that this part emulates.
-                own_key = (key * self.accumulation_steps + part) * self.ranks + self.rank
                 inputs, targets = self.mixing(self.loss_module.predict.normalise(inputs), hard, own_key)
             last = part == self.accumulation_steps - 1
             with contextlib.nullcontext() if last else self._no_sync():

@@ -18,8 +18,9 @@ from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
+from training.config.train_config import Model
 from training.distributed.world import World, on_cpu_for_want_of_gpus
-from training.model import resnet
+from training.model import networks
 from training.runlog.epoch_table import Speed
 
 CPU_CORE_FLOPS = 0.085e12  # 0.17 TFLOP/s on two cores (benchmarks/results/train_step.txt)
@@ -106,13 +107,14 @@ def _mark() -> torch.cuda.Event:
     return event
 
 
-def forward_flops(arch: str, classes: int, px: int, blurpool: bool = False) -> float:
+def forward_flops(net: Model, classes: int, px: int) -> float:
     """Floating-point operations of one image's forward pass: two for each multiply-accumulate.
 
     A training step costs three times that: forward, and the gradients of inputs and of weights.
     """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        resnet.build(arch, classes, init_bn0=False, blurpool=blurpool).eval()(torch.empty(1, 3, px, px))
+    network = networks.without_weights(net, classes).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, px, px, device="meta"))
     return float(counter.get_total_flops())
 
 

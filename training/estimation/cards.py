@@ -7,14 +7,7 @@ from dataclasses import dataclass, replace
 
 from data_tools.common.gpus import peak_tflops
 
-PARAMETERS = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-}
-RATED = "resnet50"  # the network of all rates below
+RATED, RATED_PARAMETERS = "resnet50", 25_557_032  # the network of all rates below
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +19,7 @@ class Software:
     epoch_s: float
     phase_s: float
     gradient_bytes: int
-    parameters: int = PARAMETERS[RATED]
+    parameters: int = RATED_PARAMETERS
 
 
 # The engine of this project. A step: in tf_cnn_benchmarks, fp16, the time of batches of 64 to 512 is linear in the

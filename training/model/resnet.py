@@ -1,19 +1,17 @@
-"""The network, and its parameters with and without weight decay."""
+"""ResNets with this project's options; the parameters of any network with and without weight decay; precision."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import nn
 
-from training.config.train_config import Model, Train
 from training.model.layers import BlockStem, MaxPool, UncountedBatchNorm
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def build(
@@ -21,14 +19,12 @@ def build(
     classes: int,
     init_bn0: bool,
     blurpool: bool = False,
-    prior_bias: bool = False,
     stem_blocks: bool = False,
 ) -> nn.Module:
     """A torchvision ResNet, which takes any image size because it ends in global average pooling.
 
     ``init_bn0`` zeroes the last BatchNorm of each residual block, so that each block starts as the identity, and
     draws the fc weights from N(0, 0.01). Source: imagenet18's ``init_bn0``; Goyal et al. 2017, section 5.1.
-    ``prior_bias`` sets the fc biases to -log(classes). Source: composer's ``linear_log_constant_bias``.
     ``stem_blocks`` computes the first convolution as :class:`BlockStem`.
     """
     model: nn.Module = getattr(torchvision.models, arch)(
@@ -38,8 +34,6 @@ def build(
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.01)
-    if prior_bias:
-        nn.init.constant_(model.get_parameter("fc.bias"), -math.log(classes))
     if blurpool:
         _blur_strided_convolutions(model)
     if stem_blocks:
@@ -47,16 +41,6 @@ def build(
         model.conv1 = BlockStem(model.conv1)
     model.maxpool = MaxPool()
     return model
-
-
-def for_run(options: Model, train: Train, classes: int, device: torch.device) -> tuple[nn.Module, torch.dtype]:
-    """The network of a run, channels-last on ``device``, and the type that it computes in."""
-    dtype = amp_dtype(train.amp, device)
-    stem_blocks = stem_on_blocks(options.stem_blocks, dtype, device)
-    network = build(options.arch, classes, options.init_bn0, options.blurpool, options.prior_bias, stem_blocks)
-    network.to(device)
-    network.to(memory_format=torch.channels_last)
-    return network, dtype
 
 
 class BlurredConv(nn.Module):
@@ -99,7 +83,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_norm: bool, de
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            decays = decay_norm if isinstance(module, NORM_LAYERS) else decay_bias or name != "bias"
+            decays = decay_norm if isinstance(module, NORM_LAYERS) else decay_bias or not name.endswith("bias")
             (decayed if decays else not_decayed).append(parameter)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(p.numel() for p in decayed + not_decayed) == total, "a parameter is in no group or in two"

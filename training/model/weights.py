@@ -2,7 +2,7 @@
 publishes it, or safetensors.
 
 One rule for all: the state dict is what the file holds, or is under one of `ENTRIES`. What all names begin with is
-stripped as long as it is one of `PREFIXES`; the names that remain must be those of torchvision's ResNet.
+stripped as long as it is one of `PREFIXES`; the names that remain must be those of the network's parameters.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,10 +25,9 @@ from torch import nn
 from data_tools.beton.classes import in_imagenets_order
 from data_tools.common.errors import printable
 from data_tools.common.options import OptionError
-from training.config.train_config import Arch
-from training.model import checkpoint, resnet
+from training.config.train_config import NETWORKS, RESNETS, Model
+from training.model import checkpoint, networks
 
-ARCHES: tuple[str, ...] = get_args(Arch)
 ENTRIES = ("state_dict", "model", "model_state_dict", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and Lightning's usual attribute
 OURS = {"arch", "classes", "options"}  # beside the weights in a checkpoint, and in the metadata of an export
@@ -35,7 +35,12 @@ OURS = {"arch", "classes", "options"}  # beside the weights in a checkpoint, and
 COUNTER = ".num_batches_tracked"
 # Constants: FFCV's blur, which resnet.BlurredConv makes itself, and the count of a moving average.
 CONSTANTS = ("blur_filter", "n_averaged")
-FC = ("fc.weight", "fc.bias")
+# In torchvision's files of DenseNets and ViTs, layers have the names of older versions.
+OLD_NAMES = {
+    r"(denselayer\d+\.\w+)\.([12])\.": r"\1\2.",
+    r"\.mlp\.linear_1\.": ".mlp.0.",
+    r"\.mlp\.linear_2\.": ".mlp.3.",
+}
 Shapes = dict[str, tuple[int, ...]]
 
 logger = logging.getLogger(__name__)
@@ -119,6 +124,8 @@ def _find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
         raise OptionError(what, where=path, remedy=checkpoint.WEIGHTS_ALONE)
     while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in tensors)), ""):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    for old, new in OLD_NAMES.items():
+        tensors = {re.sub(old, new, name): value for name, value in tensors.items()}
     return tensors, averaged
 
 
@@ -134,15 +141,15 @@ def load_into(network: nn.Module, weights: Weights, classes: tuple[str, ...]) ->
 def begin_from(network: nn.Module, weights: Weights, classes: tuple[str, ...]) -> bool:
     """Load the weights into ``network``, to train it on for ``classes``. OptionError if they do not fit.
 
-    True if they are for other classes, so that its fc layer stays as it is. Classes without names count as the same if
-    there are as many.
+    True if they are for other classes, so that its last layer stays as it is. Classes without names count as the same
+    if there are as many.
     """
-    own, given = _shapes(network.state_dict()), _shapes(weights.tensors)
-    has_new_fc = weights.classes not in (None, classes) or any(own[name] != given.get(name) for name in FC)
-    _load(network, weights, new=set(FC) if has_new_fc else set())
-    if not has_new_fc:
+    own, given, last = _shapes(network.state_dict()), _shapes(weights.tensors), networks.last_layer(network)
+    has_new_layer = weights.classes not in (None, classes) or any(own[name] != given.get(name) for name in last)
+    _load(network, weights, new=set(last) if has_new_layer else set())
+    if not has_new_layer:
         _note_unnamed(weights, classes)
-    return has_new_fc
+    return has_new_layer
 
 
 def _note_unnamed(weights: Weights, classes: tuple[str, ...]) -> None:
@@ -160,11 +167,12 @@ def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> 
     own = network.state_dict()
     wanted, given = _shapes(own), _shapes(weights.tensors)
     if differing := [name for name in given | wanted if given.get(name) != wanted.get(name) and name not in new]:
-        what, remedy = _misfit(wanted, given, differing)
+        what, remedy = _misfit(wanted, given, differing, networks.last_layer(network))
         raise OptionError(what, where=weights.source, remedy=remedy)
     for name, tensor in weights.tensors.items():
         is_dense = tensor.layout is torch.strided and not tensor.is_meta
-        if not (is_dense and (tensor.is_floating_point() or name.endswith(COUNTER))):
+        same_kind = tensor.is_floating_point() == own.get(name, tensor).is_floating_point()
+        if not (is_dense and (same_kind or name.endswith(COUNTER))):
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
             remedy = "give dense weights in fp32, bf16 or fp16"
             raise OptionError(f"{name} is {kind}", where=weights.source, remedy=remedy)
@@ -176,20 +184,20 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
     return {name: tensor.shape for name, tensor in tensors.items() if not name.endswith(COUNTER)}
 
 
-def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str]) -> tuple[str, str]:
-    """Why weights with the shapes ``given`` do not fit, and the remedy."""
-    outputs, any_fc = given.get("fc.bias", ()), dict.fromkeys(FC, ())
-    if set(differing) <= set(FC) and len(outputs) == 1:
-        what = f"{outputs[0]} outputs, but the betons have {wanted['fc.bias'][0]} classes"
+def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str], last: list[str]) -> tuple[str, str]:
+    """Why weights with the shapes ``given`` do not fit a network with this ``last`` layer, and the remedy."""
+    outputs, any_fc = given.get(last[-1], ()), dict.fromkeys(("fc.weight", "fc.bias"), ())
+    if set(differing) <= set(last) and outputs:
+        what = f"{outputs[0]} outputs, but the betons have {wanted[last[-1]][0]} classes"
         return what, "give betons of its training data"
-    for arch, blurpool in itertools.product(ARCHES, (False, True)):
-        with torch.device("meta"):
-            other = _shapes(resnet.build(arch, 1, init_bn0=False, blurpool=blurpool).state_dict())
+    resnets = [arch for arch in NETWORKS if arch.startswith(RESNETS)]
+    for net in (Model(arch=arch, blurpool=blurpool) for arch, blurpool in itertools.product(resnets, (False, True))):
+        other = _shapes(networks.without_weights(net, 1).state_dict())
         if other | any_fc == given | any_fc != wanted | any_fc:
-            options = f"--model.arch={arch} --model.blurpool={str(blurpool).lower()}"
+            options = f"--model.arch={net.arch} --model.blurpool={str(net.blurpool).lower()}"
             return "the weights of another network", f"give {options}"
-    what = f"not the weights of a ResNet of torchvision (differing: {_first(differing)})"
-    return what, f"give a state dict of one of {', '.join(ARCHES)}"
+    what = f"not the weights of this network (differing: {_first(differing)})"
+    return what, "give a state dict of the network that --model.arch names"
 
 
 def _first(names: Collection[object]) -> str:

@@ -1,13 +1,13 @@
 """The rate that an estimate is made from, measured on this machine."""
 
 import pytest
-import torch
 from helpers.recipes import config
 
 from training import estimate
+from training.config.train_config import Model
 from training.engine.synthetic_benchmark import SyntheticRun
-from training.estimation.cards import PARAMETERS
-from training.model import resnet
+from training.estimation.cards import RATED, RATED_PARAMETERS
+from training.model import networks, resnet
 
 
 def test_steps_of_this_run_are_measured_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,8 +27,6 @@ def test_steps_of_this_run_are_measured_on_this_machine(monkeypatch: pytest.Monk
     assert run.ema is not None and run.ema.steps == len(runs) == 3
 
 
-@pytest.mark.parametrize("arch", PARAMETERS)
-def test_parameters_are_counted(arch: str) -> None:
-    with torch.device("meta"):
-        network = resnet.build(arch, 1000, init_bn0=False)
-    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[arch]
+def test_parameters_of_the_rated_network_are_counted() -> None:
+    network = networks.without_weights(Model(arch=RATED), 1000)
+    assert sum(parameter.numel() for parameter in network.parameters()) == RATED_PARAMETERS

@@ -24,7 +24,7 @@ def test_run_begins_with_given_weights_and_goes_on_from_its_own(betons: Path, tm
     options = start, "--train.loss=bce", "--train.clip_norm=1", "--train.decay_decoupled=1", "--train.weight_decay=0"
     status, _, err = attempt(recipe, tmp_path / "run", *options)
     assert status == 0, err
-    assert f"starting from the weights of {tmp_path / 'theirs.pth'}, but with a new fc layer for 4 classes" in err
+    assert f"starting from the weights of {tmp_path / 'theirs.pth'}, but with a new last layer for 4 classes" in err
     saved, theirs = checkpoint.load(tmp_path / "run/last.pt"), checkpoint.read(tmp_path / "theirs.pth")
     assert torch.equal(saved["model"]["layer4.1.conv2.weight"], theirs["layer4.1.conv2.weight"])  # at a rate of 0
     assert saved["config"]["run"]["init_from"] == str(tmp_path / "theirs.pth")

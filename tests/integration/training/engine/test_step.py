@@ -21,7 +21,7 @@ from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine.metrics import MetricSums
 from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep
-from training.model import optimizer, resnet
+from training.model import networks, optimizer, resnet
 from training.model.moving_average import MovingAverage
 
 CPU = torch.device("cpu")
@@ -75,7 +75,9 @@ def losses(changes: dict[str, Any], dtype: torch.dtype = torch.float64, steps: i
     # Draws in double are the same on every processor; single ones differ in their last bits with its vectors.
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(3)
-    net = resnet.build(ARCH, CLASSES, init_bn0, blurpool, prior_bias).to(torch.promote_types(dtype, torch.float32))
+    net = resnet.build(ARCH, CLASSES, init_bn0, blurpool).to(torch.promote_types(dtype, torch.float32))
+    if prior_bias:
+        networks.set_prior_bias(net, CLASSES)
     mixing = MixupCutmix(options.mixup, options.cutmix, CLASSES)
     torch.set_default_dtype(torch.float32)
     predict = Predictor(net, dtype, CPU)

@@ -13,6 +13,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.exc import CppCompileError
 
 from data_tools.common.errors import UserError
+from data_tools.common.options import OptionError
 from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine import step as step_module
@@ -313,3 +314,33 @@ def test_error_about_a_file_of_inductors_cache_names_the_folder(
         with pytest.raises(type(other)) as raised, reporting_damaged_cache():
             raise other
         assert raised.value is other
+
+
+def test_dropout_depends_only_on_the_key_of_the_batch() -> None:
+    """So a run goes on as if it had not been stopped, on a GPU too, whose generators are not in the checkpoint."""
+    torch.manual_seed(2)
+    images, labels = batch(samples=64)
+    losses = []
+    for before, key in ((1, 5), (2, 5), (1, 6), (1, 1 << 70)):
+        _, take = step_of(nn.Sequential(two_alike()[0], nn.Dropout(0.5)))
+        torch.manual_seed(before)
+        losses.append(take(images, labels, key=key).item())
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
+
+
+class NotDeterministic(nn.Module):
+    """As VGG's pooling on a GPU."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(
+            "pool_cuda does not have a deterministic implementation, but you set 'torch.use_...'. You can"
+        )
+
+
+def test_network_that_cannot_be_deterministic_is_one_line() -> None:
+    step, _ = step_of(nn.Sequential(tiny(), NotDeterministic()))
+    with pytest.raises(OptionError) as error:
+        step.prepare(32, 4, CPU)
+    assert str(error.value).startswith("run.deterministic: torch's pool_cuda is not; give --run.deterministic=false")
+    assert "\n" not in str(error.value)

@@ -14,6 +14,7 @@ from helpers.recipes import config
 from data_tools.common import resources
 from data_tools.common.options import OptionError
 from training.config.datasets import Datasets
+from training.config.train_config import Model
 from training.distributed.world import World
 from training.engine.throughput import StepClock, bottleneck, check_cpu_time, forward_flops
 from training.runlog.epoch_table import Speed
@@ -46,9 +47,9 @@ def test_bottleneck_is_named(changes: dict[str, float], word: str) -> None:
 
 def test_forward_flops_of_resnet() -> None:
     # torchvision documents 4.09 billion multiply-accumulates at 224 px and 1.81 for ResNet-18.
-    assert forward_flops("resnet50", 1000, 224) == pytest.approx(2 * 4.09e9, rel=0.01)
-    assert forward_flops("resnet18", 1000, 224) == pytest.approx(2 * 1.81e9, rel=0.01)
-    assert forward_flops("resnet50", 1000, 224, blurpool=True) > forward_flops("resnet50", 1000, 224)
+    assert forward_flops(Model(), 1000, 224) == pytest.approx(2 * 4.09e9, rel=0.01)
+    assert forward_flops(Model(arch="resnet18"), 1000, 224) == pytest.approx(2 * 1.81e9, rel=0.01)
+    assert forward_flops(Model(blurpool=True), 1000, 224) > forward_flops(Model(), 1000, 224)
 
 
 def test_step_clock_measures_waiting_and_steps() -> None:

@@ -40,10 +40,3 @@ def test_norm_layers_have_no_weight_decay() -> None:
 def test_amp_dtype_on_a_cpu() -> None:
     assert resnet.amp_dtype("auto", torch.device("cpu")) == torch.float32
     assert resnet.amp_dtype("bf16", torch.device("cpu")) == torch.bfloat16
-
-
-def test_prior_bias_makes_each_class_as_rare_as_it_is() -> None:
-    bias = resnet.build("resnet18", classes=10, init_bn0=True, prior_bias=True).fc.bias
-    # A share of exp(-ln 10) = 0.1 in odds.
-    assert torch.allclose(bias.exp(), torch.full((10,), 0.1))
-    assert not torch.allclose(resnet.build("resnet18", classes=10, init_bn0=True).fc.bias.exp(), torch.tensor(0.1))

@@ -172,7 +172,7 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
         (lambda: bytes(1000), raw_bytes, ["not written by torch.save, or damaged"]),
         (lambda: b"\xff\xd8\xff\xe0" + bytes(99), raw_bytes, ["not written by torch.save, or damaged"]),
         (lambda: b"version https://git-lfs.github.com/spec/v1\noid", raw_bytes, ["Git LFS", "`git lfs pull`"]),
-        (named_without("fc.bias", torch.tensor(1.0)), torch.save, ["ResNet of torchvision (differing: fc.bias)"]),
+        (named_without("fc.bias", torch.tensor(1.0)), torch.save, ["of this network (differing: fc.bias)"]),
         (
             named_without("fc.bias", torch.zeros(3).to_sparse()),
             torch.save,
@@ -194,7 +194,7 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
                 k.replace("conv1.", "conv1.0.", 1) if k.startswith("conv1") else k: v for k, v in named("").items()
             },
             torch.save,
-            ["not the weights of a ResNet of torchvision (differing: conv1.0.weight, conv1.weight)"],
+            ["not the weights of this network (differing: conv1.0.weight, conv1.weight)"],
         ),
     ],
 )
