@@ -2,11 +2,11 @@
 
     python benchmarks/train_step.py [--betons DIR] [--variants NAME ...] [--json FILE]
 
-Measures synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches; with
-``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a case run in turn, several
-rounds in one process; figures are medians over the rounds, ratios are taken round by round. ``--variants`` compares
-other ways to compute our step with ours, without the other loops. Without a GPU it runs on the CPU, on a smaller
-network and smaller batches, and says so.
+Measures synthetic images on the device first (training steps alone), at 128, 224 and 288 px with titan8's batches or at
+96 px with aiacc8's; with ``--betons`` also the whole path, from DIR's betons through the loader. All contenders of a
+case run in turn, several rounds in one process; figures are medians over the rounds, ratios are taken round by round.
+``--variants`` compares other ways to compute our step with ours, without the other loops. Without a GPU it runs on the
+CPU, on a smaller network and smaller batches, and says so.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from training.engine.synthetic_benchmark import CLASSES, SyntheticRun, synchroni
 from training.engine.throughput import StepClock, forward_flops
 from training.loader.loaders import TrainLoader
 
-SIZES = {128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}
+SIZES = {96: ("160", 256, 0.08), 128: ("160", 512, 0.08), 224: ("320", 224, 0.087), 288: ("full", 128, 0.5)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What differs from our step: its options, those of Inductor, or how the stem is computed."""
+    """What differs from our step: its options, those of Inductor, or how stem and BatchNorms are computed."""
 
     train: Train = field(default_factory=Train)
     stem_blocks: bool | Literal["auto"] = "auto"
+    fused_batch_norm: bool | Literal["auto"] = "auto"
     inductor: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +56,9 @@ VARIANTS = {
     "max_autotune": Variant(train=Train(compile="max-autotune")),
     "fp16": Variant(train=Train(amp="fp16")),
     "no_stem_blocks": Variant(stem_blocks=False),
+    "own_norm": Variant(fused_batch_norm=True),
+    "own_norm_graphs": Variant(train=Train(compile="reduce-overhead"), fused_batch_norm=True),
+    "own_norm_fp16": Variant(train=Train(amp="fp16"), fused_batch_norm=True),
     "combo_kernels": Variant(inductor={"combo_kernels": True, "combo_kernels_pointwise_only": True}),
     "cooperative_reductions": Variant(inductor={"triton.cooperative_reductions": True}),
     "conv_1x1_as_mm": Variant(inductor={"conv_1x1_as_mm": True}),
@@ -137,7 +141,7 @@ def measure_case(
     contenders: dict[str, Callable[[], None]] = {}
     for name, variant in variants.items():
         with inductor_config.patch(variant.inductor):
-            net = Model(arch=arch, stem_blocks=variant.stem_blocks)
+            net = Model(arch=arch, stem_blocks=variant.stem_blocks, fused_batch_norm=variant.fused_batch_norm)
             contenders[name] = SyntheticRun(net, variant.train, px, batch, device)
     engine = contenders["ours"] = SyntheticRun(Model(arch=arch), Train(), px, batch, device)
     if not variants:
@@ -209,7 +213,8 @@ def rows(
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--betons", type=Path, help="folder with train_160, train_320 and train_full betons")
-    parser.add_argument("--px", type=int, nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--px", type=int, nargs="+", choices=list(SIZES), default=[128, 224, 288])
+    parser.add_argument("--batch", type=int, help="images of a step, in place of titan8's on a GPU and 16 on a CPU")
     parser.add_argument("--rounds", type=int, default=5, help="rounds to measure, after one to warm up [5]")
     parser.add_argument("--steps", type=int, help="steps of each contender per round [20 on a GPU, 2 on a CPU]")
     parser.add_argument(
@@ -233,7 +238,7 @@ def main(argv: list[str]) -> int:
     table = []
     for px in options.px:
         arch: Arch = "resnet50" if on_gpu else "resnet18"
-        batch = SIZES[px][1] if on_gpu else 16
+        batch = options.batch or (SIZES[px][1] if on_gpu else 16)
         for row in measure_case(px, arch, batch, options, device):
             table.append(row)
             mfu, wait = (("" if row[key] is None else row[key]) for key in ("mfu_percent", "data_wait_percent"))

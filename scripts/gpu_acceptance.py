@@ -1,6 +1,6 @@
 """Test and measure a machine with one GPU: the GPU tests, the speed of steps and of the whole path, the compile modes.
 
-    python -m scripts.gpu_acceptance [--out bench/gpu] [--minutes 8.8]
+    python -m scripts.gpu_acceptance [--out bench/gpu] [--minutes 8.8] [--only PART ...]
 
 Each part runs in a process of its own with a time limit, so that one that hangs does not hold up the others. Prints a
 table, which also says what was not run, and writes acceptance.json and acceptance.log to --out. The exit status is 1 if
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -59,9 +60,7 @@ def parts(work: Path, stand_in: bool) -> list[Part]:
     sample, betons = work / "sample.tar", work / "betons"
     caps = "--data.caps=160,320,full"
 
-    def benchmark(name: str, px: int, seconds: float, *more: str) -> Part:
-        return Part(name=name, command=(BENCHMARK, "--px", str(px), *quick, *more), seconds=seconds, rows=True)
-
+    benchmark = partial(_benchmark, quick)
     found = [
         Part(
             name="sample",
@@ -86,9 +85,25 @@ def parts(work: Path, stand_in: bool) -> list[Part]:
         benchmark("step 224", 224, 120, f"--betons={betons}"),
         *(benchmark(f"step {px}", int(px), 120, f"--betons={betons}") for px in sizes),
         benchmark("variants 224", 224, 120, "--variants", "eager", *compiled),
+        *(() if stand_in else _norm_parts(quick)),
         *(() if stand_in else (benchmark("max-autotune 224", 224, 180, "--variants", "max_autotune"),)),
     ]
     return [replace(part, seconds=part.seconds * (10 if stand_in else 1)) for part in found]
+
+
+def _benchmark(quick: tuple[str, ...], name: str, px: int, seconds: float, *more: str) -> Part:
+    return Part(name=name, command=(BENCHMARK, "--px", str(px), *quick, *more), seconds=seconds, rows=True)
+
+
+def _norm_parts(quick: tuple[str, ...]) -> list[Part]:
+    """Our kernels of BatchNorm by themselves and in steps: 96 px as in aiacc8, 400 images as in NVIDIA's for MLPerf."""
+    compared = ("--variants", "cuda_graphs", "own_norm", "own_norm_graphs")
+    return [
+        Part(name="kernels", command=("benchmarks/norm_kernels.py",), seconds=60, rows=True),
+        _benchmark(quick, "variants 224, norm", 224, 180, *compared, "own_norm_fp16"),
+        _benchmark(quick, "variants 96", 96, 180, *compared),
+        _benchmark(quick, "variants 224 x 400", 224, 180, "--batch", "400", *compared),
+    ]
 
 
 def without_betons(part: Part) -> Part:
@@ -175,6 +190,9 @@ def main(argv: Sequence[str]) -> int:
         "--out", type=Path, default=ROOT / "bench" / "gpu", help="folder for acceptance.json and acceptance.log"
     )
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time limit for everything [{MINUTES}]")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", help="run these parts alone: a second call, if 9 minutes are few"
+    )
     parser.add_argument("--stand-in", action="store_true", help="use the CPU instead of a GPU, for a short trial")
     options = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * options.minutes
@@ -187,6 +205,8 @@ def main(argv: Sequence[str]) -> int:
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as work:
         for part in parts(Path(work), options.stand_in):
+            if options.only and part.name not in options.only:
+                continue
             if any(each.name == "betons" and each.status != "done" for each in results):
                 part = without_betons(part)
             results.append(run(part, deadline, log, environment_of(options.stand_in)))

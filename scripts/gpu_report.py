@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-COLUMNS = ("ours", "img/s", "x ours", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %")
+COLUMNS = ("ours", "img/s", "x ours", "x ffcv-imagenet", "x torchvision", "path x step", "data-wait %", "x MLPerf")
+# Images/s of each H200 in NVIDIA's entry for MLPerf Training v4.0: 224 px, fp16, 400 images a step.
+MLPERF = 7950
 NOT_VARIANTS = {"ours", "ours_whole_path", "ffcv_imagenet", "torchvision"}
 # The goals at 224 px: a value in a benchmark's row (name, baseline, key), and its limit.
 WANTED = (
@@ -61,7 +63,8 @@ def _values(rows: Sequence[dict[str, Any]], name: str) -> list[float | None]:
     rate = next((row["images_per_s"] for row in against.values()), None)
     ratios = [against.get(other, {}).get("ratio") for other in ("ours", "ffcv_imagenet", "torchvision")]
     path = next((row for row in rows if row["name"] == f"{name}_whole_path"), {})
-    return [rate, *ratios, path.get("ratio"), path.get("data_wait_percent")]
+    mlperf = rate and round(rate / MLPERF, 3) if any(row.get("case") == "224" for row in rows) else None
+    return [rate, *ratios, path.get("ratio"), path.get("data_wait_percent"), mlperf]
 
 
 def goals(results: Sequence[Result], *, on_gpu: bool) -> list[Goal]:
@@ -73,6 +76,13 @@ def goals(results: Sequence[Result], *, on_gpu: bool) -> list[Goal]:
     return found
 
 
+def _bandwidths(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    line = "{:<8}{:>10}  {:<20}{:>8}{:>8}"
+    yield "\n" + line.format("px", "channels", "BatchNorm", "ms", "TB/s")
+    for row in rows:
+        yield line.format(*(row[key] for key in ("side", "channels", "name", "ms", "tb_per_s")))
+
+
 def table(machine: dict[str, Any], results: Sequence[Result], wanted: Sequence[Goal]) -> Iterator[str]:
     """Lines for a reader."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
@@ -82,7 +92,7 @@ def table(machine: dict[str, Any], results: Sequence[Result], wanted: Sequence[G
         tests = {outcome: len(names) for outcome, names in (each.tests or {}).items() if names}
         counts = ", ".join(f"{count} {outcome.lower()}" for outcome, count in tests.items())
         yield f"{each.name:<24}{each.seconds:>8.1f}  {each.status}{f' ({counts})' if counts else ''}"
-    line = "{:<24}{:>8}{:>8}{:>17}{:>15}{:>13}{:>13}"
+    line = "{:<24}{:>8}{:>8}{:>17}{:>15}{:>13}{:>13}{:>10}"
     yield "\n" + line.format(*COLUMNS)
     for each in results:
         if each.name.startswith(("step", "variants", "max-autotune")):
@@ -90,6 +100,7 @@ def table(machine: dict[str, Any], results: Sequence[Result], wanted: Sequence[G
             for name in ("ours", *variants):
                 shown = ["not run" if value is None else f"{value:g}" for value in _values(each.rows, name)]
                 yield line.format(each.name if name == "ours" else f"  {name}", *shown)
+    yield from _bandwidths(row for each in results if each.name == "kernels" for row in each.rows)
     yield f"\n{'goal at 224 px':<40}{'measured':>10}"
     for goal in wanted:
         measured = "not run" if goal.measured is None else f"{goal.measured:g}"

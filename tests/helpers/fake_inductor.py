@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +19,18 @@ from typing import Any
 from unittest import mock
 
 import torch
+import triton.knobs
 import triton.runtime
 from torch import nn
 from torch._dynamo import device_interface
+from torch._inductor import compile_fx
 from torch._inductor import config as inductor_config
 from torch._inductor import graph as inductor_graph
-from torch._inductor.ir import MultiOutput
+from torch._inductor.ir import MultiOutput, UserDefinedTritonKernel
 from torch._inductor.output_code import CompiledFxGraph
 from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._inductor.runtime.hints import DeviceProperties
+from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._triton import has_triton
 from triton.backends.compiler import GPUTarget
@@ -38,6 +44,7 @@ SAY_YES, ENTRIES = (4, 30, 31, 32, 33), 48
 # Architecture: processors, bytes of L2, bytes of shared memory of a block, threads of a processor. Data sheets.
 CARDS = {
     75: (40, 4 << 20, 65536, 1024),  # T4
+    80: (108, 40 << 20, 166912, 2048),  # A100
     90: (132, 50 << 20, 232448, 2048),  # H100
     100: (148, 126 << 20, 232448, 2048),  # B200
 }
@@ -48,8 +55,10 @@ class Generated:
     """The code of the graphs that were compiled, forward and backward."""
 
     graphs: int = 0
+    recorded: int = 0  # those that would run as CUDA graphs
     bytes_accessed: int = 0  # a tensor counts once for each kernel that reads or writes it
-    assembled: set[str] = field(default_factory=set)  # Triton's kernels, which all went through ptxas
+    # Triton's kernels, which all went through ptxas if asked for, and the bytes of each one's stack: spilled registers.
+    assembled: dict[str, int] = field(default_factory=dict)
 
 
 class NotRun(Exception):
@@ -57,15 +66,15 @@ class NotRun(Exception):
 
 
 @contextlib.contextmanager
-def fake_inductor(architecture: int) -> Iterator[tuple[torch.device, Generated]]:
+def fake_inductor(architecture: int, assemble: bool = True) -> Iterator[tuple[torch.device, Generated]]:
     """A block in which torch.compile makes code for the card of ``architecture`` (90 for an H100), forward and
-    backward, and raises NotRun where it would run it."""
+    backward, and raises NotRun where it would run it. ``assemble``: run ptxas on every kernel."""
     found = Generated()
     with contextlib.ExitStack() as stack:
         for answer in (DeviceProperties.create.__func__, has_triton):  # they remember what there was before
             answer.cache_clear()
             stack.callback(answer.cache_clear)
-        for target, name, answer in (*_of_the_driver(architecture), *_of_the_compiler(architecture, found)):
+        for target, name, answer in (*_of_the_driver(architecture), *_of_the_compiler(architecture, found, assemble)):
             stack.enter_context(mock.patch.object(target, name, answer))
         for table, answer in (
             (device_interface.caching_worker_device_properties, [_properties(architecture)]),
@@ -130,7 +139,7 @@ def _of_the_driver(architecture: int) -> Iterator[tuple[Any, str, Any]]:
     yield nn.Module, "_apply", _replace_tensors
 
 
-def _of_the_compiler(architecture: int, found: Generated) -> Iterator[tuple[Any, str, Any]]:
+def _of_the_compiler(architecture: int, found: Generated, assemble: bool) -> Iterator[tuple[Any, str, Any]]:
     """The same of what counts and assembles, and ends before anything runs."""
     codegen = inductor_graph.GraphLowering.codegen
 
@@ -145,14 +154,29 @@ def _of_the_compiler(architecture: int, found: Generated) -> Iterator[tuple[Any,
         binary = made.asm["cubin"] if isinstance(made, CompiledKernel) else made.cubin_raw
         # An ELF file, with the architecture in a byte of its flags.
         assert binary.startswith(b"\x7fELF") and architecture in binary[48:52], kernel.fn.__name__
-        found.assembled.add(kernel.fn.__name__)
+        name = kernel.fn.__name__
+        found.assembled[name] = max(found.assembled.get(name, 0), 0 if "triton_" in name else _stack_bytes(binary))
+
+    def record(model: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
+        found.recorded += 1
+        return model
 
     def stop(*_: Any) -> None:
         raise NotRun
 
     yield inductor_graph.GraphLowering, "codegen", counted
-    yield triton_heuristics.CachingAutotuner, "precompile", assembled
+    yield triton_heuristics.CachingAutotuner, "precompile", assembled if assemble else lambda *_, **__: None
+    yield compile_fx, "cudagraphify", record
     yield CompiledFxGraph, "__call__", stop
+
+
+def _stack_bytes(binary: bytes) -> int:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(map(int, re.findall(r"STACK:(\d+)", shown)))
 
 
 def _bytes_accessed(node: Any) -> int:
@@ -160,6 +184,9 @@ def _bytes_accessed(node: Any) -> int:
     convolution's gradients."""
     if isinstance(node.node, MultiOutput):
         return int(node.node.get_numel()) * node.node.get_dtype().itemsize
+    if isinstance(node.node, UserDefinedTritonKernel):  # is given what it writes, too; each counts once
+        names = {read.name for read in node.read_writes.reads}
+        return sum(int(V.graph.get_numel(name)) * V.graph.get_dtype(name).itemsize for name in names)
     return int(node.get_read_write_buffers_sizes())
 
 

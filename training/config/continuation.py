@@ -17,7 +17,7 @@ from training.config.schedule import Phase, Schedule
 
 SCHEDULE, VALIDATION = "schedule", "validation"
 # They change what is shown, or how fast it goes, but not what is learned.
-HARMLESS = {"model.stem_blocks", "train.compile", "train.flip_tta", VALIDATION}
+HARMLESS = {"model.stem_blocks", "model.fused_batch_norm", "train.compile", "train.flip_tta", VALIDATION}
 # Weights of one network do not fit another.
 FIXED = {"model.arch", "model.blurpool", "classes"}
 _BETON = re.compile(r"(train|val)_(full|\d+)")

@@ -31,7 +31,7 @@ FAMILIES = {
 NETWORKS = tuple(family + each for family, variants in FAMILIES.items() for each in variants.split() or [""])
 # The families of torchvision's ResNet class, and the options for them alone; they also have own pooling and BatchNorms.
 RESNETS = ("resnet", "resnext", "wide_resnet")
-OF_RESNETS = ("init_bn0", "blurpool", "stem_blocks")
+OF_RESNETS = ("init_bn0", "blurpool", "stem_blocks", "fused_batch_norm")
 TIMM = "timm/"
 
 
@@ -70,6 +70,11 @@ class Model(Section):
         description="of ResNets only: compute the first convolution as 4x4 on blocks of 2x2 pixels: equal up to "
         "rounding, with the same weights in checkpoints; `true`, `false`, or `auto`: on a GPU in bf16, where it is "
         "faster",
+    )
+    fused_batch_norm: bool | Literal["auto"] = Field(
+        "auto",
+        description="of ResNets only: compute BatchNorm, ReLU and shortcuts with own kernels in a step compiled for a "
+        "GPU: equal up to rounding; `true`, `false`, or `auto`: `false`, until the kernels have been measured on a GPU",
     )
     prior_bias: bool = Field(
         False,

@@ -15,12 +15,14 @@ from data_tools.common.options import OptionError, nearest
 from training.config.schedule import Phase
 from training.config.train_config import RESNETS, TIMM, Model, Train
 from training.model import resnet
+from training.model.batch_norm import is_fused
 
 
 def build(options: Model, classes: int, stem_blocks: bool = False) -> nn.Module:
     """The network that ``options`` describe, with random weights. OptionError if it is not to be had."""
     if options.arch.startswith(RESNETS):
-        network = resnet.build(options.arch, classes, options.init_bn0, options.blurpool, stem_blocks)
+        fused = is_fused(options.fused_batch_norm)
+        network = resnet.build(options.arch, classes, options.init_bn0, options.blurpool, stem_blocks, fused)
     else:
         network = published(options.arch, classes)
     if options.prior_bias:

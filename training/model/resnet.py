@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+from training.model.batch_norm import fuse
 from training.model.layers import BlockStem, MaxPool, UncountedBatchNorm
 
 AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -20,12 +21,13 @@ def build(
     init_bn0: bool,
     blurpool: bool = False,
     stem_blocks: bool = False,
+    fused_batch_norm: bool = False,
 ) -> nn.Module:
     """A torchvision ResNet, which takes any image size because it ends in global average pooling.
 
     ``init_bn0`` zeroes the last BatchNorm of each residual block, so that each block starts as the identity, and
     draws the fc weights from N(0, 0.01). Source: imagenet18's ``init_bn0``; Goyal et al. 2017, section 5.1.
-    ``stem_blocks`` computes the first convolution as :class:`BlockStem`.
+    ``stem_blocks`` computes the first convolution as :class:`BlockStem`, ``fused_batch_norm`` BatchNorms with `fuse`.
     """
     model: nn.Module = getattr(torchvision.models, arch)(
         num_classes=classes, zero_init_residual=init_bn0, norm_layer=UncountedBatchNorm
@@ -40,6 +42,8 @@ def build(
         assert isinstance(model.conv1, nn.Conv2d)
         model.conv1 = BlockStem(model.conv1)
     model.maxpool = MaxPool()
+    if fused_batch_norm:
+        fuse(model)
     return model
 
 

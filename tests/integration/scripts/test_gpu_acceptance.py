@@ -64,8 +64,23 @@ def test_variants_are_shown_against_our_step() -> None:
     )
     results = [Result(name="variants 224", status="done", rows=rows)]
     shown = [line.split() for line in table(MACHINE, results, goals(results, on_gpu=True))]
-    assert ["variants", "224", "100", *["not", "run"] * 5] in shown
-    assert ["fp16", "110", "1.1", *["not", "run"] * 4] in shown
+    assert ["variants", "224", "100", *["not", "run"] * 6] in shown
+    assert ["fp16", "110", "1.1", *["not", "run"] * 5] in shown
+
+
+def test_rates_at_224_px_are_shown_beside_mlperfs_and_kernels_with_their_bandwidth() -> None:
+    rows = ({"case": "224", "name": "ours", "baseline": "", "images_per_s": 8745, "ratio": 1.0},)
+    kernel = {"name": "alone, forward", "side": 56, "channels": 256, "ms": 0.2, "tb_per_s": 3.6}
+    results = [Result(name="variants 224 x 400", status="done", rows=rows)]
+    results.append(Result(name="kernels", status="done", rows=(kernel,)))
+    lines = [" ".join(line.split()) for line in table(MACHINE, results, goals(results, on_gpu=True))]
+    assert "56 256 alone, forward 0.2 3.6" in lines
+    assert any(line.startswith("variants 224 x 400 8745 ") and line.endswith(" 1.1") for line in lines)
+
+
+def test_kernels_and_small_steps_are_parts(tmp_path: Path) -> None:
+    names = [part.name for part in parts(tmp_path, stand_in=False)]
+    assert {"kernels", "variants 96", "variants 224 x 400"} <= set(names)
 
 
 def test_rows_of_a_benchmark_that_failed_later_are_kept(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "accumulation": (EAGER, "--dist.emulate_gpus=2"),
     "compiled": ("--train.compile=default",),
     "compiled, everything": ("--train.mixup=0.2", "--train.cutmix=1", "--train.ema=0.9", "--dist.emulate_gpus=2"),
+    "own BatchNorm": ("--train.compile=default", "--model.fused_batch_norm=true"),
+    "own BatchNorm, fp16": ("--train.compile=default", "--train.amp=fp16", "--model.fused_batch_norm=true"),
+    "own BatchNorm, CUDA graphs": ("--train.compile=reduce-overhead", "--model.fused_batch_norm=true"),
     "CUDA graphs": ("--train.compile=reduce-overhead",),
     "CUDA graphs, averaged weights": ("--train.compile=reduce-overhead", "--train.ema=0.9"),
 }

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torchvision
+from helpers.fake_ranks import fake_ranks, own_gradients
 from torch import nn
+from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from training.config.train_config import Train
@@ -38,24 +44,81 @@ def bytes_of_convolutions(net: nn.Module) -> int:
     return sum(found)
 
 
-@pytest.mark.parametrize(("architecture", "stem_blocks"), [(75, "auto"), (90, "auto"), (100, False)])
-def test_ptxas_takes_every_kernel_and_elementwise_work_is_fused(
-    architecture: int, stem_blocks: bool | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Every kind of kernel that ResNet-50 has.
+def short_resnet50(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of kernel that ResNet-50 has."""
     monkeypatch.setattr(torchvision.models, "resnet50", functools.partial(ResNet, Bottleneck, [1, 1, 1, 1]))
+
+
+def compile_step(device: torch.device, px: int, batch: int, train: Train, ranks: int = 1, **network: Any) -> None:
+    """Forward and backward pass of ResNet-50, as one of ``ranks`` processes."""
+    dtype = resnet.amp_dtype("auto", device)
+    network = {"stem_blocks": resnet.stem_on_blocks("auto", dtype, device)} | network
+    net = resnet.build("resnet50", 1000, init_bn0=True, **network).to(device)
+    net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
+    loss_module, parallel = LossModule(Predictor(net, dtype, device), 0.1), None
+    with contextlib.ExitStack() as stack:
+        if ranks > 1:
+            stack.enter_context(fake_ranks(ranks))
+            # Fake tensors have no values to compare with those of other processes.
+            options = {"device_ids": [device], "broadcast_buffers": False, "init_sync": False}
+            parallel = DistributedDataParallel(loss_module, gradient_as_bucket_view=True, **options)
+            parallel.register_comm_hook(None, own_gradients)
+            # Would ask the GPU for the time.
+            stack.enter_context(
+                mock.patch.object(parallel, "_pre_forward", lambda *inputs, **options: (inputs, options))
+            )
+        step = TrainStep(loss_module, optimizer, train, parallel=parallel)
+        # The backward pass is compiled when it first runs, which it does not here.
+        stack.enter_context(functorch_config.patch(force_non_lazy_backward_lowering=True))
+        with pytest.raises(fake_inductor.NotRun):
+            step.prepare(px, batch, device)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "network"),
+    [
+        (75, {}),
+        (90, {}),
+        (100, {"stem_blocks": False}),
+        (75, {"fused_batch_norm": True}),
+        (80, {"fused_batch_norm": True}),
+        (90, {"fused_batch_norm": True}),
+        (100, {"fused_batch_norm": True}),
+    ],
+)
+def test_ptxas_takes_every_kernel_and_elementwise_work_is_fused(
+    architecture: int, network: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_resnet50(monkeypatch)
     least = bytes_of_convolutions(resnet.build("resnet50", 1000, init_bn0=True))
     with fake_inductor.fake_inductor(architecture) as (device, generated):
-        dtype = resnet.amp_dtype("auto", device)
-        blocks = resnet.stem_on_blocks(stem_blocks, dtype, device)
-        net = resnet.build("resnet50", 1000, init_bn0=True, stem_blocks=blocks).to(device)
-        net.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
-        step = TrainStep(LossModule(Predictor(net, dtype, device), 0.1), optimizer, Train())
-        # The backward pass is compiled when it first runs, which it does not here.
-        with functorch_config.patch(force_non_lazy_backward_lowering=True), pytest.raises(fake_inductor.NotRun):
-            step.prepare(PX, BATCH, device)
+        compile_step(device, PX, BATCH, Train(), **network)
     assert generated.graphs == 2  # forward and backward
-    assert generated.assembled
+    assert ("sum_moments" in generated.assembled) is bool(network.get("fused_batch_norm"))
+    own = {name: stack for name, stack in generated.assembled.items() if "triton_" not in name}
+    assert own.keys() >= {"pool_windows", "spread_gradients"}
+    assert not any(own.values()), "registers are spilled"
     # Each convolution's result, its gradient and what BatchNorm, ReLU and pooling make of them: about 17 passes.
     assert 12 < generated.bytes_accessed / BATCH / least < 20
+
+
+def test_kernels_of_batch_norm_move_few_bytes() -> None:
+    with fake_inductor.fake_inductor(90, assemble=False) as (device, generated):
+        compile_step(device, PX, BATCH, Train(), fused_batch_norm=True)
+    assert generated.bytes_accessed / BATCH < 335e6  # 322.9 MB; without the kernels 394.7
+
+
+@pytest.mark.parametrize("ranks", [1, 8])
+@pytest.mark.parametrize("fused_batch_norm", [False, True])
+def test_all_of_a_step_may_run_as_cuda_graphs(
+    fused_batch_norm: bool, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_resnet50(monkeypatch)
+    counters.clear()
+    with fake_inductor.fake_inductor(90, assemble=False) as (device, generated):
+        compile_step(device, 96, 256, Train(compile="reduce-overhead"), ranks, fused_batch_norm=fused_batch_norm)
+    # 8 million fp32 parameters, in buckets of 25 MiB but for a first one of 1 MiB.
+    assert generated.graphs == (2 if ranks == 1 else 4)
+    assert generated.recorded == generated.graphs
+    assert not counters["inductor"]["cudagraph_skips"]

@@ -17,12 +17,13 @@ def test_command_line_wins_over_yaml() -> None:
 
 
 def test_options_are_few() -> None:
-    assert len(options_of(RunConfig)) <= 45
+    assert len(options_of(RunConfig)) <= 46
 
 
 @pytest.mark.parametrize(("word", "value"), [("auto", "auto"), ("true", True), ("0", False)])
-def test_stem_on_blocks_is_a_switch_or_auto(word: str, value: object) -> None:
+def test_stem_on_blocks_and_own_batch_norms_are_switches_or_auto(word: str, value: object) -> None:
     assert config(f"--model.stem_blocks={word}").model.stem_blocks is value
+    assert config(f"--model.fused_batch_norm={word}").model.fused_batch_norm is value
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 """The kernels of the max pooling against torch's, run by Triton's interpreter on the CPU."""
 
-import importlib.util
 import math
 from types import ModuleType
 
 import pytest
 import torch
+from helpers.interpreted import interpreted
 
 from training.model import resnet
 
@@ -14,13 +14,7 @@ pytest.importorskip("triton")
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A copy of the module whose kernels are interpreted."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    spec = importlib.util.find_spec("training.model.max_pool")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return interpreted("training.model.kernels.max_pool", monkeypatch)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
