@@ -122,10 +122,10 @@ def check_cpu_time(config: RunConfig, datasets: Datasets, world: World) -> None:
     """OptionError if ``dist.device=auto`` found no GPU and the job's cores would take more than MOST_CPU_DAYS."""
     if not (why := on_cpu_for_want_of_gpus(config.dist)):
         return
-    net, cores, flops = config.model, default_workers(world.local_ranks) * world.ranks, 0.0
+    cores, flops = default_workers(world.local_ranks) * world.ranks, 0.0
     for phase in config.schedule.phases:
         images = datasets.images(phase) * (phase.end - phase.start)
-        flops += 3 * images * forward_flops(net.arch, len(datasets.classes), phase.px, net.blurpool)
+        flops += 3 * images * forward_flops(config.model, len(datasets.classes), phase.px)
     days = flops / (cores * CPU_CORE_FLOPS) / 86_400
     if days > MOST_CPU_DAYS:
         what = f"{why}, and training on {plural(cores, 'CPU core')} takes about {days:,.0f} days"

@@ -51,9 +51,10 @@ static void load_any(const uint8_t* data, size_t size, int mode, int width, int 
 static void convert_any(const uint8_t* data, size_t size) {
     int32_t caps[3] = {int32_t(below(200)), 1 + int32_t(below(400)), 0};
     uint64_t page_bytes[3] = {1 + below(1 << 20), 1 + below(1 << 20), 1 + below(1 << 20)};
-    StoreOptions options = {caps, page_bytes, 1 << 20, 3, int32_t(below(2)), 1 + int32_t(below(100)), int32_t(below(2)),
-                            int32_t(below(2)), 1 + int32_t(below(2000))};
+    StoreOptions options = {caps, page_bytes, 1 << 20, 3, int32_t(below(2)), 0, 1 + int32_t(below(100)),
+                            int32_t(below(2)), int32_t(below(2)), 1 + int32_t(below(2000))};
     Source source = {data, nullptr, 0, size, -1, int32_t(below(2))};
+    options.lanczos = int32_t(below(2));
     Record records[3];
     uint8_t* stored = nullptr;
     int32_t code = OK;
