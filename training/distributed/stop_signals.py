@@ -23,16 +23,28 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextlib.contextmanager
 def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
-    """Handle these signals inside the block, except those that were ignored at the start, as under ``nohup``."""
+    """Handle these signals inside the block, except those that were ignored at the start, as under ``nohup``.
+
+    Once one has come, the handler stays: the process is about to end, and another one, as SLURM sends them, must not
+    change its exit status.
+    """
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number, earlier in before.items() if earlier is not signal.SIG_IGN]
+    received = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+        handler(number, frame)
+
     for number in taken:
-        signal.signal(number, handler)
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, before[number])
+        if not received:
+            for number in taken:
+                signal.signal(number, before[number])
 
 
 class StopSignals:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,16 +21,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.mark.parametrize("number", stop_signals.SIGNALS)
-def test_signal_asks_for_checkpoint_and_stop_and_handlers_are_restored(
-    number: signal.Signals, clock: list[float]
-) -> None:
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[dict[signal.Signals, object]]:
+    """Those of the tests, which are put back."""
     before = {each: signal.getsignal(each) for each in stop_signals.SIGNALS}
+    yield dict(before)
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def test_handlers_are_restored(handlers: dict[signal.Signals, object], clock: list[float]) -> None:
     with StopSignals(ALONE, checkpoint_minutes=10) as signals:
         assert signals.poll() == (False, False)
+    assert {each: signal.getsignal(each) for each in stop_signals.SIGNALS} == handlers
+
+
+@pytest.mark.parametrize("number", stop_signals.SIGNALS)
+def test_signal_asks_for_checkpoint_and_stop_and_another_does_not_end_the_process_that_has_saved(
+    number: signal.Signals, clock: list[float]
+) -> None:
+    with StopSignals(ALONE, checkpoint_minutes=10) as signals:
         os.kill(os.getpid(), number)
         assert signals.poll() == (True, True)
-    assert {each: signal.getsignal(each) for each in stop_signals.SIGNALS} == before
+    os.kill(os.getpid(), number)
 
 
 def test_checkpoint_is_due_every_checkpoint_minutes(clock: list[float]) -> None:
