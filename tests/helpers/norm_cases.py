@@ -67,7 +67,9 @@ def compare(
     *,
     gradients: int = 1,
     tolerance: float | None = None,
+    on_the_edge: float = 0.0,
 ) -> None:
+    """``on_the_edge``: the share of values so near 0 that rounding may decide whether ReLU stops them."""
     given = [images(y.shape, y.dtype).to(y.device) for _ in range(gradients)]
     found = results(compute, kind, y, other, given)
     expected = results(compute, kind, y.double(), other.double(), [gradient.double() for gradient in given])
@@ -77,4 +79,9 @@ def compare(
             value, found[name] = (torch.where(each.isfinite(), each, math.nan) for each in (value, found[name]))
         largest = value[value.isfinite()].abs().max().item() if value.isfinite().any() else 0.0
         close = {"rtol": tolerance, "atol": tolerance * largest, "equal_nan": True}
-        torch.testing.assert_close(found[name].double(), value, **close, msg=lambda m, n=name: f"{kind}, {n}: {m}")
+        got = found[name].double()
+        if on_the_edge and value.dim() == 4:
+            far = ~torch.isclose(got, value, **close)
+            assert far.double().mean() <= on_the_edge, f"{kind}, {name}: {far.sum()} values are not close"
+            continue
+        torch.testing.assert_close(got, value, **close, msg=lambda m, n=name: f"{kind}, {n}: {m}")

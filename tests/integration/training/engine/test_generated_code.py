@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 import torchvision
-from helpers.fake_ranks import fake_ranks, own_gradients
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
-from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from training.config.train_config import Train
@@ -49,30 +44,17 @@ def short_resnet50(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models, "resnet50", functools.partial(ResNet, Bottleneck, [1, 1, 1, 1]))
 
 
-def compile_step(device: torch.device, px: int, batch: int, train: Train, ranks: int = 1, **network: Any) -> None:
-    """Forward and backward pass of ResNet-50, as one of ``ranks`` processes."""
+def compile_step(device: torch.device, px: int, batch: int, train: Train, **network: bool) -> None:
+    """Forward and backward pass of ResNet-50."""
     dtype = resnet.amp_dtype("auto", device)
     network = {"stem_blocks": resnet.stem_on_blocks("auto", dtype, device)} | network
     net = resnet.build("resnet50", 1000, init_bn0=True, **network).to(device)
     net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
-    loss_module, parallel = LossModule(Predictor(net, dtype, device), 0.1), None
-    with contextlib.ExitStack() as stack:
-        if ranks > 1:
-            stack.enter_context(fake_ranks(ranks))
-            # Fake tensors have no values to compare with those of other processes.
-            options = {"device_ids": [device], "broadcast_buffers": False, "init_sync": False}
-            parallel = DistributedDataParallel(loss_module, gradient_as_bucket_view=True, **options)
-            parallel.register_comm_hook(None, own_gradients)
-            # Would ask the GPU for the time.
-            stack.enter_context(
-                mock.patch.object(parallel, "_pre_forward", lambda *inputs, **options: (inputs, options))
-            )
-        step = TrainStep(loss_module, optimizer, train, parallel=parallel)
-        # The backward pass is compiled when it first runs, which it does not here.
-        stack.enter_context(functorch_config.patch(force_non_lazy_backward_lowering=True))
-        with pytest.raises(fake_inductor.NotRun):
-            step.prepare(px, batch, device)
+    step = TrainStep(LossModule(Predictor(net, dtype, device), 0.1), optimizer, train)
+    # The backward pass is compiled when it first runs, which it does not here.
+    with functorch_config.patch(force_non_lazy_backward_lowering=True), pytest.raises(fake_inductor.NotRun):
+        step.prepare(px, batch, device)
 
 
 @pytest.mark.parametrize(
@@ -109,16 +91,11 @@ def test_kernels_of_batch_norm_move_few_bytes() -> None:
     assert generated.bytes_accessed / BATCH < 335e6  # 322.9 MB; without the kernels 394.7
 
 
-@pytest.mark.parametrize("ranks", [1, 8])
 @pytest.mark.parametrize("fused_batch_norm", [False, True])
-def test_all_of_a_step_may_run_as_cuda_graphs(
-    fused_batch_norm: bool, ranks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_of_a_step_may_run_as_cuda_graphs(fused_batch_norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     short_resnet50(monkeypatch)
     counters.clear()
     with fake_inductor.fake_inductor(90, assemble=False) as (device, generated):
-        compile_step(device, 96, 256, Train(compile="reduce-overhead"), ranks, fused_batch_norm=fused_batch_norm)
-    # 8 million fp32 parameters, in buckets of 25 MiB but for a first one of 1 MiB.
-    assert generated.graphs == (2 if ranks == 1 else 4)
-    assert generated.recorded == generated.graphs
+        compile_step(device, 96, 256, Train(compile="reduce-overhead"), fused_batch_norm=fused_batch_norm)
+    assert generated.recorded == generated.graphs == 2
     assert not counters["inductor"]["cudagraph_skips"]
