@@ -244,8 +244,8 @@ struct LanczosAxis {
     static constexpr int SLICES = 8192;
 };
 
-// A pixel of 0 to 255 is given in 1/128, 1/64 after the first pass and 1/32 after the second: half of 16 bits is left for
-// what overshoots. Rounding each product to that takes one instruction for 16 values. A flat area stays flat up to 25
+// A pixel of 0 to 255 is given in 1/128, 1/64 after the first pass and 1/32 after the second, so that 16 bits hold what
+// overshoots. Rounding each product to that takes one instruction for 16 values. A flat area stays flat up to 25
 // times smaller, and is off by 1 in places at 50 times.
 inline int16_t times(int16_t value, int16_t weight) { return int16_t(((int32_t(value) * weight >> 14) + 1) >> 1); }
 
