@@ -119,7 +119,7 @@ def plan(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Path, str], 
         raise UserError(error.fault, remedy=f"remove {manifest_path(own)} to adopt the file again") from None
     if converted:
         raise UserError("has the manifest of its conversion already", where=own)
-    return own, links, {"split": split, "cap": cap, "side": side}
+    return own, links, {"split": split, "cap": cap, "side": side, "filter": None}
 
 
 def size_limit(name: str, layout: Layout) -> tuple[int | None, str]:

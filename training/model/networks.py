@@ -88,8 +88,8 @@ def last_layer(network: nn.Module) -> list[str]:
 def set_prior_bias(network: nn.Module, classes: int) -> None:
     """Set the last biases to -log(classes). Source: composer's ``linear_log_constant_bias``."""
     *_, last = last_layer(network)
-    if not last.endswith("bias"):
-        what = "the last layer of this network has no biases"
+    if not last.endswith("bias") or isinstance(network, torchvision.models.SqueezeNet):  # whose logits end in a ReLU
+        what = "this network has no biases that are added to its logits"
         raise OptionError(what, where="model.prior_bias", remedy="give --model.prior_bias=false")
     nn.init.constant_(network.get_parameter(last), -math.log(classes))
 

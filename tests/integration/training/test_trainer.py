@@ -166,7 +166,7 @@ def test_page_window_reaches_the_loader_and_cannot_change_in_a_run(
 
     with mock.patch.object(phase_loaders, "TrainLoader", loader):
         train(recipe, tmp_path / "run", "--data.page_window=3")
-    assert given == [3, 3]
+    assert set(given) == {3}
     shutil.copytree(finished_run, tmp_path / "other")
     status, _, err = attempt(recipe, tmp_path / "other", "--data.page_window=3")
     assert status == 2

@@ -118,15 +118,16 @@ def test_norms_and_biases_of_every_family_have_no_weight_decay(arch: str) -> Non
 
 
 def test_prior_bias_makes_each_class_as_rare_as_it_is() -> None:
-    for arch in ("resnet18", "squeezenet1_1", "shufflenet_v2_x0_5"):
+    for arch in ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"):
         network = networks.build(Model(arch=arch, prior_bias=True), 10)
         bias = network.get_parameter(networks.last_layer(network)[-1])
         # A share of exp(-ln 10) = 0.1 in odds.
         assert torch.allclose(bias.exp(), torch.full((10,), 0.1))
         plain = networks.build(Model(arch=arch), 10).state_dict()
         assert not torch.allclose(plain[networks.last_layer(network)[-1]].exp(), torch.tensor(0.1))
-    with pytest.raises(OptionError, match=r"the last layer .* has no biases; give --model\.prior_bias=false"):
-        networks.without_weights(Model(arch="maxvit_t", prior_bias=True), 10)
+    for arch in ("maxvit_t", "squeezenet1_1"):  # no biases, or a ReLU after them
+        with pytest.raises(OptionError, match=r"has no biases that .* logits; give --model\.prior_bias=false"):
+            networks.without_weights(Model(arch=arch, prior_bias=True), 10)
 
 
 @pytest.mark.parametrize("arch", ["regnet_y_400mf", "swin_t"])
