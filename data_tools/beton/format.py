@@ -30,6 +30,7 @@ from data_tools.common.errors import UserError
 Array = NDArray[Any]
 
 VERSION = 2
+AGAIN = "copy it again, or write it again"
 MIN_PAGE_BYTES = 1 << 21  # FFCV's own bounds
 MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's uint32
 PAGE_BYTES = 1 << 23  # what FFCV's DatasetWriter uses
@@ -140,7 +141,7 @@ def read_layout(path: Path) -> Layout:
     size = path.stat().st_size
     with path.open("rb") as file:
         if size < SAMPLES_START:
-            raise BetonError(f"{size} bytes are too few for a beton", where=path, remedy="run write_datasets.py")
+            raise BetonError(f"{size} bytes are too few for a beton", where=path, remedy=AGAIN)
         header = np.fromfile(file, HEADER, 1)[0]
         names, sample = _check_fields(path, header, np.fromfile(file, FIELD, min(header["num_fields"], MOST_FIELDS)))
         _check_header(path, header, size)
@@ -177,5 +178,5 @@ def _check_header(path: Path, header: Any, size: int) -> None:
             f"{size} bytes do not hold {images} samples and an alloc table at {table}: the file is "
             "truncated, or was never finished",
             where=path,
-            remedy="run write_datasets.py again",
+            remedy=AGAIN,
         )
