@@ -30,6 +30,9 @@ WHEELS = (
     "tests/integration/scripts/test_build_wheels.py"
     "::test_installed_without_network_or_compiler_they_convert_load_and_train"
 )
+WHOLE_RUN = (
+    "tests/integration/scripts/test_whole_run.py::test_whole_run_in_pieces_is_complete_and_continues_bit_for_bit"
+)
 # How a command begins, and the test that runs it or, if none does, the words by which its document tells a reader so.
 # Longer beginnings come first.
 NOT_RUN_HERE = {
@@ -40,12 +43,12 @@ NOT_RUN_HERE = {
     ".venv/bin/pre-commit run": "tests/unit/test_docs.py::test_pre_commit_hooks_are_the_checks_of_make",
     ".venv/bin/pre-commit ": "switches the checks on",
     ".venv/bin/python -m pytest ": CI,
+    ".venv/bin/python -m scripts.whole_run": WHOLE_RUN,
     ".venv/bin/python benchmarks/": "photographs",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 .venv/bin/torchrun": "On GPUs and on a real network: not run",
     "for node in 0 1": "tests/integration/training/test_trainer.py::test_two_nodes_on_loopback_train_together",
     "python3 -m scripts.gpu_acceptance": ACCEPTANCE,
-    "python3 -m scripts.whole_run": "tests/integration/scripts/test_whole_run.py"
-    "::test_whole_run_in_pieces_is_complete_and_continues_bit_for_bit",
+    "python3 -m scripts.whole_run": WHOLE_RUN,
     "python3 -m ": WHEELS,
     "sbatch ": "## SLURM",
 }
