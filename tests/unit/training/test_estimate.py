@@ -49,6 +49,7 @@ def test_mistakes_are_answered_with_a_remedy(
 def test_measured_network_sends_its_own_gradients(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("torchvision")
     monkeypatch.setattr(estimate, "measured_rate", lambda config, phase: 1e6)
     arguments = ["--config-file", str(RECIPES["titan8"]), "--measure=true", "--machines=2", "--network-gbit=1"]
     for arch, parameters in (("resnet18", 11_689_512), ("resnet50", 25_557_032)):
