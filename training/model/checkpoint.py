@@ -106,7 +106,9 @@ def _fault(content: bytes, error: Exception) -> tuple[type[OptionError], str, st
     if content.startswith(b"version https://git-lfs"):
         return OptionError, "a pointer of Git LFS, without the file's content", "fetch the file with `git lfs pull`"
     # Torch looks at more of a zip file's directory than Python does.
-    if is_zip and "failed reading zip archive" not in str(error) and not isinstance(error, UnicodeDecodeError):
+    is_torchs = is_zip and any(name.endswith("/data.pkl") for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
+    misread = "failed reading zip archive" in str(error) or (is_torchs and "inline_container" in str(error))
+    if is_zip and not misread and not isinstance(error, UnicodeDecodeError):
         return OptionError, "not written by torch.save", remedy
     is_cut = content.startswith(b"PK") and not is_zip
     what = "cut short" if is_cut else "not written by torch.save, or damaged" if content else "empty"

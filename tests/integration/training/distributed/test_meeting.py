@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import weakref
 from collections.abc import Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -102,6 +103,9 @@ def two_machines(folder: Path, address: str, minutes: float = 1, **more: str) ->
             process.kill()
         pytest.skip("needs to make network namespaces, as root, and iproute2")
     one, other = (str(process.pid) for process in started.processes)
+    # A machine that leaves takes its namespace along, and with that the cable and the other's address.
+    namespaces = [os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in (one, other)]
+    weakref.finalize(started, lambda: [os.close(each) for each in namespaces])
     cable = ["ip", "link", "add", "cable", "netns", one, "type", "veth", "peer", "name", "cable", "netns", other]
     subprocess.run(cable, check=True)
     for pipe in started.pipes:

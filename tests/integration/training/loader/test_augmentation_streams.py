@@ -120,6 +120,7 @@ def test_streams_depend_on_nothing_else(thousand: Path) -> None:
     assert (alone[..., 0, :2, 0] == expected[..., 0, :2, 0]).all()
 
 
+@pytest.mark.slow
 def test_two_cutouts_cut_out_two_squares(thousand: Path) -> None:
     (cut,) = images_of(thousand, [Cutout(4, (255, 0, 0)), Cutout(4, (0, 0, 255))])
     centres = []

@@ -24,7 +24,7 @@ from training.loader.loaders import ValLoader
 
 SIDE, SCENES = 400, 20
 GAMMA, SIGMA, SHIFT = 1.1, 0.7, 4  # SIGMA and SHIFT in px of the crop
-SETS = [("160", 128, "area"), ("160", 128, "lanczos"), ("320", 224, "area")]
+SETS = [("160", 128, "area"), ("160", 128, "lanczos"), pytest.param("320", 224, "area", marks=pytest.mark.slow)]
 # By how much ours may differ. Measured: up to 0.02 and 0.05; the smallest fault, a blur of 224 px: 0.13 and 0.37.
 MOST_TOP1, MOST_LOSS = 0.05, 0.15
 
