@@ -11,6 +11,7 @@ from helpers import ROOT
 from helpers.recipes import ONE_EPOCH
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_trains_only_what_is_missing(
     tmp_path: Path, sorted_tar: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,10 @@ def adopted(*arguments: object) -> str:
     return out
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(mode, marks=pytest.mark.slow if mode in ("jpg", "smart") else ()) for mode in MODES],
+)
 def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
     """A mode, and a training and a validation file in it; not to be changed."""
     return request.param, write_stock_sets(tmp_path_factory.mktemp(request.param), request.param)

@@ -21,7 +21,7 @@ from training.runlog.epoch_table import read_epochs
 # With dropout and stochastic depth, BatchNorm and LayerNorm, attention and buffers of integers among them.
 FAMILIES = [
     pytest.param("efficientnet_b0", 32),
-    pytest.param("regnet_y_400mf", 32),
+    pytest.param("regnet_y_400mf", 32, marks=pytest.mark.slow),
     pytest.param("mobilenet_v3_small", 32, marks=pytest.mark.slow),
     pytest.param("resnext50_32x4d", 32, marks=pytest.mark.slow),
     pytest.param("densenet121", 32, marks=pytest.mark.slow),
