@@ -204,10 +204,13 @@ def main(argv: Sequence[str]) -> int:
     log.write_text("")
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as work:
-        for part in parts(Path(work), options.stand_in):
+        every = parts(Path(work), options.stand_in)
+        if unknown := set(options.only or ()) - {part.name for part in every}:
+            parser.error(f"--only: {', '.join(sorted(unknown))}: give some of {', '.join(each.name for each in every)}")
+        for part in every:
             if options.only and part.name not in options.only:
                 continue
-            if any(each.name == "betons" and each.status != "done" for each in results):
+            if not any(each.name == "betons" and each.status == "done" for each in results):
                 part = without_betons(part)
             results.append(run(part, deadline, log, environment_of(options.stand_in)))
             print(f"{results[-1].name}: {results[-1].status}, {results[-1].seconds:.0f} s", file=sys.stderr, flush=True)

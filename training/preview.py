@@ -80,8 +80,9 @@ def training_crops(options: RunConfig, datasets: Datasets, phase: Phase, count: 
     import torch
 
     from training.engine.phase_loaders import train_loader
-    from training.engine.step import MixupCutmix, Normalise
+    from training.engine.step import Normalise
     from training.loader.sample_order import batch_key
+    from training.model.mixing import MixupCutmix
 
     batch, classes = min(count, datasets.images(phase)), datasets.classes
     with (

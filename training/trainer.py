@@ -64,10 +64,10 @@ class Trainer:
 
     def __init__(self, config: RunConfig, datasets: Datasets, world: World, signals: StopSignals) -> None:
         configure_torch(config.run)
-        from_main(lambda: check_cpu_time(config, datasets, world), world)
         self.config, self.schedule = config, config.schedule
         self.world, self.signals = world, signals
         networks.check_sizes(config.model, len(datasets.classes), config.schedule.phases)
+        from_main(lambda: check_cpu_time(config, datasets, world), world)
         self.state = TrainState(config, datasets, world)
         check_betons(self.state)
         self.continued_from = resume(self.state)

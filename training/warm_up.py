@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     join_job(os.environ)
     # torch takes seconds to load; a mistake above needs none of it.
     from training.distributed import launcher, world
-    from training.engine.step import compile_mode
+    from training.engine.compilation import compile_mode
 
     device = "cuda" if world.use_cuda(options.dist) else "cpu"
     accumulated = accumulation_steps(options.dist, world.ranks_of_job(options.dist))

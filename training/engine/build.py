@@ -9,8 +9,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.config.train_config import Model, Train
 from training.distributed.world import World
-from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep, compile_mode
+from training.engine.compilation import compile_mode
+from training.engine.step import LossModule, Predictor, TrainStep
 from training.model import networks, optimizer
+from training.model.mixing import MixupCutmix
 
 
 def build_step(

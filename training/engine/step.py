@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
-from torch._inductor.exc import CppCompileError
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.nn.parallel import DistributedDataParallel
-from torchvision.transforms import v2
 
-from data_tools.common.errors import UserError
 from data_tools.common.options import OptionError
 from training.config.train_config import Train
+from training.engine.compilation import WITHOUT_CUDA_GRAPHS, cache_counts, compile_mode, reporting_damaged_cache
 from training.engine.metrics import MetricSums
 from training.model.layers import batch_counts
 from training.model.loss import training_loss
+from training.model.mixing import MixupCutmix
 
 logger = logging.getLogger(__name__)
 
@@ -77,27 +74,6 @@ class LossModule(nn.Module):
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.predict(images)
         return self.loss(logits, labels), logits
-
-
-class MixupCutmix:
-    """torchvision's MixUp and CutMix; the random numbers of a batch depend on its key alone."""
-
-    def __init__(self, mixup: float | None, cutmix: float | None, classes: int) -> None:
-        kinds = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
-        kinds += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []
-        self.kinds = kinds
-
-    def __bool__(self) -> bool:
-        return bool(self.kinds)
-
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, key: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixed normalised ``images`` (n, 3, h, w), channels-last, and class shares (n, classes) of ``labels`` (n,)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key)
-            kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
-            mixed, shares = kind(images, labels)
-        # MixUp gives NCHW: slower in cuDNN, and a recompilation after a batch of CutMix, which keeps the layout.
-        return mixed.contiguous(memory_format=torch.channels_last), shares
 
 
 class Statistics:
@@ -272,25 +248,6 @@ class TrainStep:
         return contextlib.nullcontext()
 
 
-def cache_counts() -> tuple[int, int]:
-    """Graphs that this process has found in Inductor's cache, and those that it has compiled."""
-    counts = counters["inductor"]
-    return counts["fxgraph_cache_hit"], counts["fxgraph_cache_miss"] + counts["fxgraph_cache_bypass"]
-
-
-@contextlib.contextmanager
-def reporting_damaged_cache() -> Iterator[None]:
-    """UserError for an error about a file of Inductor's cache, unless it is the compiler's about the code."""
-    try:
-        yield
-    except Exception as error:
-        cause, folder = getattr(error, "inner_exception", error), cache_dir()
-        if folder not in str(cause) or isinstance(cause, CppCompileError):
-            raise
-        remedy = f"remove the cache {folder}, or choose another with TORCHINDUCTOR_CACHE_DIR"
-        raise UserError(f"torch.compile: {str(cause).splitlines()[0]}", remedy=remedy) from error
-
-
 def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Give every parameter that has no momentum yet one of zeros; the first step is the same with them.
 
@@ -313,17 +270,3 @@ def free_cached_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch._C._host_emptyCache()
-
-
-# Modes of torch.compile that use CUDA graphs, and the same without. A graph's gradients lie in memory that its next run
-# writes again, so they cannot be accumulated over several runs.
-WITHOUT_CUDA_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
-
-
-def compile_mode(options: Train, device_type: str, accumulation_steps: int) -> str | None:
-    """The mode for torch.compile, or None for an eager step. With accumulation it has no CUDA graphs."""
-    if options.compile == "auto":
-        return "default" if device_type == "cuda" else None
-    if options.compile == "off":
-        return None
-    return options.compile if accumulation_steps == 1 else WITHOUT_CUDA_GRAPHS.get(options.compile, options.compile)

@@ -89,7 +89,10 @@ def test_size_that_the_network_does_not_take_is_one_line_before_anything_starts(
     recipe: Path, betons: Path, tmp_path: Path
 ) -> None:
     for options, said in (
-        (["--model.arch=vit_b_16"], "model.arch: vit_b_16 does not take 32 x 32 px (Wrong image height!"),
+        (
+            ["--model.arch=vit_b_16", "--dist.device=auto"],
+            "model.arch: vit_b_16 does not take 32 x 32 px (Wrong image height!",
+        ),
         (["--model.arch=googlenet"], "--model.arch: googlenet has auxiliary outputs"),
         (["--model.arch=swin_t", "--model.blurpool=1"], "--model.blurpool: only ResNets have it, not swin_t"),
     ):

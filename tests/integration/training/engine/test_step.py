@@ -20,8 +20,9 @@ from training.config.schedule import Ramp
 from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine.metrics import MetricSums
-from training.engine.step import LossModule, MixupCutmix, Predictor, TrainStep
+from training.engine.step import LossModule, Predictor, TrainStep
 from training.model import networks, optimizer, resnet
+from training.model.mixing import MixupCutmix
 from training.model.moving_average import MovingAverage
 
 CPU = torch.device("cpu")

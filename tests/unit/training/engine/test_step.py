@@ -17,6 +17,7 @@ from data_tools.common.options import OptionError
 from training.config.train_config import Train
 from training.distributed.world import World
 from training.engine import step as step_module
+from training.engine.compilation import compile_mode, reporting_damaged_cache
 from training.engine.metrics import MetricSums
 from training.engine.step import (
     MEAN,
@@ -25,8 +26,6 @@ from training.engine.step import (
     Normalise,
     Predictor,
     TrainStep,
-    compile_mode,
-    reporting_damaged_cache,
 )
 from training.model.layers import UncountedBatchNorm
 from training.model.optimizer import build
