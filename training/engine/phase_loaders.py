@@ -96,9 +96,15 @@ def loader_options(state: TrainState) -> dict[str, Any]:
 def check_betons(state: TrainState) -> None:
     """Open and close every loader of the run, so that a late phase fails at the start: OptionError if a beton is not
     what its manifest says, or if the largest batch does not fit into memory."""
-    long = dict[Path, ValLoader]()
+    long, checked = dict[Path, ValLoader](), set[tuple[object, ...]]()
     for phase in state.schedule.phases:
-        for batch, opened in (("batch_per_gpu", _training), ("val_batch", _validation)):
+        training = ("batch_per_gpu", phase.data, phase.px, phase.batch_per_gpu)
+        validation = ("val_batch", phase.val_data, phase.val_px, phase.val_batch, phase.rectangular_val)
+        for alike, opened in ((training, _training), (validation, _validation)):
+            if alike in checked:  # as in another phase: ImageNet's tables take a second to read
+                continue
+            checked.add(alike)
+            batch = alike[0]
             try:
                 with opened(state, phase) as loader:
                     if isinstance(loader, ValLoader) and loader.strips:
