@@ -136,11 +136,14 @@ FAST void squeeze(const float* row, const int32_t* first, const float* weight, i
 }
 
 FAST void widen_row(const uint8_t* rgb, uint8_t* rgbx, int n) {
-    for (int i = 0; i < n; i++) {
-        rgbx[4 * i] = rgb[3 * i];
-        rgbx[4 * i + 1] = rgb[3 * i + 1];
-        rgbx[4 * i + 2] = rgb[3 * i + 2];
+    int i = 0;
+    for (; i + 6 <= n; i += 4) {  // four pixels at a time, from 16 bytes: part of the sixth is read, too
+        Bytes bytes;
+        std::memcpy(&bytes, rgb + 3 * i, sizeof bytes);
+        bytes = SHUFFLE(bytes, 0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11);
+        std::memcpy(rgbx + 4 * i, &bytes, sizeof bytes);
     }
+    for (; i < n; i++) std::memcpy(rgbx + 4 * i, rgb + 3 * i, 3);
 }
 
 // Rows are read in order and each is used once or twice, so two of them are kept. `read` fills a row of RGBX.
@@ -266,66 +269,78 @@ FAST void to_fine(const uint8_t* bytes, int16_t* out, int n) {
     for (int i = 0; i < n; i++) out[i] = int16_t(bytes[i] << 7);
 }
 
-FAST void from_fine(const int16_t* values, uint8_t* out, int n) {
-    for (int i = 0; i < n; i++) {
-        const int16_t rounded = int16_t(int16_t(values[i] + 16) >> 5);  // 16 bits all the way: twice as fast
+// Rows that are resized at once. A pixel of all of them, with 4 values of which the last is not used, is a cache line.
+constexpr int BAND = 8, COLUMN = 4 * BAND;
+
+FAST void transpose(const int16_t* rows, size_t n, int16_t* __restrict columns, int width) {
+    for (int i = 0; i < width; i++, rows += 3, columns += COLUMN)
+        for (int o = 0; o < BAND; o++) std::memcpy(columns + 4 * o, rows + n * o, 8);
+}
+
+inline int16_t four_columns(const int16_t* value, const int16_t* weight) {
+    return int16_t(times(value[0], weight[0]) + times(value[COLUMN], weight[1]) + times(value[2 * COLUMN], weight[2]) +
+                   times(value[3 * COLUMN], weight[3]));
+}
+
+// One pixel of every row of a band, as bytes.
+inline __attribute__((always_inline)) void weigh_column(const int16_t* columns, const int16_t* weight, int taps,
+                                                        uint8_t* __restrict out) {
+    int16_t sum[COLUMN];
+    for (int i = 0; i < COLUMN; i++) sum[i] = four_columns(columns + i, weight);
+    for (int k = 4; k < taps; k += 4)
+        for (int i = 0; i < COLUMN; i++) sum[i] = int16_t(sum[i] + four_columns(columns + COLUMN * k + i, weight + k));
+    for (int i = 0; i < COLUMN; i++) {
+        const int16_t rounded = int16_t(int16_t(sum[i] + 16) >> 5);  // 16 bits all the way: twice as fast
         out[i] = uint8_t(std::clamp<int16_t>(rounded, 0, 255));
+    }
+}
+
+FAST void across(const int16_t* columns, const LanczosAxis& x, int width, int rows, uint8_t* out) {
+    uint8_t four[4][COLUMN] = {};
+    for (int o = 0; o < width; o += 4) {
+        const int n = std::min(4, width - o);
+        for (int i = 0; i < n; i++)
+            weigh_column(columns + size_t(COLUMN) * x.first[o + i], &x.weight[size_t(o + i) * x.taps], x.taps, four[i]);
+        for (int row = 0; row < rows; row++) {
+            int32_t pixels[4];
+            for (int i = 0; i < 4; i++) std::memcpy(&pixels[i], &four[i][4 * row], 4);
+            const Words words = {pixels[0], pixels[1], pixels[2], pixels[3]};
+            const Bytes rgb = SHUFFLE((Bytes)words, 0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 12, 12, 12, 12);
+            std::memcpy(out + 3 * (size_t(width) * row + o), &rgb, n == 4 ? 12 : 3 * n);
+        }
     }
 }
 
 // Down, then across. Both add rows to each other, which is fast, because a band of rows is transposed in between.
 struct LanczosResizer {
-    static constexpr int BAND = 64, STRIDE = 4 * BAND + 32;  // of a column; a power of 2 would thrash the cache
     LanczosAxis x, y;
-    std::vector<int16_t> ring, sums, columns, column;
-    std::vector<uint8_t> bytes;
-    int width_in, height_in, width, height, have;
+    std::vector<int16_t> ring, sums, columns;
+    int width_in, height_in, height, have;
 
-    void run(const uint8_t* rgb, int height_in_, int width_in_, int height_, int width_, uint8_t* out) {
-        height_in = height_in_, width_in = width_in_, height = height_, width = width_, have = 0;
+    void run(const uint8_t* rgb, int height_in_, int width_in_, int height_, int width, uint8_t* out) {
+        height_in = height_in_, width_in = width_in_, height = height_, have = 0;
         x.plan(width_in, width);
         y.plan(height_in, height);
         ring.assign(size_t(3) * width_in * y.taps, 0);
-        sums.resize(4 * (3 * size_t(width_in) + 1));
-        columns.resize(size_t(STRIDE) * (width_in + x.taps));
-        column.resize(4 * BAND);
-        bytes.resize(4 * BAND);
-        for (int top = 0; top < height; top += BAND) {
+        sums.resize(BAND * 3 * size_t(width_in) + 1);
+        columns.resize(size_t(COLUMN) * (width_in + x.taps + 1));
+        auto column = reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(columns.data()) + 63) / 64 * 64);
+        for (int top = 0; top < height; top += BAND, out += size_t(3) * width * BAND) {
             const int rows = std::min(BAND, height - top);
-            for (int o = 0; o < rows; o += 4) down(rgb, top + o, &columns[4 * o]);
-            for (int o = 0; o < width; o++) across(o, rows, out + 3 * (size_t(width) * top + o));
+            for (int o = 0; o < rows; o++) down(rgb, top + o, &sums[3 * size_t(width_in) * o]);
+            transpose(sums.data(), 3 * size_t(width_in), column, width_in);
+            across(column, x, width, rows, out);
         }
     }
 
-    // Four rows, or those that there are; what the last columns hold of the others is not read.
-    void down(const uint8_t* rgb, int top, int16_t* to) {
+    void down(const uint8_t* rgb, int o, int16_t* sum) {
         const size_t n = 3 * size_t(width_in);
-        for (int o = top; o < std::min(top + 4, height); o++) {
-            for (; have < std::min(height_in, y.first[o] + y.taps); have++)
-                to_fine(rgb + n * have, &ring[n * (have % y.taps)], int(n));
-            auto row = [&](int k) { return &ring[n * ((y.first[o] + k) % y.taps)]; };
-            weigh(row, &y.weight[size_t(o) * y.taps], y.taps, &sums[(n + 1) * (o - top)], int(n));
-        }
-        for (int i = 0; i < width_in; i++)  // a pixel has 3 values, and the 4th is not used
-            for (int o = 0; o < 4; o++) std::memcpy(to + size_t(STRIDE) * i + 4 * o, &sums[(n + 1) * o + 3 * i], 8);
-    }
-
-    void across(int o, int rows, uint8_t* out) {
-        auto from = [&](int k) { return &columns[size_t(STRIDE) * (x.first[o] + k)]; };
-        weigh(from, &x.weight[size_t(o) * x.taps], x.taps, column.data(), 4 * rows);
-        from_fine(column.data(), bytes.data(), 4 * rows);
-        const size_t row = 3 * size_t(width);
-        if (o + 1 < width)  // what a pixel has too much, the next column replaces
-            for (int i = 0; i < rows; i++) std::memcpy(out + row * i, &bytes[4 * i], 4);
-        else
-            for (int i = 0; i < rows; i++) std::memcpy(out + row * i, &bytes[4 * i], 3);
-    }
-
-    template <class Row>
-    static void weigh(Row row, const int16_t* weight, int taps, int16_t* sum, int n) {
-        for (int k = 0; k < taps; k += 4) {
+        for (; have < std::min(height_in, y.first[o] + y.taps); have++)
+            to_fine(rgb + n * have, &ring[n * (have % y.taps)], int(n));
+        auto row = [&](int k) { return &ring[n * ((y.first[o] + k) % y.taps)]; };
+        for (int k = 0; k < y.taps; k += 4) {
             const int16_t* four[] = {row(k), row(k + 1), row(k + 2), row(k + 3)};
-            (k ? weigh_four_more : weigh_four)(four, weight + k, sum, n);
+            (k ? weigh_four_more : weigh_four)(four, &y.weight[size_t(o) * y.taps + k], sum, int(n));
         }
     }
 };
