@@ -1,7 +1,7 @@
 """How long a recipe will take, what bounds it, and what it will cost.
 
 Takes the images per second of a card from a table, or measures them on this machine (``--measure``: training steps on
-synthetic images, phase by phase, without the loader).
+synthetic images, and what comes before the first, phase by phase and without the loader).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ GPUS_PER_MACHINE = 8
 CLASSES = 1000
 
 
-def measured_rate(config: RunConfig, phase: Phase, steps: int = 20) -> float:
-    """Training images a second on this machine at ``phase``'s size and batch, with images already on the device."""
+def measured_seconds(config: RunConfig, phase: Phase, steps: int = 20) -> tuple[float, float]:
+    """Seconds until the first step, and of a training image, on this machine at ``phase``'s size and batch, with images
+    already on the device."""
     from training.engine import synthetic_benchmark
 
     return synthetic_benchmark.measure(config, phase.px, phase.batch_per_gpu, steps)
@@ -105,11 +106,11 @@ def estimated_times(options: EstimateOptions, site: Site) -> tuple[str, list[Pha
     from training.model import networks  # takes seconds to load
 
     networks.check_sizes(options.model, CLASSES, schedule.phases)
-    image_s = {phase: 1 / measured_rate(options, phase) for phase in schedule.phases}
+    measured = {phase: measured_seconds(options, phase) for phase in schedule.phases}
     parameters = sum(each.numel() for each in networks.without_weights(options.model, CLASSES).parameters())
     # The measured steps have their fixed cost.
     software = replace(ENGINE, step_s=0.0, parameters=parameters)
-    times = phase_times(schedule, image_s.__getitem__, software, site, train, options.val_images)
+    times = phase_times(schedule, measured.__getitem__, software, site, train, options.val_images)
     return "measured here, synthetic images on the device", times
 
 

@@ -43,11 +43,15 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(config: RunConfig, px: int, batch: int, steps: int) -> float:
-    """Images a second over ``steps`` steps of the run's network and options, after two to warm up."""
+def measure(config: RunConfig, px: int, batch: int, steps: int) -> tuple[float, float]:
+    """Seconds until the first step, compiling included, and seconds per image over ``steps`` steps of the run's network
+    and options, after two to warm up."""
     device = torch.device("cuda" if use_cuda(config.dist) else "cpu")
     torch.backends.cudnn.benchmark = True
+    began = time.perf_counter()
     run = SyntheticRun(config.model, config.train, px, batch, device)
+    synchronise(device)
+    start_s = time.perf_counter() - began
     for _ in range(2):
         run()
     synchronise(device)
@@ -55,4 +59,4 @@ def measure(config: RunConfig, px: int, batch: int, steps: int) -> float:
     for _ in range(steps):
         run()
     synchronise(device)
-    return steps * batch / (time.perf_counter() - began)
+    return start_s, (time.perf_counter() - began) / (steps * batch)

@@ -139,15 +139,22 @@ class PhaseTime:
 
 
 def phase_times(
-    schedule: Schedule, image_s: Callable[[Phase], float], software: Software, site: Site, train: int, val: int
+    schedule: Schedule,
+    seconds_of: Callable[[Phase], tuple[float, float]],
+    software: Software,
+    site: Site,
+    train: int,
+    val: int,
 ) -> list[PhaseTime]:
-    """Times of each phase with ``image_s(phase)`` seconds of a card for a training image, and ``train`` and ``val``
-    images."""
+    """Times of each phase with ``train`` and ``val`` images.
 
-    def step(phase: Phase, epochs_before: int) -> StepTime:
+    ``seconds_of(phase)``: seconds until the first step with other images, and of a card for a training image.
+    """
+
+    def step(phase: Phase, image_s: float, epochs_before: int) -> StepTime:
         batch = phase.batch_per_gpu
         return StepTime(
-            compute=batch * image_s(phase),
+            compute=batch * image_s,
             allreduce=site.allreduce_s(software.parameters * software.gradient_bytes),
             fixed=software.step_s,
             loader=batch * site.crop_s(phase.px),
@@ -160,12 +167,13 @@ def phase_times(
     for phase in schedule.phases:
         done = epochs_of.get(phase.data, 0)
         epochs_of[phase.data] = done + phase.end - phase.start
-        steps = [step(phase, epochs) for epochs in range(done, epochs_of[phase.data])]
-        image = max(image_s(phase) * VAL_COST * (phase.val_px / phase.px) ** 2, site.crop_s(phase.val_px))
+        start_s, image_s = seconds_of(phase)
+        steps = [step(phase, image_s, epochs) for epochs in range(done, epochs_of[phase.data])]
+        image = max(image_s * VAL_COST * (phase.val_px / phase.px) ** 2, site.crop_s(phase.val_px))
         batches = batches_per_epoch(train, phase.batch_per_gpu, site.gpus)
         validation = val / site.gpus * image
         seconds = [batches * each.seconds + validation + software.epoch_s for each in steps]
-        start = software.phase_s if before != (phase.px, phase.data) else 0.0
+        start = start_s if before != (phase.px, phase.data) else 0.0
         seconds[0] += start
         before = phase.px, phase.data
         times.append(
@@ -183,7 +191,8 @@ def phase_times(
 
 def card_times(schedule: Schedule, card: Card, site: Site, train: int, val: int) -> list[PhaseTime]:
     """Times on a tabulated card."""
-    return phase_times(schedule, lambda phase: card.seconds(phase.px), card.software, site, train, val)
+    seconds_of = {phase: (card.software.phase_s, card.seconds(phase.px)) for phase in schedule.phases}
+    return phase_times(schedule, seconds_of.__getitem__, card.software, site, train, val)
 
 
 def hours_after(times: list[PhaseTime], epochs: int) -> float:

@@ -1,4 +1,4 @@
-"""The rate that an estimate is made from, measured on this machine."""
+"""The times that an estimate is made from, measured on this machine."""
 
 import pytest
 from helpers.recipes import config
@@ -20,7 +20,8 @@ def test_steps_of_this_run_are_measured_on_this_machine(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(SyntheticRun, "__call__", seen)
     options = config("cpu_demo", "--model.blurpool=true", "--train.mixup=0.2", "--train.ema=0.9")
-    assert estimate.measured_rate(options, options.schedule.phases[0], steps=1) > 0
+    start_s, image_s = estimate.measured_seconds(options, options.schedule.phases[0], steps=1)
+    assert start_s > 0 and image_s > 0
     run = runs[0]
     assert any(isinstance(module, resnet.BlurredConv) for module in run.step.model.modules())
     assert run.step.mixing

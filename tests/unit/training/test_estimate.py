@@ -1,5 +1,7 @@
 """The estimate as a user asks for it."""
 
+import re
+
 import pytest
 from helpers.recipes import RECIPES
 
@@ -50,12 +52,15 @@ def test_measured_network_sends_its_own_gradients(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torchvision")
-    monkeypatch.setattr(estimate, "measured_rate", lambda config, phase: 1e6)
+    monkeypatch.setattr(estimate, "measured_seconds", lambda config, phase: (3600.0, 1e-6))
     arguments = ["--config-file", str(RECIPES["titan8"]), "--measure=true", "--machines=2", "--network-gbit=1"]
     for arch, parameters in (("resnet18", 11_689_512), ("resnet50", 25_557_032)):
         assert estimate.main([*arguments, f"--model.arch={arch}"]) == 0
         seconds = parameters * 4 * 8 / 0.3e9  # of the whole gradient, as each of two machines sends it
-        assert f"of the all-reduce's {1000 * seconds:.0f} ms" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"of the all-reduce's {1000 * seconds:.0f} ms" in printed
+        hours = re.findall(r"^ *[\d-]+ +\d+ +\d+ +([\d.]+)", printed, re.MULTILINE)
+        assert [float(each) > 1 for each in hours] == [True, True, True]  # an hour until the first step
 
 
 def test_images_of_the_plan_are_those_of_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def one_phase(px: int = 224, batch: int = 256, epochs: int = 2, data: str = "320
 
 
 def times_of(plan: Schedule, site: Site, software: Software = FREE, image_s: float = 0.001) -> run_time.PhaseTime:
-    return phase_times(plan, lambda phase: image_s, software, site, 10_240, 0)[0]
+    return phase_times(plan, lambda phase: (software.phase_s, image_s), software, site, 10_240, 0)[0]
 
 
 def test_step_by_hand() -> None:
@@ -112,8 +112,7 @@ def test_small_batches_cost_what_small_batches_cost() -> None:
 
 def test_a_phase_starts_where_images_change_only() -> None:
     phases = schedule("machines8").phases
-    software = replace(FREE, phase_s=100.0)
-    times = phase_times(schedule("machines8"), lambda phase: 1e-3, software, Site(gpus=64), TRAIN, 0)
+    times = phase_times(schedule("machines8"), lambda phase: (100.0, 1e-3), FREE, Site(gpus=64), TRAIN, 0)
     began = [time.phase.start for time in times if time.epochs[0] > 99]
     assert began == [0, 14, 29]
     assert len(phases) == 5
