@@ -43,7 +43,7 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
     """The page's section on each recipe."""
     for recipe in recipes:
         yield f"### [`{recipe.stem}`](../rn50_configs/{recipe.name})\n"
-        yield f"![The schedule of {recipe.stem}](recipes/{recipe.stem}.svg)\n"
+        yield f"![Schedule of {recipe.stem}](recipes/{recipe.stem}.svg)\n"
 
 
 class RecipeDocsOptions(Section):

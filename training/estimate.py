@@ -46,7 +46,7 @@ class EstimateOptions(RunConfig):
     machines: int | None = Field(
         None,
         ge=1,
-        description="number of machines; by default the fewest with at most 8 cards each that share the cards evenly",
+        description="number of machines; by default the fewest with equally many cards, at most 8 each",
     )
     network_gbit: float = Field(
         25.0, ge=0.1, description="Gbit/s between machines, of which TCP is assumed to use 30 %"

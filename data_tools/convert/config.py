@@ -19,23 +19,21 @@ class Data(Section):
     )
     splits: tuple[Literal["train", "val"], ...] | None = Field(
         None,
-        description="splits to convert: `train`, `val` or `train,val`; if given, their classes may differ; by default "
-        "both, which must have the same classes",
+        description="`train`, `val` or `train,val`; if given, their classes may differ; by default both, which must "
+        "have the same classes",
     )
-    follow_links: bool = Field(
-        False, description="in a folder, follow links to images; links to folders of classes are always followed"
-    )
+    follow_links: bool = Field(False, description="in a folder, follow links to images, too")
     max_left_out: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="stop if a larger share of the pictures is in no folder of a split and class",
+        description="stop if a larger share of the images is in no folder of a split and class",
     )
     out: Path = Field(Path("data/beton"), description="folder for the betons; made if it is missing")
     caps: tuple[str, ...] | None = Field(
         None,
-        description="sizes in px, or `full`; comma-separated; by default `160,320,full`; if all sources are `-sz`, "
-        "the sizes that they have",
+        description="sizes in px, or `full`; comma-separated; by default `160,320,full`, or the sizes that the "
+        "sources have if all are `-sz`",
     )
     side: Literal["shorter", "longer"] = Field("shorter", description="the side that a cap limits")
     expect: Literal["imagenet1k", "any"] | None = Field(
@@ -43,10 +41,10 @@ class Data(Section):
     )
 
     image_column: str | None = Field(
-        None, description="for parquet: the column of images; by default `image`, or the only one that can hold them"
+        None, description="for parquet: the column of images; by default found by name or type"
     )
     label_column: str | None = Field(
-        None, description="for parquet: the column of labels; by default `label`, or the only one that can hold them"
+        None, description="for parquet: the column of labels; by default found by name or type"
     )
 
     @field_validator("source")
@@ -92,21 +90,20 @@ class Write(Section):
     )
     full: Literal["encode", "original"] = Field(
         "encode",
-        description="at full size, `encode` every image; `original` keeps the bytes of files that are plain JPEGs",
+        description="at full size, `encode` every image; `original` keeps plain JPEGs as they are",
     )
     mode: Literal["jpg", "raw", "proportion"] = Field(
         "jpg", description="store images as `jpg`, as `raw` pixels, or in a `proportion` of both"
     )
     raw_share: float = Field(0.5, ge=0, le=1, description="for `proportion`: the share of images stored as pixels")
-    seed: int = Field(0, ge=0, description="for `proportion`: seed of the random choice of images to store as pixels")
+    seed: int = Field(0, ge=0, description="for `proportion`: seed of this choice")
     on_bad: Literal["fail", "skip"] = Field("fail", description="on a damaged image, `fail`, or `skip` it")
     max_bad: int = Field(10, ge=0, description="with `skip`: stop if a split has more than this many")
     workers: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="threads that decode and encode; the files do not depend on their number; by default one per "
-        "usable core",
+        description="threads; the files do not depend on their number; by default one per usable core",
     )
 
     @property

@@ -90,9 +90,10 @@ def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
 
 
 def test_tests_named_in_reliability_exist() -> None:
-    named = rows("RELIABILITY.md", "| file | tests |")
-    files = {file.strip("`"): re.findall(r"`(test_\w+)`", tests) for file, tests in named}
-    assert all(files.values())
+    listed = TEXTS[DOCS / "RELIABILITY.md"].partition("\n## The tests\n")[2]
+    items = re.findall(r"^- `(\S+)`:(.*(?:\n  .*)*)", listed, re.MULTILINE)
+    files = {file: re.findall(r"`(test_\w+)`", tests) for file, tests in items}
+    assert len(files) == listed.count("\n- ") > 10 and all(files.values())
     sources = {file: path.read_text() for file in files if (path := ROOT / "tests" / file).is_file()}
     assert not [
         f"{file}::{name}" for file in files for name in files[file] if f"def {name}(" not in sources.get(file, "")

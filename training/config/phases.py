@@ -117,8 +117,8 @@ class Phase(EpochRange):
     """Epochs that are trained at one size, or with ``px_ramp`` at several."""
 
     epochs: Epochs = Field(
-        description="`[a, b]`: begins after epoch a and ends after epoch b, counted from 1; the phases follow each "
-        "other without gap or overlap"
+        description="`[a, b]`: begins after epoch a and ends after epoch b, counted from 1; no gap or overlap between "
+        "phases"
     )
     px: int = Field(ge=8, le=MOST_PX, description="side of the square training crop")
     batch_per_gpu: int = Field(ge=1, le=1 << 20, description="images per GPU and step")
@@ -144,8 +144,7 @@ class Phase(EpochRange):
         None,
         ge=8,
         le=2 * MOST_PX,
-        description="shorter side that a validation image is resized to before its centre is cut out; by default "
-        "int(1.14 · `val_px`)",
+        description="shorter side of a validation image before its centre is cut out; by default int(1.14 · `val_px`)",
     )
     val_batch: int = Field(
         default_factory=lambda phase: max(phase["batch_per_gpu"], {128: 512, 224: 256}.get(phase["px"], 128)),
@@ -157,8 +156,7 @@ class Phase(EpochRange):
     lr: tuple[Ramp, ...] = Field(
         (),
         description="ramps `{epochs: [a, b], from: x, to: y}` of the rate for the whole job; those of all phases "
-        "together cover every epoch once. Linear, unless they have `shape: cosine`, or `shape: polynomial` and "
-        "`power: n`",
+        "cover every epoch once. Linear, or with `shape: cosine`, or `shape: polynomial` and `power: n`",
     )
     momentum: tuple[Ramp, ...] = Field(
         (), description="ramps of momentum, in the same way; by default `train.momentum`"

@@ -29,8 +29,8 @@ class Data(Section):
     )
     checksums: bool = Field(
         True,
-        description="compare each sample's bytes with NAME.beton.xxh64 as they are read; `false`: check only tables "
-        "and digests, before the first epoch",
+        description="compare each sample with its checksum as it is read; `false`: check only tables and digests, "
+        "before the first epoch",
     )
     page_window: int | None = Field(
         None,
@@ -41,8 +41,8 @@ class Data(Section):
     )
     augment: tuple[Augmentation, ...] = Field(
         (),
-        description="augmentations after crop and flip, a list in the YAML: classes of `ffcv.transforms` on the host, "
-        "then of `torchvision.transforms.v2` on the device, each with its arguments; by default none",
+        description="augmentations after crop and flip, a list in the YAML: classes of `ffcv.transforms`, then of "
+        "`torchvision.transforms.v2` on the device, with their arguments; by default none",
     )
 
     @field_validator("augment")
@@ -61,8 +61,7 @@ class Dist(Section):
         None,
         ge=1,
         le=MOST_WORKERS,
-        description="processes to start; by default one per visible GPU, or 1 without GPUs; under `torchrun`, "
-        "torchrun decides",
+        description="processes to start; by default one per visible GPU, or 1; under `torchrun`, torchrun decides",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto",
@@ -71,8 +70,7 @@ class Dist(Section):
     emulate_gpus: int | None = Field(
         None,
         ge=1,
-        description="keep the global batch of this many GPUs on fewer, by accumulating gradients; by default they are "
-        "not accumulated",
+        description="keep the global batch of this many GPUs on fewer, by accumulating gradients; by default off",
     )
     timeout_minutes: float = Field(
         10.0, ge=0.05, le=43_200, description="give up when a process makes no progress for this long"
@@ -84,24 +82,18 @@ class Run(Section):
 
     dir: Path = Field(
         Path("runs/imagenet"),
-        description="run folder: `config.json`, `environment.json`, `epochs.csv`, `steps.csv`, events, checkpoints",
+        description="folder for tables, events and checkpoints",
     )
     seed: int = Field(0, ge=0, le=(1 << 63) - 1, description="seed of weights, order, crops and flips")
     init_from: Path | None = Field(
         None,
         description="weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or "
-        "safetensors; by default random ones. If the classes differ, the last layer is new. A run with a checkpoint in "
-        "its folder continues from that",
+        "safetensors; by default random weights. If the classes differ, the last layer is new. Ignored if the run has "
+        "a checkpoint",
     )
-    accept_changes: bool = Field(
-        False, description="continue although options that change the result differ from the checkpoint's"
-    )
-    checkpoint_minutes: float = Field(
-        10.0, ge=0, description="minutes between checkpoints within an epoch; one is always written at its end"
-    )
-    profile: bool = Field(
-        False, description="write the torch profiler's trace of ten steps of each phase into the run folder"
-    )
+    accept_changes: bool = Field(False, description="continue although options that change the result differ")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="minutes between checkpoints within an epoch")
+    profile: bool = Field(False, description="write torch's profile of ten steps of each phase into the run folder")
     deterministic: bool = Field(
         False, description="get the same bits in every run on the same machine; slower on a GPU"
     )
@@ -112,16 +104,15 @@ class Log(Section):
 
     format: Literal["text", "json"] = Field(
         "text",
-        description="format of standard output: `text`, a table of epochs; `json`, a line of JSON for each epoch and "
-        "for progress",
+        description="standard output: `text`, a table of epochs; `json`, a line of JSON for each epoch and for "
+        "progress",
     )
     seconds: float = Field(
         30.0, ge=0, description="seconds between lines of progress; on a terminal, `text` shows a bar instead"
     )
     wandb: str | None = Field(
         None,
-        description="project on Weights & Biases (`make env EXTRAS=wandb`; `WANDB_MODE=offline` works); by default "
-        "nothing is sent",
+        description="project on Weights & Biases (needs `make env EXTRAS=wandb`); by default nothing is sent",
     )
 
 

@@ -53,13 +53,13 @@ class Model(Section):
 
     arch: Arch = Field(
         "resnet50",
-        description="a classification network of torchvision, such as `resnet18`, `regnet_y_3_2gf` or `convnext_tiny`, "
-        "or with timm installed `timm/NAME`",
+        description="a classification network of torchvision, such as `resnet18` or `convnext_tiny`, or with timm "
+        "installed `timm/NAME`",
     )
     init_bn0: bool = Field(
         default_factory=lambda model: model["arch"].startswith(RESNETS),
-        description="zero the last BatchNorm of each residual block; fc weights from N(0, 0.01); by default `true` for "
-        "ResNets, the only networks that have it",
+        description="of ResNets only: zero the last BatchNorm of each residual block; fc weights from N(0, 0.01); by "
+        "default `true`",
     )
     blurpool: bool = Field(
         False,
@@ -67,19 +67,17 @@ class Model(Section):
     )
     stem_blocks: bool | Literal["auto"] = Field(
         "auto",
-        description="of ResNets only: compute the first convolution as 4x4 on blocks of 2x2 pixels: equal up to "
-        "rounding, with the same weights in checkpoints; `true`, `false`, or `auto`: on a GPU in bf16, where it is "
-        "faster",
+        description="of ResNets only: compute the first convolution as 4x4 on blocks of 2x2 pixels, which is equal up "
+        "to rounding; `true`, `false`, or `auto`: on a GPU in bf16, where it is faster",
     )
     fused_batch_norm: bool | Literal["auto"] = Field(
         "auto",
-        description="of ResNets only: compute BatchNorm, ReLU and shortcuts with own kernels in a step compiled for a "
-        "GPU: equal up to rounding; `true`, `false`, or `auto`: `false`, until the kernels have been measured on a GPU",
+        description="of ResNets only: in a step compiled for a GPU, compute BatchNorm, ReLU and shortcuts with own "
+        "kernels, which is equal up to rounding; `true`, `false`, or `auto`: `false`, until they have been measured",
     )
     prior_bias: bool = Field(
         False,
-        description="begin with biases of -log(classes) in the last layer, so that with `train.loss=bce` each class "
-        "begins as a rare one",
+        description="begin with biases of -log(classes) in the last layer, for `train.loss=bce`",
     )
 
     @model_validator(mode="after")
@@ -100,16 +98,16 @@ class Train(Section):
 
     loss: Literal["cross_entropy", "bce"] = Field(
         "cross_entropy",
-        description="training loss: `cross_entropy`, or `bce`, composer's: binary cross-entropy of each class against "
-        "the rest, summed over classes and averaged over images. The validation loss is cross-entropy",
+        description="training loss: `cross_entropy`, or `bce` as in composer: binary cross-entropy of each class "
+        "against the rest, summed over classes and averaged over images. The validation loss is cross-entropy",
     )
     momentum: float = Field(0.9, ge=0, le=1, description="momentum of SGD, unless the schedule has momentum ramps")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of convolution and linear weights")
     decay_decoupled: bool = Field(
         False,
-        description="multiply weights by 1 - `weight_decay` · rate / highest rate of the schedule in each step, as in "
-        "composer's DecoupledSGDW, instead of adding the decay to the gradient",
+        description="in each step, multiply weights by 1 - `weight_decay` · rate / the schedule's highest rate, as "
+        "composer's DecoupledSGDW does, instead of adding the decay to the gradient",
     )
     decay_norm: bool = Field(False, description="weight decay on normalisation layers, too")
     decay_bias: bool = Field(True, description="weight decay on biases, too")
@@ -120,15 +118,12 @@ class Train(Section):
         description="alpha of MixUp; by default off. With CutMix as well, one of the two is drawn for each batch",
     )
     cutmix: float | None = Field(None, ge=LEAST_ALPHA, description="alpha of CutMix; by default off")
-    clip_norm: float | None = Field(
-        None, gt=0, description="scale gradients down to this total norm; by default they are left as they are"
-    )
+    clip_norm: float | None = Field(None, gt=0, description="scale gradients down to this total norm; by default off")
     ema: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="decay per update of averaged weights, which are validated alongside the plain ones; by default "
-        "nothing is averaged",
+        description="decay per update of averaged weights, which are validated beside the plain ones; by default off",
     )
     ema_half_life: float | None = Field(
         None,
@@ -146,11 +141,11 @@ class Train(Section):
     )
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = Field(
         "auto",
-        description="use torch.compile for the step: `off`, or its mode `default`, `reduce-overhead` or "
-        "`max-autotune`; `auto`: `default` on a GPU, `off` on a CPU. The last two use CUDA graphs, but not where "
-        "`dist.emulate_gpus` accumulates gradients. Validation is not compiled",
+        description="compile the step: `off`, or torch.compile's mode `default`, `reduce-overhead` or `max-autotune` "
+        "(the last two with CUDA graphs, unless `dist.emulate_gpus` accumulates gradients); `auto`: `default` on a "
+        "GPU, `off` on a CPU",
     )
-    flip_tta: bool = Field(False, description="in validation, average the logits of each image and its mirror image")
+    flip_tta: bool = Field(False, description="in validation, average the logits of an image and its mirror image")
 
     @model_validator(mode="after")
     def _go_together(self) -> Train:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import typing
 from typing import Literal
@@ -13,6 +14,7 @@ from data_tools.common.options.section import Section, item_of, leaves, options_
 
 CONFIG_FILE = "config-file"
 _COLUMNS = 100  # of --help
+_SAID_DEFAULT = re.compile(r"; by default (.+?)(?=; |\. |$)")
 
 
 def help_text(schema: type[Section], prog: str, description: str) -> str:
@@ -70,6 +72,12 @@ def _help_lines(key: str, field: FieldInfo) -> list[str]:
 def option_rows(schema: type[Section], section: str) -> list[list[str]]:
     """The cells (option, default, meaning) of each option of one section, for a table of a document."""
     mine = [item for item in options_of(schema).items() if item[0].rpartition(".")[0] == section]
-    defaults = [_default(field) for _, field in mine]
-    cells = [default if default in ("none", "required") else f"`{default}`" for default in defaults]
-    return [[f"`{shown(*item)}`", cell, _meaning(item[1])] for item, cell in zip(mine, cells, strict=True)]
+    return [[f"`{shown(key, field)}`", *_default_and_meaning(field)] for key, field in mine]
+
+
+def _default_and_meaning(field: FieldInfo) -> tuple[str, str]:
+    """Two cells; if the default is none, what the meaning says about it is in the first."""
+    default, meaning = _default(field), _meaning(field)
+    if default == "none" and (said := _SAID_DEFAULT.search(meaning)):
+        return said[1], meaning.replace(said[0], "")
+    return default if default in ("none", "required") else f"`{default}`", meaning

@@ -301,5 +301,6 @@ def test_table_has_every_option_with_its_default() -> None:
     rows: dict[str, Any] = {row[0]: row[1:] for row in option_rows(Spec, "write")}
     assert rows["`--write.quality`"] == ["`90`", "JPEG quality; 1 to 100"]
     assert rows["`--write.side`"] == ["`shorter`", "side that is capped; `shorter` or `longer`"]
-    assert rows["`--write.limit`"] == ["none", "a limit; by default as many as there are"]
+    assert rows["`--write.limit`"] == ["as many as there are", "a limit"]
+    assert rows["`--write.log`"] == ["none", "a file"]
     assert rows["`--write.dry`"] == ["`false`", "no files"]
