@@ -199,9 +199,13 @@ def prepare(source: Path, caps: str, work: Path) -> None:
             new = tarfile.TarInfo(f"raw-data/{'train' if split == 'train' else 'validation'}/{label}/{path.name}")
             new.size = len(data)
             out.addfile(new, io.BytesIO(data))
-    command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work}/betons"]
-    command.append(f"--data.caps={caps}")
-    _run(command, work / "betons.log", sorted(os.sched_getaffinity(0)))
+    convert(work, caps, "betons")
+
+
+def convert(work: Path, caps: str, out: str, *options: str) -> None:
+    """Betons of what `prepare` made, in the folder ``out`` of ``work``."""
+    command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work / out}"]
+    _run([*command, f"--data.caps={caps}", *options], work / f"{out}.log", sorted(os.sched_getaffinity(0)))
 
 
 def _ours(options: argparse.Namespace, work: Path, seed: int, cores: list[int]) -> Result:
