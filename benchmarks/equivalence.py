@@ -1,6 +1,7 @@
 """Test whether training with this project gives the same accuracy as training with plain torchvision.
 
-    python benchmarks/equivalence.py [--source TAR] [--seeds N] [--jobs N] [--results FILE]
+    python benchmarks/equivalence.py [--source TAR] [--recipe FILE] [--seeds N] [--jobs N] [--results FILE]
+                                     [--work DIR] [--minutes M]
 
 Both sides train benchmarks/equivalence.yaml on the same photographs, once per seed, alternating. `ours` is what
 users run: write_datasets.py, then train_imagenet.py. `torchvision` is plain_training.py: the original files, PIL,
@@ -10,6 +11,12 @@ differs by less than MARGIN points; two one-sided tests of Welch's t answer it.
 Each training runs in a process of its own, on its share of the cores. Its scores are added to the results file, a line
 of JSON each, and an interrupted benchmark continues from there. All results of a file have one setting: commit, betons,
 processor, versions, and the date of the first; a file with several is refused.
+
+With --minutes, no training is started that would end later, by the longest of its side so far. Exit status 75 then says
+that trainings remain, and the same command goes on. With --work, images and betons are made by the first call only.
+benchmarks/equivalence_rn50.yaml is a recipe for a GPU, where `ours` is compiled, in bf16:
+
+    python benchmarks/equivalence.py --recipe benchmarks/equivalence_rn50.yaml --seeds 8 --minutes 9 --work DIR
 """
 
 from __future__ import annotations
@@ -18,9 +25,11 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import queue
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -28,6 +37,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +61,9 @@ Result = dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
+    began = time.monotonic()
     options = arguments(argv)
+    options.end = began + 60 * options.minutes
     setting = setting_of(options)
     results = read_results(options.results, setting)
     done = {(result["arm"], result["seed"]) for result in results}
@@ -59,8 +71,17 @@ def main(argv: list[str]) -> int:
     pairs = [(arm, seed) for seed in range(options.seeds) for arm in ARMS[:: -1 if seed % 2 else 1]]
     waiting = [pair for pair in pairs if pair not in done]
     if waiting:
-        with tempfile.TemporaryDirectory(dir=options.work) as work:
-            results += _train_all(waiting, Path(work).resolve(), options, setting)
+        with tempfile.TemporaryDirectory() if options.work is None else nullcontext(options.work) as work:
+            _train_all(waiting, Path(work).resolve(), options, setting, results)
+    done = {(result["arm"], result["seed"]) for result in results}
+    if remaining := sum(pair not in done for pair in pairs):
+        longest = max((result["seconds"] for result in results), default=0)
+        print(
+            f"{remaining} of {len(pairs)} trainings remain, the longest so far took {longest:.0f} s; the same command "
+            "goes on",
+            file=sys.stderr,
+        )
+        return os.EX_TEMPFAIL
     setting = results[0]["setting"]
     print(report([result for result in results if result["seed"] < options.seeds], setting))
     return 0
@@ -79,7 +100,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=ROOT / "bench/equivalence.jsonl", help="file to append scores to"
     )
-    parser.add_argument("--work", type=Path, help="folder for temporary files")
+    parser.add_argument("--work", type=Path, help="folder to keep, with images and betons; by default a temporary one")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start no training that would end later [no limit]"
+    )
     options = parser.parse_args(argv)
     if not options.source.exists():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
@@ -144,10 +168,10 @@ def read_results(path: Path, setting: Result) -> list[Result]:
 
 
 def _train_all(
-    waiting: list[tuple[str, int]], work: Path, options: argparse.Namespace, setting: Result
-) -> list[Result]:
-    prepare(options.source, caps_of(options.recipe), work)
-    setting["betons"] = beton_digests(work / "betons")
+    waiting: list[tuple[str, int]], work: Path, options: argparse.Namespace, setting: Result, results: list[Result]
+) -> None:
+    """Add the results of ``waiting`` to ``results`` and to their file, of those for which there is time."""
+    setting["betons"] = beton_digests(prepare_once(options, work, setting) / "betons")
     read_results(options.results, setting)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
@@ -155,8 +179,10 @@ def _train_all(
     for job in range(options.jobs):
         shares.put(cores[job :: options.jobs])
 
-    def train(pair: tuple[str, int]) -> Result:
+    def train(pair: tuple[str, int]) -> None:
         arm, seed = pair
+        if time.monotonic() + seconds_expected(arm, results) > options.end:
+            return
         share, began = shares.get(), time.time()
         try:
             scores = (_ours if arm == "ours" else _torchvision)(options, work, seed, share)
@@ -165,23 +191,46 @@ def _train_all(
         result = {"arm": arm, "seed": seed, **scores, "seconds": round(time.time() - began, 1), "setting": setting}
         with options.results.open("a") as file:
             file.write(json.dumps(result) + "\n")
+        results.append(result)
         print(
             f"{arm}, seed {seed}: {scores['top1']:.2f} % top-1, {result['seconds']:.0f} s", file=sys.stderr, flush=True
         )
-        return result
 
     with ThreadPoolExecutor(options.jobs) as pool:
         try:
-            return list(pool.map(train, waiting))
+            list(pool.map(train, waiting))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def seconds_expected(arm: str, results: list[Result]) -> float:
+    """The longest training of ``arm`` so far; before its first, of the other side."""
+    same = [result["seconds"] for result in results if result["arm"] == arm]
+    return max(same or [result["seconds"] for result in results], default=0.0)
 
 
 def caps_of(recipe: Path) -> str:
     """The sets that a recipe reads, as the option of write_datasets.py has them."""
     phases = from_argv(["--config-file", str(recipe)]).schedule.phases
     return ",".join({cap: None for phase in phases for cap in (phase.data, phase.val_data)})
+
+
+def prepare_once(options: argparse.Namespace, work: Path, setting: Result) -> Path:
+    """The folder in ``work`` with what both sides read. SystemExit if it was made of something else."""
+    data, partial = work / "data", work / "data.partial"
+    made_of = {key: setting[key] for key in ("commit", "source", "val_every")} | {"caps": caps_of(options.recipe)}
+    record = data / "made_of.json"
+    if not data.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        prepare(options.source, made_of["caps"], partial)
+        (partial / record.name).write_text(json.dumps(made_of))
+        partial.rename(data)
+    found = json.loads(record.read_text()) if record.exists() else {}
+    if differ := sorted(key for key in made_of if found.get(key) != made_of[key]):
+        raise SystemExit(f"{data}: made of another {', '.join(differ)}; give another --work")
+    return data
 
 
 def prepare(source: Path, caps: str, work: Path) -> None:
@@ -199,14 +248,19 @@ def prepare(source: Path, caps: str, work: Path) -> None:
             new = tarfile.TarInfo(f"raw-data/{'train' if split == 'train' else 'validation'}/{label}/{path.name}")
             new.size = len(data)
             out.addfile(new, io.BytesIO(data))
-    command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work}/betons"]
-    command.append(f"--data.caps={caps}")
-    _run(command, work / "betons.log", sorted(os.sched_getaffinity(0)))
+    convert(work, caps, "betons")
+
+
+def convert(work: Path, caps: str, out: str, *options: str) -> None:
+    """Betons of what `prepare` made, in the folder ``out`` of ``work``."""
+    command = ["write_datasets.py", f"--data.source={work}/split.tar", f"--data.out={work / out}"]
+    _run([*command, f"--data.caps={caps}", *options], work / f"{out}.log", sorted(os.sched_getaffinity(0)))
 
 
 def _ours(options: argparse.Namespace, work: Path, seed: int, cores: list[int]) -> Result:
     folder = work / f"ours_{seed}"
-    command = ["train_imagenet.py", f"--config-file={options.recipe}", f"--data.dir={work}/betons"]
+    shutil.rmtree(folder, ignore_errors=True)  # of a training that did not end, which would continue
+    command = ["train_imagenet.py", f"--config-file={options.recipe}", f"--data.dir={work}/data/betons"]
     command += [f"--run.dir={folder}", f"--run.seed={seed}", f"--dist.device={options.device}", "--dist.processes=1"]
     _run(command, work / f"ours_{seed}.log", cores)
     last = read_epochs(folder)[-1]
@@ -217,7 +271,7 @@ def _ours(options: argparse.Namespace, work: Path, seed: int, cores: list[int]) 
 
 def _torchvision(options: argparse.Namespace, work: Path, seed: int, cores: list[int]) -> Result:
     out = work / f"torchvision_{seed}.json"
-    command = ["benchmarks/plain_training.py", str(options.recipe), str(work / "images"), f"--out={out}"]
+    command = ["benchmarks/plain_training.py", str(options.recipe), str(work / "data/images"), f"--out={out}"]
     command += [f"--seed={seed}", f"--device={options.device}", f"--workers={len(cores) if len(cores) > 1 else 0}"]
     _run(command, work / f"torchvision_{seed}.log", cores)
     scores: Result = json.loads(out.read_text())

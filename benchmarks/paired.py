@@ -8,6 +8,8 @@ weights and differ in one thing (QUESTIONS):
     pixels     the same order, boxes and flips: our loader's pixels or PIL's, which are cut out of the originals
     pipeline   each side's own order, boxes and flips as well
     engine     the same batches of our loader: this project's step or the plain loop
+    cap        as pixels, but stored at 50 px, which is to crops of 40 px what the set 160 is to crops of 128
+    filter     that set, made with Lanczos or by area
 
 A training takes half a minute to a minute of one core. Results are added to a file, one line of JSON each, and an
 interrupted benchmark continues from there.
@@ -29,7 +31,7 @@ from typing import Any
 import numpy as np
 import plain_training
 import torch
-from equivalence import ROOT, Result, beton_digests, prepare, read_results, setting_of
+from equivalence import ROOT, Result, beton_digests, convert, prepare, read_results, setting_of
 from PIL import Image
 from torch import nn
 from torchvision.datasets import ImageFolder
@@ -49,7 +51,13 @@ EPOCHS, PX, BATCH, LR, DECAY, MIN_SCALE = 20, 40, 32, 0.1, 2e-3, 0.5
 RAMPS = [{"epochs": [0, 5], "from": 0.02, "to": LR}, {"epochs": [5, EPOCHS], "from": LR, "to": 0.0}]
 PHASE = {"epochs": [0, EPOCHS], "px": PX, "batch_per_gpu": BATCH, "data": "160", "min_scale": MIN_SCALE, "lr": RAMPS}
 TRAIN = Train(weight_decay=DECAY, momentum=0.9, label_smoothing=0.0)
-QUESTIONS = {"pixels": ("ours", "pil"), "pipeline": ("ours", "torchvision"), "engine": ("step", "ours")}
+QUESTIONS = {
+    "pixels": ("ours", "pil"),
+    "pipeline": ("ours", "torchvision"),
+    "engine": ("step", "ours"),
+    "cap": ("area50", "pil"),
+    "filter": ("lanczos50", "area50"),
+}
 Batch = tuple[torch.Tensor, torch.Tensor]
 Batches = list[Batch]
 
@@ -76,8 +84,9 @@ def main(argv: list[str]) -> int:
 
 
 def run(options: argparse.Namespace, work: Path) -> list[Result]:
-    prepare(options.source, "160", work)
-    setting = setting_of(options) | {"betons": beton_digests(work / "betons")}
+    make_sets(options.source, work)
+    betons = {name: beton_digests(work / name) for name in ("betons", "area50", "lanczos50")}
+    setting = setting_of(options) | {"betons": betons}
     results = read_results(options.results, setting)
     done = {(result["arm"], result["seed"]) for result in results}
     for seed in range(options.pairs):
@@ -93,20 +102,27 @@ def run(options: argparse.Namespace, work: Path) -> list[Result]:
     return results
 
 
+def make_sets(source: Path, work: Path) -> None:
+    prepare(source, "160", work)
+    convert(work, "50", "area50")
+    convert(work, "50", "lanczos50", "--write.filter=lanczos")
+
+
 # ---------------------------------------------------------------------------------------------- one training
 def train(arm: str, seed: int, work: Path) -> dict[str, float]:
     """Top-1 in percent, cross-entropy of validation, and the last epoch's mean training loss."""
     schedule = Schedule.model_validate({"phases": [PHASE]})
     torch.manual_seed(seed)
     model = network().to(memory_format=torch.channels_last)
-    pixels, train_epoch = ARMS[arm]
+    beton, pixels, train_epoch = ARMS[arm]
     with TrainLoader(
-        work / "betons/train_160.beton", px=PX, batch=BATCH, min_scale=MIN_SCALE, seed=seed, workers=1
+        work / f"{beton.format('train')}.beton", px=PX, batch=BATCH, min_scale=MIN_SCALE, seed=seed, workers=1
     ) as loader:
         batches, update = pixels(loader, work), train_epoch(model, schedule)
         for epoch in range(schedule.epochs):
             loss = update(batches(epoch), epoch)
-    validation = by_pil_to_validate(work) if pixels is not by_loader else by_loader_to_validate(work)
+    own = pixels is by_loader
+    validation = by_loader_to_validate(work / f"{beton.format('val')}.beton") if own else by_pil_to_validate(work)
     return validate(model, validation) | {"train_loss": loss}
 
 
@@ -174,8 +190,8 @@ def stacked(images: list[Image.Image]) -> torch.Tensor:
 
 
 @cache
-def by_loader_to_validate(work: Path) -> Batches:
-    with ValLoader(work / "betons/val_160.beton", px=PX, batch=256, workers=1) as loader:
+def by_loader_to_validate(beton: Path) -> Batches:
+    with ValLoader(beton, px=PX, batch=256, workers=1) as loader:
         return [(images.clone(), labels.clone()) for images, labels in loader]
 
 
@@ -217,11 +233,13 @@ def by_step(model: nn.Module, schedule: Schedule) -> Callable[[Batches, int], fl
     return update
 
 
-ARMS = {
-    "ours": (by_loader, by_loop),
-    "pil": (by_pil, by_loop),
-    "torchvision": (by_torchvision, by_loop),
-    "step": (by_loader, by_step),
+ARMS = {  # the beton, of which PIL's arms take order and boxes; the pixels; the engine
+    "ours": ("betons/{}_160", by_loader, by_loop),
+    "pil": ("betons/{}_160", by_pil, by_loop),
+    "torchvision": ("betons/{}_160", by_torchvision, by_loop),
+    "step": ("betons/{}_160", by_loader, by_step),
+    "area50": ("area50/{}_50", by_loader, by_loop),
+    "lanczos50": ("lanczos50/{}_50", by_loader, by_loop),
 }
 
 

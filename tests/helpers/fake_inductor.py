@@ -11,7 +11,7 @@ import ctypes
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import torch
 import triton.knobs
 import triton.runtime
 from torch import nn
-from torch._dynamo import device_interface
+from torch._dynamo import convert_frame, device_interface
 from torch._inductor import compile_fx
 from torch._inductor import config as inductor_config
 from torch._inductor import graph as inductor_graph
@@ -32,6 +32,7 @@ from torch._inductor.runtime import triton_helpers, triton_heuristics
 from torch._inductor.runtime.hints import DeviceProperties
 from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parallel import DistributedDataParallel, distributed
 from torch.utils._triton import has_triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
@@ -55,7 +56,7 @@ class Generated:
     """The code of the graphs that were compiled, forward and backward."""
 
     graphs: int = 0
-    recorded: int = 0  # those that would run as CUDA graphs
+    recorded: int = 0  # those that would run as CUDA graphs: what they change lies where it did
     bytes_accessed: int = 0  # a tensor counts once for each kernel that reads or writes it
     # Triton's kernels, which all went through ptxas if asked for, and the bytes of each one's stack: spilled registers.
     assembled: dict[str, int] = field(default_factory=dict)
@@ -74,7 +75,8 @@ def fake_inductor(architecture: int, assemble: bool = True) -> Iterator[tuple[to
         for answer in (DeviceProperties.create.__func__, has_triton):  # they remember what there was before
             answer.cache_clear()
             stack.callback(answer.cache_clear)
-        for target, name, answer in (*_of_the_driver(architecture), *_of_the_compiler(architecture, found, assemble)):
+        compiler = _of_the_compiler(architecture, found, assemble)
+        for target, name, answer in (*_of_the_driver(architecture), *compiler, *_of_several_processes()):
             stack.enter_context(mock.patch.object(target, name, answer))
         for table, answer in (
             (device_interface.caching_worker_device_properties, [_properties(architecture)]),
@@ -157,8 +159,8 @@ def _of_the_compiler(architecture: int, found: Generated, assemble: bool) -> Ite
         name = kernel.fn.__name__
         found.assembled[name] = max(found.assembled.get(name, 0), 0 if "triton_" in name else _stack_bytes(binary))
 
-    def record(model: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
-        found.recorded += 1
+    def record(model: Any, *, static_input_idxs: Iterable[int], mutated_input_idxs: Iterable[int], **_: Any) -> Any:
+        found.recorded += set(mutated_input_idxs) <= set(static_input_idxs)
         return model
 
     def stop(*_: Any) -> None:
@@ -168,6 +170,24 @@ def _of_the_compiler(architecture: int, found: Generated, assemble: bool) -> Ite
     yield triton_heuristics.CachingAutotuner, "precompile", assembled if assemble else lambda *_, **__: None
     yield compile_fx, "cudagraphify", record
     yield CompiledFxGraph, "__call__", stop
+
+
+def _of_several_processes() -> Iterator[tuple[Any, str, Any]]:
+    """The same of DDP, whose reducer reads values and asks for CUDA events."""
+
+    def without_reducer(self: DistributedDataParallel, *_: Any) -> None:
+        self.reducer, self.logger = mock.Mock(), mock.Mock()
+
+    compile = convert_frame.ConvertFrame.__call__
+
+    def outside_the_fakes(*given: Any, **options: Any) -> Any:
+        with torch.utils._python_dispatch._disable_current_modes():  # as dynamo does itself, but for DDP
+            return compile(*given, **options)
+
+    yield distributed, "_verify_param_shape_across_processes", lambda *_: None
+    yield distributed, "_sync_module_states", lambda *_, **__: None
+    yield DistributedDataParallel, "_ddp_init_helper", without_reducer
+    yield convert_frame.ConvertFrame, "__call__", outside_the_fakes
 
 
 def _stack_bytes(binary: bytes) -> int:

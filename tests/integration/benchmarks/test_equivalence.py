@@ -1,10 +1,12 @@
-"""benchmarks/equivalence.py trains both ways on tiny data, continues, and prints its table."""
+"""benchmarks/equivalence.py trains both ways on tiny data, continues, ends in time, and prints its table."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from helpers import ROOT
@@ -34,6 +36,8 @@ def test_an_interrupted_comparison_trains_only_what_is_missing(
         for arm, top1, top5 in (("ours", 10.125, 98.0), ("torchvision", 20.25, 99.0))
     ]
     results.write_text("".join(json.dumps(result) + "\n" for result in done))
+    (tmp_path / "ours_1").mkdir()
+    (tmp_path / "ours_1/last.pt").write_bytes(b"of a training that was killed")
     assert equivalence.main([*command, f"--work={tmp_path}"]) == 0
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert lines[:2] == done
@@ -52,3 +56,85 @@ def test_an_interrupted_comparison_trains_only_what_is_missing(
     recipe.write_text(recipe.read_text() + "\n")
     with pytest.raises(SystemExit, match="seed 0 had another recipe"):
         equivalence.main(command)
+
+
+@pytest.fixture
+def equivalence(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """With trainings that only say scores, and `prepare` that only writes the tar's name and the betons' folder."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("equivalence")
+
+    def scores(options: object, work: Path, seed: int, cores: list[int]) -> dict[str, float]:
+        return {"top1": 50.0 + seed, "top5": 90.0 + seed, "train_loss": 1.0 + seed}
+
+    def prepare(source: Path, caps: str, work: Path) -> None:
+        (work / "betons").mkdir()
+        (work / "images").write_text(source.name)
+
+    for name, value in {"_ours": scores, "_torchvision": scores, "prepare": prepare}.items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    (tmp_path / "photographs.tar").write_bytes(b"some")
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"schedule": {"phases": [dict(phase) for phase in ONE_EPOCH]}}))
+    options = {"source": "photographs.tar", "recipe": "recipe.yaml", "results": "results.jsonl", "work": "work"}
+    return ["--device=cpu", "--seeds=2", *(f"--{name}={tmp_path / file}" for name, file in options.items())]
+
+
+def test_no_training_is_started_that_would_end_too_late(
+    equivalence: ModuleType,
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setting = equivalence.setting_of(equivalence.arguments(command)) | {"betons": {}}
+    done = {"arm": "ours", "seed": 0, "top1": 50.0, "top5": 90.0, "train_loss": 1.0, "setting": setting}
+    results = tmp_path / "results.jsonl"
+
+    def trained() -> list[tuple[str, int]]:
+        return [(line["arm"], line["seed"]) for line in map(json.loads, results.read_text().splitlines())]
+
+    results.write_text(json.dumps(done | {"seconds": 7300.0}) + "\n")
+    # The other side has not been trained yet; it may take as long.
+    assert equivalence.main([*command, "--minutes=120"]) == os.EX_TEMPFAIL
+    assert "3 of 4 trainings remain, the longest so far took 7300 s" in capsys.readouterr().err
+    assert trained() == [("ours", 0)]
+    results.write_text(
+        "".join(
+            json.dumps(done | each) + "\n" for each in ({"seconds": 7300.0}, {"arm": "torchvision", "seconds": 60.0})
+        )
+    )
+    assert equivalence.main([*command, "--minutes=120"]) == os.EX_TEMPFAIL
+    assert "1 of 4 trainings remain" in capsys.readouterr().err
+    assert trained()[2:] == [("torchvision", 1)]
+    assert equivalence.main([*command, "--minutes=180"]) == 0
+    assert trained()[3:] == [("ours", 1)]
+    assert "| 1 | 51.00 | 51.00 |" in capsys.readouterr().out
+
+
+def test_images_and_betons_are_made_once_and_only_for_their_source(
+    equivalence: ModuleType, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, calls = equivalence.prepare, []
+
+    def interrupted(source: Path, caps: str, work: Path) -> None:
+        prepare(source, caps, work)
+        calls.append(caps)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(equivalence, "prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        equivalence.main(command)
+    assert not (tmp_path / "results.jsonl").exists()
+    for results in ("first.jsonl", "second.jsonl"):
+        assert equivalence.main([*command, f"--results={tmp_path / results}"]) == 0
+    assert calls == ["160", "160"]
+    (tmp_path / "other.tar").write_bytes(b"others")
+    with pytest.raises(SystemExit, match="made of another source; give another --work"):
+        equivalence.main([*command, f"--source={tmp_path / 'other.tar'}"])
+    assert (tmp_path / "work/data/images").read_text() == "photographs.tar"

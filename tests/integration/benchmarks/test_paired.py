@@ -26,7 +26,7 @@ def paired(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def work(paired: ModuleType, sorted_tar: Path, tmp_path: Path) -> Path:
-    paired.prepare(sorted_tar, "160", tmp_path)
+    paired.make_sets(sorted_tar, tmp_path)
     return tmp_path
 
 

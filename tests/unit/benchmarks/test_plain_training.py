@@ -33,8 +33,17 @@ def test_network_and_decayed_parameters_are_those_of_the_training() -> None:
     assert decay(theirs, plain_training.groups(theirs, 0.01)) == decay(ours, expected)
 
 
-def test_benchmark_recipe_is_one_that_the_plain_loop_can_do() -> None:
-    plain_training.check(from_argv(["--config-file", str(RECIPE)]))
+@pytest.mark.parametrize("recipe", ["equivalence", "equivalence_rn50"])
+def test_benchmark_recipes_are_such_as_the_plain_loop_can_do(recipe: str) -> None:
+    plain_training.check(from_argv(["--config-file", str(ROOT / "benchmarks" / f"{recipe}.yaml")]))
+
+
+def test_single_precision_is_not_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    monkeypatch.setattr(plain_training, "train", lambda *_: {"tf32": [backend.allow_tf32 for backend in backends]})
+    plain_training.main([str(RECIPE), str(tmp_path), f"--out={tmp_path / 'scores.json'}"])
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"tf32": [False, False]}
 
 
 @pytest.mark.parametrize("more", [("train", "mixup", 0.2), ("model", "blurpool", True), ("train", "ema", 0.5)])

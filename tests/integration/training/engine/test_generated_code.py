@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from helpers.fake_ranks import fake_ranks
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from training.config.train_config import Train
-from training.engine.step import LossModule, Predictor, TrainStep
+from training.config.train_config import Model, Train
+from training.distributed.world import World
+from training.engine.build import build_step
+from training.engine.step import LossModule
 from training.model import resnet
 
 fake_inductor = pytest.importorskip("helpers.fake_inductor", exc_type=ImportError)
@@ -44,17 +50,23 @@ def short_resnet50(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models, "resnet50", functools.partial(ResNet, Bottleneck, [1, 1, 1, 1]))
 
 
-def compile_step(device: torch.device, px: int, batch: int, train: Train, **network: bool) -> None:
-    """Forward and backward pass of ResNet-50."""
-    dtype = resnet.amp_dtype("auto", device)
-    network = {"stem_blocks": resnet.stem_on_blocks("auto", dtype, device)} | network
-    net = resnet.build("resnet50", 1000, init_bn0=True, **network).to(device)
-    net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
-    step = TrainStep(LossModule(Predictor(net, dtype, device), 0.1), optimizer, train)
+def compile_step(device: torch.device, px: int, batch: int, train: Train, ranks: int = 1, **network: bool) -> None:
+    """Forward and backward pass of ResNet-50, as the first of ``ranks`` processes."""
+    world = World(rank=0, ranks=ranks, local_rank=0, local_ranks=ranks, device=device)
+    step = build_step(Model.model_validate({"arch": "resnet50"} | network), train, 1000, world, highest_lr=0.0)
     # The backward pass is compiled when it first runs, which it does not here.
     with functorch_config.patch(force_non_lazy_backward_lowering=True), pytest.raises(fake_inductor.NotRun):
         step.prepare(px, batch, device)
+
+
+def compile_cuda_graphs(ranks: int, **network: bool) -> fake_inductor.Generated:
+    counters.clear()
+    with (
+        fake_ranks(ranks) if ranks > 1 else contextlib.nullcontext(),
+        fake_inductor.fake_inductor(90, assemble=False) as (device, generated),
+    ):
+        compile_step(device, 96, 256, Train(compile="reduce-overhead"), ranks, **network)
+    return generated
 
 
 @pytest.mark.parametrize(
@@ -92,10 +104,32 @@ def test_kernels_of_batch_norm_move_few_bytes() -> None:
 
 
 @pytest.mark.parametrize("fused_batch_norm", [False, True])
-def test_all_of_a_step_may_run_as_cuda_graphs(fused_batch_norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ranks", "buckets"), [(1, 1), (8, 3)])
+def test_all_of_a_step_may_run_as_cuda_graphs(
+    ranks: int, buckets: int, fused_batch_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short_resnet50(monkeypatch)
-    counters.clear()
-    with fake_inductor.fake_inductor(90, assemble=False) as (device, generated):
-        compile_step(device, 96, 256, Train(compile="reduce-overhead"), fused_batch_norm=fused_batch_norm)
-    assert generated.recorded == generated.graphs == 2
-    assert not counters["inductor"]["cudagraph_skips"]
+    found = compile_cuda_graphs(ranks, fused_batch_norm=fused_batch_norm)
+    assert found.recorded == found.graphs == 2 * buckets  # forward and backward
+    assert not counters["inductor"]["cudagraph_skips"] and not counters["inductor"]["cudagraph_partitions"]
+
+
+def through_the_host(self: LossModule, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = self.predict(images).cpu().to(images.device)
+    return self.loss(logits, labels), logits
+
+
+def changing_labels(self: LossModule, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = self.predict(images)
+    return self.loss(logits, labels.clamp_(max=9)), logits
+
+
+@pytest.mark.parametrize(("forward", "recorded", "parts"), [(through_the_host, 8, 6), (changing_labels, 5, 0)])
+def test_a_copy_cuts_cuda_graphs_and_a_changed_batch_prevents_one(
+    forward: Callable[..., Any], recorded: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_resnet50(monkeypatch)
+    monkeypatch.setattr(LossModule, "forward", forward)
+    found = compile_cuda_graphs(ranks=8)
+    assert (found.graphs, found.recorded) == (6, recorded)
+    assert counters["inductor"]["cudagraph_partitions"] == parts
