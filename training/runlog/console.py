@@ -7,7 +7,6 @@ import logging
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +17,6 @@ from training.runlog.epoch_table import EpochRow, EpochTable, Scores
 from training.runlog.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProgressSnapshot:
-    """Progress within ``epoch`` (from 1) of ``epochs``, after ``batch`` of ``batches``: ``loss`` of the batches
-    since it was last read, ``images_per_s`` of the whole job and ``data_wait_percent`` over what this process trained
-    of the epoch; the seconds left are nan while unknown."""
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    px: int
-    loss: float
-    lr: float
-    images_per_s: float
-    data_wait_percent: float
-    epoch_seconds_left: float
-    run_seconds_left: float
-
-
-def time_left(snapshot: ProgressSnapshot) -> list[str]:
-    return [f"left: epoch {clock(snapshot.epoch_seconds_left)}", f"run {clock(snapshot.run_seconds_left)}"]
-
-
-def measurements(snapshot: ProgressSnapshot) -> list[str]:
-    return [
-        f"loss {snapshot.loss:.3f}",
-        f"lr {snapshot.lr:.4g}",
-        f"{snapshot.images_per_s:.0f} img/s",
-        f"waiting {snapshot.data_wait_percent:.0f} %",
-    ]
 
 
 def clock(seconds: float) -> str:
@@ -152,13 +119,17 @@ class Console:
         """All ``batches`` of the epoch are trained."""
         self._display.show(batches, ["validating"])
 
-    def progress(self, snapshot: ProgressSnapshot) -> None:
-        left, measured = time_left(snapshot), measurements(snapshot)
-        share = 100 * snapshot.batch // snapshot.batches
-        where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share} % of {plural(snapshot.batches, 'batch')}"
-        text = f"{where}, {snapshot.px} px: {', '.join([*measured, *left])}"
-        line = as_json("progress", asdict(snapshot)) if self._json else text
-        self._display.show(snapshot.batch, [*left, *measured], line)
+    def progress(self, at: Mapping[str, Any]) -> None:
+        """Show what a line of JSON has about progress: ``batch`` of ``batches`` in ``epoch`` (from 1) of ``epochs``,
+        ``px``, ``loss``, ``lr``, ``images_per_s``, ``data_wait_percent``, ``epoch_seconds_left``, ``run_seconds_left``;
+        those left are nan while unknown."""
+        left = [f"left: epoch {clock(at['epoch_seconds_left'])}", f"run {clock(at['run_seconds_left'])}"]
+        rates = [f"{at['images_per_s']:.0f} img/s", f"waiting {at['data_wait_percent']:.0f} %"]
+        measured = [f"loss {at['loss']:.3f}", f"lr {at['lr']:.4g}", *rates]
+        share = 100 * at["batch"] // at["batches"]
+        where = f"epoch {at['epoch']}/{at['epochs']}, {share} % of {plural(at['batches'], 'batch')}, {at['px']} px"
+        line = as_json("progress", at) if self._json else f"{where}: {', '.join([*measured, *left])}"
+        self._display.show(at["batch"], [*left, *measured], line)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()
