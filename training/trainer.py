@@ -18,7 +18,7 @@ from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.config.startup_checks import unusable_folder
-from training.distributed.job import run_in_job
+from training.distributed.launcher import run_in_job
 from training.distributed.stop_signals import StopSignals
 from training.distributed.world import JobError, Preempted, World, from_main, over_ranks
 from training.engine.evaluate import EvaluationStopped, evaluate
@@ -32,7 +32,6 @@ from training.loader.sample_order import batch_key
 from training.model import networks
 from training.runlog import console
 from training.runlog.epoch_table import EpochRow, Scores, Speed, tells_top5
-from training.runlog.eta import WorkModel
 from training.runlog.run_log import Log, Rates, RunLog, described
 
 PROGRAM = "train_imagenet.py"
@@ -229,7 +228,7 @@ class Trainer:
         """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
         were bad."""
         bad = int(over_ranks(self.state.step.longest_bad_run, self.world, dist.ReduceOp.MAX))
-        if bad >= min(MAX_BAD_STEPS, self.state.total_steps()):
+        if bad >= min(MAX_BAD_STEPS, self.state.work.total_batches):
             raise Diverged(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
                 f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",
@@ -241,9 +240,8 @@ class Trainer:
     def open_log(self) -> None:
         """Begin or continue the log, in the main process. OptionError if that cannot be."""
         state, run_dir = self.state, self.config.run.dir
-        work = WorkModel(schedule=self.schedule, images=state.images, gpus=state.accumulation_steps * self.world.ranks)
         try:
-            self.log = RunLog(self.config, self.progress, state.sessions, work, state.lengths)
+            self.log = RunLog(self.config, self.progress, state.sessions, state.work, state.lengths)
         except OSError as error:
             raise unusable_folder(Path(error.filename or run_dir), error) from None
         if self.continued_from is not None:
@@ -267,7 +265,7 @@ class Trainer:
 
     def note_another_batch(self) -> None:
         """Say so if the learning rates are meant for another global batch."""
-        wanted, have = self.config.schedule.gpus, self.state.accumulation_steps * self.world.ranks
+        wanted, have = self.config.schedule.gpus, self.state.gpus
         if wanted == have:
             return
         can_emulate = wanted % self.world.ranks == 0

@@ -25,6 +25,10 @@ class WorkModel:
         phase = self.schedule.phase(epoch)
         return batches_per_epoch(self.images[f"train_{phase.data}"], phase.batch_per_gpu, self.gpus)
 
+    @property
+    def total_batches(self) -> int:
+        return sum(self.batches(epoch) for epoch in range(self.schedule.epochs))
+
     def of_batch(self, epoch: int) -> int:
         phase = self.schedule.phase(epoch)
         return phase.batch_per_gpu * self.gpus * phase.px**2
