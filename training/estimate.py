@@ -4,8 +4,6 @@ Takes the images per second of a card from a table, or measures them on this mac
 synthetic images, phase by phase, without the loader).
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

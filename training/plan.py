@@ -3,8 +3,6 @@
 Takes every option of train_imagenet.py.
 """
 
-from __future__ import annotations
-
 import csv
 import logging
 import sys

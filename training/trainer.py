@@ -1,7 +1,5 @@
 """The story of a run, from its start or its checkpoint to the last epoch."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

@@ -4,8 +4,6 @@ Give it the options of the training, on the machine that will train. It needs no
 being converted.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -4,8 +4,6 @@ A name is its bytes as UTF-8, with a byte that is not UTF-8 as a lone surrogate 
 wherever it comes from and whatever the locale is. Python gives paths and arguments in the encoding of the locale.
 """
 
-from __future__ import annotations
-
 import os
 
 

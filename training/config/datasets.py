@@ -1,7 +1,5 @@
 """The betons that a schedule reads, and their manifests."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs a program in as many processes as it needs, in this one or in one for each GPU, up to its exit status."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import logging

@@ -1,7 +1,5 @@
 """Where the processes of a job meet: before they connect, each says in one store where it is and what it has."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import json

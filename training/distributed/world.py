@@ -1,7 +1,5 @@
 """Processes: this one's rank, and sums over all of them. A single process needs none of it."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

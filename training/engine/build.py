@@ -1,7 +1,5 @@
 """Builds the step that trains a network, the same for a run, for its warm-up and for benchmarks."""
 
-from __future__ import annotations
-
 import warnings
 
 from torch import nn

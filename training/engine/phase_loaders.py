@@ -1,7 +1,5 @@
 """The loaders of a run's phases; those of the next phase are opened during the last epoch of the current one."""
 
-from __future__ import annotations
-
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass

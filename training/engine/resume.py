@@ -1,7 +1,5 @@
 """Where a run begins, at its folder's checkpoint or at the start, and how it saves."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The state of a training run in one process: model, optimizer and progress, saved to and restored from checkpoints."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict

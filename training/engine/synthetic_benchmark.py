@@ -1,7 +1,5 @@
 """Benchmark of training steps alone, on synthetic images that are on the device already."""
 
-from __future__ import annotations
-
 import time
 
 import torch

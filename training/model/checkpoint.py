@@ -4,8 +4,6 @@ A run folder keeps ``last.pt``, ``previous.pt`` (the one before) and ``best.pt``
 CRC-32 of every member is verified before anything is read from it.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import re

@@ -5,8 +5,6 @@ One rule for all: the state dict is what the file holds, or is under one of `ENT
 stripped as long as it is one of `PREFIXES`; the names that remain must be those of the network's parameters.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Draws rows of labelled crops as one picture, every pixel unchanged or enlarged by a whole number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

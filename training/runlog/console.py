@@ -1,7 +1,5 @@
 """The console output of a run: a line per epoch on standard output, and progress within an epoch."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -1,7 +1,5 @@
 """The tables of a run, ``epochs.csv`` and ``steps.csv``: rows are only ever appended."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

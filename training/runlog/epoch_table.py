@@ -1,7 +1,5 @@
 """The table of a run's epochs: its rows, its file ``epochs.csv``, and its lines on the console."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

@@ -1,7 +1,5 @@
 """Estimates the time left of a run from the schedule's work and the rate so far."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate

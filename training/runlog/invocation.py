@@ -1,7 +1,5 @@
 """What started a run: the command, and the commit of the sources."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

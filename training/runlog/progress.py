@@ -1,7 +1,5 @@
 """How far a run is: all that changes in it besides the tensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

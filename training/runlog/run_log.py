@@ -1,7 +1,5 @@
 """The log of a run: config, environment, epochs.csv, steps.csv, TensorBoard events, W&B and the console."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

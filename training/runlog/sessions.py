@@ -1,8 +1,6 @@
 """Where a run was trained: a session for each of its starts. The checkpoint holds them, and ``environment.json`` shows
 them."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The table of a run's steps, ``steps.csv``: learning rate and loss of every global batch, with all their digits."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

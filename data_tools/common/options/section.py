@@ -1,7 +1,5 @@
 """What options are declared with, and what their values may be given as."""
 
-from __future__ import annotations
-
 import os
 import typing
 from collections.abc import Iterator
