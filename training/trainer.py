@@ -211,13 +211,11 @@ class Trainer:
         return save(self.state, best)
 
     def save_within_epoch(self, stop: bool) -> None:
-        """Save ``last.pt`` and, if ``stop``, end the run."""
         saved = self.save()
         if stop:
             self.stop(f"batch {self.progress.batch} of epoch {self.progress.epoch + 1}", saved)
 
     def stop(self, where: str, saved: bool) -> NoReturn:
-        """End the run as it was asked to."""
         run_dir = self.config.run.dir
         end = f"the same command continues from {run_dir}" if saved else f"nothing was saved; {last_good(run_dir)}"
         raise Preempted(f"stopped at {where}; {end}", self.signals.number, saved)

@@ -8,12 +8,10 @@ import os
 
 
 def name_of(raw: bytes) -> str:
-    """The name that has these bytes."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def name_bytes(name: str) -> bytes:
-    """The bytes of a name."""
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON can contain

@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PhaseLoaders:
-    """The training and validation loaders of a phase."""
-
     training: TrainLoader
     validation: ValLoader
 
@@ -52,7 +50,8 @@ def train_loader(
         page_window=config.data.page_window,
         augment=operations,
         on_device=modules,
-        **_reader_options(config, datasets),
+        classes=len(datasets.classes),
+        checksums=config.data.checksums,
         **options,
     )
 
@@ -65,14 +64,10 @@ def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **options: A
         resize=phase.val_resize,
         batch=phase.val_batch,
         rectangular=phase.rectangular_val,
-        **_reader_options(config, datasets),
+        classes=len(datasets.classes),
+        checksums=config.data.checksums,
         **options,
     )
-
-
-def _reader_options(config: RunConfig, datasets: Datasets) -> dict[str, Any]:
-    """How every beton is opened."""
-    return {"classes": len(datasets.classes), "checksums": config.data.checksums}
 
 
 def note_strips(loader: ValLoader) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.files import warn_on_write_error
 from data_tools.common.options import OptionError
 from training.config.continuation import OptionChange, check_changes, differences
 from training.config.startup_checks import unusable_folder
@@ -92,12 +93,10 @@ def _save(state: TrainState, best: list[float] | None) -> bool:
 
 def _written(name: str, write: Callable[[], None]) -> bool:
     """Whether ``write`` could; else there is a warning."""
-    try:
+    with warn_on_write_error(name):
         write()
-    except OSError as error:
-        logger.warning("%s not written: %s", name, error)
-        return False
-    return True
+        return True
+    return False
 
 
 def last_good(run_dir: Path) -> str:

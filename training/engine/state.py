@@ -100,7 +100,6 @@ class TrainState:
         }
 
     def begin_session(self) -> None:
-        """Add this start of the run to its sessions."""
         on_gpu = self.world.device.type == "cuda"
         cards = gather(torch.cuda.get_device_name(self.world.device) if on_gpu else "", self.world)
         session = session_here(

@@ -180,7 +180,6 @@ def phase_times(
 
 
 def card_times(schedule: Schedule, card: Card, site: Site, train: int, val: int) -> list[PhaseTime]:
-    """Times on a tabulated card."""
     return phase_times(schedule, lambda phase: card.seconds(phase.px), card.software, site, train, val)
 
 

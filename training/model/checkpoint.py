@@ -25,7 +25,6 @@ WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` atomically."""
     with partial_file(path) as partial:
         write(partial, {"version": VERSION, **state})
 

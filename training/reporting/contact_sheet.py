@@ -35,12 +35,10 @@ class Row:
 
 
 def per_row(width: int) -> int:
-    """How many crops of ``width`` pixels fit side by side."""
     return max(1, (ROOM + GAP) // (width + GAP))
 
 
 def fit(crops: Sequence[Crop], zoom: int) -> bool:
-    """Whether these crops fit side by side."""
     return sum(int(crop.pixels.shape[1]) * zoom + GAP for crop in crops) - GAP <= ROOM
 
 

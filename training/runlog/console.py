@@ -97,7 +97,6 @@ class Console:
         self._display.begin(batches, batch, f"epoch {epoch}")
 
     def is_due(self) -> bool:
-        """Whether it is time to show progress."""
         return self._display.is_due()
 
     def advance(self, batch: int) -> None:

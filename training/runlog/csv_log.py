@@ -33,7 +33,6 @@ class CsvLog:
             self.length = len(begun)
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
-        """Append the cells of ``rows``."""
         self._unwritten += "".join(f"{','.join(cells)}\n" for cells in rows)
         with warn_on_write_error(self.path.name):
             append_whole(self.path, self._unwritten.encode())

@@ -12,7 +12,6 @@ COMMAND = "TRAIN_IMAGENET_COMMAND"
 
 
 def command() -> str:
-    """The command that started this run."""
     return os.environ.get(COMMAND) or shlex.join(sys.orig_argv)
 
 

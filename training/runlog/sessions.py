@@ -64,7 +64,6 @@ def from_plain(values: Sequence[Mapping[str, Any]]) -> tuple[Session, ...]:
 
 
 def write_sessions(run_dir: Path, sessions: Sequence[Session]) -> None:
-    """Write the run folder's ``environment.json``."""
     write_atomically(run_dir / ENVIRONMENT, _SESSIONS.dump_json(tuple(sessions), indent=2) + b"\n")
 
 

@@ -99,7 +99,6 @@ def _path(text: str) -> Path:
 
 
 def sections_of(schema: type[Section]) -> dict[str, type[Section]]:
-    """The sections of a schema by name."""
     kinds = {name: field.annotation for name, field in schema.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
