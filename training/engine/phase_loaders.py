@@ -111,7 +111,7 @@ def check_betons(state: TrainState) -> None:
 
 
 def _training(state: TrainState, phase: Phase) -> TrainLoader:
-    batch = phase.batch_per_gpu * state.accumulation_steps
+    batch = phase.batch_per_gpu * state.step.accumulation_steps
     return train_loader(state.config, state.datasets, phase, batch=batch, **share_of(state.world, state.config.data))
 
 

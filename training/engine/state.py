@@ -11,9 +11,8 @@ from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
 from training.config.run_config import Run, RunConfig, as_mapping
 from training.config.schedule import Phase
-from training.config.startup_checks import accumulation_steps
 from training.distributed.world import World, gather
-from training.engine.build import build_step
+from training.engine.build import step_of_run
 from training.engine.step import Predictor, begin_momentum
 from training.model import resnet, weights
 from training.model.moving_average import MovingAverage
@@ -40,21 +39,12 @@ class TrainState:
         self.config, self.datasets, self.world = config, datasets, world
         self.schedule = config.schedule
         self.progress = Progress()
-        self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
-        self.gpus = self.accumulation_steps * world.ranks  # that share the global batch
-        self.images = {name: manifest.images for name, manifest in datasets.manifests.items()}  # by set (``train_160``)
-        self.work = WorkModel(schedule=self.schedule, images=self.images, gpus=self.gpus)
         torch.manual_seed(config.run.seed)
         train = config.train
-        self.step = build_step(
-            config.model,
-            train,
-            len(datasets.classes),
-            world,
-            highest_lr=self.schedule.highest_lr,
-            momentum=self.schedule.momentum(0, 0, 1),
-            accumulation_steps=self.accumulation_steps,
-        )
+        self.step = step_of_run(config, len(datasets.classes), world)
+        self.gpus = self.step.accumulation_steps * world.ranks  # that share the global batch
+        self.images = {name: manifest.images for name, manifest in datasets.manifests.items()}  # by set (``train_160``)
+        self.work = WorkModel(schedule=self.schedule, images=self.images, gpus=self.gpus)
         self.model, self.optimizer, dtype = self.step.model, self.step.optimizer, self.step.dtype
         self.options = options_of_result(
             config,
