@@ -266,13 +266,8 @@ class Trainer:
             return
         can_emulate = wanted % self.world.ranks == 0
         remedy = f"--dist.emulate_gpus={wanted} keeps" if can_emulate else f"{plural(wanted, 'process')} would keep"
-        logger.info(
-            "note: the learning rates are meant for %s, and the global batch is that of %s; %s the recipe's batch, or "
-            "give rates for this batch",
-            plural(wanted, "GPU"),
-            have,
-            remedy,
-        )
+        what = f"the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}"
+        logger.info("note: %s; %s the recipe's batch, or give rates for this batch", what, remedy)
 
 
 def rank_of(scores: Scores, classes: int) -> list[float]:

@@ -41,14 +41,9 @@ def note_left_out(at: Progress, images: int, global_batch: int, steps: int) -> N
     """Say how many of its ``images`` an epoch leaves out if it began with another batch, which does not divide the
     same."""
     if steps * global_batch < at.epoch_images - at.images:
-        logger.info(
-            "note: the rest of epoch %d is %s of %d; %d of its %s are left out",
-            at.epoch + 1,
-            plural(steps, "batch"),
-            global_batch,
-            images - at.images - steps * global_batch,
-            plural(images, "image"),
-        )
+        rest = f"the rest of epoch {at.epoch + 1} is {plural(steps, 'batch')} of {global_batch}"
+        left_out = images - at.images - steps * global_batch
+        logger.info("note: %s; %d of its %s are left out", rest, left_out, plural(images, "image"))
 
 
 def note_not_finite(epoch: int, scores: Mapping[str, Scores]) -> None:
@@ -56,13 +51,8 @@ def note_not_finite(epoch: int, scores: Mapping[str, Scores]) -> None:
     are of."""
     for kind, each in scores.items():
         if each.finite < each.images:
-            logger.info(
-                "note: the %s loss of epoch %d is the mean over %d of %s; that of the others is not finite",
-                kind,
-                epoch,
-                each.finite,
-                plural(each.images, "image"),
-            )
+            over = f"{each.finite} of {plural(each.images, 'image')}; that of the others is not finite"
+            logger.info("note: the %s loss of epoch %d is the mean over %s", kind, epoch, over)
 
 
 def print_end(config: RunConfig, epochs: int) -> None:
