@@ -7,28 +7,6 @@ from training import estimate
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        *(
-            "--gpus=0",
-            "--gpus=-8",
-            "--gpus=99999999999999999999",
-            "--price=-1",
-            "--train_images=0",
-            "--val_images=-5",
-            "--schedule.gpus=0",
-        ),
-        *("--machines=0", "--network_gbit=0", "--cores_per_gpu=0", "--disk_mb_s=0"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert estimate.main(["--config-file", str(RECIPES["titan8"]), wrong]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "is out of range" in printed.err
-
-
-@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--gpu=gtx-1080-ti"], "--measure times it"),
