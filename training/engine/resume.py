@@ -54,9 +54,12 @@ def _begin(state: TrainState) -> None:
     init_from = state.config.run.init_from
     if init_from is not None:
         try:
-            state.begin_from(from_main(lambda: weights.read(init_from), state.world))
+            given, classes = from_main(lambda: weights.read(init_from), state.world), state.datasets.classes
+            has_new_layer = weights.begin_from(state.model, given, classes)
         except OptionError as error:
             raise OptionError(error.fault, where="run.init_from", remedy=error.remedy) from None
+        but = f", but with a new last layer for {len(classes)} classes" if has_new_layer else ""
+        logger.info("note: starting from the weights of %s%s", given.source, but)
     from_main(lambda: _save_beginning(state), state.world)
 
 

@@ -1,6 +1,5 @@
 """The state of a training run in one process: model, optimizer and progress, saved to and restored from checkpoints."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,13 +13,11 @@ from training.config.schedule import Phase
 from training.distributed.world import World, gather
 from training.engine.build import step_of_run
 from training.engine.step import Predictor, begin_momentum
-from training.model import resnet, weights
+from training.model import resnet
 from training.model.moving_average import MovingAverage
 from training.runlog.eta import WorkModel
 from training.runlog.progress import Progress
 from training.runlog.sessions import Session, as_plain, from_plain, session_here
-
-logger = logging.getLogger(__name__)
 
 
 def configure_torch(run: Run) -> None:
@@ -102,12 +99,6 @@ class TrainState:
             images=self.images,
         )
         self.sessions = (*self.sessions, session)
-
-    def begin_from(self, given: weights.Weights) -> None:
-        """Begin with weights of another run, on this one's schedule."""
-        has_new_layer = weights.begin_from(self.model, given, self.datasets.classes)
-        but = f", but with a new last layer for {len(self.datasets.classes)} classes" if has_new_layer else ""
-        logger.info("note: starting from the weights of %s%s", given.source, but)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``saved``, with this run's options."""

@@ -41,7 +41,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(config: RunConfig, px: int, batch: int, steps: int) -> float:
+def measure(config: RunConfig, px: int, batch: int, steps: int = 20) -> float:
     """Images a second over ``steps`` steps of the run's network and options, after two to warm up."""
     device = torch.device("cuda" if use_cuda(config.dist) else "cpu")
     torch.backends.cudnn.benchmark = True

@@ -72,30 +72,23 @@ def print_complete(config: RunConfig, epochs: int) -> None:
         show(f"{run_dir}: complete after {plural(epochs, 'epoch')}; to train again, give another --run.dir")
 
 
-class Console:
+class Console(ProgressDisplay):
     """Prints epochs to standard output, as ``table`` has them or as JSON objects. Progress goes there as JSON;
     otherwise to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
     def __init__(self, options: Log, table: EpochTable | None = None) -> None:
         self._json = options.format == "json"
         self._table = table or EpochTable()
-        self._display = ProgressDisplay(options.seconds, lines_to_stdout=self._json)
+        super().__init__(options.seconds, lines_to_stdout=self._json)
         if not self._json:
             show(self._table.heading)
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
-        self._display.begin(batches, batch, f"epoch {epoch}")
-
-    def is_due(self) -> bool:
-        return self._display.is_due()
-
-    def advance(self, batch: int) -> None:
-        """The bar moves on between two reports of :meth:`progress`, since reading the metrics waits for the device."""
-        self._display.advance(batch)
+        self.begin(batches, batch, f"epoch {epoch}")
 
     def validating(self, batches: int) -> None:
         """All ``batches`` of the epoch are trained."""
-        self._display.show(batches, ["validating"])
+        self.show(batches, ["validating"])
 
     def progress(self, at: Mapping[str, Any]) -> None:
         """Show what a line of JSON has about progress: ``batch`` of ``batches`` in ``epoch`` (from 1) of ``epochs``,
@@ -107,11 +100,8 @@ class Console:
         share = 100 * at["batch"] // at["batches"]
         where = f"epoch {at['epoch']}/{at['epochs']}, {share} % of {plural(at['batches'], 'batch')}, {at['px']} px"
         line = as_json("progress", at) if self._json else f"{where}: {', '.join([*measured, *left])}"
-        self._display.show(at["batch"], [*left, *measured], line)
+        self.show(at["batch"], [*left, *measured], line)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()
         show(as_json("epoch", row.flat()) if self._json else self._table.line(row))
-
-    def close(self) -> None:
-        self._display.close()

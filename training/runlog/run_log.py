@@ -145,7 +145,7 @@ class RunLog(Log):
         self._images_before, self._batches, self._global_batch = at.images_seen, batches, global_batch
 
     def batch_done(self) -> None:
-        self.console.advance(self.progress.batch)
+        self.console.advance(self.progress.batch)  # reading the metrics would wait for the device
 
     def batches_done(self, rates: Sequence[Rates], losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
         at, steps, (lr, momentum) = self.progress, len(times.marks) - 1, rates[-1]

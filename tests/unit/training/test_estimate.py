@@ -28,7 +28,7 @@ def test_measured_network_sends_its_own_gradients(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torchvision")
-    monkeypatch.setattr(estimate, "measured_rate", lambda config, phase: 1e6)
+    monkeypatch.setattr("training.engine.synthetic_benchmark.measure", lambda config, px, batch: 1e6)
     arguments = ["--config-file", str(RECIPES["titan8"]), "--measure=true", "--machines=2", "--network-gbit=1"]
     for arch, parameters in (("resnet18", 11_689_512), ("resnet50", 25_557_032)):
         assert estimate.main([*arguments, f"--model.arch={arch}"]) == 0
