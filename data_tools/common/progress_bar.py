@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from tqdm import tqdm
+
 from data_tools.common.console import show
 
 REDRAW_SECONDS = 0.5
@@ -28,74 +30,77 @@ class ProgressDisplay:
         self._on_terminal = not lines_to_stdout and sys.stderr.isatty()
         self._seconds = REDRAW_SECONDS if self._on_terminal else seconds
         self._shown = self._drawn = time.monotonic()
-        self._total: int | None = None  # while there is a bar
+        self._bar: tqdm | None = None
+        self._parts: Sequence[str] = ()
 
     def begin(self, total: int, done: int = 0, name: str = "") -> None:
         """``total`` steps begin, of which some may be ``done``."""
         if self._on_terminal:
-            self._name, self._total = name, total
-            self.show(done, ())
+            self._name, self._total, self._parts = name, total, ()
+            self._columns, lines = terminal_size()
+            text = bar_text(self._columns, name, done, total)
+            size = {"ncols": self._columns, "nrows": lines}
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self._bar = tqdm(total=total, initial=done, leave=self._leave, bar_format=text, **size)
+            self._shown = self._drawn = time.monotonic()
 
     def is_due(self, done: int | None = None) -> bool:
         """Whether it is time for :meth:`show`; a bar's end always is."""
-        ends = self._total is not None and done == self._total
+        ends = self._bar is not None and done == self._total
         return ends or time.monotonic() - self._shown >= self._seconds
 
     def show(self, done: int, parts: Sequence[str], line: str = "") -> None:
         """Draw the bar at ``done`` with new ``parts``, the most important first; or print ``line``."""
-        if self._total is not None:
+        if self._bar is not None:
             self._parts, self._shown = parts, time.monotonic()
-            self._draw(done, self._total)
+            self._draw(done)
         elif line and not self._on_terminal:
             self._shown = time.monotonic()
             show(line, "stdout" if self._lines_to_stdout else "stderr")
 
     def advance(self, done: int) -> None:
         """Move the bar on, with the parts that it has, unless it was drawn just now."""
-        if self._total is not None and time.monotonic() - self._drawn >= REDRAW_SECONDS:
-            self._draw(done, self._total)
+        if self._bar is not None and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._draw(done)
 
-    def _draw(self, done: int, total: int) -> None:
+    def _draw(self, done: int) -> None:
+        assert self._bar is not None
         self._drawn = time.monotonic()
-        _write(f"\r\x1b[J{bar_text(terminal_columns(), self._name, done, total, self._parts)}")
+        columns, self._bar.nrows = terminal_size()
+        self._bar.n = done
+        self._bar.bar_format = bar_text(columns, self._name, done, self._total, self._parts)
+        with contextlib.suppress(OSError):
+            if columns != self._columns:  # tqdm would overwrite the old width, and so wrap
+                self._columns = self._bar.ncols = columns
+                self._bar.sp = tqdm.status_printer(self._bar.fp)
+                self._bar.fp.write("\r\x1b[J")
+            self._bar.refresh()
 
     def close(self) -> None:
         """Clear the bar, or leave it."""
-        if self._total is not None:
-            _write("\n" if self._leave else "\r\x1b[J")
-            self._total = None
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+            self._bar = None
 
 
-def _write(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone
-        sys.stderr.write(text)
-        sys.stderr.flush()
-
-
-def terminal_columns() -> int:
-    """Of the terminal on standard error."""
-    columns = 0
-    with contextlib.suppress(OSError, ValueError):
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    return columns or shutil.get_terminal_size().columns
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines of the terminal on standard error."""
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        size = os.terminal_size((0, 0))
+    return size if size.columns else shutil.get_terminal_size()
 
 
 def bar_text(columns: int, name: str, done: int, total: int, parts: Sequence[str] = ()) -> str:
-    """The text of a bar, ``columns`` wide: as many whole parts as fit, the first ones first."""
+    """The text of a bar in tqdm's notation, ``columns`` wide: as many whole parts as fit, the first ones first."""
     head = f"{name} {100 * done // max(total, 1):3} %".lstrip()
     counts = f"{done:,}/{total:,}"
-    full = "█" if "utf" in (sys.stderr.encoding or "").lower() else "#"
-    bar = (full * (BAR * done // max(total, 1))).ljust(BAR)
-    shown = [f"{head}|{bar}| {counts}", *parts] if columns >= MIN_COLUMNS else [head, *parts, counts]
+    blank = " " * BAR
+    graphic = columns >= MIN_COLUMNS
+    shown = [f"{head}|{blank}| {counts}", *parts] if graphic else [head, *parts, counts]
     while len(shown) > 1 and len(", ".join(shown)) > columns:
         shown.pop()
-    return ", ".join(shown)[:columns].ljust(columns)
-
-
-def clock(seconds: float) -> str:
-    """``h:mm:ss``, or ``m:ss`` below an hour."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    text = ", ".join(shown)[:columns].ljust(columns)
+    return text.replace(f"|{blank}|", f"|{{bar:{BAR}}}|", 1) if graphic else text

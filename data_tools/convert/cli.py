@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from tqdm import tqdm
+
 from data_tools.common.console import plural, show
 from data_tools.common.errors import UserError
 from data_tools.common.files import folder_fault, too_many_open_files
-from data_tools.common.progress_bar import ProgressDisplay, clock
+from data_tools.common.progress_bar import ProgressDisplay
 from data_tools.convert.config import WriteSpec
 from data_tools.convert.converter import Summary, convert
 from data_tools.convert.plan import ConversionError
@@ -109,7 +111,7 @@ class ImageProgress:
             self._start = time.monotonic(), done
         if self._display.is_due(done):
             seconds, images = time.monotonic() - self._start[0], done - self._start[1]
-            left = clock((total - done) * seconds / images) if images else "?"
+            left = tqdm.format_interval((total - done) * seconds / images) if images else "?"
             parts = f"{left} left", f"{images / seconds:,.0f} a second" if seconds else "? a second"
             line = f"{done:,} of {plural(total, 'image')}, {parts[1]}, {parts[0]}"
             self._display.show(done, parts, line)

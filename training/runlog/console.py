@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.console import plural, show
-from data_tools.common.progress_bar import ProgressDisplay, clock
+from data_tools.common.progress_bar import ProgressDisplay
 from training.config.run_config import Log, RunConfig
 from training.runlog.epoch_table import EpochRow, EpochTable, Scores
 from training.runlog.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``, or ``m:ss`` below an hour."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def as_json(event: str, values: Mapping[str, Any]) -> str:

@@ -63,6 +63,13 @@ def parse_strict_json(line: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (float("nan"), "?")]
+)
+def test_clock_format(seconds: float, text: str) -> None:
+    assert console.clock(seconds) == text
+
+
 def test_continuation_names_batch_epoch_and_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     common.set_up()
     console.print_continued(Path("runs/x/last.pt"), 3, 12)
@@ -125,12 +132,12 @@ def test_terminal_shows_a_bar_and_clears_it(
         shown.progress(PROGRESS)
         bar = screen("loss 4")
         shown.epoch_done(rows([1, 2, 3])[2])
-        cleared = screen("\r\x1b[J")
+        cleared = screen(" " * 80 + "\r")
     assert " 50 %|" in bar
     assert "156/312, left: epoch 1:15, run 2:05:07, loss 4" in bar
-    assert max(len(line) for line in bar.split("\r\x1b[J")) == 80  # not wrapped
+    assert max(len(line) for line in bar.split("\r")) == 80  # not wrapped
     assert "\n" not in bar
-    assert cleared.endswith("\r\x1b[J")
+    assert cleared.split("\r")[-2:] == [" " * 80, ""]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["epoch", "3"]
 
 
