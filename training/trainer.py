@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-import torch.distributed as dist
 
 from data_tools.common.console import plural
 from training.config.datasets import Datasets
@@ -18,7 +17,7 @@ from training.config.schedule import Phase
 from training.config.startup_checks import unusable_folder
 from training.distributed.launcher import run_in_job
 from training.distributed.stop_signals import StopSignals
-from training.distributed.world import JobError, Preempted, World, from_main, over_ranks
+from training.distributed.world import JobError, Preempted, World, from_main, max_over_ranks
 from training.engine.evaluate import EvaluationStopped, evaluate
 from training.engine.metrics import MetricSums, over_batch, scores_of
 from training.engine.phase_loaders import PhasePrefetcher, check_betons
@@ -223,7 +222,7 @@ class Trainer:
     def check_finite(self, lr: float, px: int) -> None:
         """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
         were bad."""
-        bad = int(over_ranks(self.state.step.longest_bad_run, self.world, dist.ReduceOp.MAX))
+        bad = int(max_over_ranks(self.state.step.longest_bad_run, self.world))
         if bad >= min(MAX_BAD_STEPS, self.state.work.total_batches):
             raise Diverged(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "

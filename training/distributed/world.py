@@ -164,12 +164,19 @@ def _is_consequence(error: Exception) -> bool:
 _SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
 
-def over_ranks(values: torch.Tensor, world: World, op: Any = dist.ReduceOp.SUM) -> torch.Tensor:
-    """The sums of ``values`` over all processes, or what else ``op`` makes of them; every process gets them."""
+def sum_over_ranks(counts: torch.Tensor, world: World) -> torch.Tensor:
+    """``counts`` summed elementwise over all processes, in place; every process gets the sum."""
     if world.ranks > 1:
-        values = values.clone()
-        dist.all_reduce(values, op)
-    return values
+        dist.all_reduce(counts)
+    return counts
+
+
+def max_over_ranks(value: torch.Tensor, world: World) -> torch.Tensor:
+    """The largest ``value`` of all processes, elementwise; every process gets it."""
+    if world.ranks > 1:
+        value = value.clone()
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
 
 
 def gather(value: T, world: World) -> list[T]:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from training.distributed.world import World, over_ranks
+from training.distributed.world import World, sum_over_ranks
 from training.runlog.epoch_table import Scores
 
 
@@ -33,7 +33,7 @@ class MetricSums:
 
     def over_ranks(self, world: World) -> list[float]:
         """The sums over all processes; every process must call it."""
-        sums: list[float] = over_ranks(self.sums, world).tolist()
+        sums: list[float] = sum_over_ranks(self.sums.clone(), world).tolist()
         return sums
 
     def scores(self, world: World) -> Scores:
@@ -46,7 +46,7 @@ def over_batch(losses: list[torch.Tensor], world: World) -> list[float]:
 
     Waits for the device; every process must call it.
     """
-    sums: list[float] = over_ranks(torch.stack(losses).double(), world).tolist()
+    sums: list[float] = sum_over_ranks(torch.stack(losses).double(), world).tolist()
     return [total / world.ranks for total in sums]
 
 

@@ -4,13 +4,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from data_tools.common.files import warn_on_write_error
 from data_tools.common.options import OptionError
-from training.config.continuation import OptionChange, check_changes, differences
+from training.config.continuation import check_changes, differences
 from training.config.startup_checks import unusable_folder
-from training.distributed.world import from_main
+from training.distributed.world import copy_from_main, from_main
 from training.engine.state import TrainState
 from training.model import checkpoint, weights
 
@@ -23,11 +22,21 @@ def resume(state: TrainState) -> Path | None:
     The main process reads, and the others get what it has. OptionError, in every process, if the checkpoint was made
     with other options or cannot be read.
     """
-    found = from_main(lambda: _read(state), state.world)
+    source = from_main(lambda: _read(state), state.world)
+    copy_from_main(state.tensors(), state.world)
+    state.set_plain(from_main(state.plain, state.world))
+    return source
+
+
+def _read(state: TrainState) -> Path | None:
+    run = state.config.run
+    found = checkpoint.load_newest(run.dir)
     if found is None:
         _begin(state)
         return None
-    saved, path, changes = found
+    saved, path = found
+    changes = differences(saved["options"], state.options)
+    check_changes(changes, run.accept_changes, path)
     state.restore(saved)
     at = {"epoch": state.progress.epoch, "batch": state.progress.batch}
     for change in changes:
@@ -36,35 +45,19 @@ def resume(state: TrainState) -> Path | None:
     return path
 
 
-def _read(state: TrainState) -> tuple[dict[str, Any], Path, list[OptionChange]] | None:
-    """The checkpoint to continue from, if there is one, and the options that have changed since."""
-    run = state.config.run
-    found = checkpoint.load_newest(run.dir)
-    if found is None:
-        return None
-    saved, path = found
-    changes = differences(saved["options"], state.options)
-    check_changes(changes, run.accept_changes, path)
-    return saved, path, changes
-
-
 def _begin(state: TrainState) -> None:
     """Begin with random weights, or those of ``run.init_from``, and save them: whatever stops the run from here on, its
     folder has a checkpoint to continue from."""
-    init_from = state.config.run.init_from
-    if init_from is not None:
+    run = state.config.run
+    if run.init_from is not None:
+        classes = state.datasets.classes
         try:
-            given, classes = from_main(lambda: weights.read(init_from), state.world), state.datasets.classes
+            given = weights.read(run.init_from)
             has_new_layer = weights.begin_from(state.model, given, classes)
         except OptionError as error:
             raise OptionError(error.fault, where="run.init_from", remedy=error.remedy) from None
         but = f", but with a new last layer for {len(classes)} classes" if has_new_layer else ""
         logger.info("note: starting from the weights of %s%s", given.source, but)
-    from_main(lambda: _save_beginning(state), state.world)
-
-
-def _save_beginning(state: TrainState) -> None:
-    run = state.config.run
     try:
         run.dir.mkdir(parents=True, exist_ok=True)
         checkpoint.save_last(run.dir, state.to_checkpoint())

@@ -1,6 +1,6 @@
 """The state of a training run in one process: model, optimizer and progress, saved to and restored from checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -120,3 +120,28 @@ class TrainState:
         self.progress = Progress(**saved["progress"])
         self.lengths, self.changes = saved["lengths"], saved["changes"]
         self.sessions = from_plain(saved["sessions"])
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Weights, statistics, momenta and averages, in the same order in every process."""
+        yield from self.model.state_dict().values()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield from (v for v in self.optimizer.state[parameter].values() if isinstance(v, torch.Tensor))
+        if self.ema is not None:
+            yield from self.ema.module.state_dict().values()
+
+    def plain(self) -> dict[str, Any]:
+        """What else a process needs of the main one to continue."""
+        return {
+            "progress": asdict(self.progress),
+            "ema_steps": self.ema.steps if self.ema is not None else 0,
+            "scaler": self.step.scaler.state_dict(),
+        }
+
+    def set_plain(self, values: Mapping[str, Any]) -> None:
+        """Take over another process's `plain`."""
+        self.progress = Progress(**values["progress"])
+        if self.ema is not None:
+            self.ema.steps = values["ema_steps"]
+        if values["scaler"]:
+            self.step.scaler.load_state_dict(values["scaler"])
