@@ -3,8 +3,6 @@
 Names the first difference. The exit status is 0 if there is none, else 1.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence

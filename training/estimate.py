@@ -4,8 +4,6 @@ Takes the images per second of a card from a table, or measures them on this mac
 synthetic images, and what comes before the first, phase by phase and without the loader).
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,20 +16,11 @@ from data_tools.common.errors import program
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import OptionError, nearest, parse
 from training.config.run_config import RunConfig
-from training.config.schedule import Phase
 from training.estimation.cards import CARDS, ENGINE, RATED
 from training.estimation.run_time import PhaseTime, Site, card_times, hours_after, phase_times
 
 GPUS_PER_MACHINE = 8
 CLASSES = 1000
-
-
-def measured_seconds(config: RunConfig, phase: Phase, steps: int = 20) -> tuple[float, float]:
-    """Seconds until the first step, and of a training image, on this machine at ``phase``'s size and batch, with images
-    already on the device."""
-    from training.engine import synthetic_benchmark
-
-    return synthetic_benchmark.measure(config, phase.px, phase.batch_per_gpu, steps)
 
 
 class EstimateOptions(RunConfig):
@@ -103,14 +92,15 @@ def estimated_times(options: EstimateOptions, site: Site) -> tuple[str, list[Pha
     if not options.measure:
         card = CARDS[options.card]
         return f"{options.card}: {card.source}", card_times(schedule, card, site, train, options.val_images)
-    from training.model import networks  # takes seconds to load
+    from training.engine import synthetic_benchmark  # takes seconds to load
+    from training.model import networks
 
     networks.check_sizes(options.model, CLASSES, schedule.phases)
-    measured = {phase: measured_seconds(options, phase) for phase in schedule.phases}
+    seconds = {phase: synthetic_benchmark.measure(options, phase.px, phase.batch_per_gpu) for phase in schedule.phases}
     parameters = sum(each.numel() for each in networks.without_weights(options.model, CLASSES).parameters())
     # The measured steps have their fixed cost.
     software = replace(ENGINE, step_s=0.0, parameters=parameters)
-    times = phase_times(schedule, measured.__getitem__, software, site, train, options.val_images)
+    times = phase_times(schedule, seconds.__getitem__, software, site, train, options.val_images)
     return "measured here, synthetic images on the device", times
 
 

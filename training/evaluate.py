@@ -19,7 +19,6 @@ from pydantic import Field
 from data_tools.common.console import plural, show
 from data_tools.common.errors import program
 from data_tools.common.options import Argument, OptionError, parse
-from data_tools.common.resources import default_workers
 from training.config.datasets import Datasets, read_datasets
 from training.config.phases import MOST_PX, Phase
 from training.config.run_config import RunConfig
@@ -75,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run(options: EvaluateOptions) -> int:
     """Validate in this process, one of the job's; returns the exit status."""
-    from training.distributed.job import run_in_job
+    from training.distributed.launcher import run_in_job
 
     return run_in_job(PROGRAM, options, lambda world, signals: validate(options, world, signals))
 
@@ -84,7 +83,7 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
     """Print the scores of the weights. OptionError if they do not fit, Preempted if a signal asks to stop."""
     from training.distributed.world import Preempted, from_main
     from training.engine.evaluate import EvaluationStopped, evaluate
-    from training.engine.phase_loaders import note_strips, val_loader
+    from training.engine.phase_loaders import note_strips, share_of, val_loader
     from training.engine.state import configure_torch
     from training.engine.step import Predictor
     from training.model import networks, weights
@@ -101,9 +100,7 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
     if given.averaged:
         logger.info("note: the averaged weights (%s) that %s also holds are not read", given.averaged, given.source)
     predict = Predictor(network, dtype, world.device, flip=options.train.flip_tta)
-    workers = options.data.workers or default_workers(world.local_ranks)
-    part = {"rank": world.rank, "ranks": world.ranks, "workers": workers, "device": world.device}
-    with val_loader(options, datasets, options.phase, **part) as loader:
+    with val_loader(options, datasets, options.phase, **share_of(world, options.data)) as loader:
         note_strips(loader)
         try:
             scores = evaluate(predict, loader, world, signals)

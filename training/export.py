@@ -86,9 +86,7 @@ def _network(path: Path, state: dict[str, Any], ema: bool) -> nn.Module:
     if ema and not state["ema"]:
         remedy = "train with --train.ema=0.9999, or leave out --ema"
         raise OptionError("holds no averaged weights", where=path, remedy=remedy)
-    tensors = state["model"]
-    if ema:
-        tensors = {name.removeprefix("module."): t for name, t in state["ema"].items() if name != "n_averaged"}
+    tensors, _ = weights.find(path, state["ema" if ema else "model"])
     classes = tuple(state["classes"])
     try:
         net = Model(arch=check_arch(str(state["arch"])), blurpool=_has_blurpool(state))

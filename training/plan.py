@@ -3,8 +3,6 @@
 Takes every option of train_imagenet.py.
 """
 
-from __future__ import annotations
-
 import csv
 import logging
 import sys
@@ -14,12 +12,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from data_tools.beton.manifest import read_manifest
 from data_tools.common.console import plural
 from data_tools.common.errors import program
 from data_tools.common.files import check_output, partial_file
 from data_tools.common.options import OptionError, parse
-from training.config.datasets import check_batches, check_present
+from training.config.datasets import check_batches, read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase, Schedule, batches_per_epoch
 from training.config.startup_checks import accumulation_steps, known_ranks
@@ -68,15 +65,14 @@ def main(argv: Sequence[str]) -> int:
 
 def images_by_set(options: PlanOptions) -> dict[str, int]:
     """Training images by set: ``train_images`` if given, else from the manifests."""
-    sets = list(dict.fromkeys(phase.data for phase in options.schedule.phases))
+    phases = options.schedule.phases
     if options.train_images is not None:
-        return dict.fromkeys(sets, options.train_images)
-    folder = options.data.dir
+        return dict.fromkeys((phase.data for phase in phases), options.train_images)
     try:
-        check_present(folder, [f"train_{name}" for name in sets])
-        return {name: read_manifest(folder / f"train_{name}.beton").images for name in sets}
+        datasets = read_datasets(options.data.dir, list(dict.fromkeys(f"train_{phase.data}" for phase in phases)))
     except FileNotFoundError as error:
         raise OptionError(str(error), remedy="or give --train_images=1281167") from None
+    return {phase.data: datasets.images(phase) for phase in phases}
 
 
 def shares(options: RunConfig, ranks: int | None, steps: int, gpus: int) -> str:

@@ -3,8 +3,6 @@
 Takes every option of train_imagenet.py. Crops are shown pixel by pixel; small ones are all enlarged by the same factor.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Prints the epochs and a summary, and for runs of one recipe how much they differ
 single file that needs no others.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path

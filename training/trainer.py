@@ -1,7 +1,5 @@
 """The story of a run, from its start or its checkpoint to the last epoch."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math
@@ -17,7 +15,7 @@ from training.config.datasets import Datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
 from training.config.startup_checks import unusable_folder
-from training.distributed.job import run_in_job
+from training.distributed.launcher import run_in_job
 from training.distributed.stop_signals import StopSignals
 from training.distributed.world import JobError, Preempted, World, from_main, max_over_ranks
 from training.engine.evaluate import EvaluationStopped, evaluate
@@ -31,7 +29,6 @@ from training.loader.sample_order import batch_key
 from training.model import networks
 from training.runlog import console
 from training.runlog.epoch_table import EpochRow, Scores, Speed, tells_top5
-from training.runlog.eta import WorkModel
 from training.runlog.run_log import Log, Rates, RunLog, described
 
 PROGRAM = "train_imagenet.py"
@@ -213,13 +210,11 @@ class Trainer:
         return save(self.state, best)
 
     def save_within_epoch(self, stop: bool) -> None:
-        """Save ``last.pt`` and, if ``stop``, end the run."""
         saved = self.save()
         if stop:
             self.stop(f"batch {self.progress.batch} of epoch {self.progress.epoch + 1}", saved)
 
     def stop(self, where: str, saved: bool) -> NoReturn:
-        """End the run as it was asked to."""
         run_dir = self.config.run.dir
         end = f"the same command continues from {run_dir}" if saved else f"nothing was saved; {last_good(run_dir)}"
         raise Preempted(f"stopped at {where}; {end}", self.signals.number, saved)
@@ -228,7 +223,7 @@ class Trainer:
         """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
         were bad."""
         bad = int(max_over_ranks(self.state.step.longest_bad_run, self.world))
-        if bad >= min(MAX_BAD_STEPS, self.state.total_steps()):
+        if bad >= min(MAX_BAD_STEPS, self.state.work.total_batches):
             raise Diverged(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
                 f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",
@@ -240,9 +235,8 @@ class Trainer:
     def open_log(self) -> None:
         """Begin or continue the log, in the main process. OptionError if that cannot be."""
         state, run_dir = self.state, self.config.run.dir
-        work = WorkModel(schedule=self.schedule, images=state.images, gpus=state.accumulation_steps * self.world.ranks)
         try:
-            self.log = RunLog(self.config, self.progress, state.sessions, work, state.lengths)
+            self.log = RunLog(self.config, self.progress, state.sessions, state.work, state.lengths)
         except OSError as error:
             raise unusable_folder(Path(error.filename or run_dir), error) from None
         if self.continued_from is not None:
@@ -266,18 +260,13 @@ class Trainer:
 
     def note_another_batch(self) -> None:
         """Say so if the learning rates are meant for another global batch."""
-        wanted, have = self.config.schedule.gpus, self.state.accumulation_steps * self.world.ranks
+        wanted, have = self.config.schedule.gpus, self.state.gpus
         if wanted == have:
             return
         can_emulate = wanted % self.world.ranks == 0
         remedy = f"--dist.emulate_gpus={wanted} keeps" if can_emulate else f"{plural(wanted, 'process')} would keep"
-        logger.info(
-            "note: the learning rates are meant for %s, and the global batch is that of %s; %s the recipe's batch, or "
-            "give rates for this batch",
-            plural(wanted, "GPU"),
-            have,
-            remedy,
-        )
+        what = f"the learning rates are meant for {plural(wanted, 'GPU')}, and the global batch is that of {have}"
+        logger.info("note: %s; %s the recipe's batch, or give rates for this batch", what, remedy)
 
 
 def rank_of(scores: Scores, classes: int) -> list[float]:

@@ -4,8 +4,6 @@ Give it the options of the training, on the machine that will train. It needs no
 being converted.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -30,7 +28,7 @@ class WarmUpOptions(RunConfig):
 def run(options: WarmUpOptions) -> int:
     """Compile in this process what it will train; every process of the job calls it."""
     from training.distributed.world import world
-    from training.engine.build import build_step
+    from training.engine.build import step_of_run
     from training.engine.state import configure_torch
     from training.model import networks
 
@@ -38,19 +36,10 @@ def run(options: WarmUpOptions) -> int:
     with world(options.dist) as this:
         configure_torch(options.run)
         networks.check_sizes(options.model, options.classes, schedule.phases)
-        accumulated = accumulation_steps(options.dist, this.ranks)
-        step = build_step(
-            options.model,
-            options.train,
-            options.classes,
-            this,
-            highest_lr=schedule.highest_lr,
-            momentum=schedule.momentum(0, 0, 1),
-            accumulation_steps=accumulated,
-        )
+        step = step_of_run(options, options.classes, this)
         # Phases of the same shape have the same code.
-        for px, batch in dict.fromkeys((phase.px, phase.batch_per_gpu * accumulated) for phase in schedule.phases):
-            began = time.perf_counter()
+        for px, batch_per_gpu in dict.fromkeys((phase.px, phase.batch_per_gpu) for phase in schedule.phases):
+            began, batch = time.perf_counter(), batch_per_gpu * step.accumulation_steps
             compiled = step.prepare(px, batch, this.device)
             if this.is_main:
                 how = "compiled" if compiled else "found in the cache"

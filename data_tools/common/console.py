@@ -3,8 +3,6 @@
 A run is worth more than what it prints: lines that cannot be written, to a closed pipe or a full disk, are dropped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """What a file is, by its name and its first bytes."""
 
-from __future__ import annotations
-
 import re
 import stat
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Atomic writes, the lock of a folder, and the limit on open files."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

@@ -1,7 +1,5 @@
 """GPUs: those of this machine as nvidia-smi lists them, and the peak rates of kinds of them."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -4,18 +4,14 @@ A name is its bytes as UTF-8, with a byte that is not UTF-8 as a lone surrogate 
 wherever it comes from and whatever the locale is. Python gives paths and arguments in the encoding of the locale.
 """
 
-from __future__ import annotations
-
 import os
 
 
 def name_of(raw: bytes) -> str:
-    """The name that has these bytes."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def name_bytes(name: str) -> bytes:
-    """The bytes of a name."""
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON can contain

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
+
 from data_tools.common.errors import UserError
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -44,11 +46,10 @@ def check_memory(path: Path, needed: int) -> None:
 
 def available_memory() -> int:
     """Bytes available on the machine, or what the cgroups above this process leave of them."""
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    limits = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    limits: list[int] = [psutil.virtual_memory().available]
     for folder in _cgroups(MEMBERSHIP, CGROUPS):
         limits += _memory_left(folder)
-    return min(limits, default=1 << 62)
+    return min(limits)
 
 
 def _slurm(environment: Mapping[str, str]) -> list[float]:

@@ -1,7 +1,5 @@
 """The entries of `data.augment`: names from two packages, with plain values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

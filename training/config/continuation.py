@@ -3,8 +3,6 @@
 The rule: a run that was stopped and continued must give the same result as one that was not.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

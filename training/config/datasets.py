@@ -1,7 +1,5 @@
 """The betons that a schedule reads, and their manifests."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
     MissingFileError or ManifestError for a beton that is missing or not what its manifest says; OptionError if the
     sets hold different classes.
     """
-    check_present(folder, sets)
+    _check_present(folder, sets)
     manifests = {name: read_manifest(folder / f"{name}.beton") for name in sets}
     first, *others = manifests
     for name in others:
@@ -48,7 +46,7 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
     return Datasets(folder=folder, manifests=manifests, classes=manifests[first].classes)
 
 
-def check_present(folder: Path, sets: Sequence[str]) -> None:
+def _check_present(folder: Path, sets: Sequence[str]) -> None:
     """MissingFileError that names all of these sets (``train_160``, ...) without a beton, and how to make them."""
     missing = [name for name in sets if not (folder / f"{name}.beton").exists()]
     if missing:

@@ -5,8 +5,6 @@
 until the next entry with a rate. Only literals are read; nothing is evaluated.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The configuration of a training run: frozen, typed, checked on construction; from YAML, argv or code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self

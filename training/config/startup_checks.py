@@ -1,7 +1,5 @@
 """Checks that need no torch, which takes seconds to load: a run's files, and how its batch is divided."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping

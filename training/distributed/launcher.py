@@ -1,6 +1,4 @@
-"""Runs a training in as many processes as it needs: in this one, or in one for each GPU."""
-
-from __future__ import annotations
+"""Runs a program in as many processes as it needs, in this one or in one for each GPU, up to its exit status."""
 
 import contextlib
 import ctypes
@@ -8,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -15,13 +14,17 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from data_tools.common.console import show
-from data_tools.common.errors import MISTAKE
+from data_tools.common import console
+from data_tools.common.errors import MISTAKE, UserError, print_error
+from data_tools.common.options import OptionError
 from data_tools.common.resources import default_workers
 from data_tools.common.runtime import open_standard_streams
-from training.config.run_config import Dist
-from training.distributed.stop_signals import SIGNALS, handling
-from training.distributed.world import processes_to_start
+from training.config.run_config import Dist, RunConfig
+from training.distributed.meeting import MeetingError
+from training.distributed.stop_signals import SIGNALS, StopSignals, handling
+from training.distributed.world import JobError, Preempted, World, processes_to_start, world
+
+logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 TORCHS_LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
@@ -70,9 +73,9 @@ def launch(main: Callable[..., int], options: Dist, *arguments: Any) -> int:
                 return MISTAKE
             for number in received:
                 if failure.exitcode in (-number, 128 + number):
-                    show(f"stopped by {signal.Signals(number).name}; nothing was saved", "stderr")
+                    console.show(f"stopped by {signal.Signals(number).name}; nothing was saved", "stderr")
                     return 128 + number
-            show(f"process {rank} failed first, with:\n{_traceback(failure.message)}", "stderr")
+            console.show(f"process {rank} failed first, with:\n{_traceback(failure.message)}", "stderr")
             return 1
     return max(statuses.values())
 
@@ -125,3 +128,27 @@ def _run_recorded(main: Callable[..., int], *arguments: Any) -> int:
 
     open_standard_streams()
     return record(main)(*arguments) or 0
+
+
+def run_in_job(program: str, config: RunConfig, body: Callable[[World, StopSignals], None]) -> int:
+    """Run ``body`` in this process; every process of the job calls it. Returns the exit status.
+
+    An error that the user can fix is printed as one line, by the main process alone if all of them raise it, and by one
+    of each machine if they cannot meet; so is a stop. Anything else is raised with its traceback.
+    """
+    console.set_up()
+    try:
+        with world(config.dist) as this, StopSignals(this, config.run.checkpoint_minutes) as signals:
+            body(this, signals)
+    except (OptionError, JobError, MeetingError) as error:
+        place = "LOCAL_RANK" if isinstance(error, MeetingError) else "RANK"
+        return print_error(program, error) if os.environ.get(place, "0") == "0" else error.status
+    except UserError as error:
+        status = print_error(program, error)
+        if "RANK" in os.environ:  # the others wait for this process, so the launcher must see it fail
+            sys.exit(status)
+        return status
+    except Preempted as stopped:
+        logger.info("%s: %s", program, stopped)
+        return stopped.status
+    return 0

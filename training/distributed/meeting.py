@@ -1,22 +1,16 @@
 """Where the processes of a job meet: before they connect, each says in one store where it is and what it has."""
 
-from __future__ import annotations
-
-import array
 import contextlib
-import fcntl
 import ipaddress
 import json
 import os
 import socket
-import struct
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
@@ -29,7 +23,6 @@ CONNECT_SECONDS = 10.0  # for a connection to a process that is known to listen
 POLL_SECONDS = 0.1
 LEAVE_SECONDS = 1.0  # in which the others read why the job ends; the main process has the store
 MAIN_SECONDS = 20.0  # for the main process's first word in the store that it has opened
-_SIOCGIFCONF, _IFREQ_BYTES = 0x8912, 40
 
 
 class MeetingError(UserError):
@@ -191,19 +184,11 @@ def _own_address_towards(host: str, port: int | None, seconds: float = 0.0) -> s
             time.sleep(POLL_SECONDS)
 
 
-def _interfaces() -> Iterator[tuple[str, str]]:
+def _interfaces() -> list[tuple[str, str]]:
     """(name, address) of this machine's network interfaces, those of IPv4 first."""
-    found = array.array("B", bytes(_IFREQ_BYTES * 1024))
-    with socket.socket() as any_socket:
-        request = struct.pack("iL", len(found), found.buffer_info()[0])
-        size = struct.unpack("iL", fcntl.ioctl(any_socket, _SIOCGIFCONF, request))[0]
-    for start in range(0, size, _IFREQ_BYTES):
-        name = found[start : start + 16].tobytes().partition(b"\0")[0].decode()
-        yield name, socket.inet_ntoa(found[start + 20 : start + 24].tobytes())
-    path = Path("/proc/net/if_inet6")
-    for line in path.read_text().splitlines() if path.exists() else []:
-        packed, *_, name = line.split()
-        yield name, str(ipaddress.IPv6Address(bytes.fromhex(packed)))
+    found = [(name, each) for name, addresses in psutil.net_if_addrs().items() for each in addresses]
+    families = (socket.AF_INET, socket.AF_INET6)
+    return [(name, each.address) for family in families for name, each in found if each.family == family]
 
 
 def _is_loopback(address: str) -> bool:

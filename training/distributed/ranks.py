@@ -1,7 +1,5 @@
 """Which process of a job this is, from what torchrun or SLURM put into the environment."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, MutableMapping
 

@@ -1,7 +1,5 @@
 """Processes: this one's rank, and sums over all of them. A single process needs none of it."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -95,19 +93,12 @@ def ranks_of_job(options: Dist) -> int:
 @contextlib.contextmanager
 def world(options: Dist) -> Iterator[World]:
     """This process's world; if it has more than one process, their process group is open inside the block."""
-    environment = {key: int(os.environ.get(key, default)) for key, default in _SINGLE_PROCESS.items()}
+    rank, ranks, local_rank, local_ranks = (int(os.environ.get(key, alone)) for key, alone in _SINGLE_PROCESS.items())
     _check_restarts()
     cuda = use_cuda(options)
-    local_rank = environment["LOCAL_RANK"]
     # SLURM may let each task see its own GPU alone.
     device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
-    this = World(
-        rank=environment["RANK"],
-        ranks=environment["WORLD_SIZE"],
-        local_rank=local_rank,
-        local_ranks=environment["LOCAL_WORLD_SIZE"],
-        device=device,
-    )
+    this = World(rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=device)
     if cuda:
         torch.cuda.set_device(device)
     elif this.is_main and (why := on_cpu_for_want_of_gpus(options)):

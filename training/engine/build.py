@@ -1,12 +1,12 @@
 """Builds the step that trains a network, the same for a run, for its warm-up and for benchmarks."""
 
-from __future__ import annotations
-
 import warnings
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.config.run_config import RunConfig
+from training.config.startup_checks import accumulation_steps
 from training.config.train_config import Model, Train
 from training.distributed.world import World
 from training.engine.compilation import compile_mode
@@ -42,6 +42,20 @@ def build_step(
         mixing=MixupCutmix(train.mixup, train.cutmix, classes),
         rank=world.rank,
         ranks=world.ranks,
+    )
+
+
+def step_of_run(config: RunConfig, classes: int, world: World) -> TrainStep:
+    """The step that a run trains, and that its warm-up compiles."""
+    schedule = config.schedule
+    return build_step(
+        config.model,
+        config.train,
+        classes,
+        world,
+        highest_lr=schedule.highest_lr,
+        momentum=schedule.momentum(0, 0, 1),
+        accumulation_steps=accumulation_steps(config.dist, world.ranks),
     )
 
 

@@ -1,7 +1,5 @@
 """How a step is compiled: the mode of torch.compile, and Inductor's cache on disk."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Validation: exact top-1 and top-5, counting each image once."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

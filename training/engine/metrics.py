@@ -1,7 +1,5 @@
 """Loss and accuracy as sums on the device."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The loaders of a run's phases; those of the next phase are opened during the last epoch of the current one."""
 
-from __future__ import annotations
-
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from data_tools.common.options import OptionError
 from data_tools.common.resources import OutOfMemoryError, default_workers
 from training.config.datasets import Datasets
 from training.config.phases import LONGEST
-from training.config.run_config import RunConfig
+from training.config.run_config import Data, RunConfig
 from training.config.schedule import Phase
+from training.distributed.world import World
 from training.engine.state import TrainState
 from training.loader import augmentation
 from training.loader.loaders import TrainLoader, ValLoader
@@ -26,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PhaseLoaders:
-    """The training and validation loaders of a phase."""
-
     training: TrainLoader
     validation: ValLoader
 
@@ -53,7 +50,8 @@ def train_loader(
         page_window=config.data.page_window,
         augment=operations,
         on_device=modules,
-        **_reader_options(config, datasets),
+        classes=len(datasets.classes),
+        checksums=config.data.checksums,
         **options,
     )
 
@@ -66,14 +64,10 @@ def val_loader(config: RunConfig, datasets: Datasets, phase: Phase, **options: A
         resize=phase.val_resize,
         batch=phase.val_batch,
         rectangular=phase.rectangular_val,
-        **_reader_options(config, datasets),
+        classes=len(datasets.classes),
+        checksums=config.data.checksums,
         **options,
     )
-
-
-def _reader_options(config: RunConfig, datasets: Datasets) -> dict[str, Any]:
-    """How every beton is opened."""
-    return {"classes": len(datasets.classes), "checksums": config.data.checksums}
 
 
 def note_strips(loader: ValLoader) -> None:
@@ -83,14 +77,10 @@ def note_strips(loader: ValLoader) -> None:
         logger.info("note: a rectangle is at most %d times its shorter side; cropped to that: %s", LONGEST, which)
 
 
-def loader_options(state: TrainState) -> dict[str, Any]:
+def share_of(world: World, data: Data) -> dict[str, Any]:
     """Rank, device and number of threads of this process's loaders."""
-    return {
-        "rank": state.world.rank,
-        "ranks": state.world.ranks,
-        "workers": state.config.data.workers or default_workers(state.world.local_ranks),
-        "device": state.world.device,
-    }
+    workers = data.workers or default_workers(world.local_ranks)
+    return {"rank": world.rank, "ranks": world.ranks, "workers": workers, "device": world.device}
 
 
 def check_betons(state: TrainState) -> None:
@@ -121,12 +111,12 @@ def check_betons(state: TrainState) -> None:
 
 
 def _training(state: TrainState, phase: Phase) -> TrainLoader:
-    batch = phase.batch_per_gpu * state.accumulation_steps
-    return train_loader(state.config, state.datasets, phase, batch=batch, **loader_options(state))
+    batch = phase.batch_per_gpu * state.step.accumulation_steps
+    return train_loader(state.config, state.datasets, phase, batch=batch, **share_of(state.world, state.config.data))
 
 
 def _validation(state: TrainState, phase: Phase) -> ValLoader:
-    return val_loader(state.config, state.datasets, phase, **loader_options(state))
+    return val_loader(state.config, state.datasets, phase, **share_of(state.world, state.config.data))
 
 
 def open_phase(state: TrainState, phase: Phase) -> PhaseLoaders:

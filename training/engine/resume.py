@@ -1,12 +1,11 @@
 """Where a run begins, at its folder's checkpoint or at the start, and how it saves."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from data_tools.common.files import warn_on_write_error
 from data_tools.common.options import OptionError
 from training.config.continuation import check_changes, differences
 from training.config.startup_checks import unusable_folder
@@ -51,10 +50,14 @@ def _begin(state: TrainState) -> None:
     folder has a checkpoint to continue from."""
     run = state.config.run
     if run.init_from is not None:
+        classes = state.datasets.classes
         try:
-            state.begin_from(weights.read(run.init_from))
+            given = weights.read(run.init_from)
+            has_new_layer = weights.begin_from(state.model, given, classes)
         except OptionError as error:
             raise OptionError(error.fault, where="run.init_from", remedy=error.remedy) from None
+        but = f", but with a new last layer for {len(classes)} classes" if has_new_layer else ""
+        logger.info("note: starting from the weights of %s%s", given.source, but)
     try:
         run.dir.mkdir(parents=True, exist_ok=True)
         checkpoint.save_last(run.dir, state.to_checkpoint())
@@ -86,12 +89,10 @@ def _save(state: TrainState, best: list[float] | None) -> bool:
 
 def _written(name: str, write: Callable[[], None]) -> bool:
     """Whether ``write`` could; else there is a warning."""
-    try:
+    with warn_on_write_error(name):
         write()
-    except OSError as error:
-        logger.warning("%s not written: %s", name, error)
-        return False
-    return True
+        return True
+    return False
 
 
 def last_good(run_dir: Path) -> str:

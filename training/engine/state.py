@@ -1,8 +1,5 @@
 """The state of a training run in one process: model, optimizer and progress, saved to and restored from checkpoints."""
 
-from __future__ import annotations
-
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,17 +9,15 @@ import torch
 from training.config.continuation import options_of_result
 from training.config.datasets import Datasets
 from training.config.run_config import Run, RunConfig, as_mapping
-from training.config.schedule import Phase, batches_per_epoch
-from training.config.startup_checks import accumulation_steps
+from training.config.schedule import Phase
 from training.distributed.world import World, gather
-from training.engine.build import build_step
+from training.engine.build import step_of_run
 from training.engine.step import Predictor, begin_momentum
-from training.model import resnet, weights
+from training.model import resnet
 from training.model.moving_average import MovingAverage
+from training.runlog.eta import WorkModel
 from training.runlog.progress import Progress
 from training.runlog.sessions import Session, as_plain, from_plain, session_here
-
-logger = logging.getLogger(__name__)
 
 
 def configure_torch(run: Run) -> None:
@@ -41,23 +36,17 @@ class TrainState:
         self.config, self.datasets, self.world = config, datasets, world
         self.schedule = config.schedule
         self.progress = Progress()
-        self.accumulation_steps = accumulation_steps(config.dist, world.ranks)
         torch.manual_seed(config.run.seed)
         train = config.train
-        self.step = build_step(
-            config.model,
-            train,
-            len(datasets.classes),
-            world,
-            highest_lr=self.schedule.highest_lr,
-            momentum=self.schedule.momentum(0, 0, 1),
-            accumulation_steps=self.accumulation_steps,
-        )
+        self.step = step_of_run(config, len(datasets.classes), world)
+        self.gpus = self.step.accumulation_steps * world.ranks  # that share the global batch
+        self.images = {name: manifest.images for name, manifest in datasets.manifests.items()}  # by set (``train_160``)
+        self.work = WorkModel(schedule=self.schedule, images=self.images, gpus=self.gpus)
         self.model, self.optimizer, dtype = self.step.model, self.step.optimizer, self.step.dtype
         self.options = options_of_result(
             config,
             amp=resnet.amp_name(dtype),
-            gpus=self.accumulation_steps * world.ranks,
+            gpus=self.gpus,
             digests={name: manifest.digest for name, manifest in datasets.manifests.items()},
             classes=len(datasets.classes),
         )
@@ -72,16 +61,7 @@ class TrainState:
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
 
     def global_batch(self, phase: Phase) -> int:
-        return phase.batch_per_gpu * self.accumulation_steps * self.world.ranks
-
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        gpus = self.accumulation_steps * self.world.ranks
-        batches = (
-            (phase.end - phase.start) * batches_per_epoch(self.datasets.images(phase), phase.batch_per_gpu, gpus)
-            for phase in self.schedule.phases
-        )
-        return sum(batches)
+        return phase.batch_per_gpu * self.gpus
 
     def is_sound(self) -> bool:
         """Whether training can continue from here: every weight, statistic and momentum is finite."""
@@ -107,12 +87,11 @@ class TrainState:
         }
 
     def begin_session(self) -> None:
-        """Add this start of the run to its sessions."""
         on_gpu = self.world.device.type == "cuda"
         cards = gather(torch.cuda.get_device_name(self.world.device) if on_gpu else "", self.world)
         session = session_here(
-            epoch=self.progress.epoch,
-            hours=self.progress.seconds / 3600,
+            from_epoch=self.progress.epoch,
+            from_hours=self.progress.seconds / 3600,
             processes=self.world.ranks,
             gpus=[name for name in cards if name],
             precision=str(resnet.amp_dtype(self.config.train.amp, self.world.device)).removeprefix("torch."),
@@ -120,17 +99,6 @@ class TrainState:
             images=self.images,
         )
         self.sessions = (*self.sessions, session)
-
-    @property
-    def images(self) -> dict[str, int]:
-        """Images by set (``train_160``)."""
-        return {name: manifest.images for name, manifest in self.datasets.manifests.items()}
-
-    def begin_from(self, given: weights.Weights) -> None:
-        """Begin with weights of another run, on this one's schedule."""
-        has_new_layer = weights.begin_from(self.model, given, self.datasets.classes)
-        but = f", but with a new last layer for {len(self.datasets.classes)} classes" if has_new_layer else ""
-        logger.info("note: starting from the weights of %s%s", given.source, but)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``saved``, with this run's options."""

@@ -1,7 +1,5 @@
 """Benchmark of training steps alone, on synthetic images that are on the device already."""
 
-from __future__ import annotations
-
 import time
 
 import torch
@@ -43,7 +41,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(config: RunConfig, px: int, batch: int, steps: int) -> tuple[float, float]:
+def measure(config: RunConfig, px: int, batch: int, steps: int = 20) -> tuple[float, float]:
     """Seconds until the first step, compiling included, and seconds per image over ``steps`` steps of the run's network
     and options, after two to warm up."""
     device = torch.device("cuda" if use_cuda(config.dist) else "cpu")

@@ -1,7 +1,5 @@
 """Where an epoch's time went, and how well it used the hardware."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Cards, and how fast they train a ResNet-50: published figures, each with its source."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

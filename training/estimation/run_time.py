@@ -5,8 +5,6 @@ card's work is the forward pass, a third of the computation; then the backward p
 whichever is longer; then what a step costs whatever its batch is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

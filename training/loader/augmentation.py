@@ -1,7 +1,5 @@
 """`data.augment`: augmentations by name, from FFCV on the host and from torchvision on the device."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib

@@ -75,7 +75,6 @@ class BetonReader:
         return tasks
 
     def pages(self, samples: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
-        """The page of the file that holds each sample."""
         at = self._tasks["at"] if samples is None else self._tasks["at"][samples]
         return at // np.uint64(self.page_bytes)
 

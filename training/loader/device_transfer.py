@@ -1,7 +1,5 @@
 """Host memory for batches, and their way to the GPU: pinned memory, a separate stream, uint8."""
 
-from __future__ import annotations
-
 import weakref
 
 import numpy as np

@@ -5,8 +5,6 @@ native threads are what works ahead; what is left to do for a batch takes a frac
 a batch does it for those that are decoded.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Self

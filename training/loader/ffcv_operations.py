@@ -1,11 +1,4 @@
-"""Operations for FFCV's Loader: the project's crops and decoding.
-
-    decode = DecodeBatch("data/beton/train_160.beton", RandomCrops(px=128, seed=0))
-    pipelines = {"image": [decode, Cutout(8), ToTensor(), ToTorchImage()]}
-    loader = Loader("data/beton/train_160.beton", pipelines=pipelines, ...)
-    for epoch in range(epochs):
-        decode.set_epoch(epoch)
-        for images, labels in checked(loader):
+"""Operations for FFCV's Loader: the project's crops and decoding, as in docs/FROM_PYTHON.md.
 
 `training.loader.TrainLoader` is such a Loader, with the order, the iterator and the way to the device.
 """

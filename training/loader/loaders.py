@@ -1,7 +1,5 @@
 """A beton in, batches on the device out: the loader of a training and that of a validation."""
 
-from __future__ import annotations
-
 import math
 import weakref
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A run folder keeps ``last.pt``, ``previous.pt`` (the one before) and ``best.pt``
 CRC-32 of every member is verified before anything is read from it.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import re
@@ -27,7 +25,6 @@ WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` atomically."""
     with partial_file(path) as partial:
         write(partial, {"version": VERSION, **state})
 

@@ -1,7 +1,5 @@
 """The training losses."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """MixUp and CutMix of a batch on the device."""
 
-from __future__ import annotations
-
 import torch
 from torchvision.transforms import v2
 

@@ -1,7 +1,5 @@
 """Averaged weights: an exponential moving average of a model's parameters and BatchNorm statistics."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The network of a run: a ResNet with this project's options, or another of torchvision or timm as published."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any

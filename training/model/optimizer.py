@@ -1,7 +1,5 @@
 """SGD as ``train`` describes it, with weight decay in the gradient or beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ResNets with this project's options; the parameters of any network with and without weight decay; precision."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -5,8 +5,6 @@ One rule for all: the state dict is what the file holds, or is under one of `ENT
 stripped as long as it is one of `PREFIXES`; the names that remain must be those of the network's parameters.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -71,7 +69,7 @@ def read(path: Path) -> Weights:
             content = checkpoint.read(path)
         if isinstance(content, Mapping) and content.keys() >= OURS:
             classes = checkpoint.check_version(path, content)["classes"]
-    tensors, averaged = _find(path, content)
+    tensors, averaged = find(path, content)
     return Weights(source=path, tensors=tensors, classes=classes and tuple(classes), averaged=averaged)
 
 
@@ -104,7 +102,7 @@ def import_safetensors(where: object) -> ModuleType:
     return safetensors
 
 
-def _find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
+def find(path: Path, content: object) -> tuple[dict[str, torch.Tensor], str]:
     """The state dict in what was read from ``path``, and the entry of averaged weights beside it, if any.
 
     OptionError if there is no state dict.

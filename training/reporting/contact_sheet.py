@@ -1,7 +1,5 @@
 """Draws rows of labelled crops as one picture, every pixel unchanged or enlarged by a whole number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +35,10 @@ class Row:
 
 
 def per_row(width: int) -> int:
-    """How many crops of ``width`` pixels fit side by side."""
     return max(1, (ROOM + GAP) // (width + GAP))
 
 
 def fit(crops: Sequence[Crop], zoom: int) -> bool:
-    """Whether these crops fit side by side."""
     return sum(int(crop.pixels.shape[1]) * zoom + GAP for crop in crops) - GAP <= ROOM
 
 

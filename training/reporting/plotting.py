@@ -30,7 +30,6 @@ DARK = _palette(
 
 
 def variables(palette: dict[str, str]) -> str:
-    """The colours as CSS variables."""
     return "; ".join(f"--{name}: {colour}" for name, colour in palette.items())
 
 

@@ -1,7 +1,5 @@
 """The report of runs as one HTML file that needs nothing else: light and dark, wide and narrow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path

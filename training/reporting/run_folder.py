@@ -1,7 +1,5 @@
 """A run as its folder records it, and a summary of it."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """Runs of one recipe as a sample: how much they differ, and how many reach the target."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,13 +1,10 @@
 """The console output of a run: a line per epoch on standard output, and progress within an epoch."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +15,6 @@ from training.runlog.epoch_table import EpochRow, EpochTable, Scores
 from training.runlog.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProgressSnapshot:
-    """Progress within ``epoch`` (from 1) of ``epochs``, after ``batch`` of ``batches``: ``loss`` of the batches
-    since it was last read, ``images_per_s`` of the whole job and ``data_wait_percent`` over what this process trained
-    of the epoch; the seconds left are nan while unknown."""
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    px: int
-    loss: float
-    lr: float
-    images_per_s: float
-    data_wait_percent: float
-    epoch_seconds_left: float
-    run_seconds_left: float
-
-
-def time_left(snapshot: ProgressSnapshot) -> list[str]:
-    return [f"left: epoch {clock(snapshot.epoch_seconds_left)}", f"run {clock(snapshot.run_seconds_left)}"]
-
-
-def measurements(snapshot: ProgressSnapshot) -> list[str]:
-    return [
-        f"loss {snapshot.loss:.3f}",
-        f"lr {snapshot.lr:.4g}",
-        f"{snapshot.images_per_s:.0f} img/s",
-        f"waiting {snapshot.data_wait_percent:.0f} %",
-    ]
 
 
 def clock(seconds: float) -> str:
@@ -85,14 +50,9 @@ def note_left_out(at: Progress, images: int, global_batch: int, steps: int) -> N
     """Say how many of its ``images`` an epoch leaves out if it began with another batch, which does not divide the
     same."""
     if steps * global_batch < at.epoch_images - at.images:
-        logger.info(
-            "note: the rest of epoch %d is %s of %d; %d of its %s are left out",
-            at.epoch + 1,
-            plural(steps, "batch"),
-            global_batch,
-            images - at.images - steps * global_batch,
-            plural(images, "image"),
-        )
+        rest = f"the rest of epoch {at.epoch + 1} is {plural(steps, 'batch')} of {global_batch}"
+        left_out = images - at.images - steps * global_batch
+        logger.info("note: %s; %d of its %s are left out", rest, left_out, plural(images, "image"))
 
 
 def note_not_finite(epoch: int, scores: Mapping[str, Scores]) -> None:
@@ -100,13 +60,8 @@ def note_not_finite(epoch: int, scores: Mapping[str, Scores]) -> None:
     are of."""
     for kind, each in scores.items():
         if each.finite < each.images:
-            logger.info(
-                "note: the %s loss of epoch %d is the mean over %d of %s; that of the others is not finite",
-                kind,
-                epoch,
-                each.finite,
-                plural(each.images, "image"),
-            )
+            over = f"{each.finite} of {plural(each.images, 'image')}; that of the others is not finite"
+            logger.info("note: the %s loss of epoch %d is the mean over %s", kind, epoch, over)
 
 
 def print_end(config: RunConfig, epochs: int) -> None:
@@ -126,43 +81,36 @@ def print_complete(config: RunConfig, epochs: int) -> None:
         show(f"{run_dir}: complete after {plural(epochs, 'epoch')}; to train again, give another --run.dir")
 
 
-class Console:
+class Console(ProgressDisplay):
     """Prints epochs to standard output, as ``table`` has them or as JSON objects. Progress goes there as JSON;
     otherwise to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
     def __init__(self, options: Log, table: EpochTable | None = None) -> None:
         self._json = options.format == "json"
         self._table = table or EpochTable()
-        self._display = ProgressDisplay(options.seconds, lines_to_stdout=self._json)
+        super().__init__(options.seconds, lines_to_stdout=self._json)
         if not self._json:
             show(self._table.heading)
 
     def epoch_begins(self, epoch: int, batch: int, batches: int) -> None:
-        self._display.begin(batches, batch, f"epoch {epoch}")
-
-    def is_due(self) -> bool:
-        """Whether it is time to show progress."""
-        return self._display.is_due()
-
-    def advance(self, batch: int) -> None:
-        """The bar moves on between two reports of :meth:`progress`, since reading the metrics waits for the device."""
-        self._display.advance(batch)
+        self.begin(batches, batch, f"epoch {epoch}")
 
     def validating(self, batches: int) -> None:
         """All ``batches`` of the epoch are trained."""
-        self._display.show(batches, ["validating"])
+        self.show(batches, ["validating"])
 
-    def progress(self, snapshot: ProgressSnapshot) -> None:
-        left, measured = time_left(snapshot), measurements(snapshot)
-        share = 100 * snapshot.batch // snapshot.batches
-        where = f"epoch {snapshot.epoch}/{snapshot.epochs}, {share} % of {plural(snapshot.batches, 'batch')}"
-        text = f"{where}, {snapshot.px} px: {', '.join([*measured, *left])}"
-        line = as_json("progress", asdict(snapshot)) if self._json else text
-        self._display.show(snapshot.batch, [*left, *measured], line)
+    def progress(self, at: Mapping[str, Any]) -> None:
+        """Show what a line of JSON has about progress: ``batch`` of ``batches`` in ``epoch`` (from 1) of ``epochs``,
+        ``px``, ``loss``, ``lr``, ``images_per_s``, ``data_wait_percent``, ``epoch_seconds_left``, ``run_seconds_left``;
+        those left are nan while unknown."""
+        left = [f"left: epoch {clock(at['epoch_seconds_left'])}", f"run {clock(at['run_seconds_left'])}"]
+        rates = [f"{at['images_per_s']:.0f} img/s", f"waiting {at['data_wait_percent']:.0f} %"]
+        measured = [f"loss {at['loss']:.3f}", f"lr {at['lr']:.4g}", *rates]
+        share = 100 * at["batch"] // at["batches"]
+        where = f"epoch {at['epoch']}/{at['epochs']}, {share} % of {plural(at['batches'], 'batch')}, {at['px']} px"
+        line = as_json("progress", at) if self._json else f"{where}: {', '.join([*measured, *left])}"
+        self.show(at["batch"], [*left, *measured], line)
 
     def epoch_done(self, row: EpochRow) -> None:
         self.close()
         show(as_json("epoch", row.flat()) if self._json else self._table.line(row))
-
-    def close(self) -> None:
-        self._display.close()

@@ -1,32 +1,22 @@
 """The tables of a run, ``epochs.csv`` and ``steps.csv``: rows are only ever appended."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from data_tools.common.files import append_whole, warn_on_write_error, write_atomically
 from data_tools.common.options import OptionError
 
-
-class TableRow(Protocol):
-    """A row of a table, and where it stands there."""
-
-    @property
-    def position(self) -> Any: ...
-
-
-R = TypeVar("R", bound=TableRow)
+COUNTS = {"epoch", "batch", "px", "global_batch"}  # the other columns are fractions
 
 
 class CsvLog:
     """Appends rows to the table at ``path``, which keeps its first ``length`` bytes: those that it had when the
-    checkpoint was saved that the run continues from. 0, or a file that is not there, begins a new table with ``lines``.
+    checkpoint was saved that the run continues from. 0, or a file that is not there, begins it anew with ``lines``.
 
     Rows that cannot be written, as to a full disk, are written with the next ones.
     """
@@ -43,7 +33,6 @@ class CsvLog:
             self.length = len(begun)
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
-        """Append the cells of ``rows``."""
         self._unwritten += "".join(f"{','.join(cells)}\n" for cells in rows)
         with warn_on_write_error(self.path.name):
             append_whole(self.path, self._unwritten.encode())
@@ -51,12 +40,17 @@ class CsvLog:
             self._unwritten = ""
 
 
-def read_table(path: Path, columns: Sequence[str], parse: Callable[[dict[str, str]], R]) -> list[R]:
-    """The rows of the table at ``path``, each made by ``parse`` from its cells by column. OptionError if it is damaged.
+def numbers(cells: Mapping[str, str]) -> dict[str, Any]:
+    """The cells of a row by column, as numbers."""
+    return {column: int(cell) if column in COUNTS else float(cell) for column, cell in cells.items()}
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the table at ``path``, numbers by column. OptionError if it is damaged.
 
     A last line without its end is still being written, and left out.
     """
-    rows: list[R] = []
+    rows: list[dict[str, Any]] = []
     try:
         text = path.read_text(encoding="utf-8-sig")  # a spreadsheet may have saved it
         table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), strict=True)
@@ -65,8 +59,9 @@ def read_table(path: Path, columns: Sequence[str], parse: Callable[[dict[str, st
         for cells in table:
             if None in cells or None in cells.values():
                 raise ValueError(f"not {len(columns)} cells")
-            rows.append(parse(cells))
-        if any(a.position >= b.position for a, b in pairwise(rows)):
+            rows.append(numbers({column: cells[column] for column in columns}))
+        places = [(row["epoch"], row.get("batch", 0)) for row in rows]
+        if any(a >= b for a, b in pairwise(places)):
             raise ValueError("not in order")
     except (ValueError, csv.Error) as error:
         what = f"damaged, or of another version (row {len(rows) + 1}: {error})"

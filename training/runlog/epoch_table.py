@@ -1,7 +1,5 @@
 """The table of a run's epochs: its rows, its file ``epochs.csv``, and its lines on the console."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common.imagenet import IMAGENET_IMAGES
-from training.runlog.csv_log import read_table
+from training.runlog.csv_log import numbers, read_table
 
 EPOCHS = "epochs.csv"
 CONFIG = "config.json"
-COUNTS = {"epoch", "px", "global_batch"}  # the other columns are fractions
 TOP5_CLASSES = 25  # up to here a guess has one chance in five or better
 
 
@@ -70,10 +67,6 @@ class EpochRow:
     val_loss: float
     speed: Speed
 
-    @property
-    def position(self) -> int:
-        return self.epoch
-
     def cells(self) -> list[str]:
         """As in ``epochs.csv``."""
         return [str(value) if isinstance(value, int) else f"{value:.8g}" for value in self.flat().values()]
@@ -96,13 +89,16 @@ class PastEpoch:
     eval_seconds: float
 
     @property
+    def row(self) -> EpochRow:
+        return _row(numbers(dict(zip(COLUMNS, self.line.split(","), strict=True))))
+
+    @property
     def scalars(self) -> dict[str, float]:
         """What TensorBoard gets of it."""
-        row = _row(dict(zip(COLUMNS, self.line.split(","), strict=True)))
         return {
-            "losses/test_1": row.top1,
-            "losses/test_5": row.top5,
-            "losses/test_xent": row.val_loss,
+            "losses/test_1": self.row.top1,
+            "losses/test_5": self.row.top5,
+            "losses/test_xent": self.row.val_loss,
             "times/eval_sec": self.eval_seconds,
         }
 
@@ -168,10 +164,10 @@ class EpochTable:
 def read_epochs(run_dir: Path) -> list[EpochRow]:
     """The rows of a run folder's ``epochs.csv``; none if there is no such file. OptionError if it is damaged."""
     path = run_dir / EPOCHS
-    return read_table(path, COLUMNS, _row) if path.is_file() else []
+    return [_row(each) for each in read_table(path, COLUMNS)] if path.is_file() else []
 
 
-def _row(cells: dict[str, str]) -> EpochRow:
-    numbers: dict[str, Any] = {name: int(cells[name]) if name in COUNTS else float(cells[name]) for name in COLUMNS}
-    speed = Speed(**{field.name: numbers.pop(field.name) for field in fields(Speed)})
-    return EpochRow(**numbers, speed=speed)
+def _row(values: dict[str, Any]) -> EpochRow:
+    """The inverse of :meth:`EpochRow.flat`."""
+    speed = Speed(**{field.name: values.pop(field.name) for field in fields(Speed)})
+    return EpochRow(**values, speed=speed)

@@ -1,7 +1,5 @@
 """Estimates the time left of a run from the schedule's work and the rate so far."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,6 +22,10 @@ class WorkModel:
         """Training batches of ``epoch`` (from 0)."""
         phase = self.schedule.phase(epoch)
         return batches_per_epoch(self.images[f"train_{phase.data}"], phase.batch_per_gpu, self.gpus)
+
+    @property
+    def total_batches(self) -> int:
+        return sum(self.batches(epoch) for epoch in range(self.schedule.epochs))
 
     def of_batch(self, epoch: int) -> int:
         phase = self.schedule.phase(epoch)

@@ -1,7 +1,5 @@
 """What started a run: the command, and the commit of the sources."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess
@@ -14,7 +12,6 @@ COMMAND = "TRAIN_IMAGENET_COMMAND"
 
 
 def command() -> str:
-    """The command that started this run."""
     return os.environ.get(COMMAND) or shlex.join(sys.orig_argv)
 
 

@@ -1,7 +1,5 @@
 """How far a run is: all that changes in it besides the tensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,9 +39,7 @@ class Progress:
         return self.images / global_batch, self.epoch_images / global_batch
 
     def end_epoch(self) -> None:
-        """Go to the start of the next epoch."""
         self.epoch, self.batch, self.images, self.sums = self.epoch + 1, 0, 0, list(NO_SUMS)
 
     def add(self, sums: list[float]) -> None:
-        """Add metric sums of more batches of the epoch."""
         self.sums = [before + more for before, more in zip(self.sums, sums, strict=True)]

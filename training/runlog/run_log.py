@@ -1,7 +1,5 @@
 """The log of a run: config, environment, epochs.csv, steps.csv, TensorBoard events, W&B and the console."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time
@@ -12,7 +10,7 @@ from typing import Protocol
 from data_tools.common.files import warn_on_write_error, write_atomically
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
-from training.runlog.console import Console, ProgressSnapshot
+from training.runlog.console import Console
 from training.runlog.csv_log import CsvLog
 from training.runlog.epoch_table import (
     COLUMNS,
@@ -22,7 +20,6 @@ from training.runlog.epoch_table import (
     EpochTable,
     PastEpoch,
     Scores,
-    read_epochs,
     validation_images,
 )
 from training.runlog.eta import EtaEstimator, WorkModel
@@ -79,8 +76,8 @@ class Log:
 
 
 class RunLog(Log):
-    """The log of the main process, from ``progress`` on; ``lengths`` of the tables are those in the checkpoint that the
-    run continues from. OptionError for a damaged table, or if wandb refuses."""
+    """The log of the main process, from ``progress`` on, which has the complete epochs; ``lengths`` has that of the
+    table of steps when the checkpoint was saved that the run continues from. OptionError if wandb refuses."""
 
     def __init__(
         self,
@@ -95,10 +92,8 @@ class RunLog(Log):
         self.dir = config.run.dir
         self.progress, self.eta = progress, EtaEstimator(work)
         history = [PastEpoch(**each) for each in progress.history]
-        lines = [each.line for each in history]
-        self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lengths.get(EPOCHS, 0), lines)
+        self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lines=[each.line for each in history])
         self.steps = CsvLog(self.dir / STEPS, STEP_COLUMNS, lengths.get(STEPS, 0))
-        earlier = read_epochs(self.dir)
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config))
@@ -114,12 +109,12 @@ class RunLog(Log):
             for each in history:
                 self._scalars(each.scalars, each.images_seen, each.ended)
         self.console = Console(config.log, EpochTable(images=validation_images(work.images)))
-        for row in earlier:
-            self.console.epoch_done(row)
+        for each in history:
+            self.console.epoch_done(each.row)
 
     @property
     def lengths(self) -> Mapping[str, int]:
-        return {EPOCHS: self.epochs.length, STEPS: self.steps.length}
+        return {STEPS: self.steps.length}
 
     def close(self) -> None:
         self.console.close()
@@ -150,7 +145,7 @@ class RunLog(Log):
         self._images_before, self._batches, self._global_batch = at.images_seen, batches, global_batch
 
     def batch_done(self) -> None:
-        self.console.advance(self.progress.batch)
+        self.console.advance(self.progress.batch)  # reading the metrics would wait for the device
 
     def batches_done(self, rates: Sequence[Rates], losses: Sequence[float], scores: Scores, times: StepTimes) -> None:
         at, steps, (lr, momentum) = self.progress, len(times.marks) - 1, rates[-1]
@@ -170,24 +165,26 @@ class RunLog(Log):
             values["sizes/momentum"] = momentum
         self._scalars(values)
         if self.console.is_due():
-            self.console.progress(self._snapshot(lr, scores.loss, times))
+            self.console.progress(self._progress_values(lr, scores.loss, times))
 
-    def _snapshot(self, lr: float, loss: float, times: StepTimes) -> ProgressSnapshot:
+    def _progress_values(self, lr: float, loss: float, times: StepTimes) -> dict[str, float]:
+        """Progress within the epoch: ``loss`` of the batches since it was last read, images a second of the whole job,
+        and the share of time that this process waited, over what it trained of the epoch."""
         at, schedule, seconds = self.progress, self.eta.work.schedule, times.elapsed()
         epoch_left, run_left = self.eta.left(at.epoch, at.images / self._global_batch, at.seconds)
-        return ProgressSnapshot(
-            epoch=at.epoch + 1,
-            epochs=schedule.epochs,
-            batch=at.batch,
-            batches=self._batches,
-            px=schedule.phase(at.epoch).px,
-            loss=loss,
-            lr=lr,
-            images_per_s=(at.images_seen - self._images_before) / seconds,
-            data_wait_percent=100 * times.starved() / seconds,
-            epoch_seconds_left=epoch_left,
-            run_seconds_left=run_left,
-        )
+        return {
+            "epoch": at.epoch + 1,
+            "epochs": schedule.epochs,
+            "batch": at.batch,
+            "batches": self._batches,
+            "px": schedule.phase(at.epoch).px,
+            "loss": loss,
+            "lr": lr,
+            "images_per_s": (at.images_seen - self._images_before) / seconds,
+            "data_wait_percent": 100 * times.starved() / seconds,
+            "epoch_seconds_left": epoch_left,
+            "run_seconds_left": run_left,
+        }
 
     def validation_begins(self) -> None:
         self.console.validating(self.progress.batch)

@@ -1,9 +1,6 @@
 """Where a run was trained: a session for each of its starts. The checkpoint holds them, and ``environment.json`` shows
 them."""
 
-from __future__ import annotations
-
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -66,7 +64,6 @@ def from_plain(values: Sequence[Mapping[str, Any]]) -> tuple[Session, ...]:
 
 
 def write_sessions(run_dir: Path, sessions: Sequence[Session]) -> None:
-    """Write the run folder's ``environment.json``."""
     write_atomically(run_dir / ENVIRONMENT, _SESSIONS.dump_json(tuple(sessions), indent=2) + b"\n")
 
 
@@ -93,35 +90,21 @@ def hardware(session: Session) -> str:
     return f"{' and '.join(kinds)}{driver}; {host}"
 
 
-def session_here(
-    *,
-    epoch: int,
-    hours: float,
-    processes: int,
-    gpus: Sequence[str],
-    precision: str,
-    classes: int,
-    images: Mapping[str, int],
-) -> Session:
-    """A session that begins now on this machine."""
+def session_here(*, gpus: Sequence[str], **of_run: Any) -> Session:
+    """A session that begins now on this machine; ``of_run``: what the run alone knows of it."""
     return Session(
+        **of_run,
         started=datetime.now(UTC).replace(microsecond=0),
-        from_epoch=epoch,
-        from_hours=hours,
         command=invocation.command(),
         commit=invocation.git_commit(),
-        processes=processes,
         gpus=tuple(gpus),
         driver=driver_version() if gpus else None,
         cpu=_cpu(),
         cores=usable_cores(),
-        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=platform.platform(),
-        precision=precision,
         versions=_versions(),
         decoder=codec.libjpeg_version(),
-        classes=classes,
-        images=dict(images),
     )
 
 

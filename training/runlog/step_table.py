@@ -1,7 +1,5 @@
 """The table of a run's steps, ``steps.csv``: learning rate and loss of every global batch, with all their digits."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +20,9 @@ class StepRow:
     lr: float
     loss: float
 
-    @property
-    def position(self) -> tuple[int, int]:
-        return self.epoch, self.batch
-
     def cells(self) -> tuple[str, ...]:
         """As in the table; `repr` is the shortest text of the same bits."""
         return str(self.epoch), str(self.batch), repr(self.lr), repr(self.loss)
-
-
-def _row(cells: dict[str, str]) -> StepRow:
-    epoch, batch, lr, loss = (cells[column] for column in STEP_COLUMNS)
-    return StepRow(epoch=int(epoch), batch=int(batch), lr=float(lr), loss=float(loss))
 
 
 def read_steps(run_dir: Path) -> list[StepRow]:
@@ -41,7 +30,7 @@ def read_steps(run_dir: Path) -> list[StepRow]:
     path = run_dir / STEPS
     if not path.is_file():
         raise OptionError(f"no {STEPS} here", where=run_dir, remedy="give the folder of a run")
-    rows = read_table(path, STEP_COLUMNS, _row)
+    rows = [StepRow(**row) for row in read_table(path, STEP_COLUMNS)]
     if not rows:
         raise OptionError("no step is recorded yet", where=path)
     return rows

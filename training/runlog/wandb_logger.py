@@ -1,7 +1,5 @@
 """Logs a run to Weights & Biases if ``log.wandb`` is given."""
 
-from __future__ import annotations
-
 import importlib.util
 import uuid
 from collections.abc import Mapping

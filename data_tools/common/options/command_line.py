@@ -3,8 +3,6 @@
 YAML 1.2: `off` is text, `1e-4` is a number, and `010` is ten.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path

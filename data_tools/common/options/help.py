@@ -1,7 +1,5 @@
 """`--help` and the tables of docs/, made from the options' declarations."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 import typing

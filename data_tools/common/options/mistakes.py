@@ -1,7 +1,5 @@
 """What is said about a mistake in an option: where it is, in plain words, and the nearest valid name."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Mapping

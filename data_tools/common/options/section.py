@@ -1,7 +1,5 @@
 """What options are declared with, and what their values may be given as."""
 
-from __future__ import annotations
-
 import os
 import typing
 from collections.abc import Iterator
@@ -101,7 +99,6 @@ def _path(text: str) -> Path:
 
 
 def sections_of(schema: type[Section]) -> dict[str, type[Section]]:
-    """The sections of a schema by name."""
     kinds = {name: field.annotation for name, field in schema.model_fields.items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 

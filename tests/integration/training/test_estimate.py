@@ -3,9 +3,8 @@
 import pytest
 from helpers.recipes import config
 
-from training import estimate
 from training.config.train_config import Model
-from training.engine.synthetic_benchmark import SyntheticRun
+from training.engine.synthetic_benchmark import SyntheticRun, measure
 from training.estimation.cards import RATED, RATED_PARAMETERS
 from training.model import networks, resnet
 
@@ -20,7 +19,8 @@ def test_steps_of_this_run_are_measured_on_this_machine(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(SyntheticRun, "__call__", seen)
     options = config("cpu_demo", "--model.blurpool=true", "--train.mixup=0.2", "--train.ema=0.9")
-    start_s, image_s = estimate.measured_seconds(options, options.schedule.phases[0], steps=1)
+    phase = options.schedule.phases[0]
+    start_s, image_s = measure(options, phase.px, phase.batch_per_gpu, steps=1)
     assert start_s > 0 and image_s > 0
     run = runs[0]
     assert any(isinstance(module, resnet.BlurredConv) for module in run.step.model.modules())

@@ -317,7 +317,7 @@ def test_note_about_another_batch_says_what_keeps_the_recipes(
 ) -> None:
     run: Any = SimpleNamespace(
         config=SimpleNamespace(schedule=SimpleNamespace(gpus=gpus)),
-        state=SimpleNamespace(accumulation_steps=1),
+        state=SimpleNamespace(gpus=ranks),
         world=SimpleNamespace(ranks=ranks),
     )
     with caplog.at_level(logging.INFO, "training"):

@@ -18,7 +18,7 @@ from helpers import ROOT
 from helpers.training_runs import SERVER
 
 from training.config.run_config import from_argv
-from training.distributed import job, meeting
+from training.distributed import launcher, meeting
 from training.distributed.world import World, gather
 
 NAMESPACES = 0x00020000 | 0x04000000 | 0x40000000  # of mounts, host name and network
@@ -60,7 +60,7 @@ def join(pipe: Connection, environment: dict[str, str], minutes: float, log: Pat
     def body(world: World, signals: object) -> None:
         pipe.send(gather((world.rank, os.environ[meeting.INTERFACE]), world))
 
-    os._exit(job.run_in_job("job", config, body))
+    os._exit(launcher.run_in_job("job", config, body))
 
 
 class Job:

@@ -92,7 +92,7 @@ def validate(state: TrainState, shapes: list[tuple[int, int]], monkeypatch: pyte
 @pytest.mark.parametrize("name", OPTIONS)
 def test_step_and_validation_never_wait_and_keep_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = state_of(compile="off", **OPTIONS[name])
-    images, labels = batch_of(BATCH * state.accumulation_steps, PX, PX)
+    images, labels = batch_of(BATCH * state.step.accumulation_steps, PX, PX)
     sums = MetricSums(CPU)
     with device_log() as log:
         state.step.prepare(PX, len(images), CPU)
@@ -167,7 +167,7 @@ def test_phase_compiles_one_graph_in_prepare_and_nothing_later(
     sums = MetricSums(CPU)
     for px in (PX, PX + 16):
         graphs.clear()
-        images, labels = batch_of(BATCH * state.accumulation_steps, px, px)
+        images, labels = batch_of(BATCH * state.step.accumulation_steps, px, px)
         state.step.prepare(px, len(images), CPU)
         assert len(graphs) == 1
         for epoch in range(2):

@@ -180,9 +180,10 @@ def test_100_early_breaks_do_not_leak(betons: Path) -> None:
             for _ in validation:
                 break
         gc.collect()
-        assert process.num_threads() == threads
+        now = process.num_threads()
+        assert now <= threads  # those of other tests may end meanwhile
         assert process.memory_info().rss - memory < 50e6
-    assert process.num_threads() <= threads - 4
+    assert process.num_threads() <= now - 4
 
 
 def test_closed_loader_gives_no_more_batches(betons: Path) -> None:

@@ -136,6 +136,8 @@ def test_history_of_a_run_moves_with_its_checkpoint(
     saved = checkpoint.load(here / "last.pt")
     saved["sessions"][0]["gpus"] = ["NVIDIA H200"]
     checkpoint.save(there / "last.pt", saved)
+    written = (here / "epochs.csv").read_text()
+    (here / "epochs.csv").write_text("damaged")
     for folder in (here, there):  # the same folder, and one that has nothing but the checkpoint
         status, out, err = attempt(recipe, folder)
         assert status == 0, err
@@ -149,25 +151,13 @@ def test_history_of_a_run_moves_with_its_checkpoint(
         ]
     (first,), (expected,) = (dawn_tsv.rows(each, False, there) for each in (moved, stayed))
     assert first == expected  # the only row: of four classes, every epoch is above 93 % top-5
-    assert (there / "epochs.csv").read_text().splitlines()[:2] == (here / "epochs.csv").read_text().splitlines()[:2]
+    assert all((folder / "epochs.csv").read_text().startswith(written) for folder in (here, there))
     tensorboard = EventAccumulator(str(there))
     tensorboard.Reload()
     assert [event.step for event in tensorboard.Scalars("losses/test_1")] == [40, 80, 120]
     said = dict(run_summary(*read_runs([there]), 3.0))
     assert said["hardware"].startswith("1 × NVIDIA H200") and "in all, at 3 per GPU-hour" in said["cost"]
     assert len(checkpoint.load(there / "last.pt")["progress"]["history"]) == 3
-
-
-def test_damaged_epochs_csv_is_refused_when_a_run_is_continued(
-    recipe: Path, tmp_path: Path, stop_after_an_epoch: pytest.MonkeyPatch
-) -> None:
-    attempt(recipe, tmp_path)
-    stop_after_an_epoch.undo()
-    (tmp_path / "epochs.csv").write_text("epoch\n1\n")
-    status, out, err = attempt(recipe, tmp_path)
-    assert (status, out) == (2, "")
-    assert "epochs.csv: damaged" in err
-    assert len(err.splitlines()) == 1
 
 
 @pytest.fixture

@@ -29,18 +29,12 @@ def test_stem_on_blocks_and_own_batch_norms_are_switches_or_auto(word: str, valu
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--train.momentum=1.5"], "--train.momentum: 1.5 is out of range (0 to 1)"),
         (["--train.loss_scale=0"], "--train.loss_scale: 0 is out of range (at least 1); '0' is not one of dynamic"),
         (["--train.ema=0.9", "--train.ema_half_life=100"], "--train.ema_half_life: give either ema or ema_half_life"),
         (["--train.ema_every=20"], "--train.ema_every: nothing is averaged; give --train.ema_half_life=STEPS, too"),
         (["--train.ema_half_life=1e-5"], "--train.ema_half_life: 1e-05 steps are too few to average over"),
         (["--train.nesterov", "--train.momentum=0"], "--train.nesterov: needs momentum"),
         (["--train.mixup=1e-300"], "--train.mixup: 1e-300 is out of range (at least 0.001)"),
-        (["--train.mixup=0"], "(at least 0.001); give none, or leave it out"),
-        (["--run.seed=9223372036854775808"], "--run.seed: 9223372036854775808 is out of range"),
-        (["--data.workers=100000"], "--data.workers: 100000 is out of range (1 to 1024)"),
-        (["--dist.processes=0"], "--dist.processes: 0 is out of range (1 to 1024)"),
-        (["--dist.timeout_minutes=1e20"], "--dist.timeout_minutes: 1e20 is out of range"),
         (["--schedule.imagenet18=[]"], "give either phases or imagenet18"),
         (["--train.seed=1"], "unknown option --train.seed; did you mean --run.seed?"),
         (["--momentum=0.9"], "unknown option --momentum; did you mean --train.momentum?"),

@@ -17,23 +17,23 @@ from helpers.run_folders import rows
 from data_tools.common import console as common
 from training.config.run_config import Log
 from training.runlog import console
-from training.runlog.console import Console, ProgressSnapshot
+from training.runlog.console import Console
 from training.runlog.epoch_table import Scores
 from training.runlog.progress import Progress
 
-SNAPSHOT = ProgressSnapshot(
-    epoch=3,
-    epochs=28,
-    batch=156,
-    batches=312,
-    px=128,
-    loss=4.25,
-    lr=1.3575,
-    images_per_s=9216,
-    data_wait_percent=1.4,
-    epoch_seconds_left=75.2,
-    run_seconds_left=7507,
-)
+PROGRESS = {
+    "epoch": 3,
+    "epochs": 28,
+    "batch": 156,
+    "batches": 312,
+    "px": 128,
+    "loss": 4.25,
+    "lr": 1.3575,
+    "images_per_s": 9216,
+    "data_wait_percent": 1.4,
+    "epoch_seconds_left": 75.2,
+    "run_seconds_left": 7507,
+}
 
 
 @contextlib.contextmanager
@@ -96,8 +96,8 @@ def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Log(seconds=0))
     shown.epoch_begins(3, 0, 312)
     assert shown.is_due()
-    shown.progress(SNAPSHOT)
-    shown.progress(replace(SNAPSHOT, batch=312, run_seconds_left=float("nan")))
+    shown.progress(PROGRESS)
+    shown.progress(PROGRESS | {"batch": 312, "run_seconds_left": float("nan")})
     shown.epoch_done(rows([1, 2, 3])[2])
     printed = capsys.readouterr()
     first, second = printed.err.splitlines()
@@ -118,7 +118,7 @@ def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkey
         now[0] += 1
         wanted.append(shown.is_due())
         if wanted[-1]:
-            shown.progress(SNAPSHOT)
+            shown.progress(PROGRESS)
     assert [second for second, want in enumerate(wanted, start=1) if want] == [30, 60, 90]
     assert len(capsys.readouterr().err.splitlines()) == 3
 
@@ -129,7 +129,7 @@ def test_terminal_shows_a_bar_and_clears_it(
     with terminal(monkeypatch) as screen:
         shown = Console(Log(seconds=0))
         shown.epoch_begins(3, 0, 312)
-        shown.progress(SNAPSHOT)
+        shown.progress(PROGRESS)
         bar = screen("loss 4")
         shown.epoch_done(rows([1, 2, 3])[2])
         cleared = screen(" " * 80 + "\r")
@@ -154,7 +154,7 @@ def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pyte
         drawn = screen("7/312")
         assert "2 %|" in drawn
         assert " 1/312" not in drawn
-        shown.progress(SNAPSHOT)
+        shown.progress(PROGRESS)
         screen("loss 4.250")
         monkeypatch.setenv("COLUMNS", "50")
         now[0] += 1
@@ -169,7 +169,7 @@ def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pyte
 def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(Log(format="json", seconds=0))
     shown.epoch_begins(3, 0, 312)
-    shown.progress(replace(SNAPSHOT, run_seconds_left=float("nan"), loss=float("inf")))
+    shown.progress(PROGRESS | {"run_seconds_left": float("nan"), "loss": float("inf")})
     shown.epoch_done(rows([1, 2, 3])[2])
     printed = capsys.readouterr()
     progress, epoch = map(parse_strict_json, printed.out.splitlines())
