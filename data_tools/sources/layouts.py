@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from data_tools.common.errors import UserError
 from data_tools.common.file_kinds import is_hidden, is_junk_folder
-from data_tools.sources.listing import Folders
 from data_tools.sources.tar import SourceError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -29,6 +28,7 @@ IMAGES = "images"  # tiny-imagenet's folder in each class
 _NOT_CLASSES = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks", "mask"}
 _SORTED = "sort the images into {0}/<class>/, or leave that split out with --data.splits"
 
+Folders = tuple[str, ...]  # of a path below the root
 Pictures = Mapping[Folders, Sequence[bytes]]  # the names of files, by the path of their folder
 
 

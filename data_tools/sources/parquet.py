@@ -134,7 +134,9 @@ class Table:
         return int(value) if value >= 0 else None
 
     def has_paths(self, columns: Columns) -> bool:
-        return _field(self.kinds[columns.image], "path") >= 0
+        kind = self.kinds[columns.image]
+        at = _field(kind, "path")
+        return at >= 0 and (_holds_text(kind.field(at).type) or _holds_images(kind.field(at).type))  # or bytes
 
     def images(self, group: int, column: str) -> Iterator[Any]:
         """Batches of the image column of a row group."""
@@ -176,8 +178,14 @@ def _holds_labels(kind: DataType) -> bool:
 
     if types.is_dictionary(kind):
         return _holds_labels(kind.value_type)
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return texts or any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean))
+    numbers = (types.is_integer, types.is_floating, types.is_boolean)
+    return _holds_text(kind) or any(is_kind(kind) for is_kind in numbers)
+
+
+def _holds_text(kind: DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind)) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _field(kind: DataType, name: str) -> int:

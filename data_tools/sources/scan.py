@@ -1,6 +1,6 @@
 """Index the sources from headers alone: every image of every split, in one order, with its label and location.
 
-A source is recognised by its content. Tars, folders and ILSVRC archives are listed (`listing`), and from the paths
+A source is recognised by its content. Tars and folders are listed (`listing`), and from the paths
 alone follows where each image belongs (`layouts`); parquet says it itself (`parquet_index`).
 
 Classes are sorted by name (of parquet without wnids by label) and images by (class, file name), so the order does not
@@ -20,8 +20,8 @@ from data_tools.common.names import from_path, name_of
 from data_tools.sources import ilsvrc
 from data_tools.sources.folder import list_folder
 from data_tools.sources.index import OTHER_FILES, SPLITS, Index, IndexBuilder
-from data_tools.sources.layouts import Layout, classify, is_numbered
-from data_tools.sources.listing import KAGGLE_LABELS, TINY_LABELS, Folders, Listing, list_tar
+from data_tools.sources.layouts import Folders, Layout, classify, is_numbered
+from data_tools.sources.listing import KAGGLE_LABELS, TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 OF_TEST = "pictures of the test split"
@@ -58,8 +58,6 @@ def read_index(
             size = listings[-1].bytes()
         elif kind == "tar":
             listings.append(list_tar(builder.files, path))
-        elif kind == "ilsvrc train":
-            listings.append(ilsvrc.list_train(builder.files, path))
         else:
             label_files |= ilsvrc.read_devkit(path) if kind == "devkit" else {KAGGLE_LABELS: path.read_bytes()}
         builder.sources.append(Source(name=from_path((path.resolve() if path.is_dir() else path).name), bytes=size))
@@ -203,7 +201,7 @@ def recognise(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(START_BYTES)
     if looks_like_tar(start):
-        return "ilsvrc train" if ilsvrc.is_train_archive(path) else "tar"
+        return "tar"
     if start.startswith(b"PAR1"):
         return "parquet"
     if start.startswith(ilsvrc.KAGGLE_START):

@@ -80,6 +80,19 @@ def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> Non
         read_index(paths)
 
 
+def test_tar_in_a_tar_is_a_folder(tmp_path: Path) -> None:
+    """Of a class in the folder of its split, of a whole split, and beside sorted images, where it is no class."""
+    same = {"train/a/1.JPEG": b"1", "train/b/2.JPEG": b"2", "val/a/3.JPEG": b"3", "val/b/4.JPEG": b"4"}
+    wanted = read_index([write_tar(tmp_path / "sorted.tar", same)])
+    classes = {name[:-7] + ".tar": inner_tar({name[-6:]: data}) for name, data in same.items()}
+    splits = {"train.tar": inner_tar({"a/1.JPEG": b"1", "b/2.JPEG": b"2"})}
+    splits |= {"val.tar": inner_tar({"a/3.JPEG": b"3", "b/4.JPEG": b"4"})}
+    for files in (classes, splits):
+        assert indexed_images(read_index([write_tar(tmp_path / "a.tar", files)])) == indexed_images(wanted)
+    with pytest.raises(SourceError, match=r"x\.JPEG: pictures outside of .*: 1 of 5"):
+        read_index([write_tar(tmp_path / "a.tar", {"more.tar": inner_tar({"x.JPEG": b"x"})} | same)])
+
+
 def test_truncated_inner_archive_is_refused(tmp_path: Path) -> None:
     whole = inner_tar({"n01_1.JPEG": b"x" * 600, "n01_2.JPEG": b"y" * 600})
     path = write_tar(tmp_path / "a.tar", {"n01.tar": whole[: 512 + 1024 + 512]})

@@ -173,6 +173,7 @@ def test_pictures_of_a_row_group_may_take_over_2_gb(tmp_path: Path) -> None:
         {"IMG": [{"bytes": b} for b in B], "label": pyarrow.array(["0", "1", "2"]).dictionary_encode()},
         {"image": pyarrow.array(B).dictionary_encode(), "target": pyarrow.array([0, 1, 2], pyarrow.uint8())},
         {"scan": [{"bytes": b, "path": ""} for b in B], "thumb": B, "label": [0, 1, 2]},
+        {"image": [{"bytes": b, "path": 7} for b in B], "label": [0, 1, 2]},
     ],
     ids=lambda columns: ",".join(columns),
 )
