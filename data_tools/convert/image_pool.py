@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.convert.transcode import BadImageError, NativeStorage, StorageOptions, store_pixels, wants_raw
-from data_tools.native.library import CONVERT, RECORD, SOURCE, WAIT_MILLISECONDS, ConversionRequest, NativePool, library
+from data_tools.convert.transcode import BadImageError, StorageOptions, native_options, store_pixels, wants_raw
+from data_tools.native import library as native
+from data_tools.native.library import library
 from data_tools.sources.reader import File, Reader
 
 Item = tuple[int, int, int, int, str]  # position, file, offset, length, class/name
@@ -53,7 +54,7 @@ class ImagePool:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._native = NativePool(threads)
+        self._native = native.NativePool(threads)
         self._python = ThreadPoolExecutor(threads, thread_name_prefix="convert")
 
     def __enter__(self) -> ImagePool:
@@ -67,26 +68,26 @@ class ImagePool:
         self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[list[Item]]
     ) -> Iterator[ResultChunk]:
         """Results in the order of the chunks. Raises OSError and UserError."""
-        native, pending = NativeStorage(storage), deque[Future[ResultChunk]]()
+        options, pending = native_options(storage), deque[Future[ResultChunk]]()
         with Reader(files) as reader:
             for items in chunks:
                 chunk = _chunk(items, files, storage, reader)
-                pending.append(self._python.submit(self._convert, chunk, native, reader))
+                pending.append(self._python.submit(self._convert, chunk, options, reader))
                 while len(pending) >= AHEAD * self._threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
 
-    def _convert(self, chunk: _Chunk, native: NativeStorage, reader: Reader) -> ResultChunk:
+    def _convert(self, chunk: _Chunk, options: native.StoreOptions, reader: Reader) -> ResultChunk:
         """In a thread of Python's: waits for the native ones, then stores what they could not."""
-        images, outputs = len(chunk.items), native.options.outputs
-        records, stored = np.zeros((images, outputs), RECORD), np.zeros(images, np.uint64)
+        images, outputs = len(chunk.items), options.outputs
+        records, stored = np.zeros((images, outputs), native.RECORD), np.zeros(images, np.uint64)
         codes = np.zeros(images, np.int32)
-        request = ConversionRequest(
-            kind=CONVERT,
+        request = native.ConversionRequest(
+            kind=native.CONVERT,
             items=images,
             sources=chunk.sources.ctypes.data,
-            options=ctypes.addressof(native.options),
+            options=ctypes.addressof(options),
             records=records.ctypes.data,
             stored=stored.ctypes.data,
             codes=codes.ctypes.data,
@@ -94,7 +95,7 @@ class ImagePool:
         bad: list[tuple[int, str]] = []
         try:
             self._native.submit(request)
-            while not self._native.finished(request, WAIT_MILLISECONDS):
+            while not self._native.finished(request, native.WAIT_MILLISECONDS):
                 pass
             for at in np.flatnonzero(codes).tolist():
                 records[at] = 0
@@ -103,7 +104,7 @@ class ImagePool:
                 if data is None:
                     data = reader.read(file, offset, length, key)
                 try:
-                    stored[at] = store_pixels(data, bool(chunk.sources["as_pixels"][at]), native, records[at])
+                    stored[at] = store_pixels(data, bool(chunk.sources["as_pixels"][at]), options, records[at])
                 except BadImageError as error:
                     records[at] = 0
                     bad.append((position, str(error)))
@@ -115,7 +116,7 @@ class ImagePool:
 
 
 def _chunk(items: Sequence[Item], files: Sequence[File], storage: StorageOptions, reader: Reader) -> _Chunk:
-    sources, held = np.zeros(len(items), SOURCE), list[Any]()
+    sources, held = np.zeros(len(items), native.SOURCE), list[Any]()
     data: list[bytes | None] = [None] * len(items)
     for at, (_, file, offset, length, key) in enumerate(items):
         as_pixels = wants_raw(key, storage)
@@ -142,6 +143,8 @@ def _gathered(records: NDArray[Any], stored: NDArray[np.uint64]) -> list[NDArray
     blobs = []
     for output, size in enumerate(records["size"].sum(axis=0, dtype=np.int64).tolist()):
         blob = np.empty(size, np.uint8)
-        library().native_gather(stored.ctypes.data, records.ctypes.data, images, outputs, output, blob.ctypes.data)
+        library().native_gather(
+            stored.ctypes.data, records.ctypes.data, images, outputs, output, blob.ctypes.data
+        )
         blobs.append(blob)
     return blobs

@@ -108,8 +108,8 @@ class StoreOptions(ctypes.Structure):
     """convert.h: StoreOptions."""
 
     _fields_ = (
-        ("caps", c_void_p),
-        ("page_bytes", c_void_p),
+        ("caps", ctypes.POINTER(c_int32)),  # not c_void_p: so it keeps what it points to
+        ("page_bytes", ctypes.POINTER(c_uint64)),
         ("most_pixels", c_uint64),
         *((name, c_int32) for name in ("outputs", "longer", "lanczos", "quality", "seekable", "keep", "most_side")),
     )
