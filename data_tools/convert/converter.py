@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import JPG, RAW, SAMPLE, read_layout
+from data_tools.beton.format import JPG, RAW, SAMPLE
 from data_tools.beton.manifest import MANIFEST_VERSION, Manifest, Skipped, read_manifest
 from data_tools.beton.writer import BetonWriter
 from data_tools.common.console import plural
@@ -50,6 +50,10 @@ ProgressCallback = Callable[[int, int], None]  # images written, images in all
 PrintLine = Callable[[str], None]  # for the lines before the progress bar
 
 
+def ignore(*_: object) -> None:
+    """In place of a callback that is not given."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """One beton, written now or found complete (then it took no seconds)."""
@@ -57,13 +61,10 @@ class Summary:
     path: Path
     images: int
     bytes: int  # of the file; its last page is padded with zeros
-    stored: int  # bytes of the samples alone
     seconds: float
 
 
-def convert(
-    spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
-) -> list[Summary]:
+def convert(spec: WriteSpec, *, report: ProgressCallback = ignore, print_line: PrintLine = ignore) -> list[Summary]:
     """Write the betons. Raises ConversionError, SourceError, JournalError or OSError."""
     data = spec.data
     index = read_index(
@@ -74,22 +75,21 @@ def convert(
         image_column=data.image_column,
         label_column=data.label_column,
     )
-    print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
         remove_finished_journals(index, spec)
         passes = plan(index, spec)
         if difference := class_difference(index):
             print_line(f"note: {difference}")
-        summaries = [_summary(path) for p in passes if all(p.done) for path in p.paths]
-        passes = [p for p in passes if not all(p.done)]
+        summaries = [_summary(beton.path) for p in passes if p.is_done for beton in p.betons]
+        passes = [p for p in passes if not p.is_done]
         if passes:
             summaries += _write(passes, index, spec, report, print_line)
     return sorted(summaries, key=lambda summary: summary.path)
 
 
 def _write(
-    passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
+    passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback, print_line: PrintLine
 ) -> list[Summary]:
     summaries, before, total = [], 0, sum(len(planned.split_index) for planned in passes)
     with ImagePool(spec.write.threads) as pool:
@@ -97,13 +97,10 @@ def _write(
         print_line(estimate.table(estimates, spec.data.out))
         estimate.check_room(estimates, spec.data.out)
         for planned in passes:
-            summaries += ConversionJob(planned, index, spec, pool).run(_report_from(before, total, report))
+            job = ConversionJob(planned, index, spec, pool)
+            summaries += job.run(lambda done, before=before: report(before + done, total))  # type: ignore[misc]
             before += len(planned.split_index)
     return summaries
-
-
-def _report_from(before: int, total: int, report: ProgressCallback | None) -> Callable[[int], None]:
-    return lambda images: report(before + images, total) if report else None
 
 
 def _describe(index: Index) -> str:
@@ -117,8 +114,7 @@ def _describe(index: Index) -> str:
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:
     manifest = read_manifest(path)
-    stored = int(read_layout(path).alloc["size"].sum())
-    return Summary(path=path, images=manifest.images, bytes=manifest.bytes, stored=stored, seconds=seconds)
+    return Summary(path=path, images=manifest.images, bytes=manifest.bytes, seconds=seconds)
 
 
 class ConversionJob:
@@ -132,12 +128,12 @@ class ConversionJob:
 
     def run(self, report: Callable[[int], None]) -> list[Summary]:
         started = time.monotonic()
-        planned = self.planned
-        journal = Journal(planned.journal, planned.identity, self.images, len(planned.paths))
+        betons = self.planned.betons
+        journal = Journal(self.planned.journal, self.planned.identity, self.images, len(betons))
         outputs = {  # by column of the results; a beton may have been completed before
-            column: BetonWriter(path, self.images, page_bytes)
-            for column, (path, page_bytes) in enumerate(zip(planned.paths, planned.storage.page_bytes, strict=True))
-            if not planned.done[column]
+            column: BetonWriter(beton.path, self.images, beton.settings["page_bytes"])
+            for column, beton in enumerate(betons)
+            if not beton.done
         }
         try:
             _resume(journal, outputs)
@@ -150,11 +146,9 @@ class ConversionJob:
             journal.close()
             for output in outputs.values():
                 output.close()
-        remove_journal(planned.journal, planned.paths)
+        remove_journal(self.planned.journal, [beton.path for beton in betons])
         seconds = time.monotonic() - started
-        return [
-            _summary(path, 0.0 if done else seconds) for path, done in zip(planned.paths, planned.done, strict=True)
-        ]
+        return [_summary(beton.path, 0.0 if beton.done else seconds) for beton in betons]
 
     # ------------------------------------------------------------------------------------------ samples
     def _write_samples(
@@ -194,8 +188,9 @@ class ConversionJob:
         if items:
             yield items
 
-    def _sample(self, position: int) -> int:
-        return position if self.split_index.order is None else int(self.split_index.order[position])
+    def _sample(self, positions: Any) -> Any:
+        """The sample at a position in the order of writing, or those at several."""
+        return positions if self.split_index.order is None else self.split_index.order[positions]
 
     def _check_bad(self, chunk: ResultChunk) -> None:
         if not chunk.bad:
@@ -217,20 +212,17 @@ class ConversionJob:
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[records["size"][order] > 0]
         if not len(order):
-            raise ConversionError("no image could be stored", where=self.planned.paths[at].name)
+            raise ConversionError("no image could be stored", where=output.path.name)
         records = records[order]
         samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):
             samples["f0"][key] = records[key]
         samples["f0"]["data_ptr"] = output.pointers[order]
-        samples["f1"] = self.split_index.labels[self._samples(order)]
+        samples["f1"] = self.split_index.labels[self._sample(order)]
         checksums = records["checksum"].astype("<u8").tobytes()
         digest = output.finish(samples, records["size"], checksums)
         manifest = self._manifest(journal, at, records, output, digest, checksums)
         output.rename(manifest, checksums)
-
-    def _samples(self, positions: NDArray[Any]) -> NDArray[Any]:
-        return positions if self.split_index.order is None else self.split_index.order[positions]
 
     def _manifest(
         self, journal: Journal, at: int, records: NDArray[Any], output: BetonWriter, digest: str, checksums: bytes
@@ -252,7 +244,7 @@ class ConversionJob:
             sources=self.index.sources,
             skipped=tuple(Skipped(image=self.split_index.key(sample), reason=reason) for sample, reason in bad),
             versions=versions(),
-            **self.planned.settings[at],
+            **self.planned.betons[at].settings,
         )
 
 

@@ -143,8 +143,6 @@ def _gathered(records: NDArray[Any], stored: NDArray[np.uint64]) -> list[NDArray
     blobs = []
     for output, size in enumerate(records["size"].sum(axis=0, dtype=np.int64).tolist()):
         blob = np.empty(size, np.uint8)
-        library().native_gather(
-            stored.ctypes.data, records.ctypes.data, images, outputs, output, blob.ctypes.data
-        )
+        library().native_gather(stored.ctypes.data, records.ctypes.data, images, outputs, output, blob.ctypes.data)
         blobs.append(blob)
     return blobs
