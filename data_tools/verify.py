@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from data_tools.beton.checks import read_checksums, structure_faults
-from data_tools.beton.format import SAMPLES_START, Layout, read_layout
+from data_tools.beton.format import Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.beton.samples import check_samples
 from data_tools.common.errors import UserError, printable, program
@@ -86,12 +86,6 @@ def _full(
             progress.advance(done)
     finally:
         progress.close()
-    head, first = SAMPLES_START + layout.samples.nbytes, int(layout.alloc["ptr"].min()) if len(layout.alloc) else 0
-    first -= first % layout.page_bytes
-    with layout.path.open("rb") as file:
-        file.seek(head)
-        if first > head and file.read(first - head).strip(b"\0"):
-            yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
 
 
 if __name__ == "__main__":
