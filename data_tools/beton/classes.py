@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, IMAGENET_IMAGES
 from data_tools.common.names import name_bytes
 
 _WNID = re.compile(r"n\d{8}")
-
-
-def number_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The class names by label, sorted by code point, so that the order does not depend on the locale."""
-    return tuple(sorted(set(names)))
 
 
 def are_wnids(classes: Sequence[str]) -> bool:

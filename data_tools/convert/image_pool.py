@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ class ImagePool:
     ) -> Iterator[ResultChunk]:
         """Results in the order of the chunks. Raises OSError and UserError."""
         options, pending = native_options(storage), deque[Future[ResultChunk]]()
-        with Reader(files) as reader:
+        with closing(Reader(files)) as reader:
             for items in chunks:
                 chunk = _chunk(items, files, storage, reader)
                 pending.append(self._python.submit(self._convert, chunk, options, reader))

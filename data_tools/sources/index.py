@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.classes import classes_digest, number_classes
+from data_tools.beton.classes import classes_digest
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
 from data_tools.sources.listing import Images
@@ -112,13 +112,9 @@ class IndexBuilder:
             mine.extend(images)
 
     def leave_out(self, reason: str, example: object, count: int = 1) -> None:
-        before, first = self.left_out.get(reason, (0, str(example)))
-        self.left_out[reason] = before + count, first
-
-    def ignore(self, name: str, count: int = 1) -> None:
-        """Leave out what is no picture of a data set."""
         if count:
-            self.leave_out(OTHER_FILES, name, count)
+            before, first = self.left_out.get(reason, (0, str(example)))
+            self.left_out[reason] = before + count, first
 
     def left_out_lines(self) -> list[str]:
         return [f"{reason} left out: {count:,}, e.g. {first}" for reason, (count, first) in self.left_out.items()]
@@ -135,7 +131,7 @@ class IndexBuilder:
                 if len(names) > 10:  # with fewer, this is the order of the names, too
                     self.notes.append(f"the classes 0 to {len(names) - 1} are numbered by their value")
                 return tuple(sorted(names, key=int))
-            return number_classes(names)
+            return tuple(sorted(names))  # by code point, so that the order does not depend on the locale
         if others := sorted(names - self._class_order.keys()):
             what = f"class {others[0]} is not a class of the parquet: {', '.join(list(self._class_order)[:5])}, ..."
             raise SourceError(what, remedy="give sources with the same classes")

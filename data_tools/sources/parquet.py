@@ -37,7 +37,7 @@ class Columns:
 
 
 class Table:
-    """An open shard, for use in a `with` block. Raises SourceError if the file is not one."""
+    """An open shard, until it is closed. Raises SourceError if the file is not one."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -49,12 +49,6 @@ class Table:
         with self.arrow_errors():
             self.source: Any = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         self.kinds: dict[str, DataType] = {field.name: field.type for field in self.source.schema_arrow}
-
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self.source.close()

@@ -12,11 +12,12 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes
-from data_tools.sources.index import IndexBuilder
+from data_tools.sources.index import OTHER_FILES, IndexBuilder
 from data_tools.sources.layouts import SPLIT_NAMES
 from data_tools.sources.listing import Images
 from data_tools.sources.parquet import Columns, Table, digest
@@ -44,13 +45,9 @@ def shards_in(folder: Path) -> Iterator[Path]:
         yield from (Path(above, name) for name in sorted(files) if name.endswith(".parquet") and name[0] != ".")
 
 
-def holds_shards(folder: Path) -> bool:
-    """Whether the folder holds tables with images; others, such as a `metadata.parquet`, lie beside image files."""
-    return any(map(_may_hold_images, shards_in(folder)))
-
-
-def _may_hold_images(shard: Path) -> bool:
-    with Table(shard) as table:
+def may_hold_images(shard: Path) -> bool:
+    """Others, such as a `metadata.parquet`, lie beside image files."""
+    with closing(Table(shard)) as table:
         return table.may_hold_images()
 
 
@@ -75,24 +72,20 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
     """(split, shard) of a source. Shards of test splits, and other tables without images, are left out."""
     found, configurations = [], set()
     for shard in shards_in(source) if source.is_dir() else [source]:
-        if source.is_dir() and not _may_hold_images(shard):
-            builder.ignore(f"{shard}, which holds no images")
+        if source.is_dir() and not may_hold_images(shard):
+            builder.leave_out(OTHER_FILES, f"{shard}, which holds no images")
         elif (split := _split_of(shard)) == "test":
             builder.leave_out("shards of a test split", shard)
         else:
             found.append((split, shard))
-            configurations.add(_configuration(source, shard))
+            # The hub's name for one of the data sets of a repository: a folder that is neither `data` nor a split.
+            folders = shard.relative_to(source).parts[:-1]
+            configurations.add("/".join(name for name in folders if name != "data" and not _split_of_folder(name)))
     if len(configurations) > 1:
         names = sorted(configurations)
         remedy = f"give one of them, as --data.source={shlex.quote(str(source / names[-1]))}"
         raise SourceError(f"it holds several data sets: {', '.join(names)}", where=source, remedy=remedy)
     return found
-
-
-def _configuration(source: Path, shard: Path) -> str:
-    """The hub's name for one of the data sets of a repository: a folder that is neither `data` nor a split."""
-    folders = shard.relative_to(source).parts[:-1]
-    return "/".join(name for name in folders if name != "data" and not _split_of_folder(name))
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -106,7 +99,7 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
     seen: dict[tuple[str, str], Path] = {}
     for source in sources:
         for split, path in _image_shards(builder, source):
-            with Table(path) as table:
+            with closing(Table(path)) as table:
                 content = digest(path)
                 columns = table.columns(image_column, label_column)
                 # A copy under another name counts, too, unless its images have no names by which to tell.

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_tools.common.files import too_many_open_files
@@ -55,12 +56,6 @@ class Reader:
         self._shard: tuple[int, ShardReader] | None = None
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
         """Raises OSError, also if a source is shorter than expected, and UserError at the limit on open files."""
         path = self.files[file].path
@@ -71,7 +66,8 @@ class Reader:
                 data = _read_at(self.archive(file).handle, offset, length)
             else:
                 path = self.path(file, key)
-                data = _read_file(path, length)
+                with Path(path).open("rb") as opened:
+                    data = opened.read(length)
         except OSError as error:
             if limit := too_many_open_files(error, path):
                 raise limit from None
@@ -111,14 +107,6 @@ class Reader:
         if not self._shard:
             self._shard = file, ShardReader(self.files[file].path, self.files[file].column)
         return self._shard[1]
-
-
-def _read_file(path: str, length: int) -> bytes:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        return _read_at(handle, 0, length)
-    finally:
-        os.close(handle)
 
 
 def _read_at(handle: int, offset: int, length: int) -> bytes:

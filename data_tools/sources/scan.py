@@ -100,7 +100,7 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
                 images = listing.pictures[path]
                 builder.take(split_of[place.split], place.cap, place.label, images, "/".join(place.below))
         if layout.places or not listing.label_files:  # of a devkit, nothing else is wanted
-            builder.ignore(listing.example, listing.others)
+            builder.leave_out(OTHER_FILES, listing.example, listing.others)
             for path in layout.hidden:
                 _leave_out(builder, OTHER_FILES, listing, path)
             for path in layout.out_of_place:
@@ -127,11 +127,11 @@ def _check_faults(listing: Listing, layout: Layout, splits: Sequence[str]) -> No
 
 
 def _leave_out(builder: IndexBuilder, reason: str, listing: Listing, path: Folders) -> None:
-    if names := listing.pictures[path].names:
-        builder.leave_out(reason, _example(listing, path, names[0]), len(names))
+    names = listing.pictures[path].names
+    builder.leave_out(reason, _example(listing, path, *names[:1]), len(names))
 
 
-def _example(listing: Listing, path: Folders, name: bytes) -> str:
+def _example(listing: Listing, path: Folders, name: bytes = b"") -> str:
     inside = "/".join((*path, name_of(name)))
     return f"{listing.path}/{inside}" if listing.path.is_dir() else f"{listing.path}: {inside}"
 
@@ -193,9 +193,9 @@ def _check_paths(paths: Sequence[Path]) -> None:
 def recognise(path: Path) -> str:
     """The kind of a source, by its content; its name does not matter."""
     if path.is_dir():
-        from data_tools.sources import parquet_index
+        from data_tools.sources.parquet_index import may_hold_images, shards_in
 
-        return "parquet" if parquet_index.holds_shards(path) else "folder"
+        return "parquet" if any(map(may_hold_images, shards_in(path))) else "folder"
     if kind := special_kind(path.stat().st_mode):
         raise SourceError(f"{kind}, which cannot be read in place", where=path, remedy="write it to a file first")
     with path.open("rb") as file:
