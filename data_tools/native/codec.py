@@ -5,20 +5,17 @@ every machine with the same libjpeg-turbo.
 """
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.native.library import EncodeOptions, ErrorText, JpegHeader, JpegSurvey, library
+from data_tools.native.library import SUBSAMPLING, EncodeOptions, ErrorText, JpegHeader, JpegSurvey, library
 
 Bytes = NDArray[np.uint8]
 Data = bytes | bytearray | memoryview | Bytes
 
 NOT_RGB, BYTES_SKIPPED = 2, 6  # base.h: Code
-SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1)}
-GREY = 1  # libjpeg's JCS_GRAYSCALE
 MOST_GAPS = 16  # each takes a dozen readings of the file
 READ_AHEAD_BYTES = 16  # libjpeg keeps up to 8 coded bytes in hand, each of which may be followed by a zero
 
@@ -58,36 +55,11 @@ def _picture(rgb: Bytes) -> Bytes:
     return np.ascontiguousarray(rgb)
 
 
-@dataclass(frozen=True, slots=True)
-class JpegInfo:
-    """A JPEG's header. `quality_estimate` is libjpeg's quality, 1 to 100, from the luminance table."""
-
-    width: int
-    height: int
-    components: int
-    subsampling: str
-    progressive: bool
-    arithmetic: bool
-    restart_interval: int
-    quality_estimate: int
-
-
-def probe(data: Data) -> JpegInfo:
+def probe(data: Data) -> JpegHeader:
     """Read a JPEG's header. Raises NativeError if there is none."""
     source, info = _bytes(data), JpegHeader()
     _call(library().native_probe, source.ctypes.data, source.size, ctypes.byref(info))
-    names = {samples: name for name, samples in SUBSAMPLING.items()}
-    subsampling = names.get((info.h_samples, info.v_samples), f"{info.h_samples}x{info.v_samples}")
-    return JpegInfo(
-        width=info.width,
-        height=info.height,
-        components=info.components,
-        subsampling="grey" if info.colours == GREY else subsampling,
-        progressive=bool(info.progressive),
-        arithmetic=bool(info.arithmetic),
-        restart_interval=info.restart_interval,
-        quality_estimate=info.quality,
-    )
+    return info
 
 
 def decode(data: Data) -> Bytes:

@@ -49,16 +49,26 @@ class ErrorText(ctypes.Structure):
     _fields_ = (("text", ctypes.c_char * 256),)
 
 
+SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1)}
+GREY = 1  # libjpeg's JCS_GRAYSCALE
+
+
 class JpegHeader(ctypes.Structure):
-    """jpeg.h: Info."""
+    """jpeg.h: Info. `quality_estimate` is libjpeg's quality, 1 to 100, from the luminance table."""
 
     _fields_ = tuple(
         (name, c_int32)
         for name in (
             *("width", "height", "components", "colours", "h_samples", "v_samples"),
-            *("progressive", "arithmetic", "restart_interval", "quality"),
+            *("progressive", "arithmetic", "restart_interval", "quality_estimate"),
         )
     )
+
+    @property
+    def subsampling(self) -> str:
+        samples = self.h_samples, self.v_samples
+        names = (name for name, each in SUBSAMPLING.items() if each == samples)
+        return "grey" if self.colours == GREY else next(names, "{}x{}".format(*samples))
 
 
 class JpegSurvey(ctypes.Structure):

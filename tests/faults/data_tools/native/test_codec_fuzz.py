@@ -12,6 +12,7 @@ from helpers.images import jpeg, photo
 from PIL import Image
 
 from data_tools.native import codec
+from data_tools.native.library import SUBSAMPLING
 
 SOURCE = Path(__file__).with_name("fuzz_native.cpp")
 
@@ -24,7 +25,7 @@ def seeds() -> list[bytes]:
     cmyk = io.BytesIO()
     Image.fromarray(rgb).convert("CMYK").save(cmyk, "JPEG")
     return [
-        *(codec.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in codec.SUBSAMPLING),
+        *(codec.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in SUBSAMPLING),
         codec.encode(rgb, quality=85).tobytes(),
         jpeg(rgb, 80, progressive=True),
         jpeg(rgb, 80, restart_marker_blocks=4, optimize=True),
