@@ -83,9 +83,6 @@ def test_disk_that_fails_is_named_with_the_archive_and_the_image(
     index = read_index([archive])
     (split,) = index.split_indexes
     monkeypatch.setattr(os, "pread", fail)
-    with (
-        closing(Reader(index.files)) as reader,
-        pytest.raises(OSError, match=r"Input/output error \(.*1\.png\)") as error,
-    ):
-        reader.read(*split.places[0].tolist(), split.key(0))
+    with pytest.raises(OSError, match=r"Input/output error \(.*1\.png\)") as error:
+        Reader(index.files).read(*split.places[0].tolist(), split.key(0))
     assert error.value.filename == str(archive)
