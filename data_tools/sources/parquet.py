@@ -12,9 +12,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.common.files import too_many_open_files
 from data_tools.sources.tar import SourceError
@@ -28,8 +27,7 @@ _BATCH_BYTES = 1 << 30  # arrow cannot hold 2 GB in a batch of `{bytes, path}`
 _SPOTS, _SPOT_BYTES = 16, 4096  # of a shard, read for its digest
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(NamedTuple):
     """Which columns hold the images and their labels."""
 
     image: str

@@ -20,7 +20,7 @@ from data_tools.common.names import name_bytes
 from data_tools.sources.index import OTHER_FILES, IndexBuilder
 from data_tools.sources.layouts import SPLIT_NAMES
 from data_tools.sources.listing import Images
-from data_tools.sources.parquet import Columns, Table, digest
+from data_tools.sources.parquet import Table, digest
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 
@@ -95,7 +95,6 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
     Raises SourceError for a damaged shard, or one whose split, columns or labels are unclear.
     """
     labels = _Labels()
-    rows: dict[tuple[str, Label], Images] = {}
     seen: dict[tuple[str, str], Path] = {}
     for source in sources:
         for split, path in _image_shards(builder, source):
@@ -108,34 +107,22 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
                     raise SourceError("the same shard is given twice", where=f"{other} and {path}")
                 builder.files.append(File("parquet", str(path), columns.image, content))
                 labels.add_shard(path, table.class_names(columns.label))
-                _read_rows(builder, table, columns, split, labels, rows)
+                for offset, image_path, value in table.paths_and_labels(columns):
+                    if value is None:
+                        builder.leave_out("rows without a label", path)
+                        continue
+                    image, wnid = _name_and_wnid(image_path)
+                    image = image or f"{path.stem}_{offset:012d}"
+                    labels.images(split, value, wnid).add(name_bytes(image), len(builder.files) - 1, offset, 0)
             name = path.relative_to(source).as_posix() if path != source else path.name
             builder.sources.append(Source(name=name, bytes=path.stat().st_size))
     names = labels.names()
-    for (split, label), images in rows.items():
+    for (split, label), images in labels.rows.items():
         if not labels.are_wnids:  # ImageNet's own file names are unique: one that repeats is an image given twice
             _number_repeats(images.names)
         builder.take(split, None, names[label], images)
     if labels.are_numbers and not labels.are_wnids:
         builder.order_classes(names[label] for label in sorted(names, key=int))
-
-
-def _read_rows(
-    builder: IndexBuilder,
-    table: Table,
-    columns: Columns,
-    split: str,
-    labels: _Labels,
-    rows: dict[tuple[str, Label], Images],
-) -> None:
-    for offset, path, value in table.paths_and_labels(columns):
-        if value is None:
-            builder.leave_out("rows without a label", table.path)
-            continue
-        name, wnid = _name_and_wnid(path)
-        label = labels.add(value, wnid)
-        images = rows.setdefault((split, label), Images())
-        images.add(name_bytes(name or f"{table.path.stem}_{offset:012d}"), len(builder.files) - 1, offset, 0)
 
 
 def _name_and_wnid(path: str) -> tuple[str, str]:
@@ -162,9 +149,10 @@ def _number_repeats(names: list[bytes]) -> None:
 
 # ---------------------------------------------------------------------------------------------- classes
 class _Labels:
-    """The labels of a conversion, and what they are called."""
+    """The labels of a conversion, what they are called, and their images."""
 
     def __init__(self) -> None:
+        self.rows: dict[tuple[str, Label], Images] = {}  # by split and label
         self._spellings: dict[Label, set[str]] = {}  # of every label
         self._kinds: set[type] = set()
         self._wnids: dict[Label, str] = {}
@@ -176,8 +164,8 @@ class _Labels:
         if names and all(names != others for _, others in self._named):
             self._named.append((shard, names))
 
-    def add(self, value: Label, wnid: str) -> Label:
-        """A label of the shard added last; texts that differ in their Unicode form alone are one."""
+    def images(self, split: str, value: Label, wnid: str) -> Images:
+        """Those of a label of the shard added last; texts that differ in their Unicode form alone are one."""
         label = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
         self._spellings.setdefault(label, set()).add(str(value))
         self._kinds.add(type(label))
@@ -187,7 +175,7 @@ class _Labels:
         if wnid and self._wnids.setdefault(label, wnid) != wnid:
             what = f"label {label} is both {self._wnids[label]} and {wnid}"
             raise SourceError(what, where=self._shards[-1], remedy=ONE_DATA_SET)
-        return label
+        return self.rows.setdefault((split, label), Images())
 
     @property
     def are_wnids(self) -> bool:
