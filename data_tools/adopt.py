@@ -119,7 +119,7 @@ def plan(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Path, str], 
         raise UserError(error.fault, remedy=f"remove {manifest_path(own)} to adopt the file again") from None
     if converted:
         raise UserError("has the manifest of its conversion already", where=own)
-    return own, links, {"split": split, "cap": cap, "side": side, "filter": None}
+    return own, links, {"split": split, "cap": cap, "side": side}
 
 
 def size_limit(name: str, layout: Layout) -> tuple[int | None, str]:
@@ -197,12 +197,8 @@ def manifest_of(layout: Layout, classes: tuple[str, ...], sums: NDArray[np.uint6
         **named,
         version=manifests.MANIFEST_VERSION,
         beton=layout.path.name,
-        quality=0,
-        seekable=False,
         mode={0: "jpg", images: "raw"}.get(raw, "proportion"),
         raw_share=raw / images,
-        seed=0,
-        originals=False,
         images=images,
         bytes=layout.file_bytes,
         page_bytes=layout.page_bytes,
@@ -210,11 +206,7 @@ def manifest_of(layout: Layout, classes: tuple[str, ...], sums: NDArray[np.uint6
         digest=layout.digest(sums.tobytes()),
         checksums_digest=hashlib.sha256(sums.tobytes()).hexdigest(),
         classes=classes,
-        source_digest="",
-        source_state={},
         sources=(manifests.Source(name=layout.path.name, bytes=layout.file_bytes),),
-        skipped=(),
-        versions={},
     )
 
 
