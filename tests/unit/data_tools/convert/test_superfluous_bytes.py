@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.images import encoded, photo
-from helpers.stored import store
+from helpers.stored import OPTIONS, store
 from PIL import Image
 
 from data_tools.beton.format import PAGE_BYTES
-from data_tools.convert.transcode import BadImageError, StorageOptions, decode
+from data_tools.convert.transcode import BadImageError, decode
 from data_tools.native import codec
 
 RGB = Image.fromarray(photo(1, 133, 90))
@@ -25,17 +25,7 @@ JPEGS = {
     "cmyk": encoded(RGB.convert("CMYK"), "JPEG", quality=90),
 }
 JUNK = {"zeros": bytes(200), "text": b"junk" * 10, "FF 00": b"\xff\0" * 40, "FF": b"\xff" * 20, "a byte": b"\x55"}
-KEEP = StorageOptions(
-    caps=(None,),
-    side="shorter",
-    filter="area",
-    quality=90,
-    seekable=True,
-    keep=True,
-    raw_share=0.0,
-    seed=0,
-    page_bytes=(PAGE_BYTES,),
-)
+KEEP = replace(OPTIONS, caps=(None,), keep=True, page_bytes=(PAGE_BYTES,))
 
 
 def markers(data: bytes) -> Iterator[int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.images import jpeg, oddities, photo
-from helpers.stored import Stored, store
+from helpers.stored import OPTIONS, Stored, store
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,23 +14,11 @@ from data_tools.beton.format import JPG, PAGE_BYTES, RAW
 from data_tools.convert import transcode
 from data_tools.convert.transcode import (
     BadImageError,
-    StorageOptions,
     decode,
     wants_raw,
 )
 from data_tools.native import codec
 
-OPTIONS = StorageOptions(
-    caps=(160, 320, None),
-    side="shorter",
-    filter="area",
-    quality=90,
-    seekable=True,
-    keep=False,
-    raw_share=0.0,
-    seed=0,
-    page_bytes=(PAGE_BYTES, PAGE_BYTES, PAGE_BYTES),
-)
 ODD_IMAGES = oddities()
 
 

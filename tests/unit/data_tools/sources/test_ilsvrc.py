@@ -1,6 +1,5 @@
 """The official archives of ILSVRC 2012."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -47,21 +46,6 @@ def test_what_is_no_image_is_counted_wherever_it_stands(tmp_path: Path) -> None:
     index = read_index(paths)
     assert indexed_images(index) == indexed_images(wanted)
     assert index.ignored == len(junk) + 3 * len(inner)
-
-
-def test_the_devkit_may_be_unpacked(tmp_path: Path) -> None:
-    paths, _ = official(tmp_path)
-    wanted = indexed_images(read_index(paths))
-    paths[2].write_bytes(gzip.decompress(paths[2].read_bytes()))
-    index = read_index(paths)
-    assert indexed_images(index) == wanted
-    assert index.ignored == 0
-
-
-def test_validation_images_need_the_devkit(tmp_path: Path) -> None:
-    paths, _ = official(tmp_path)
-    with pytest.raises(SourceError, match="devkit_t12"):
-        read_index(paths[:2])
 
 
 def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:

@@ -17,19 +17,21 @@ from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
 
 
-def shard(
-    path: Path, images: list[tuple[str | None, int, bytes]], names: list[str] | None = None, group: int = 2
-) -> Path:
-    image = pyarrow.array(
-        [{"bytes": data, "path": name} for name, _, data in images],
-        pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]),
-    )
-    table = pyarrow.table({"image": image, "label": pyarrow.array([label for _, label, _ in images], pyarrow.int64())})
-    if names:
-        noted = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(noted)})
-    parquet.write_table(table, path, row_group_size=group)
+def table(path: Path, columns: dict[str, object], label_names: list[str] | None = None, group: int = 2) -> Path:
+    """A shard of these columns; the names are those of the last one's labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = pyarrow.table(columns)
+    if label_names:
+        noted = {"info": {"features": {list(columns)[-1]: {"names": label_names, "_type": "ClassLabel"}}}}
+        rows = rows.replace_schema_metadata({"huggingface": json.dumps(noted)})
+    parquet.write_table(rows, path, row_group_size=group)
     return path
+
+
+def shard(path: Path, images: list[tuple[str, int, bytes]], names: list[str] | None = None, group: int = 2) -> Path:
+    """A shard as the hub has it, of (path, label, bytes)."""
+    image = [{"bytes": data, "path": name} for name, _, data in images]
+    return table(path, {"image": image, "label": [label for _, label, _ in images]}, names, group)
 
 
 def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
@@ -72,17 +74,6 @@ def test_rows_can_be_read_in_any_order(tmp_path: Path) -> None:
     opened = ShardReader(str(path))
     for at in [0, 1, 119, 120, 299, 5, 130, 129]:
         assert opened.image((at // 120) << 32 | at % 120) == images[at][2]
-
-
-def table(path: Path, columns: dict[str, object], label_names: list[str] | None = None) -> Path:
-    """A shard of these columns; the names are those of the last one's labels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = pyarrow.table(columns)
-    if label_names:
-        noted = {"info": {"features": {list(columns)[-1]: {"names": label_names, "_type": "ClassLabel"}}}}
-        rows = rows.replace_schema_metadata({"huggingface": json.dumps(noted)})
-    parquet.write_table(rows, path)
-    return path
 
 
 def stored_images(index: Index) -> dict[str, list[tuple[int, str, bytes]]]:

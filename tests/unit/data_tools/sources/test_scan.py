@@ -129,8 +129,6 @@ def test_resized_images_and_folders_of_one_split_may_be_given_themselves(tmp_pat
     [
         (below("train", TRAIN) | below("val", {"1.JPEG": b"x"}), r"val/1\.JPEG: in no class folder.*--data\.splits"),
         (below("train", TRAIN) | below("test", VAL) | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
-        (below("train", {"1.JPEG": b"x"}) | below("val", VAL), r"train/1\.JPEG: in no class folder.*--data\.splits"),
-        (SORTED | below("valid", VAL), "val and valid both exist"),
         (below("color", SORTED) | below("segmented", SORTED), "color/train and segmented/train both exist"),
         ({"train/images/1.jpg": b"x", "train/labels/1.txt": b"0"}, r"train: holds images in place of classes.*YOLO"),
         ({"train/n01.tar": b"x", "val/n01.tar": b"x"}, r"no images at .*other files left out: 2, e\.g\. .*n01\.tar"),
@@ -145,13 +143,6 @@ def test_a_split_that_cannot_be_told_is_refused(tmp_path: Path, files: Files, wo
     for source in (write_tar(tmp_path / "a.tar", files), write_folder(tmp_path / "folder", files)):
         with pytest.raises(SourceError, match=words):
             read_index([source])
-
-
-def test_only_the_named_splits_are_read(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "a.tar", {"train/cat/1.JPEG": b"x", "val/cats/1.JPEG": b"x"})
-    assert read_index([source]).classes == ("cat", "cats")
-    assert read_index([source], splits=["train"]).classes == ("cat",)
-    assert indexed_images(read_index([source], splits=["val"])) == {("val", None): [(0, "cats/1.JPEG", b"x")]}
 
 
 # ---------------------------------------------------------------------------------------------- what is left out
