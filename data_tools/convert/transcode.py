@@ -37,10 +37,9 @@ class StorageOptions:
     """How every image is stored.
 
     caps: one entry an output, None for the pixels as they are. filter: what makes them smaller. seekable: JPEGs made
-    for a cap can be cut without decoding them (see `codec.encode`). keep: store the file's own bytes where an uncapped
-    output is a plain JPEG.
-    raw_share: the share of samples stored as pixels, 0 for none and 1 for all. page_bytes: by output, what a sample
-    may take at most.
+    for a cap have a restart marker after every MCU, so that crops decode faster. keep: store the file's own bytes where
+    an uncapped output is a plain JPEG. raw_share: the share of samples stored as pixels, 0 for none and 1 for all.
+    page_bytes: by output, what a sample may take at most.
     """
 
     caps: tuple[int | None, ...]

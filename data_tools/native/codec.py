@@ -1,16 +1,16 @@
-"""The native image code: JPEG in and out, an antialiased resize, XXH64 (`api.cpp`, bound by ctypes).
+"""The native image code: JPEGs decoded and examined, XXH64 (`api.cpp`, bound by ctypes).
 
 Every call releases the GIL, so threads run it in parallel. Pixels are integer arithmetic: the same bytes on
 every machine with the same libjpeg-turbo.
 """
 
 import ctypes
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.native.library import SUBSAMPLING, EncodeOptions, ErrorText, JpegHeader, JpegSurvey, library
+from data_tools.native.library import ErrorText, JpegHeader, JpegSurvey, library
 
 Bytes = NDArray[np.uint8]
 Data = bytes | bytearray | memoryview | Bytes
@@ -47,12 +47,6 @@ def _bytes(data: Data) -> Bytes:
     if array.dtype != np.uint8 or array.ndim != 1 or not array.flags.c_contiguous:
         raise TypeError(f"expected contiguous bytes, got {array.dtype} of shape {array.shape}")
     return array
-
-
-def _picture(rgb: Bytes) -> Bytes:
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise TypeError(f"expected a (height, width, 3) picture of uint8, got {rgb.dtype} of shape {rgb.shape}")
-    return np.ascontiguousarray(rgb)
 
 
 def probe(data: Data) -> JpegHeader:
@@ -138,42 +132,6 @@ def _follows_coded_data(data: bytes, end: int) -> bool:
         if 0xC0 <= data[at + 1] < 0xFF:
             return data[at + 1] == 0xDA or 0xD0 <= data[at + 1] <= 0xD7
     return False
-
-
-def encode(rgb: Bytes, *, quality: int, subsampling: str = "420", seekable: bool = False) -> Bytes:
-    """Encode (height, width, 3) RGB as a baseline JPEG; returns its bytes.
-
-    `seekable` puts a restart marker after every MCU. Every decoder gets the same pixels; ours decodes only
-    what a crop needs. It takes 3 to 5 % more bytes.
-    """
-    picture = _picture(rgb)
-    height, width = picture.shape[:2]
-    options = EncodeOptions(quality, *SUBSAMPLING[subsampling], seekable)
-    out = np.empty(6 * (height + 31) * (width + 31) + 4096, np.uint8)  # TurboJPEG's bound, with a margin
-    size = ctypes.c_size_t()
-    _call(
-        library().native_encode,
-        picture.ctypes.data,
-        width,
-        height,
-        ctypes.byref(options),
-        out.ctypes.data,
-        out.size,
-        ctypes.byref(size),
-    )
-    return out[: size.value].copy()
-
-
-def resize(rgb: Bytes, height: int, width: int, filter: Literal["area", "lanczos"] = "area") -> Bytes:
-    """Resize (h, w, 3) RGB. `area`: each axis averages by area where it shrinks, and is bilinear where it grows.
-    `lanczos`: Lanczos with 3 lobes, antialiased, as PIL's."""
-    picture = _picture(rgb)
-    if height < 1 or width < 1:
-        raise ValueError(f"cannot resize to {height} x {width} pixels")
-    out = np.empty((height, width, 3), np.uint8)
-    sizes = picture.ctypes.data, *picture.shape[:2], out.ctypes.data, height, width
-    _call(library().native_resize, *sizes, filter == "lanczos")
-    return out
 
 
 def checksum(data: Data) -> int:
