@@ -122,7 +122,7 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
             _number_repeats(images.names)
         builder.take(split, None, names[label], images)
     if labels.are_numbers and not labels.are_wnids:
-        builder.order_classes(names[label] for label in sorted(names, key=int))
+        builder.class_order = [names[label] for label in sorted(names, key=int)]
 
 
 def _name_and_wnid(path: str) -> tuple[str, str]:
