@@ -46,8 +46,6 @@ class Data(Section):
 
 
 class AdoptOptions(Section):
-    """One adoption of files."""
-
     files: Annotated[tuple[Path, ...], Argument("FILE.ffcv")] = Field(description="files that stock FFCV wrote")
     classes: Path | None = Field(
         None, description="text file with the name of each class, in the order of labels; by default `0`, `1`, …"

@@ -90,8 +90,6 @@ def rows(found: dict[str, Scalars], ignore_eval: bool, path: Path) -> Iterator[t
 
 
 class DawnOptions(Section):
-    """One table."""
-
     run: Annotated[Path, Argument("RUN_DIR")] = Field(description="a run folder, or an event file")
     ignore_eval: bool = Field(False, description="subtract the time of evaluation from the hours")
 

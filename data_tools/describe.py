@@ -31,8 +31,6 @@ SOURCES = 5  # that are named
 
 
 class DescribeOptions(Section):
-    """One description of a beton."""
-
     file: Annotated[Path, Argument("FILE.beton")] = Field(description="beton to describe")
     sheet: Path | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
 

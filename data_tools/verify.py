@@ -25,8 +25,6 @@ from data_tools.common.resources import usable_cores
 
 
 class VerifyOptions(Section):
-    """One check of betons."""
-
     files: Annotated[tuple[Path, ...], Argument("FILE.beton")] = Field(description="betons to check")
     full: bool = Field(False, description="also compare every checksum and decode every picture")
     workers: int | None = Field(None, ge=1, description="threads for `--full`; by default one per usable core")
