@@ -1,6 +1,5 @@
 """Mutated JPEGs through the native decoder: pixels or an error, under memory sanitizers."""
 
-import io
 import shutil
 import subprocess
 import zipfile
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import native_images
-from helpers.images import jpeg, photo
+from helpers.images import encoded, jpeg, photo
 from PIL import Image
 
 from data_tools.native import codec
@@ -21,18 +20,14 @@ SOURCE = Path(__file__).with_name("fuzz_native.cpp")
 def seeds() -> list[bytes]:
     """Small pictures of every kind that has a path of its own."""
     rgb = photo(1, 90, 61)
-    grey = io.BytesIO()
-    Image.fromarray(rgb).convert("L").save(grey, "JPEG", restart_marker_blocks=1)
-    cmyk = io.BytesIO()
-    Image.fromarray(rgb).convert("CMYK").save(cmyk, "JPEG")
     return [
         *(native_images.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in SUBSAMPLING),
         native_images.encode(rgb, quality=85).tobytes(),
         jpeg(rgb, 80, progressive=True),
         jpeg(rgb, 80, restart_marker_blocks=4, optimize=True),
         jpeg(photo(2, 1, 1)),
-        grey.getvalue(),
-        cmyk.getvalue(),
+        encoded(Image.fromarray(rgb).convert("L"), "JPEG", restart_marker_blocks=1),
+        encoded(Image.fromarray(rgb).convert("CMYK"), "JPEG"),
     ]
 
 

@@ -173,8 +173,6 @@ def test_expect_option_compares_the_source_with_imagenet(tmp_path: Path, monkeyp
 
 def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1800, 2000, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
     large = jpeg(pixels, quality=100, subsampling=0)
     assert len(large) > PAGE_BYTES
     source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.images import jpeg, oddities, photo
+from helpers.images import encoded, jpeg, oddities, photo
 from helpers.stored import OPTIONS, Stored, store
 from numpy.typing import NDArray
 from PIL import Image
 
 from data_tools.beton.format import JPG, PAGE_BYTES, RAW
-from data_tools.convert import transcode
 from data_tools.convert.transcode import (
     BadImageError,
     decode,
@@ -36,11 +35,9 @@ def raw(
     pixels: NDArray[np.uint8], *caps: int | None, side: str = "shorter", filter: str = "area"
 ) -> list[NDArray[np.uint8]]:
     """The pixels that are stored of a picture at these caps."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
     own = {"caps": caps, "side": side, "filter": filter, "page_bytes": (PAGE_BYTES,) * len(caps)}
     options = replace(OPTIONS, **own, raw_share=1.0)
-    return [stored.pixels for stored in store(file.getvalue(), "c/x", options)]
+    return [stored.pixels for stored in store(encoded(Image.fromarray(pixels), "PNG"), "c/x", options)]
 
 
 @pytest.mark.parametrize(
@@ -150,14 +147,8 @@ def test_raw_share_is_kept_and_depends_on_key_and_seed() -> None:
     assert all(wants_raw(key, replace(OPTIONS, raw_share=1.0)) for key in keys[:50])
 
 
-@pytest.mark.parametrize(
-    ("start", "words"),
-    [
-        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, which is not read"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture, which is not read"),
-        (b"anything else", "not an image"),
-    ],
-)
-def test_pictures_of_kinds_that_are_not_read_are_named(start: bytes, words: str) -> None:
-    with pytest.raises(transcode.BadImageError, match=words):
-        transcode.decode(start + bytes(600))
+def test_pictures_of_kinds_that_are_not_read_are_named() -> None:
+    with pytest.raises(BadImageError, match="an AVIF picture, which is not read"):
+        decode(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1" + bytes(600))
+    with pytest.raises(BadImageError, match="not an image"):
+        decode(b"anything else" + bytes(600))

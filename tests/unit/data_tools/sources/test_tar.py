@@ -185,17 +185,8 @@ def test_times_in_place_of_the_prefix_are_no_part_of_the_name(tmp_path: Path) ->
 @pytest.mark.parametrize("form", ["gnu", "pax"])
 def test_later_volume_is_refused(tmp_path: Path, form: str) -> None:
     (tmp_path / "image").write_bytes(b"x" * 30000)
-    command = [
-        "tar",
-        f"--format={form}",
-        "-cML",
-        "20",
-        "-f",
-        "1.tar",
-        "--new-volume-script=echo 2.tar >&$TAR_FD",
-        "image",
-    ]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    volumes = ["-cML", "20", "-f", "1.tar", "--new-volume-script=echo 2.tar >&$TAR_FD"]
+    subprocess.run(["tar", f"--format={form}", *volumes, "image"], cwd=tmp_path, check=True)
     with pytest.raises(SourceError, match=r"2\.tar: begins within image: .*tar -xM"):
         list(members(tmp_path / "2.tar"))
     with pytest.raises(SourceError, match="ends early, within image"):
