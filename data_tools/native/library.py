@@ -21,12 +21,8 @@ CROP = np.dtype([(name, "<i4") for name in ("top", "left", "height", "width", "f
 # A sample of a batch to load: its bytes in the file, and the crop to take (jpeg_crops.h: Task).
 TASK = np.dtype(
     [
-        ("at", "<u8"),
-        ("size", "<u8"),
-        ("checksum", "<u8"),
-        ("mode", "<i4"),
-        ("image_width", "<i4"),
-        ("image_height", "<i4"),
+        *((name, "<u8") for name in ("at", "size", "checksum")),
+        *((name, "<i4") for name in ("mode", "image_width", "image_height")),
         ("crop", CROP),
     ]
 )

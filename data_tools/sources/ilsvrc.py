@@ -21,12 +21,15 @@ from data_tools.sources.tar import SourceError
 KAGGLE_START = b"ImageId,PredictionString"
 
 
-def read_devkit(path: Path) -> dict[str, bytes]:
-    """The two files of the devkit that hold labels, if this is the devkit, compressed; as a plain tar it is read like
-    every other. Raises SourceError if it has only one of them."""
+def read_labels(path: Path) -> dict[str, bytes]:
+    """The files of labels, by name, in the devkit, compressed (as a plain tar it is read like every other), or if this
+    is Kaggle's. Empty if it is neither; SourceError for a devkit that has only one of its two."""
     texts: dict[str, bytes] = {}
     if path.stat().st_size > MAX_LABEL_BYTES:
         return texts
+    with path.open("rb") as file:
+        if file.read(len(KAGGLE_START)) == KAGGLE_START:
+            return {KAGGLE_LABELS: path.read_bytes()}
     with (
         contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError),
         tarfile.open(path) as tar,

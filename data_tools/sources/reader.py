@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _OPEN_ARCHIVES = 16  # but one shard, which holds decompressed pages: they are read one after another
 
-FileKind = Literal["archive", "folder", "parquet"]
-
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -29,7 +27,7 @@ class File:
     column: of a shard, the one that holds the images. digest: of a shard's contents.
     """
 
-    kind: FileKind
+    kind: Literal["archive", "folder", "parquet"]
     path: str
     column: str = ""
     digest: str = ""

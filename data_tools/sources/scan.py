@@ -21,7 +21,7 @@ from data_tools.sources import ilsvrc
 from data_tools.sources.folder import list_folder
 from data_tools.sources.index import OTHER_FILES, SPLITS, Index, IndexBuilder
 from data_tools.sources.layouts import Folders, Layout, classify, is_numbered
-from data_tools.sources.listing import KAGGLE_LABELS, TINY_LABELS, Listing, list_tar
+from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 OF_TEST = "pictures of the test split"
@@ -59,7 +59,7 @@ def read_index(
         elif kind == "tar":
             listings.append(list_tar(builder.files, path))
         else:
-            label_files |= ilsvrc.read_devkit(path) if kind == "devkit" else {KAGGLE_LABELS: path.read_bytes()}
+            label_files |= ilsvrc.read_labels(path)
         builder.sources.append(Source(name=from_path((path.resolve() if path.is_dir() else path).name), bytes=size))
     _read_parquet(builder, parquet_sources, image_column, label_column)
     for listing in listings:
@@ -204,11 +204,9 @@ def recognise(path: Path) -> str:
         return "tar"
     if start.startswith(b"PAR1"):
         return "parquet"
-    if start.startswith(ilsvrc.KAGGLE_START):
-        return "kaggle labels"
+    if ilsvrc.read_labels(path):
+        return "labels"
     kind, program = archive_kind(start)
-    if kind and ilsvrc.read_devkit(path):
-        return "devkit"
     if kind:
         raise SourceError(f"{kind}, so it cannot be read in place", where=path, remedy=f"{program} it once")
     if kind := picture_kind(start):
