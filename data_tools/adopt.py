@@ -61,6 +61,10 @@ def main(argv: Sequence[str]) -> int:
     names = None if options.classes is None else read_classes(options.classes)
     layouts = [read_layout(path) for path in options.files]
     plans = [plan(layout, options) for layout in layouts]
+    made = [link for _, links, _ in plans for link in links]
+    for link in reversed(made):  # the name of the set is the last of its links
+        if made.count(link) > 1:
+            raise UserError("two of the files would get this name", where=link, remedy="adopt one of them elsewhere")
     labels = [layout.samples["f1"] for layout in layouts]
     # There are not more classes than images: a label beyond is damaged.
     limit = max(IMAGENET_CLASSES, *map(len, labels)) if names is None else len(names)
