@@ -14,7 +14,7 @@ from data_tools.common.files import too_many_open_files
 from data_tools.common.names import to_path
 
 if TYPE_CHECKING:
-    from data_tools.sources.parquet import ShardReader
+    from data_tools.sources.parquet import Table
 
 _OPEN_ARCHIVES = 16  # but one shard, which holds decompressed pages: they are read one after another
 
@@ -51,7 +51,7 @@ class Reader:
     def __init__(self, files: Sequence[File]) -> None:
         self.files = files
         self._archives: OrderedDict[int, Archive] = OrderedDict()
-        self._shard: tuple[int, ShardReader] | None = None
+        self._shard: tuple[int, Table] | None = None
         self._lock = threading.Lock()
 
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
@@ -59,7 +59,7 @@ class Reader:
         path = self.files[file].path
         try:
             if self.files[file].kind == "parquet":
-                return self._rows(file).image(offset)
+                return self._table(file).image(self.files[file].column, offset)
             if self.files[file].kind == "archive":
                 data = _read_at(self.archive(file).handle, offset, length)
             else:
@@ -96,14 +96,14 @@ class Reader:
             self._shard[1].close()
             self._shard = None
 
-    def _rows(self, file: int) -> ShardReader:
-        from data_tools.sources.parquet import ShardReader
+    def _table(self, file: int) -> Table:
+        from data_tools.sources.parquet import Table
 
         if self._shard and self._shard[0] != file:
             self._shard[1].close()
             self._shard = None
         if not self._shard:
-            self._shard = file, ShardReader(self.files[file].path, self.files[file].column)
+            self._shard = file, Table(Path(self.files[file].path))
         return self._shard[1]
 
 

@@ -11,7 +11,7 @@ from helpers.indexes import indexed_images
 from pyarrow import parquet
 
 from data_tools.sources.index import Index
-from data_tools.sources.parquet import ShardReader
+from data_tools.sources.parquet import Table
 from data_tools.sources.reader import Reader
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
@@ -59,7 +59,7 @@ def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
     for split_index in index.split_indexes:
         assert split_index.order is not None
         found[split_index.split, None] = [
-            (label, split_index.key(at), ShardReader(index.files[file].path).image(offset))
+            (label, split_index.key(at), Table(Path(index.files[file].path)).image("image", offset))
             for at, (label, (file, offset, _)) in enumerate(zip(split_index.labels, split_index.places, strict=True))
         ]
     assert found == indexed_images(expected)
@@ -71,9 +71,9 @@ def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
 def test_rows_can_be_read_in_any_order(tmp_path: Path) -> None:
     images = [(f"{at}.JPEG", at % 3, f"image {at}".encode()) for at in range(300)]
     path = shard(tmp_path / "train.parquet", images, group=120)
-    opened = ShardReader(str(path))
+    opened = Table(path)
     for at in [0, 1, 119, 120, 299, 5, 130, 129]:
-        assert opened.image((at // 120) << 32 | at % 120) == images[at][2]
+        assert opened.image("image", (at // 120) << 32 | at % 120) == images[at][2]
 
 
 def stored_images(index: Index) -> dict[str, list[tuple[int, str, bytes]]]:
@@ -151,8 +151,8 @@ def test_pictures_of_a_row_group_may_take_over_2_gb(tmp_path: Path) -> None:
     ]
     path = tmp_path / "train.parquet"
     parquet.write_table(pyarrow.Table.from_batches(batches), path, use_dictionary=False)
-    opened = ShardReader(str(path))
-    assert [opened.image(at)[-1] for at in range(33)] == list(range(33))
+    opened = Table(path)
+    assert [opened.image("image", at)[-1] for at in range(33)] == list(range(33))
 
 
 @pytest.mark.parametrize(
