@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from data_tools.beton.checks import read_checksums, structure_faults
-from data_tools.beton.format import Layout, read_layout
-from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.beton.format import read_layout
+from data_tools.beton.manifest import read_manifest
 from data_tools.beton.samples import check_samples
 from data_tools.common.errors import UserError, printable, program
 from data_tools.common.options import Argument, Section, parse
@@ -66,16 +64,10 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
             checksums = read_checksums(layout, manifest)
         except UserError as error:
             yield str(error)
-    if full:
-        yield from _full(layout, manifest, checksums, workers)
-
-
-def _full(
-    layout: Layout, manifest: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int
-) -> Iterator[str]:
-    """Every byte and every image."""
+    if not full:
+        return
     progress, done = ProgressDisplay(), 0
-    progress.begin(len(layout.samples), name=layout.path.name)
+    progress.begin(len(layout.samples), name=path.name)
     try:
         classes = manifest.classes if manifest else ()
         for chunk in check_samples(layout, workers, checksums=checksums, classes=classes):
