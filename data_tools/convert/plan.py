@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.beton.classes import are_wnids, expected_dataset, shortfalls
+from data_tools.beton.classes import are_wnids, may_be_imagenets, shortfalls
 from data_tools.beton.format import PAGE_BYTES
 from data_tools.beton.manifest import read_manifest
 from data_tools.beton.writer import partial_path
@@ -75,11 +75,8 @@ class ConversionPass:
 
 def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
     """Every pass, complete ones included. Raises ConversionError if a split is missing, or other betons are there."""
-    if spec.data.expect is not None:
-        _check_expected(index, spec)
     _check_splits(index, spec.data.splits)
-    if spec.data.expect is None:
-        _check_expected(index, spec)
+    _check_expected(index, spec)
     wanted = _wanted_caps(index, spec)
     passes = []
     for split_index in index.split_indexes:
@@ -227,12 +224,10 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
 
 
 def _check_expected(index: Index, spec: WriteSpec) -> None:
-    expected = spec.data.expect or expected_dataset(index.classes)
-    faults = shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)
-    if expected == "imagenet1k" and faults:
-        raise ConversionError(
-            f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is intended, give --data.expect=any"
-        )
+    is_expected = may_be_imagenets(index.classes) if spec.data.expect is None else spec.data.expect == "imagenet1k"
+    if is_expected and (faults := shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)):
+        what = f"not ImageNet-1k: {'; '.join(faults)}"
+        raise ConversionError(what, remedy="if that is intended, give --data.expect=any")
 
 
 def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:

@@ -1,13 +1,13 @@
 """Which data set a list of classes is."""
 
-from data_tools.beton.classes import expected_dataset, in_imagenets_order, shortfalls
+from data_tools.beton.classes import in_imagenets_order, may_be_imagenets, shortfalls
 
 
-def test_expected_dataset_and_shortfalls() -> None:
+def test_imagenets_classes_and_shortfalls() -> None:
     wnids = tuple(f"n{at:08d}" for at in range(1000))
-    assert expected_dataset(wnids) == "imagenet1k"
-    assert expected_dataset(wnids[:999]) == "any"
-    assert expected_dataset((*wnids[:999], "dog")) == "any"
+    assert may_be_imagenets(wnids)
+    assert not may_be_imagenets(wnids[:999])
+    assert not may_be_imagenets((*wnids[:999], "dog"))
     assert shortfalls(wnids, {"train": 1_281_167, "val": 50_000}) == []
     assert len(shortfalls(wnids, {"train": 1_281_166})) == 2
 
