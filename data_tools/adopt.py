@@ -46,8 +46,6 @@ class Data(Section):
 
 
 class AdoptOptions(Section):
-    """One adoption of files."""
-
     files: Annotated[tuple[Path, ...], Argument("FILE.ffcv")] = Field(description="files that stock FFCV wrote")
     classes: Path | None = Field(
         None, description="text file with the name of each class, in the order of labels; by default `0`, `1`, …"
@@ -63,6 +61,10 @@ def main(argv: Sequence[str]) -> int:
     names = None if options.classes is None else read_classes(options.classes)
     layouts = [read_layout(path) for path in options.files]
     plans = [plan(layout, options) for layout in layouts]
+    made = [link for _, links, _ in plans for link in links]
+    for link in reversed(made):  # the name of the set is the last of its links
+        if made.count(link) > 1:
+            raise UserError("two of the files would get this name", where=link, remedy="adopt one of them elsewhere")
     labels = [layout.samples["f1"] for layout in layouts]
     # There are not more classes than images: a label beyond is damaged.
     limit = max(IMAGENET_CLASSES, *map(len, labels)) if names is None else len(names)
@@ -119,7 +121,7 @@ def plan(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Path, str], 
         raise UserError(error.fault, remedy=f"remove {manifest_path(own)} to adopt the file again") from None
     if converted:
         raise UserError("has the manifest of its conversion already", where=own)
-    return own, links, {"split": split, "cap": cap, "side": side, "filter": None}
+    return own, links, {"split": split, "cap": cap, "side": side}
 
 
 def size_limit(name: str, layout: Layout) -> tuple[int | None, str]:
@@ -197,12 +199,8 @@ def manifest_of(layout: Layout, classes: tuple[str, ...], sums: NDArray[np.uint6
         **named,
         version=manifests.MANIFEST_VERSION,
         beton=layout.path.name,
-        quality=0,
-        seekable=False,
         mode={0: "jpg", images: "raw"}.get(raw, "proportion"),
         raw_share=raw / images,
-        seed=0,
-        originals=False,
         images=images,
         bytes=layout.file_bytes,
         page_bytes=layout.page_bytes,
@@ -210,11 +208,7 @@ def manifest_of(layout: Layout, classes: tuple[str, ...], sums: NDArray[np.uint6
         digest=layout.digest(sums.tobytes()),
         checksums_digest=hashlib.sha256(sums.tobytes()).hexdigest(),
         classes=classes,
-        source_digest="",
-        source_state={},
         sources=(manifests.Source(name=layout.path.name, bytes=layout.file_bytes),),
-        skipped=(),
-        versions={},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -30,8 +31,6 @@ SOURCES = 5  # that are named
 
 
 class DescribeOptions(Section):
-    """One description of a beton."""
-
     file: Annotated[Path, Argument("FILE.beton")] = Field(description="beton to describe")
     sheet: Path | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
 
@@ -43,21 +42,15 @@ def main(argv: Sequence[str]) -> int:
         raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
     if options.sheet:
         check_output(options.sheet, *PICTURES)
-    layout = read_layout(options.file)
-    manifest = _manifest(options.file)
+    layout, manifest = read_layout(options.file), None
+    with contextlib.suppress(UserError):
+        manifest = read_manifest(options.file)
     for line in describe(layout, manifest):
         print(printable(line))
     if options.sheet:
         contact_sheet(layout, manifest).save(options.sheet)
         print(f"\ncontact sheet: {printable(str(options.sheet))}")
     return 0
-
-
-def _manifest(path: Path) -> Manifest | None:
-    try:
-        return read_manifest(path)
-    except UserError:
-        return None
 
 
 def _sources(manifest: Manifest) -> str:
@@ -68,10 +61,8 @@ def _sources(manifest: Manifest) -> str:
 
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     """The description, line by line."""
-    count = len(layout.samples)
-    yield (
-        f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {layout.page_bytes >> 20} MiB"
-    )
+    count, page = len(layout.samples), layout.page_bytes >> 20
+    yield f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {page} MiB"
     yield "fields: {} (RGBImageField), {} (IntField)".format(*layout.fields)
     if manifest:
         cap = f"{manifest.side} side at most {manifest.cap} px" if manifest.cap else "full size"
@@ -83,11 +74,10 @@ def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
         yield f"digest {manifest.digest}"
     else:
         yield "no manifest beside it"
-    if not count:
-        return
-    yield from _sizes(layout)
-    yield from _classes(layout, manifest)
-    yield from _storage(layout)
+    if count:
+        yield from _sizes(layout)
+        yield from _classes(layout, manifest)
+        yield from _storage(layout)
 
 
 def _sizes(layout: Layout) -> Iterator[str]:

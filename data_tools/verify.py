@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from data_tools.beton.checks import read_checksums, structure_faults
-from data_tools.beton.format import SAMPLES_START, Layout, read_layout
-from data_tools.beton.manifest import Manifest, read_manifest
+from data_tools.beton.format import read_layout
+from data_tools.beton.manifest import read_manifest
 from data_tools.beton.samples import check_samples
 from data_tools.common.errors import UserError, printable, program
 from data_tools.common.options import Argument, Section, parse
@@ -25,8 +23,6 @@ from data_tools.common.resources import usable_cores
 
 
 class VerifyOptions(Section):
-    """One check of betons."""
-
     files: Annotated[tuple[Path, ...], Argument("FILE.beton")] = Field(description="betons to check")
     full: bool = Field(False, description="also compare every checksum and decode every picture")
     workers: int | None = Field(None, ge=1, description="threads for `--full`; by default one per usable core")
@@ -68,16 +64,10 @@ def verify(path: Path, *, full: bool = False, workers: int = 1) -> Iterator[str]
             checksums = read_checksums(layout, manifest)
         except UserError as error:
             yield str(error)
-    if full:
-        yield from _full(layout, manifest, checksums, workers)
-
-
-def _full(
-    layout: Layout, manifest: Manifest | None, checksums: NDArray[np.uint64] | None, workers: int
-) -> Iterator[str]:
-    """Every byte and every image."""
+    if not full:
+        return
     progress, done = ProgressDisplay(), 0
-    progress.begin(len(layout.samples), name=layout.path.name)
+    progress.begin(len(layout.samples), name=path.name)
     try:
         classes = manifest.classes if manifest else ()
         for chunk in check_samples(layout, workers, checksums=checksums, classes=classes):
@@ -86,12 +76,6 @@ def _full(
             progress.advance(done)
     finally:
         progress.close()
-    head, first = SAMPLES_START + layout.samples.nbytes, int(layout.alloc["ptr"].min()) if len(layout.alloc) else 0
-    first -= first % layout.page_bytes
-    with layout.path.open("rb") as file:
-        file.seek(head)
-        if first > head and file.read(first - head).strip(b"\0"):
-            yield f"{layout.path}: bytes {head} to {first}, between the tables and the first page, are not zero"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def _table_faults(layout: Layout) -> list[str]:
     table = int(layout.header["alloc_table_ptr"])
     first = SAMPLES_START + len(layout.samples) * SAMPLE.itemsize
     ids, start, size = alloc["sample_id"], alloc["ptr"].astype(np.uint64), alloc["size"].astype(np.uint64)
-    faults = listed("does not appear exactly once in the alloc table", _not_once(ids, len(layout.samples)))
+    times = np.bincount(ids.astype(np.int64), minlength=len(layout.samples))
+    faults = listed("does not appear exactly once in the alloc table", np.flatnonzero(times != 1))
     # A pointer near 2^64 would wrap around in start + size: check bounds first, then sums of the rest.
     outside = (start < first) | (start >= table) | (size == 0) | (size > table)
     faults += listed("has its bytes outside of the data region", ids[outside])
@@ -62,10 +63,6 @@ def _table_faults(layout: Layout) -> list[str]:
     if table % page:
         faults.append(f"the alloc table at {table} does not follow a whole page of {page} bytes")
     return faults
-
-
-def _not_once(ids: Array, images: int) -> Array:
-    return np.flatnonzero(np.bincount(ids.astype(np.int64), minlength=images)[:images] != 1)
 
 
 def _sample_faults(layout: Layout) -> list[str]:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from data_tools.common.imagenet import IMAGENET_CLASSES, IMAGENET_IMAGES
 from data_tools.common.names import name_bytes
 
 _WNID = re.compile(r"n\d{8}")
-
-
-def number_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The class names by label, sorted by code point, so that the order does not depend on the locale."""
-    return tuple(sorted(set(names)))
 
 
 def are_wnids(classes: Sequence[str]) -> bool:
@@ -35,18 +30,16 @@ def classes_digest(classes: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(name_bytes(name) + b"\n" for name in classes)).hexdigest()
 
 
-def expected_dataset(classes: Sequence[str]) -> str:
-    """The default of `--data.expect` for these classes: `imagenet1k` or `any`."""
-    return "imagenet1k" if len(classes) == IMAGENET_CLASSES and are_wnids(classes) else "any"
+def may_be_imagenets(classes: Sequence[str]) -> bool:
+    return len(classes) == IMAGENET_CLASSES and are_wnids(classes)
 
 
 def shortfalls(
     classes: Sequence[str], images: dict[str, int], splits: Sequence[str] = tuple(IMAGENET_IMAGES)
 ) -> list[str]:
     """How these splits of a source differ from ImageNet-1k; empty if they do not."""
-    faults = []
-    if len(classes) != IMAGENET_CLASSES or not are_wnids(classes):
-        faults.append(f"{len(classes)} classes where ImageNet has {IMAGENET_CLASSES} wnids")
+    what = f"{len(classes)} classes where ImageNet has {IMAGENET_CLASSES} wnids"
+    faults = [] if may_be_imagenets(classes) else [what]
     for split, count in IMAGENET_IMAGES.items():
         if split in splits and images.get(split, 0) != count:
             faults.append(f"{split}: {images.get(split, 0):,} images where ImageNet has {count:,}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +48,25 @@ class Manifest:
     split: str  # train or val
     cap: int | None  # pixels of the capped side; None: as large as the source
     side: str  # which side is capped: shorter or longer
-    filter: str | None  # what made the images smaller: area or lanczos; None: nothing did, or it is not known
-    quality: int  # of the JPEGs that were encoded
-    seekable: bool  # whether they have a restart marker after every MCU, so that crops decode faster
+    filter: str | None = None  # what made the images smaller: area or lanczos; None: nothing did, or it is not known
+    quality: int = 0  # of the JPEGs that were encoded; 0: it is not known
+    seekable: bool = False  # whether they have a restart marker after every MCU, so that crops decode faster
     mode: str  # jpg, raw or proportion
     raw_share: float  # for proportion: the share of samples stored as pixels
-    seed: int  # of that choice
-    originals: bool  # whether the source's own JPEG bytes were kept where they could be
+    seed: int = 0  # of that choice
+    originals: bool = False  # whether the source's own JPEG bytes were kept where they could be
     images: int
     bytes: int
     page_bytes: int
     modes: dict[str, int]  # how many samples are jpg and raw, and how many of the jpg are original bytes
     digest: str  # see data_tools.beton.format.beton_digest
     checksums_digest: str  # SHA-256 of NAME.beton.xxh64
-    source_digest: str  # of the ordered list of converted images
-    source_state: dict[str, str]  # by kind of source: digests that change with the contents
+    source_digest: str = ""  # of the ordered list of converted images; empty for an adopted file
+    source_state: dict[str, str] = field(default_factory=dict)  # by kind of source, a digest of its contents
     classes: tuple[str, ...]
     sources: tuple[Source, ...]
-    skipped: tuple[Skipped, ...]
-    versions: dict[str, str]
+    skipped: tuple[Skipped, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def classes_digest(self) -> str:
@@ -122,7 +122,7 @@ def _from_dict(content: Any) -> Manifest:
         content.setdefault("source_state", {})
     if content["version"] < 4:
         content.setdefault("filter", "area" if content.get("cap") and not content.get("originals") else None)
-    names = {field.name for field in fields(Manifest)}
+    names = {each.name for each in fields(Manifest)}
     if set(content) != names:
         raise ValueError(f"wrong keys: {', '.join(sorted(set(content) ^ names))}")
     content["classes"] = tuple(str(name) for name in content["classes"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import RAW, Array, Layout
+from data_tools.beton.format import RAW, SAMPLES_START, Array, Layout
 from data_tools.native import codec
 
 CHUNK_BYTES = 1 << 23  # of a file that are in memory for each thread; more if a single sample is larger
@@ -35,9 +35,9 @@ def check_samples(
     classes: Sequence[str] = (),
     done: int = 0,
 ) -> Iterator[CheckedChunk]:
-    """Compare the samples with their ``checksums``, if given, decode every JPEG whole, and see that all between samples
-    is zero. ``done`` of the samples, in the order of the file, are left out. `structure_faults` must have found
-    nothing.
+    """Compare the samples with their ``checksums``, if given, decode every JPEG whole, and see that all between the
+    tables and the samples, and between these, is zero. ``done`` of the samples, in the order of the file, are left out.
+    `structure_faults` must have found nothing.
     """
     handle = os.open(layout.path, os.O_RDONLY | os.O_CLOEXEC)
     pending = deque[Future[CheckedChunk]]()
@@ -60,6 +60,7 @@ def _chunks(layout: Layout, done: int) -> Iterator[tuple[int, int, Array]]:
     first = np.flatnonzero(np.diff(at // min(page, CHUNK_BYTES), prepend=-1))
     begins_page = np.diff(at[first] // page, prepend=-1, append=-1) != 0
     start = np.where(begins_page[:-1], at[first] // page * page, at[first])
+    start[:1] = SAMPLES_START + layout.samples.nbytes
     stop = np.where(begins_page[1:], (at[first] // page + 1) * page, np.append(start[1:], 0))
     for begin, end, entries in zip(start.tolist(), stop.tolist(), np.split(alloc, first[1:]), strict=False):
         done -= len(entries)  # strict=False: an empty array splits into one

@@ -23,8 +23,6 @@ def partial_path(beton: Path) -> Path:
 
 
 class BetonWriter:
-    """Writes one beton."""
-
     def __init__(self, path: Path, images: int, page_bytes: int) -> None:
         self.path, self.page_bytes = path, page_bytes
         self.partial = partial_path(path)

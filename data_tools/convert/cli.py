@@ -47,12 +47,13 @@ def run(spec: WriteSpec) -> int:
     started = time.monotonic()
     progress = ImageProgress()
     # A source that is refused at once prints one line, the error.
-    announcement = threading.Timer(ANNOUNCE_SECONDS, _print_line, [f"reading {', '.join(map(str, spec.data.source))}"])
+    reading = f"reading {', '.join(map(str, spec.data.source))}"
+    announcement = threading.Timer(ANNOUNCE_SECONDS, show, [reading, "stderr"])
     announcement.start()
 
     def print_line(line: str) -> None:
         announcement.cancel()
-        _print_line(line)
+        show(line, "stderr")
 
     try:
         summaries = convert(spec, report=progress.show, print_line=print_line)
@@ -76,10 +77,6 @@ def _stop(number: int, _: FrameType | None) -> None:
     for stop_signal in _STOP_SIGNALS:  # a second signal must not interrupt the cleanup
         signal.signal(stop_signal, signal.SIG_IGN)
     raise StoppedError(number)
-
-
-def _print_line(line: str) -> None:
-    show(line, "stderr")
 
 
 def _explained(error: OSError) -> ConversionError:

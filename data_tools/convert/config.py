@@ -117,7 +117,5 @@ class Write(Section):
 
 
 class WriteSpec(Section):
-    """One conversion."""
-
     data: Data
     write: Write = Write()

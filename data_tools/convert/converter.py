@@ -7,11 +7,12 @@ The bytes depend only on the source and the options: not on the number of worker
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import JPG, RAW, SAMPLE, read_layout
+from data_tools.beton.format import JPG, RAW, SAMPLE
 from data_tools.beton.manifest import MANIFEST_VERSION, Manifest, Skipped, read_manifest
 from data_tools.beton.writer import BetonWriter
 from data_tools.common.console import plural
@@ -50,6 +51,10 @@ ProgressCallback = Callable[[int, int], None]  # images written, images in all
 PrintLine = Callable[[str], None]  # for the lines before the progress bar
 
 
+def ignore(*_: object) -> None:
+    """In place of a callback that is not given."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """One beton, written now or found complete (then it took no seconds)."""
@@ -57,13 +62,10 @@ class Summary:
     path: Path
     images: int
     bytes: int  # of the file; its last page is padded with zeros
-    stored: int  # bytes of the samples alone
     seconds: float
 
 
-def convert(
-    spec: WriteSpec, *, report: ProgressCallback | None = None, print_line: PrintLine | None = None
-) -> list[Summary]:
+def convert(spec: WriteSpec, *, report: ProgressCallback = ignore, print_line: PrintLine = ignore) -> list[Summary]:
     """Write the betons. Raises ConversionError, SourceError, JournalError or OSError."""
     data = spec.data
     index = read_index(
@@ -74,22 +76,21 @@ def convert(
         image_column=data.image_column,
         label_column=data.label_column,
     )
-    print_line = print_line or (lambda line: None)
     print_line(_describe(index))
     with locked(spec.data.out, "a conversion"):
         remove_finished_journals(index, spec)
         passes = plan(index, spec)
         if difference := class_difference(index):
             print_line(f"note: {difference}")
-        summaries = [_summary(path) for p in passes if all(p.done) for path in p.paths]
-        passes = [p for p in passes if not all(p.done)]
+        summaries = [_summary(beton.path) for p in passes if p.is_done for beton in p.betons]
+        passes = [p for p in passes if not p.is_done]
         if passes:
             summaries += _write(passes, index, spec, report, print_line)
     return sorted(summaries, key=lambda summary: summary.path)
 
 
 def _write(
-    passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback | None, print_line: PrintLine
+    passes: list[ConversionPass], index: Index, spec: WriteSpec, report: ProgressCallback, print_line: PrintLine
 ) -> list[Summary]:
     summaries, before, total = [], 0, sum(len(planned.split_index) for planned in passes)
     with ImagePool(spec.write.threads) as pool:
@@ -97,13 +98,10 @@ def _write(
         print_line(estimate.table(estimates, spec.data.out))
         estimate.check_room(estimates, spec.data.out)
         for planned in passes:
-            summaries += ConversionJob(planned, index, spec, pool).run(_report_from(before, total, report))
+            job = ConversionJob(planned, index, spec, pool)
+            summaries += job.run(lambda done, before=before: report(before + done, total))  # type: ignore[misc]
             before += len(planned.split_index)
     return summaries
-
-
-def _report_from(before: int, total: int, report: ProgressCallback | None) -> Callable[[int], None]:
-    return lambda images: report(before + images, total) if report else None
 
 
 def _describe(index: Index) -> str:
@@ -117,8 +115,7 @@ def _describe(index: Index) -> str:
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:
     manifest = read_manifest(path)
-    stored = int(read_layout(path).alloc["size"].sum())
-    return Summary(path=path, images=manifest.images, bytes=manifest.bytes, stored=stored, seconds=seconds)
+    return Summary(path=path, images=manifest.images, bytes=manifest.bytes, seconds=seconds)
 
 
 class ConversionJob:
@@ -128,53 +125,78 @@ class ConversionJob:
         self.planned, self.index, self.spec, self.pool = planned, index, spec, pool
         self.split_index = planned.split_index
         self.images = len(planned.split_index)
+        self.outputs: dict[int, BetonWriter] = {}  # by column of the results
         self.bad: dict[int, str] = {}  # why an image could not be stored, by position
 
     def run(self, report: Callable[[int], None]) -> list[Summary]:
         started = time.monotonic()
-        planned = self.planned
-        journal = Journal(planned.journal, planned.identity, self.images, len(planned.paths))
-        outputs = {  # by column of the results; a beton may have been completed before
-            column: BetonWriter(path, self.images, page_bytes)
-            for column, (path, page_bytes) in enumerate(zip(planned.paths, planned.storage.page_bytes, strict=True))
-            if not planned.done[column]
-        }
-        try:
-            _resume(journal, outputs)
-            bad = [position for position in range(journal.done) if not journal.records["size"][position].any()]
-            self.bad |= {position: reason for chunk in self._stored(bad) for position, reason in chunk.bad}
-            self._write_samples(journal, outputs, report)
-            for column, output in outputs.items():
-                self._finish(journal, output, column)
-        finally:
-            journal.close()
-            for output in outputs.values():
-                output.close()
-        remove_journal(planned.journal, planned.paths)
+        betons = self.planned.betons
+        with contextlib.ExitStack() as opened:
+            self.journal = Journal(self.planned.journal, self.planned.identity, self.images, len(betons))
+            opened.callback(self.journal.close)
+            for column, beton in enumerate(betons):
+                if not beton.done:  # one may have been completed before
+                    output = BetonWriter(beton.path, self.images, beton.settings["page_bytes"])
+                    opened.callback(output.close)
+                    self.outputs[column] = output
+            self._resume()
+            self._write_samples(report)
+            for column in self.outputs:
+                self._finish(column)
+        remove_journal(self.planned.journal, [beton.path for beton in betons])
         seconds = time.monotonic() - started
-        return [
-            _summary(path, 0.0 if done else seconds) for path, done in zip(planned.paths, planned.done, strict=True)
-        ]
+        return [_summary(beton.path, 0.0 if beton.done else seconds) for beton in betons]
+
+    def _resume(self) -> None:
+        """Bring every output to where the journal ends, after comparing what may not have reached the disk."""
+        journal, sizes = self.journal, self.journal.records["size"]
+        for column, output in self.outputs.items():
+            for first in range(0, journal.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
+                output.append(first, sizes[first : min(first + (1 << 16), journal.done), column].tolist(), None)
+        unsynced = np.cumsum(sizes[: journal.done][::-1].sum(axis=1, dtype=np.int64))[::-1] <= 2 * SYNC_BYTES[1]
+        done = journal.done - int(unsynced.sum())
+        while done < journal.done and all(
+            output.matches(int(output.pointers[done]), *map(int, journal.records[["size", "checksum"]][done, column]))
+            for column, output in self.outputs.items()
+        ):
+            done += 1
+        for column, output in self.outputs.items():
+            stored = np.flatnonzero(sizes[:done, column])
+            end = int(output.pointers[stored[-1]]) + int(sizes[stored[-1], column]) if len(stored) else output.start
+            if done and os.fstat(output.handle).st_size < end:
+                folder = shlex.quote(str(output.path.parent))
+                remedy = f"remove {folder}/*.journal and {folder}/*.partial"
+                raise ConversionError("shorter than its journal says", where=output.partial, remedy=remedy)
+            output.truncate(done, end)
+        journal.truncate(done)
+        bad = [position for position in range(done) if not sizes[position].any()]
+        self.bad |= {position: reason for chunk in self._stored(bad) for position, reason in chunk.bad}
 
     # ------------------------------------------------------------------------------------------ samples
-    def _write_samples(
-        self, journal: Journal, outputs: Mapping[int, BetonWriter], report: Callable[[int], None]
-    ) -> None:
+    def _write_samples(self, report: Callable[[int], None]) -> None:
+        journal = self.journal
         report(journal.done)
         unsynced, limit = 0, SYNC_BYTES[0]
         for chunk in self._stored(range(journal.done, self.images)):
             self._check_bad(chunk)
-            for column, output in outputs.items():
+            for column, output in self.outputs.items():
                 sizes = chunk.records["size"][:, column].tolist()
                 output.append(journal.done, sizes, memoryview(chunk.blobs[column]))  # type: ignore[arg-type]
                 unsynced += len(chunk.blobs[column])
             journal.add(chunk.records)
             if unsynced >= limit:
-                seconds = _sync(journal, outputs)
+                seconds = self._sync()
                 adjusted = limit // 2 if seconds > SYNC_SECONDS else limit * 2
                 unsynced, limit = 0, min(max(adjusted, SYNC_BYTES[0]), SYNC_BYTES[1])
             report(journal.done)
-        _sync(journal, outputs)
+        self._sync()
+
+    def _sync(self) -> float:
+        started = time.monotonic()
+        for output in self.outputs.values():
+            os.fdatasync(output.handle)
+        self.journal.sync()
+        return time.monotonic() - started
 
     def _stored(self, positions: Sequence[int]) -> Iterator[ResultChunk]:
         """The images at these positions, stored in memory, in order."""
@@ -194,8 +216,9 @@ class ConversionJob:
         if items:
             yield items
 
-    def _sample(self, position: int) -> int:
-        return position if self.split_index.order is None else int(self.split_index.order[position])
+    def _sample(self, positions: Any) -> Any:
+        """The sample at a position in the order of writing, or those at several."""
+        return positions if self.split_index.order is None else self.split_index.order[positions]
 
     def _check_bad(self, chunk: ResultChunk) -> None:
         if not chunk.bad:
@@ -212,35 +235,29 @@ class ConversionJob:
             raise ConversionError(what, where=path)
 
     # ------------------------------------------------------------------------------------------ finish
-    def _finish(self, journal: Journal, output: BetonWriter, at: int) -> None:
-        records = journal.records[:, at]
+    def _finish(self, column: int) -> None:
+        records, output = self.journal.records[:, column], self.outputs[column]
         order = np.arange(self.images) if self.split_index.order is None else np.argsort(self.split_index.order)
         order = order[records["size"][order] > 0]
         if not len(order):
-            raise ConversionError("no image could be stored", where=self.planned.paths[at].name)
+            raise ConversionError("no image could be stored", where=output.path.name)
         records = records[order]
         samples = np.zeros(len(order), SAMPLE)
         for key in ("mode", "width", "height"):
             samples["f0"][key] = records[key]
         samples["f0"]["data_ptr"] = output.pointers[order]
-        samples["f1"] = self.split_index.labels[self._samples(order)]
+        samples["f1"] = self.split_index.labels[self._sample(order)]
         checksums = records["checksum"].astype("<u8").tobytes()
         digest = output.finish(samples, records["size"], checksums)
-        manifest = self._manifest(journal, at, records, output, digest, checksums)
-        output.rename(manifest, checksums)
+        output.rename(self._manifest(column, records, digest, checksums), checksums)
 
-    def _samples(self, positions: NDArray[Any]) -> NDArray[Any]:
-        return positions if self.split_index.order is None else self.split_index.order[positions]
-
-    def _manifest(
-        self, journal: Journal, at: int, records: NDArray[Any], output: BetonWriter, digest: str, checksums: bytes
-    ) -> Manifest:
+    def _manifest(self, column: int, records: NDArray[Any], digest: str, checksums: bytes) -> Manifest:
         bad = sorted((self._sample(position), reason) for position, reason in self.bad.items())
         return Manifest(
             version=MANIFEST_VERSION,
-            beton=output.path.name,
+            beton=self.outputs[column].path.name,
             images=len(records),
-            bytes=os.fstat(output.handle).st_size,
+            bytes=os.fstat(self.outputs[column].handle).st_size,
             modes={
                 "jpg": int((records["mode"] == JPG).sum()),
                 "raw": int((records["mode"] == RAW).sum()),
@@ -252,40 +269,5 @@ class ConversionJob:
             sources=self.index.sources,
             skipped=tuple(Skipped(image=self.split_index.key(sample), reason=reason) for sample, reason in bad),
             versions=versions(),
-            **self.planned.settings[at],
+            **self.planned.betons[column].settings,
         )
-
-
-def _resume(journal: Journal, outputs: Mapping[int, BetonWriter]) -> None:
-    """Bring every output to where the journal ends, after comparing what may not have reached the disk."""
-    sizes = journal.records["size"]
-    for column, output in outputs.items():
-        for first in range(0, journal.done, 1 << 16):  # in parts: a million Python numbers are 60 MB
-            output.append(first, sizes[first : min(first + (1 << 16), journal.done), column].tolist(), None)
-    unsynced = np.cumsum(sizes[: journal.done][::-1].sum(axis=1, dtype=np.int64))[::-1] <= 2 * SYNC_BYTES[1]
-    done = journal.done - int(unsynced.sum())
-    while done < journal.done and all(
-        output.matches(int(output.pointers[done]), *map(int, journal.records[["size", "checksum"]][done, column]))
-        for column, output in outputs.items()
-    ):
-        done += 1
-    for column, output in outputs.items():
-        stored = np.flatnonzero(sizes[:done, column])
-        end = int(output.pointers[stored[-1]]) + int(sizes[stored[-1], column]) if len(stored) else output.start
-        if done and os.fstat(output.handle).st_size < end:
-            folder = shlex.quote(str(output.path.parent))
-            raise ConversionError(
-                "shorter than its journal says",
-                where=output.partial,
-                remedy=f"remove {folder}/*.journal and {folder}/*.partial",
-            )
-        output.truncate(done, end)
-    journal.truncate(done)
-
-
-def _sync(journal: Journal, outputs: Mapping[int, BetonWriter]) -> float:
-    started = time.monotonic()
-    for output in outputs.values():
-        os.fdatasync(output.handle)
-    journal.sync()
-    return time.monotonic() - started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,17 +55,15 @@ def estimate(planned: ConversionPass, index: Index, pool: ImagePool) -> list[Est
     means = [values.mean(axis=0).tolist() for values in (records["size"], as_jpg["size"], pixels)]
     return [
         Estimate(
-            path=path,
+            path=beton.path,
             images=images,
             bytes=_file_bytes(mean, images, page_bytes),
             bytes_jpg=_file_bytes(mean_jpg, images, page_bytes),
             bytes_raw=_file_bytes(mean_raw, images, page_bytes),
             minutes=seconds / len(records) * images / 60,
         )
-        for path, mean, mean_jpg, mean_raw, page_bytes, done in zip(
-            planned.paths, *means, storage.page_bytes, planned.done, strict=True
-        )
-        if not done
+        for beton, mean, mean_jpg, mean_raw, page_bytes in zip(planned.betons, *means, storage.page_bytes, strict=True)
+        if not beton.done
     ]
 
 
@@ -95,24 +93,16 @@ def _file_bytes(mean_bytes: float, count: int, page_bytes: int) -> float:
 
 def check_room(estimates: Sequence[Estimate], folder: Path) -> None:
     """Raise ConversionError if the disk is too small for what is still to be written."""
-    written = sum(_allocated(partial_path(beton.path)) for beton in estimates)
+    partials = [path for beton in estimates if (path := partial_path(beton.path)).exists()]
+    written = sum(path.stat().st_blocks * 512 for path in partials)
     needed = sum(beton.bytes for beton in estimates) - written
-    free = free_bytes(folder)
+    free = shutil.disk_usage(folder).free
     if needed * MARGIN > free:
         raise ConversionError(
             f"about {needed / 1e6:,.1f} MB will be written, but only {free / 1e6:,.1f} MB are free",
             where=folder,
             remedy="make room, or give fewer --data.caps or another --data.out",
         )
-
-
-def _allocated(path: Path) -> int:
-    return path.stat().st_blocks * 512 if path.exists() else 0
-
-
-def free_bytes(folder: Path) -> int:
-    filesystem = os.statvfs(folder)
-    return filesystem.f_bavail * filesystem.f_frsize
 
 
 def table(estimates: Sequence[Estimate], folder: Path) -> str:
@@ -122,5 +112,5 @@ def table(estimates: Sequence[Estimate], folder: Path) -> str:
         megabytes = f"{beton.bytes / 1e6:>12,.1f}{beton.bytes_jpg / 1e6:>12,.1f}{beton.bytes_raw / 1e6:>13,.1f}"
         lines.append(f"{beton.path.name:<18}{beton.images:>11,}{megabytes}{beton.minutes:>10,.1f}")
     total = sum(beton.bytes for beton in estimates) / 1e6
-    lines.append(f"{'all':<18}{'':>11}{total:>12,.1f}   of {free_bytes(folder) / 1e6:,.1f} MB free")
+    lines.append(f"{'all':<18}{'':>11}{total:>12,.1f}   of {shutil.disk_usage(folder).free / 1e6:,.1f} MB free")
     return "\n".join(lines)

@@ -11,14 +11,16 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.convert.transcode import BadImageError, NativeStorage, StorageOptions, store_pixels, wants_raw
-from data_tools.native.library import CONVERT, RECORD, SOURCE, WAIT_MILLISECONDS, ConversionRequest, NativePool, library
+from data_tools.convert.transcode import BadImageError, StorageOptions, native_options, store_pixels, wants_raw
+from data_tools.native import library as native
+from data_tools.native.library import library
 from data_tools.sources.reader import File, Reader
 
 Item = tuple[int, int, int, int, str]  # position, file, offset, length, class/name
@@ -38,22 +40,12 @@ class ResultChunk:
     bad: list[tuple[int, str]]
 
 
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """Images on their way. ``data`` holds the bytes of those that are not read by the native threads."""
-
-    items: Sequence[Item]
-    sources: NDArray[Any]
-    data: list[bytes | None]
-    held: list[Any]  # what sources point to
-
-
 class ImagePool:
     """`threads` native threads and as many of Python's, which end with the `with` block."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._native = NativePool(threads)
+        self._native = native.NativePool(threads)
         self._python = ThreadPoolExecutor(threads, thread_name_prefix="convert")
 
     def __enter__(self) -> ImagePool:
@@ -67,26 +59,33 @@ class ImagePool:
         self, files: Sequence[File], storage: StorageOptions, chunks: Iterator[list[Item]]
     ) -> Iterator[ResultChunk]:
         """Results in the order of the chunks. Raises OSError and UserError."""
-        native, pending = NativeStorage(storage), deque[Future[ResultChunk]]()
-        with Reader(files) as reader:
+        options, pending = native_options(storage), deque[Future[ResultChunk]]()
+        with closing(Reader(files)) as reader:
             for items in chunks:
-                chunk = _chunk(items, files, storage, reader)
-                pending.append(self._python.submit(self._convert, chunk, native, reader))
+                sources, held = _sources(items, files, storage, reader)
+                pending.append(self._python.submit(self._convert, items, sources, held, options, reader))
                 while len(pending) >= AHEAD * self._threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
 
-    def _convert(self, chunk: _Chunk, native: NativeStorage, reader: Reader) -> ResultChunk:
+    def _convert(
+        self,
+        items: Sequence[Item],
+        sources: NDArray[Any],
+        held: list[Any],
+        options: native.StoreOptions,
+        reader: Reader,
+    ) -> ResultChunk:
         """In a thread of Python's: waits for the native ones, then stores what they could not."""
-        images, outputs = len(chunk.items), native.options.outputs
-        records, stored = np.zeros((images, outputs), RECORD), np.zeros(images, np.uint64)
+        images, outputs = len(items), options.outputs
+        records, stored = np.zeros((images, outputs), native.RECORD), np.zeros(images, np.uint64)
         codes = np.zeros(images, np.int32)
-        request = ConversionRequest(
-            kind=CONVERT,
+        request = native.ConversionRequest(
+            kind=native.CONVERT,
             items=images,
-            sources=chunk.sources.ctypes.data,
-            options=ctypes.addressof(native.options),
+            sources=sources.ctypes.data,
+            options=ctypes.addressof(options),
             records=records.ctypes.data,
             stored=stored.ctypes.data,
             codes=codes.ctypes.data,
@@ -94,16 +93,14 @@ class ImagePool:
         bad: list[tuple[int, str]] = []
         try:
             self._native.submit(request)
-            while not self._native.finished(request, WAIT_MILLISECONDS):
+            while not self._native.finished(request, native.WAIT_MILLISECONDS):
                 pass
             for at in np.flatnonzero(codes).tolist():
                 records[at] = 0
-                data = chunk.data[at]
-                position, file, offset, length, key = chunk.items[at]
-                if data is None:
-                    data = reader.read(file, offset, length, key)
+                position, file, offset, length, key = items[at]
+                data = held[at] if isinstance(held[at], bytes) else reader.read(file, offset, length, key)
                 try:
-                    stored[at] = store_pixels(data, bool(chunk.sources["as_pixels"][at]), native, records[at])
+                    stored[at] = store_pixels(data, bool(sources["as_pixels"][at]), options, records[at])
                 except BadImageError as error:
                     records[at] = 0
                     bad.append((position, str(error)))
@@ -114,26 +111,25 @@ class ImagePool:
                 library().native_free(address)
 
 
-def _chunk(items: Sequence[Item], files: Sequence[File], storage: StorageOptions, reader: Reader) -> _Chunk:
-    sources, held = np.zeros(len(items), SOURCE), list[Any]()
-    data: list[bytes | None] = [None] * len(items)
+def _sources(
+    items: Sequence[Item], files: Sequence[File], storage: StorageOptions, reader: Reader
+) -> tuple[NDArray[Any], list[Any]]:
+    """Where the bytes of images are, and what that refers to: the bytes themselves, an open archive or a path."""
+    sources, held = np.zeros(len(items), native.SOURCE), list[Any]()
     for at, (_, file, offset, length, key) in enumerate(items):
         as_pixels = wants_raw(key, storage)
         kind = files[file].kind
         if kind == "parquet":
-            data[at] = content = reader.read(file, offset, length, key)
-            view = np.frombuffer(content or b"\0", np.uint8)
-            held.append(view)
-            sources[at] = (view.ctypes.data, 0, 0, len(content), -1, as_pixels)
+            held.append(reader.read(file, offset, length, key))
+            start = np.frombuffer(held[at] or b"\0", np.uint8).ctypes.data
+            sources[at] = (start, 0, 0, len(held[at]), -1, as_pixels)
         elif kind == "archive":
-            archive = reader.archive(file)
-            held.append(archive)
-            sources[at] = (0, 0, offset, length, archive.handle, as_pixels)
+            held.append(reader.archive(file))
+            sources[at] = (0, 0, offset, length, held[at].handle, as_pixels)
         else:
-            path = ctypes.create_string_buffer(os.fsencode(reader.path(file, key)))
-            held.append(path)
-            sources[at] = (0, ctypes.addressof(path), 0, length, -1, as_pixels)
-    return _Chunk(items, sources, data, held)
+            held.append(ctypes.create_string_buffer(os.fsencode(reader.path(file, key))))
+            sources[at] = (0, ctypes.addressof(held[at]), 0, length, -1, as_pixels)
+    return sources, held
 
 
 def _gathered(records: NDArray[Any], stored: NDArray[np.uint64]) -> list[NDArray[np.uint8]]:

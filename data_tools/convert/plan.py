@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.beton.classes import are_wnids, expected_dataset, shortfalls
+from data_tools.beton.classes import are_wnids, may_be_imagenets, shortfalls
 from data_tools.beton.format import PAGE_BYTES
 from data_tools.beton.manifest import read_manifest
 from data_tools.beton.writer import partial_path
@@ -39,39 +39,44 @@ class ConversionError(UserError, ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ConversionPass:
-    """One pass over a split and the betons that it writes, in the order of `storage.caps`.
+class PlannedBeton:
+    """settings: what determines its bytes. done: whether it is complete."""
 
-    settings: by beton, what determines its bytes. done: by beton, whether it is complete.
-    """
+    path: Path
+    cap: int | None
+    settings: dict[str, Any]
+    done: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConversionPass:
+    """One pass over a split and the betons that it writes, in the order of `storage.caps`."""
 
     split_index: SplitIndex
-    caps: tuple[int | None, ...]
+    betons: tuple[PlannedBeton, ...]
     storage: StorageOptions
-    paths: tuple[Path, ...]
-    settings: tuple[dict[str, Any], ...]
-    done: tuple[bool, ...]
     journal: Path
+
+    @property
+    def is_done(self) -> bool:
+        return all(beton.done for beton in self.betons)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for an interrupted pass to continue: the betons, and where every image is."""
         places = hashlib.sha256(self.split_index.places.tobytes()).hexdigest()
-        caps = ["full" if cap is None else cap for cap in self.caps]
+        caps = [beton.cap or "full" for beton in self.betons]
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
         own = ("cap", "filter", "seekable", "originals", "page_bytes")
-        shared = {key: value for key, value in self.settings[0].items() if key not in own}
-        own_values = [[settings[key] for key in own] for settings in self.settings]
+        shared = {key: value for key, value in self.betons[0].settings.items() if key not in own}
+        own_values = [[beton.settings[key] for key in own] for beton in self.betons]
         return {"betons": caps, "places": places, "codecs": codecs, "each": own_values, **shared}
 
 
 def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
     """Every pass, complete ones included. Raises ConversionError if a split is missing, or other betons are there."""
-    if spec.data.expect is not None:
-        _check_expected(index, spec)
     _check_splits(index, spec.data.splits)
-    if spec.data.expect is None:
-        _check_expected(index, spec)
+    _check_expected(index, spec)
     wanted = _wanted_caps(index, spec)
     passes = []
     for split_index in index.split_indexes:
@@ -82,7 +87,7 @@ def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:
             caps = (split_index.cap,) if split_index.cap in wanted else ()
         if caps:
             passes.append(_plan_pass(split_index, caps, spec))
-    if any(settings["filter"] for each in passes for settings in each.settings):
+    if any(beton.settings["filter"] for each in passes for beton in each.betons):
         _check_filter_of_others(spec)
     return passes
 
@@ -126,17 +131,12 @@ def _beton_path(split_index: SplitIndex, cap: int | str | None, spec: WriteSpec)
 
 def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: WriteSpec) -> ConversionPass:
     journal_path = _journal_path(split_index, spec)
-    settings = {cap: _settings(split_index, cap, spec) for cap in caps}
-    paths = {cap: _beton_path(split_index, cap, spec) for cap in caps}
-    complete = {cap: is_complete(paths[cap], settings[cap]) for cap in caps}
-    missing = tuple(cap for cap in caps if not complete[cap])
-    # A pass that was interrupted while its betons were renamed must continue with the same betons.
-    interrupted = journal.peek(journal_path)
-    if interrupted and missing:
+    betons = {cap: _plan_beton(split_index, cap, spec) for cap in caps}
+    if missing := tuple(cap for cap in caps if not betons[cap].done):
+        # A pass that was interrupted while its betons were renamed must continue with the same betons.
+        interrupted = journal.peek(journal_path) or {"betons": ()}
         earlier = tuple(None if cap == "full" else cap for cap in interrupted["betons"])
         caps = earlier if set(missing) <= set(earlier) <= set(caps) else missing
-    elif missing:
-        caps = missing
     storage = StorageOptions(
         # Resized sources are stored as they are, so no cap applies.
         caps=caps if split_index.cap is None else (None,),
@@ -147,17 +147,14 @@ def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: Writ
         keep=split_index.cap is not None or spec.write.full == "original",
         raw_share=spec.write.raw,
         seed=spec.write.seed,
-        page_bytes=tuple(settings[cap]["page_bytes"] for cap in caps),
+        page_bytes=tuple(betons[cap].settings["page_bytes"] for cap in caps),
     )
-    return ConversionPass(
-        split_index,
-        caps,
-        storage,
-        tuple(paths[cap] for cap in caps),
-        tuple(settings[cap] for cap in caps),
-        tuple(complete[cap] for cap in caps),
-        journal_path,
-    )
+    return ConversionPass(split_index, tuple(betons[cap] for cap in caps), storage, journal_path)
+
+
+def _plan_beton(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> PlannedBeton:
+    path, settings = _beton_path(split_index, cap, spec), _settings(split_index, cap, spec)
+    return PlannedBeton(path, cap, settings, is_complete(path, settings))
 
 
 def _settings(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> dict[str, Any]:
@@ -227,12 +224,10 @@ def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:
 
 
 def _check_expected(index: Index, spec: WriteSpec) -> None:
-    expected = spec.data.expect or expected_dataset(index.classes)
-    faults = shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)
-    if expected == "imagenet1k" and faults:
-        raise ConversionError(
-            f"not ImageNet-1k: {'; '.join(faults)}", remedy="if that is intended, give --data.expect=any"
-        )
+    is_expected = may_be_imagenets(index.classes) if spec.data.expect is None else spec.data.expect == "imagenet1k"
+    if is_expected and (faults := shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)):
+        what = f"not ImageNet-1k: {'; '.join(faults)}"
+        raise ConversionError(what, remedy="if that is intended, give --data.expect=any")
 
 
 def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
@@ -246,7 +241,8 @@ def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
             size = f" at {px} px" if found and px else ""
             several = len(wanted or SPLITS) > 1
             remedy = f"--data.splits={_other(split)} converts the rest" if several else "give a source that has them"
-            raise ConversionError(f"no {split} images{size} in the source{_ignored(index)}", remedy=remedy)
+            ignored = f"; ignored: {index.ignored_example}" if index.ignored else ""
+            raise ConversionError(f"no {split} images{size} in the source{ignored}", remedy=remedy)
     if wanted is None and (difference := class_difference(index)) and not are_wnids(index.classes):
         raise ConversionError(
             difference, remedy="--data.splits=train converts only train, --data.splits=train,val both as they are"
@@ -266,10 +262,6 @@ def class_difference(index: Index) -> str:
 
 def _other(split: str) -> str:
     return "val" if split == "train" else "train"
-
-
-def _ignored(index: Index) -> str:
-    return f"; ignored: {index.ignored_example}" if index.ignored else ""
 
 
 def versions() -> dict[str, str]:

@@ -25,8 +25,6 @@ Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # more is a decompression bomb
 MAX_SIDE = 65_500  # libjpeg's limit; the metadata holds sides as uint16
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_KEPT_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, Huffman coded
 _TOO_LARGE = 7  # base.h: Code
 
 
@@ -39,10 +37,9 @@ class StorageOptions:
     """How every image is stored.
 
     caps: one entry an output, None for the pixels as they are. filter: what makes them smaller. seekable: JPEGs made
-    for a cap can be cut without decoding them (see `codec.encode`). keep: store the file's own bytes where an uncapped
-    output is a plain JPEG.
-    raw_share: the share of samples stored as pixels, 0 for none and 1 for all. page_bytes: by output, what a sample
-    may take at most.
+    for a cap have a restart marker after every MCU, so that crops decode faster. keep: store the file's own bytes where
+    an uncapped output is a plain JPEG. raw_share: the share of samples stored as pixels, 0 for none and 1 for all.
+    page_bytes: by output, what a sample may take at most.
     """
 
     caps: tuple[int | None, ...]
@@ -56,48 +53,43 @@ class StorageOptions:
     page_bytes: tuple[int, ...]
 
 
-class NativeStorage:
-    """`StorageOptions` as the native code takes them. Keeps alive what ``options`` points to."""
-
-    def __init__(self, storage: StorageOptions) -> None:
-        self._caps = np.array([cap or 0 for cap in storage.caps], np.int32)
-        self.page_bytes = storage.page_bytes
-        self._page_bytes = np.array(storage.page_bytes, np.uint64)
-        self.options = StoreOptions(
-            caps=self._caps.ctypes.data,
-            page_bytes=self._page_bytes.ctypes.data,
-            most_pixels=MAX_PIXELS,
-            outputs=len(storage.caps),
-            longer=storage.side == "longer",
-            lanczos=storage.filter == "lanczos",
-            quality=storage.quality,
-            seekable=storage.seekable,
-            keep=storage.keep,
-            most_side=MAX_SIDE,
-        )
+def native_options(storage: StorageOptions) -> StoreOptions:
+    """`StorageOptions` as the native code takes them."""
+    outputs = len(storage.caps)
+    return StoreOptions(
+        caps=(ctypes.c_int32 * outputs)(*(cap or 0 for cap in storage.caps)),
+        page_bytes=(ctypes.c_uint64 * outputs)(*storage.page_bytes),
+        most_pixels=MAX_PIXELS,
+        outputs=outputs,
+        longer=storage.side == "longer",
+        lanczos=storage.filter == "lanczos",
+        quality=storage.quality,
+        seekable=storage.seekable,
+        keep=storage.keep,
+        most_side=MAX_SIDE,
+    )
 
 
-def store_pixels(data: bytes, as_pixels: bool, native: NativeStorage, records: NDArray[Any]) -> int:
+def store_pixels(data: bytes, as_pixels: bool, options: StoreOptions, records: NDArray[Any]) -> int:
     """Store an image that the native threads have left to PIL; fills its ``records`` (outputs,), and returns the
     address of the bytes of all outputs, for `native_free`. Raises BadImageError."""
-    pixels, superfluous = _decoded(data)
+    pixels, is_plain = _decoded(data)
     picture = np.ascontiguousarray(pixels)
-    plain = is_plain_jpeg(data) and not superfluous  # loaders take superfluous bytes for damage
     stored, error = ctypes.c_void_p(), ErrorText()
     code = library().native_store(
         picture.ctypes.data,
         picture.shape[1],
         picture.shape[0],
-        np.frombuffer(data, np.uint8).ctypes.data if plain else None,
+        np.frombuffer(data, np.uint8).ctypes.data if is_plain else None,
         len(data),
         as_pixels,
-        ctypes.byref(native.options),
+        ctypes.byref(options),
         records.ctypes.data,
         ctypes.byref(stored),
         ctypes.byref(error),
     )
     if code == _TOO_LARGE:
-        sizes = zip(records["size"].tolist(), native.page_bytes, strict=True)
+        sizes = zip(records["size"].tolist(), options.page_bytes[: options.outputs], strict=True)
         size, room = next((size, room) for size, room in sizes if size > room)
         raise BadImageError(f"takes {size:,} bytes, but a page of the beton holds {room:,}")
     if code:
@@ -106,42 +98,33 @@ def store_pixels(data: bytes, as_pixels: bool, native: NativeStorage, records: N
 
 
 # ---------------------------------------------------------------------------------------------- pixels in
-def decode(data: bytes, *, strict: bool = False) -> Pixels:
-    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large.
-
-    `strict` also refuses superfluous bytes within a JPEG, as a loader does.
-    """
-    pixels, superfluous = _decoded(data)
-    if strict and superfluous:
-        raise BadImageError(f"JPEG: {superfluous}")
-    return pixels
+def decode(data: bytes) -> Pixels:
+    """(height, width, 3) uint8 RGB. Raises BadImageError for what is not an image, incomplete or too large."""
+    return _decoded(data)[0]
 
 
-def _decoded(data: bytes) -> tuple[Pixels, str]:
-    """The pixels, and what libjpeg says about superfluous bytes; empty if there are none."""
+def _decoded(data: bytes) -> tuple[Pixels, bool]:
+    """The pixels, and whether stock FFCV reads these bytes as they are."""
     if not data:
         raise BadImageError("empty file")
     if not data.startswith(b"\xff\xd8"):
-        return _decode_pil(data), ""
+        return _decode_pil(data), False
     try:
-        return _decode_jpeg(data), ""
-    except codec.BytesSkippedError as error:
-        complaint = str(error)
-    except codec.NativeError as error:
-        raise BadImageError(f"JPEG: {error}") from None
-    try:
-        return _decode_jpeg(codec.without_superfluous_bytes(data, MAX_PIXELS)), complaint
+        try:
+            return _decode_jpeg(data)
+        except codec.BytesSkippedError:  # which loaders take for damage
+            return _decode_jpeg(codec.without_superfluous_bytes(data, MAX_PIXELS))[0], False
     except codec.NativeError as error:
         raise BadImageError(f"JPEG: {error}") from None
 
 
-def _decode_jpeg(data: bytes) -> Pixels:
+def _decode_jpeg(data: bytes) -> tuple[Pixels, bool]:
     info = codec.probe(data)
     _check_size(info.width, info.height)
     try:
-        return codec.decode(data)
+        return codec.decode(data), info.components in (1, 3) and not info.arithmetic
     except codec.NotRGBError:
-        return _decode_pil(data)
+        return _decode_pil(data), False
 
 
 def _decode_pil(data: bytes) -> Pixels:
@@ -171,22 +154,6 @@ def _check_size(width: int, height: int) -> None:
         raise BadImageError(f"{width} x {height} pixels: a side over {MAX_SIDE:,}")
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{width} x {height} pixels: more than {MAX_PIXELS:,}")
-
-
-def is_plain_jpeg(data: bytes) -> bool:
-    """Whether stock FFCV reads these bytes as they are: a baseline or progressive JPEG, grey or of three channels."""
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker in _FRAME_MARKERS:
-            return marker in _KEPT_FRAMES and at + 9 < len(data) and data[at + 4] == 8 and data[at + 9] in (1, 3)
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
 
 
 def wants_raw(key: str, storage: StorageOptions) -> bool:

@@ -38,8 +38,6 @@ def examine(folder: Path | None) -> Iterator[Finding]:
 
 
 class DoctorOptions(Section):
-    """One examination."""
-
     betons: Annotated[Path | None, Argument("BETON_DIR")] = Field(
         None, description="also check this folder of betons; by default none are checked"
     )

@@ -35,17 +35,18 @@ class Finding:
         return f"{self.level:<5}{self.what}{': ' if self.remedy else ''}{self.remedy}"
 
 
+def judged(is_fine: bool, what: str, remedy: str, otherwise: Literal["WARN", "FAIL"] = "WARN") -> Finding:
+    return Finding("OK", what) if is_fine else Finding(otherwise, what, remedy)
+
+
 def cores(gpus: int) -> Finding:
     """Whether the cores that this process may use can feed ``gpus`` GPUs."""
     usable, total = usable_cores(), os.cpu_count() or 1
-    what = f"{usable} of {total} cores may be used"
-    if usable >= CORES_PER_GPU * max(gpus, 1):
-        return Finding("OK", what)
-    return Finding(
-        "WARN",
-        f"{what}, for {gpus or 'no'} GPU{'s' if gpus != 1 else ''}",
-        f"the loader needs {CORES_PER_GPU} per GPU; ask for more (docker --cpus, SLURM --cpus-per-task)",
-    )
+    is_fine, what = usable >= CORES_PER_GPU * max(gpus, 1), f"{usable} of {total} cores may be used"
+    if not is_fine:
+        what += f", for {gpus or 'no'} GPU{'s' if gpus != 1 else ''}"
+    remedy = f"the loader needs {CORES_PER_GPU} per GPU; ask for more (docker --cpus, SLURM --cpus-per-task)"
+    return judged(is_fine, what, remedy)
 
 
 def waiting_threads() -> Finding:
@@ -53,41 +54,34 @@ def waiting_threads() -> Finding:
     chosen = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
     if chosen == ["OMP_WAIT_POLICY=passive"]:
         return Finding("OK", "waiting threads sleep (OMP_WAIT_POLICY=passive, the programs' default)")
-    return Finding(
-        "WARN",
-        f"{' '.join(chosen)} sets how long waiting threads spin",
-        "if other work shares the cores, unset it: training may be several times faster",
-    )
+    what = f"{' '.join(chosen)} sets how long waiting threads spin"
+    return Finding("WARN", what, "if other work shares the cores, unset it: training may be several times faster")
 
 
 def descriptors() -> Finding:
     """How many files this process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= MIN_DESCRIPTORS:
-        return Finding("OK", f"{'any number of' if soft == resource.RLIM_INFINITY else soft} files may be open")
+    if soft == resource.RLIM_INFINITY:
+        return Finding("OK", "any number of files may be open")
     remedy = f"ulimit -n {min(MIN_DESCRIPTORS, hard) if hard > 0 else MIN_DESCRIPTORS}"
-    return Finding("WARN", f"{soft} files may be open", remedy)
+    return judged(soft >= MIN_DESCRIPTORS, f"{soft} files may be open", remedy)
 
 
 def shared_memory(gpus: int) -> Finding:
     """Free space in /dev/shm, which NCCL needs when a machine has several GPUs."""
     if not SHM.is_dir():
-        return Finding("WARN" if gpus > 1 else "OK", "no /dev/shm", "NCCL needs it; mount a tmpfs" if gpus > 1 else "")
+        return judged(gpus <= 1, "no /dev/shm", "NCCL needs it; mount a tmpfs")
     free = shutil.disk_usage(SHM).free
-    what = f"/dev/shm has {_size(free)} free"
-    if gpus <= 1 or free >= MIN_SHARED_MEMORY:
-        return Finding("OK", what)
-    return Finding("WARN", what, "NCCL may fail with so little; docker run --shm-size=8g, or --ipc=host")
+    remedy = "NCCL may fail with so little; docker run --shm-size=8g, or --ipc=host"
+    return judged(gpus <= 1 or free >= MIN_SHARED_MEMORY, f"/dev/shm has {_size(free)} free", remedy)
 
 
 def disk(folder: Path) -> Finding:
     """Free disk space for betons and checkpoints in ``folder``."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    what = f"{_size(free)} free on the disk of {folder}"
-    if free >= MIN_DISK:
-        return Finding("OK", what)
-    return Finding("WARN", what, "make room: a checkpoint of a ResNet-50 is 0.2 GB, and the betons of ImageNet 160 GB")
+    remedy = "make room: a checkpoint of a ResNet-50 is 0.2 GB, and the betons of ImageNet 160 GB"
+    return judged(free >= MIN_DISK, f"{_size(free)} free on the disk of {folder}", remedy)
 
 
 def memory() -> Finding:
@@ -98,9 +92,8 @@ def betons(folder: Path) -> Iterator[Finding]:
     """Whether the betons in ``folder`` are complete and of one data set, and the training sets fit into memory."""
     paths = sorted({*folder.glob("*.beton"), *unadopted(folder)})
     if not paths:
-        yield Finding(
-            "FAIL", f"no betons in {folder}", f"run write_datasets.py with --data.out={shlex.quote(str(folder))}"
-        )
+        remedy = f"run write_datasets.py with --data.out={shlex.quote(str(folder))}"
+        yield Finding("FAIL", f"no betons in {folder}", remedy)
     for path in sorted(folder.glob("*.beton.partial")):
         yield Finding("WARN", f"{path} is unfinished", "give the same write_datasets.py command again to finish it")
     by_classes: dict[tuple[str, ...], Path] = {}
@@ -124,11 +117,8 @@ def _fits(path: Path, size: int) -> Finding:
     available = available_memory()
     if size < available:
         return Finding("OK", f"{path.name} fits into memory: only the first epoch of a phase reads it from the disk")
-    return Finding(
-        "WARN",
-        f"{path.name} is {_size(size)}, but only {_size(available)} of memory is available",
-        "every epoch reads it from the disk, so keep it on a local SSD, or add memory",
-    )
+    what = f"{path.name} is {_size(size)}, but only {_size(available)} of memory is available"
+    return Finding("WARN", what, "every epoch reads it from the disk, so keep it on a local SSD, or add memory")
 
 
 def _size(count: int) -> str:

@@ -11,11 +11,11 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from data_tools.common.gpus import Gpu
-from data_tools.doctor.machine_checks import Finding
+from data_tools.doctor.machine_checks import Finding, judged
 
 ENVIRONMENT = "`make env` (or conda env create -f environment.yml) makes the environment"
 SYSTEM_PACKAGES = "g++ pkg-config libopencv-dev libturbojpeg0-dev libjpeg-dev python3-dev"
@@ -25,11 +25,9 @@ OLDER_CARDS = "docs/INSTALL.md has the torch for older cards and drivers"
 
 
 def python() -> Finding:
-    here = sys.version_info[:2]
-    what = f"Python {sys.version.split()[0]}"
-    if PYTHONS[0] <= here <= PYTHONS[1]:
-        return Finding("OK", what)
-    return Finding("FAIL", what, f"FFCV 1.0.2 runs on 3.11 to 3.13; {ENVIRONMENT}")
+    is_fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    remedy = f"FFCV 1.0.2 runs on 3.11 to 3.13; {ENVIRONMENT}"
+    return judged(is_fine, f"Python {sys.version.split()[0]}", remedy, "FAIL")
 
 
 def driver_cuda() -> tuple[int, int] | None:
@@ -48,11 +46,8 @@ def gpus(found: Sequence[Gpu], error: str, cuda: tuple[int, int] | None, torch: 
     if error:
         yield Finding("FAIL", f"nvidia-smi says {error!r}", f"install driver {DRIVERS[13]} or newer, and reboot")
     elif not found:
-        yield Finding(
-            "WARN",
-            "no NVIDIA GPU is visible here",
-            "training uses the CPU; if there is a GPU, `nvidia-smi` must list it (docker run --gpus all)",
-        )
+        remedy = "training uses the CPU; if there is a GPU, `nvidia-smi` must list it (docker run --gpus all)"
+        yield Finding("WARN", "no NVIDIA GPU is visible here", remedy)
     if not found:
         return
     newest = f" (CUDA up to {cuda[0]}.{cuda[1]})" if cuda else ""
@@ -62,9 +57,8 @@ def gpus(found: Sequence[Gpu], error: str, cuda: tuple[int, int] | None, torch: 
         yield Finding("FAIL", f"torch {torch.__version__} is built without CUDA", ENVIRONMENT)
     elif built and cuda and cuda[0] < int(built.split(".")[0]):
         wanted = DRIVERS.get(int(built.split(".")[0]), "a newer one")
-        yield Finding(
-            "FAIL", f"{driver}, but torch needs CUDA {built}", f"install driver {wanted} or newer; {OLDER_CARDS}"
-        )
+        remedy = f"install driver {wanted} or newer; {OLDER_CARDS}"
+        yield Finding("FAIL", f"{driver}, but torch needs CUDA {built}", remedy)
     else:
         yield Finding("OK", driver)
     for number, each in enumerate(found):
@@ -112,67 +106,47 @@ def pip() -> str:
 def torch(module: ModuleType | None, error: str) -> Finding:
     if module is None:
         return Finding("FAIL", f"torch cannot be imported ({error})", ENVIRONMENT)
-    return Finding(
-        "OK", f"torch {module.__version__}, {f'for CUDA {module.version.cuda}' if module.version.cuda else 'CPU'}"
-    )
+    kind = f"for CUDA {module.version.cuda}" if module.version.cuda else "CPU"
+    return Finding("OK", f"torch {module.__version__}, {kind}")
 
 
-def ffcv() -> Finding:
-    """FFCV, which only its own loaders need."""
+def libraries() -> Iterator[Finding]:
+    """FFCV, which only its own loaders need; the project's own decoder, which everything needs; what FFCV needs."""
+    headless = f"{pip()} uninstall opencv-python, then {pip()} install --force-reinstall opencv-python-headless"
     module, error = load("ffcv")
     if module is not None:
-        return Finding("OK", f"ffcv {importlib.metadata.version('ffcv')}")
-    if "libGL" in error:
-        remedy = f"{pip()} uninstall opencv-python, then {pip()} install --force-reinstall opencv-python-headless"
-    elif "distutils" in error:
-        remedy = f"{pip()} install setuptools, which has it from Python 3.12 on"
+        yield Finding("OK", f"ffcv {importlib.metadata.version('ffcv')}")
     else:
         remedy = f"install {SYSTEM_PACKAGES}, then {ENVIRONMENT}"
-    return Finding("FAIL", f"ffcv cannot be imported ({error})", remedy)
-
-
-def native() -> Finding:
-    """The project's own decoder, which everything needs."""
+        if "libGL" in error:
+            remedy = headless
+        elif "distutils" in error:
+            remedy = f"{pip()} install setuptools, which has it from Python 3.12 on"
+        yield Finding("FAIL", f"ffcv cannot be imported ({error})", remedy)
     module, error = load("data_tools.native.codec")
-    if module is None:
-        return Finding(
-            "FAIL", f"the native decoder cannot be loaded ({error})", f"install g++ libjpeg-dev, then {ENVIRONMENT}"
-        )
-    vectors, what = module.vectors(), f"native decoder with {module.libjpeg_version()}, vectors: {module.vectors()}"
-    if vectors == "baseline" and sysconfig.get_platform().endswith("x86_64"):
-        return Finding("WARN", what, "this processor or compiler has no AVX2, so the loader takes more cores")
-    return Finding("OK", what)
-
-
-def opencv() -> Finding:
+    if module is not None:
+        what = f"native decoder with {module.libjpeg_version()}, vectors: {module.vectors()}"
+        is_fine = module.vectors() != "baseline" or not sysconfig.get_platform().endswith("x86_64")
+        yield judged(is_fine, what, "this processor or compiler has no AVX2, so the loader takes more cores")
+    else:
+        remedy = f"install g++ libjpeg-dev, then {ENVIRONMENT}"
+        yield Finding("FAIL", f"the native decoder cannot be loaded ({error})", remedy)
     module, error = load("cv2")
-    if module is None:
-        remedy = f"{pip()} uninstall opencv-python, then {pip()} install --force-reinstall opencv-python-headless"
-        return Finding("FAIL", f"OpenCV cannot be imported ({error})", remedy)
-    return Finding("OK", f"OpenCV {module.__version__}")
-
-
-def numba() -> Finding:
-    """The threading layer, which decides whether two stock FFCV loaders can be iterated at once."""
+    if module is not None:
+        yield Finding("OK", f"OpenCV {module.__version__}")
+    else:
+        yield Finding("FAIL", f"OpenCV cannot be imported ({error})", headless)
     module, error = load("numba")
-    if module is None:
-        return Finding("FAIL", f"numba cannot be imported ({error})", ENVIRONMENT)
+    yield numba(module) if module is not None else Finding("FAIL", f"numba cannot be imported ({error})", ENVIRONMENT)
+
+
+def numba(module: ModuleType) -> Finding:
+    """The threading layer, which decides whether two stock FFCV loaders can be iterated at once."""
+    what = f"numba {module.__version__}"
     try:
         module.set_num_threads(1)  # starts the layer
         layer = module.threading_layer()
     except ValueError as unavailable:  # none of those that NUMBA_THREADING_LAYER allows
-        return Finding(
-            "WARN", f"numba {module.__version__} has no threading layer ({unavailable})", "unset NUMBA_THREADING_LAYER"
-        )
-    what = f"numba {module.__version__}, threading layer {layer}"
-    if layer == "workqueue":
-        return Finding(
-            "WARN", what, f"two FFCV loaders at once would abort; install libgomp1 (omp), or {pip()} install tbb"
-        )
-    return Finding("OK", what)
-
-
-def libraries() -> Iterator[Finding]:
-    checks: tuple[Callable[[], Finding], ...] = (ffcv, native, opencv, numba)
-    for check in checks:
-        yield check()
+        return Finding("WARN", f"{what} has no threading layer ({unavailable})", "unset NUMBA_THREADING_LAYER")
+    remedy = f"two FFCV loaders at once would abort; install libgomp1 (omp), or {pip()} install tbb"
+    return judged(layer != "workqueue", f"{what}, threading layer {layer}", remedy)

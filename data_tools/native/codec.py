@@ -1,24 +1,21 @@
-"""The native image code: JPEG in and out, an antialiased resize, XXH64 (`api.cpp`, bound by ctypes).
+"""The native image code: JPEGs decoded and examined, XXH64 (`api.cpp`, bound by ctypes).
 
 Every call releases the GIL, so threads run it in parallel. Pixels are integer arithmetic: the same bytes on
 every machine with the same libjpeg-turbo.
 """
 
 import ctypes
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.native.library import EncodeOptions, ErrorText, JpegHeader, JpegSurvey, library
+from data_tools.native.library import ErrorText, JpegHeader, JpegSurvey, library
 
 Bytes = NDArray[np.uint8]
 Data = bytes | bytearray | memoryview | Bytes
 
 NOT_RGB, BYTES_SKIPPED = 2, 6  # base.h: Code
-SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1)}
-GREY = 1  # libjpeg's JCS_GRAYSCALE
 MOST_GAPS = 16  # each takes a dozen readings of the file
 READ_AHEAD_BYTES = 16  # libjpeg keeps up to 8 coded bytes in hand, each of which may be followed by a zero
 
@@ -52,42 +49,11 @@ def _bytes(data: Data) -> Bytes:
     return array
 
 
-def _picture(rgb: Bytes) -> Bytes:
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise TypeError(f"expected a (height, width, 3) picture of uint8, got {rgb.dtype} of shape {rgb.shape}")
-    return np.ascontiguousarray(rgb)
-
-
-@dataclass(frozen=True, slots=True)
-class JpegInfo:
-    """A JPEG's header. `quality_estimate` is libjpeg's quality, 1 to 100, from the luminance table."""
-
-    width: int
-    height: int
-    components: int
-    subsampling: str
-    progressive: bool
-    arithmetic: bool
-    restart_interval: int
-    quality_estimate: int
-
-
-def probe(data: Data) -> JpegInfo:
+def probe(data: Data) -> JpegHeader:
     """Read a JPEG's header. Raises NativeError if there is none."""
     source, info = _bytes(data), JpegHeader()
     _call(library().native_probe, source.ctypes.data, source.size, ctypes.byref(info))
-    names = {samples: name for name, samples in SUBSAMPLING.items()}
-    subsampling = names.get((info.h_samples, info.v_samples), f"{info.h_samples}x{info.v_samples}")
-    return JpegInfo(
-        width=info.width,
-        height=info.height,
-        components=info.components,
-        subsampling="grey" if info.colours == GREY else subsampling,
-        progressive=bool(info.progressive),
-        arithmetic=bool(info.arithmetic),
-        restart_interval=info.restart_interval,
-        quality_estimate=info.quality,
-    )
+    return info
 
 
 def decode(data: Data) -> Bytes:
@@ -166,42 +132,6 @@ def _follows_coded_data(data: bytes, end: int) -> bool:
         if 0xC0 <= data[at + 1] < 0xFF:
             return data[at + 1] == 0xDA or 0xD0 <= data[at + 1] <= 0xD7
     return False
-
-
-def encode(rgb: Bytes, *, quality: int, subsampling: str = "420", seekable: bool = False) -> Bytes:
-    """Encode (height, width, 3) RGB as a baseline JPEG; returns its bytes.
-
-    `seekable` puts a restart marker after every MCU. Every decoder gets the same pixels; ours decodes only
-    what a crop needs. It takes 3 to 5 % more bytes.
-    """
-    picture = _picture(rgb)
-    height, width = picture.shape[:2]
-    options = EncodeOptions(quality, *SUBSAMPLING[subsampling], seekable)
-    out = np.empty(6 * (height + 31) * (width + 31) + 4096, np.uint8)  # TurboJPEG's bound, with a margin
-    size = ctypes.c_size_t()
-    _call(
-        library().native_encode,
-        picture.ctypes.data,
-        width,
-        height,
-        ctypes.byref(options),
-        out.ctypes.data,
-        out.size,
-        ctypes.byref(size),
-    )
-    return out[: size.value].copy()
-
-
-def resize(rgb: Bytes, height: int, width: int, filter: Literal["area", "lanczos"] = "area") -> Bytes:
-    """Resize (h, w, 3) RGB. `area`: each axis averages by area where it shrinks, and is bilinear where it grows.
-    `lanczos`: Lanczos with 3 lobes, antialiased, as PIL's."""
-    picture = _picture(rgb)
-    if height < 1 or width < 1:
-        raise ValueError(f"cannot resize to {height} x {width} pixels")
-    out = np.empty((height, width, 3), np.uint8)
-    sizes = picture.ctypes.data, *picture.shape[:2], out.ctypes.data, height, width
-    _call(library().native_resize, *sizes, filter == "lanczos")
-    return out
 
 
 def checksum(data: Data) -> int:

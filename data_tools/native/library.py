@@ -21,12 +21,8 @@ CROP = np.dtype([(name, "<i4") for name in ("top", "left", "height", "width", "f
 # A sample of a batch to load: its bytes in the file, and the crop to take (jpeg_crops.h: Task).
 TASK = np.dtype(
     [
-        ("at", "<u8"),
-        ("size", "<u8"),
-        ("checksum", "<u8"),
-        ("mode", "<i4"),
-        ("image_width", "<i4"),
-        ("image_height", "<i4"),
+        *((name, "<u8") for name in ("at", "size", "checksum")),
+        *((name, "<i4") for name in ("mode", "image_width", "image_height")),
         ("crop", CROP),
     ]
 )
@@ -49,16 +45,26 @@ class ErrorText(ctypes.Structure):
     _fields_ = (("text", ctypes.c_char * 256),)
 
 
+SUBSAMPLING = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1)}
+GREY = 1  # libjpeg's JCS_GRAYSCALE
+
+
 class JpegHeader(ctypes.Structure):
-    """jpeg.h: Info."""
+    """jpeg.h: Info. `quality_estimate` is libjpeg's quality, 1 to 100, from the luminance table."""
 
     _fields_ = tuple(
         (name, c_int32)
         for name in (
             *("width", "height", "components", "colours", "h_samples", "v_samples"),
-            *("progressive", "arithmetic", "restart_interval", "quality"),
+            *("progressive", "arithmetic", "restart_interval", "quality_estimate"),
         )
     )
+
+    @property
+    def subsampling(self) -> str:
+        samples = self.h_samples, self.v_samples
+        names = (name for name, each in SUBSAMPLING.items() if each == samples)
+        return "grey" if self.colours == GREY else next(names, "{}x{}".format(*samples))
 
 
 class JpegSurvey(ctypes.Structure):
@@ -108,8 +114,8 @@ class StoreOptions(ctypes.Structure):
     """convert.h: StoreOptions."""
 
     _fields_ = (
-        ("caps", c_void_p),
-        ("page_bytes", c_void_p),
+        ("caps", ctypes.POINTER(c_int32)),  # not c_void_p: so it keeps what it points to
+        ("page_bytes", ctypes.POINTER(c_uint64)),
         ("most_pixels", c_uint64),
         *((name, c_int32) for name in ("outputs", "longer", "lanczos", "quality", "seekable", "keep", "most_side")),
     )

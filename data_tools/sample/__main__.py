@@ -19,8 +19,6 @@ from data_tools.sample.mixtures import MIXTURES
 
 
 class SampleOptions(Section):
-    """One dataset."""
-
     out: Annotated[Path, Argument("OUT.tar")] = Field(description="where to write the tar")
     classes: int = Field(
         10, ge=2, le=len(MIXTURES), description="classes: up to 10, kinds of pattern; more, mixtures of two and a hue"

@@ -1,7 +1,5 @@
 """A generated sample dataset: kinds of pattern, photographed badly, as a sorted tar.
 
-    python -m data_tools.sample OUT.tar [--classes 10 --train 1600 --val 400 --seed 0]
-
 The tar has the layout of the sorted ImageNet tar, ``sample/{train,val}/<class>/<file>.JPEG``, so that
 programs for ImageNet can be tried without it. The classes differ by what survives a random resized crop and a
 flip: the shape of the pattern, at any angle and scale, and a hue that two classes share. More than ten classes are
@@ -49,12 +47,6 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 EXIF_ORIENTATION = 0x0112
 
 
-def _rotated_exif(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    return exif
-
-
 def encode(spec: SampleImage, image: Image.Image, rng: np.random.Generator) -> bytes:
     """The file's bytes: a JPEG of quality 75 to 96, or one of the oddities."""
     out = io.BytesIO()
@@ -69,7 +61,9 @@ def encode(spec: SampleImage, image: Image.Image, rng: np.random.Generator) -> b
         case "cmyk":
             image.convert("CMYK").save(out, "JPEG", **jpeg)
         case "exif":
-            image.save(out, "JPEG", exif=_rotated_exif(int(rng.integers(2, 9))), **jpeg)
+            exif = Image.Exif()
+            exif[EXIF_ORIENTATION] = int(rng.integers(2, 9))
+            image.save(out, "JPEG", exif=exif, **jpeg)
         case oddity:
             image.save(out, "JPEG", progressive=oddity == "progressive", **jpeg)
     return out.getvalue()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,8 +17,7 @@ HUE_SPREAD = 0.055
 FIGURE, GROUND = (0.18, 0.3), (0.08, 0.12)  # periods, as fractions of the shorter side
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mixture:
+class Mixture(NamedTuple):
     """The look of a class: ``figure`` and ``ground`` are kinds of pattern, ``hue`` is a tenth of a turn."""
 
     figure: str
@@ -31,7 +30,7 @@ def _mixtures() -> dict[str, Mixture]:
     each differs from some others in nothing but its figure, its ground or its hue."""
     kinds = list(PATTERNS)
     codes = sorted(product(range(len(kinds)), range(len(kinds)), range(HUES)), key=lambda code: (max(code), code))
-    return {f"{kinds[f]}-{kinds[g]}-{h}": Mixture(figure=kinds[f], ground=kinds[g], hue=h) for f, g, h in codes}
+    return {f"{kinds[f]}-{kinds[g]}-{h}": Mixture(kinds[f], kinds[g], h) for f, g, h in codes}
 
 
 MIXTURES = _mixtures()

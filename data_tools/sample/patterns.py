@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,14 +86,6 @@ PATTERNS: dict[str, Callable[[Plane, Plane], Plane]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PatternStyle:
-    """The look of a kind: its hue in turns, the range of its period as a fraction of the shorter side."""
-
-    hue: float
-    period: tuple[float, float]
-
-
 # Each hue belongs to two patterns, a fine and a coarse one: colour alone is right half of the time, and by shape
 # alone a small network would learn too slowly for a demonstration.
 FINE, COARSE = (0.1, 0.16), (0.18, 0.27)
@@ -105,8 +96,8 @@ PAIRS = (
     ("checks", "crosses"),
     ("waves", "triangles"),
 )
-STYLES = {
-    kind: PatternStyle(hue=number / len(PAIRS), period=period)
+STYLES = {  # the hue of a kind in turns, and the range of its period as a fraction of the shorter side
+    kind: (number / len(PAIRS), period)
     for number, pair in enumerate(PAIRS)
     for kind, period in zip(pair, (FINE, COARSE), strict=True)
 }
@@ -166,8 +157,8 @@ def enlarged(picture: Image.Image, height: int, width: int, grain: int, rng: np.
 def render(kind: str, height: int, width: int, rng: np.random.Generator) -> Image.Image:
     """One picture of the pattern `kind`, drawn at half size, enlarged, grain added."""
     half = (height + 1) // 2, (width + 1) // 2
-    style = STYLES[kind]
-    figure_ink, shade = ink(kind, style.period, *half, rng), light(*half, rng)
-    figure, ground = colours(style.hue, 0.07, rng)
+    hue, period = STYLES[kind]
+    figure_ink, shade = ink(kind, period, *half, rng), light(*half, rng)
+    figure, ground = colours(hue, 0.07, rng)
     picture = as_pixels((g + figure_ink * (f - g)) * shade for f, g in zip(figure, ground, strict=True))
     return enlarged(picture, height, width, int(rng.integers(1, 17)), rng)

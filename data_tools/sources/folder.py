@@ -10,8 +10,8 @@ from pathlib import Path
 
 from data_tools.common.file_kinds import has_image_name, is_hidden, special_kind
 from data_tools.common.names import from_path, name_bytes
-from data_tools.sources.layouts import is_split_name
-from data_tools.sources.listing import Folders, Listing
+from data_tools.sources.layouts import Folders, is_split_name
+from data_tools.sources.listing import Listing
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 

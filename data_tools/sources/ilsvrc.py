@@ -1,9 +1,8 @@
-"""The official ILSVRC 2012 archives, read in place.
+"""The labels of ILSVRC's validation images.
 
-`ILSVRC2012_img_train.tar` is a tar of 1000 tars, one a class; they are not compressed, so an image is a range of
-bytes of the outer file. `ILSVRC2012_img_val.tar` is flat and has no labels: `ILSVRC2012_devkit_t12.tar.gz` has a
-class number for each image in its ground-truth file, and a wnid for each number in meta.mat. Kaggle's copy has
-`LOC_val_solution.csv` in its place, a line for each image with its wnid.
+`ILSVRC2012_img_val.tar` is flat and has none: `ILSVRC2012_devkit_t12.tar.gz` has a class number for each image in its
+ground-truth file, and a wnid for each number in meta.mat. Kaggle's copy has `LOC_val_solution.csv` in its place, a line
+for each image with its wnid.
 """
 
 from __future__ import annotations
@@ -16,52 +15,21 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_tools.common.file_kinds import is_hidden, is_image
-from data_tools.common.names import name_bytes
-from data_tools.sources.listing import KAGGLE_LABELS, MAX_LABEL_BYTES, SYNSETS, TRUTH, Listing, parts
-from data_tools.sources.reader import File
-from data_tools.sources.tar import BLOCK, SourceError, looks_like_tar, members
+from data_tools.sources.listing import KAGGLE_LABELS, MAX_LABEL_BYTES, SYNSETS, TRUTH
+from data_tools.sources.tar import SourceError
 
 KAGGLE_START = b"ImageId,PredictionString"
 
 
-def is_train_archive(path: Path) -> bool:
-    """Whether the first image or tar in a tar is a tar; other files before it do not matter."""
-    for member in members(path):
-        name = parts(member.name)[-1]
-        if not is_hidden([name]) and looks_like_tar(member.start(BLOCK)):
-            return True
-        if is_image(name, member.start):
-            return False
-    return False
-
-
-def list_train(files: list[File], path: Path) -> Listing:
-    """What is in the inner tars, as `train/<class>/<file>`; each is a class, named by its file name (n01440764.tar)."""
-    files.append(File("archive", str(path)))
-    listing, number = Listing(path), len(files) - 1
-    for inner in members(path):
-        label = inner.name.rpartition("/")[2]
-        if not label.endswith(".tar") or is_hidden([label]):
-            listing.pass_over(f"{path}: {inner.name}")
-            continue
-        images = listing.images(("train", label.removesuffix(".tar")))
-        for member in members(path, inner.offset, inner.offset + inner.length, label):
-            *folders, name = parts(member.name)
-            if is_hidden(folders) or not is_image(name, member.start):
-                listing.pass_over(f"{path}: {label}: {member.name}")
-            else:
-                images.add(name_bytes(name), number, member.offset, member.length, member.modified)
-    return listing
-
-
-# ---------------------------------------------------------------------------------------------- labels of val
-def read_devkit(path: Path) -> dict[str, bytes]:
-    """The two files of the devkit that hold labels, if this is the devkit, compressed; as a plain tar it is read like
-    every other. Raises SourceError if it has only one of them."""
+def read_labels(path: Path) -> dict[str, bytes]:
+    """The files of labels, by name, in the devkit, compressed (as a plain tar it is read like every other), or if this
+    is Kaggle's. Empty if it is neither; SourceError for a devkit that has only one of its two."""
     texts: dict[str, bytes] = {}
     if path.stat().st_size > MAX_LABEL_BYTES:
         return texts
+    with path.open("rb") as file:
+        if file.read(len(KAGGLE_START)) == KAGGLE_START:
+            return {KAGGLE_LABELS: path.read_bytes()}
     with (
         contextlib.suppress(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError),
         tarfile.open(path) as tar,

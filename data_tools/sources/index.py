@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.classes import classes_digest, number_classes
+from data_tools.beton.classes import classes_digest
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
 from data_tools.sources.listing import Images
@@ -95,7 +95,7 @@ class IndexBuilder:
         self.sources: list[Source] = []
         self.left_out: dict[str, tuple[int, str]] = {}
         self.notes: list[str] = []
-        self._class_order: dict[str, int] = {}
+        self.class_order: Sequence[str] = ()  # by label; if there is none, it is that of their names
 
     def images(self, split: str, cap: int | None, name: str) -> Images:
         """The images of a class, to add to."""
@@ -112,34 +112,26 @@ class IndexBuilder:
             mine.extend(images)
 
     def leave_out(self, reason: str, example: object, count: int = 1) -> None:
-        before, first = self.left_out.get(reason, (0, str(example)))
-        self.left_out[reason] = before + count, first
-
-    def ignore(self, name: str, count: int = 1) -> None:
-        """Leave out what is no picture of a data set."""
         if count:
-            self.leave_out(OTHER_FILES, name, count)
+            before, first = self.left_out.get(reason, (0, str(example)))
+            self.left_out[reason] = before + count, first
 
     def left_out_lines(self) -> list[str]:
         return [f"{reason} left out: {count:,}, e.g. {first}" for reason, (count, first) in self.left_out.items()]
 
-    def order_classes(self, names: Iterable[str]) -> None:
-        """Number the classes in this order, and not by name."""
-        self._class_order = {name: at for at, name in enumerate(names)}
-
     def _classes(self) -> tuple[str, ...]:
         """The names of all classes, by label."""
         names = {name for classes in self.rows.values() for name in classes}
-        if not self._class_order:
+        if not self.class_order:
             if names == set(map(str, range(len(names)))):
                 if len(names) > 10:  # with fewer, this is the order of the names, too
                     self.notes.append(f"the classes 0 to {len(names) - 1} are numbered by their value")
                 return tuple(sorted(names, key=int))
-            return number_classes(names)
-        if others := sorted(names - self._class_order.keys()):
-            what = f"class {others[0]} is not a class of the parquet: {', '.join(list(self._class_order)[:5])}, ..."
+            return tuple(sorted(names))  # by code point, so that the order does not depend on the locale
+        if others := sorted(names.difference(self.class_order)):
+            what = f"class {others[0]} is not a class of the parquet: {', '.join(self.class_order[:5])}, ..."
             raise SourceError(what, remedy="give sources with the same classes")
-        return tuple(sorted(names, key=self._class_order.__getitem__))
+        return tuple(name for name in self.class_order if name in names)
 
     def _join_forms(self) -> None:
         """Make one class of names that differ in their Unicode form alone: macOS unpacks `é` as two characters."""

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from data_tools.common.errors import UserError
 from data_tools.common.file_kinds import is_hidden, is_junk_folder
-from data_tools.sources.listing import Folders
 from data_tools.sources.tar import SourceError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -29,6 +28,7 @@ IMAGES = "images"  # tiny-imagenet's folder in each class
 _NOT_CLASSES = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks", "mask"}
 _SORTED = "sort the images into {0}/<class>/, or leave that split out with --data.splits"
 
+Folders = tuple[str, ...]  # of a path below the root
 Pictures = Mapping[Folders, Sequence[bytes]]  # the names of files, by the path of their folder
 
 
@@ -61,26 +61,6 @@ def is_split_name(name: str) -> bool:
     return name.lower() in SPLIT_NAMES
 
 
-class _Located(NamedTuple):
-    """A folder of pictures in a split's folder, which is at this depth of the path."""
-
-    path: Folders
-    depth: int
-    cap: int | None
-
-    @property
-    def split_folder(self) -> Folders:
-        return self.path[: self.depth + 1]
-
-    @property
-    def split(self) -> str:
-        return SPLIT_NAMES[self.path[self.depth].lower()]
-
-    @property
-    def is_in_class(self) -> bool:
-        return len(self.path) > self.depth + 1
-
-
 def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> Layout:
     """The layout of a source.
 
@@ -92,18 +72,19 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
     root = next((root for root in roots if root and is_split_name(root[-1])), ())
     if root and layout.out_of_place and not any(len(path) > depth + 1 for path, depth in depths.items()):
         return _inside_split(root[-1], pictures, [root[:-1] for root in roots], annotated)
-    located = [_Located(path, depth, _cap(path[:depth], roots)) for path, depth in depths.items()]
+    caps = {path: _cap(path[:depth], roots) for path, depth in depths.items()}
     smallest: dict[int | None, int] = {}  # depth of a split's folder with classes, else of any, by cap
-    for each in sorted(located, key=lambda each: (not each.is_in_class, each.depth)):
-        smallest.setdefault(each.cap, each.depth)
-    splits: dict[tuple[int | None, str], list[_Located]] = {}
-    for each in located:
-        if each.depth == smallest[each.cap]:
-            splits.setdefault((each.cap, each.split), []).append(each)
+    for path, depth in sorted(depths.items(), key=lambda item: (len(item[0]) == item[1] + 1, item[1])):
+        smallest.setdefault(caps[path], depth)
+    splits: dict[Place, list[Folders]] = {}
+    for path, depth in depths.items():
+        if depth == smallest[caps[path]]:
+            place = Place(SPLIT_NAMES[path[depth].lower()], caps[path], None)
+            splits.setdefault(place, []).append(path)
         else:
-            layout.out_of_place.append(each.path)
-    for found in splits.values():
-        _place(layout, found, pictures, annotated)
+            layout.out_of_place.append(path)
+    for place, found in splits.items():
+        _place(layout, place, smallest[place.cap] + 1, found, pictures, annotated)
     return layout
 
 
@@ -161,31 +142,36 @@ def _cap(folders: Folders, roots: Iterable[Folders]) -> int | None:
 
 
 # ---------------------------------------------------------------------------------------------- the classes of a split
-def _place(layout: Layout, found: Sequence[_Located], pictures: Pictures, annotated: Collection[Folders]) -> None:
-    """Place the folders of one split at one cap."""
-    labelled = [each for each in found if each.is_in_class or is_numbered(pictures[each.path])] or found
-    (folder, *others) = dict.fromkeys(each.split_folder for each in labelled)
-    split, cap = found[0].split, found[0].cap
+def _place(
+    layout: Layout,
+    place: Place,
+    front: int,
+    found: Sequence[Folders],
+    pictures: Pictures,
+    annotated: Collection[Folders],
+) -> None:
+    """Place the folders of one split at one cap; as many of their parts as `front` lead to the folder of the split."""
+    labelled = [path for path in found if len(path) > front or is_numbered(pictures[path])] or found
+    (folder, *others) = dict.fromkeys(path[:front] for path in labelled)
     if others:
         what = f"{'/'.join(folder)} and {'/'.join(others[0])} both exist, and hold the same split"
         remedy = "move one of them out of the way, or give only one of them to --data.source"
-        layout.faults[split] = SourceError(what, remedy=remedy)
+        layout.faults[place.split] = SourceError(what, remedy=remedy)
         return
-    by_class = [each.path for each in labelled if each.is_in_class]
+    by_class = [path for path in labelled if len(path) > front]
     kept = set(by_class or [folder])
-    layout.out_of_place += [each.path for each in found if each.path not in kept]
-    labels = {path[len(folder)] for path in by_class}
+    layout.out_of_place += [path for path in found if path not in kept]
+    labels = {path[front] for path in by_class}
     if not by_class or (folder in annotated and labels == {IMAGES}):
-        layout.places |= {path: Place(split, cap, None) for path in by_class or [folder]}
+        layout.places |= dict.fromkeys(by_class or [folder], place)
         if not by_class and not is_numbered(pictures[folder]):
-            layout.unlabelled[split] = _without_class(folder, pictures[folder])
+            layout.unlabelled[place.split] = _without_class(folder, pictures[folder])
         return
     if fault := _not_classes(folder, by_class, labels):
-        layout.faults.setdefault(split, fault)
-    below = {path: path[len(folder) + 1 :] for path in by_class}
-    as_tiny = all(folders == (IMAGES,) for folders in below.values())
+        layout.faults.setdefault(place.split, fault)
+    as_tiny = all(path[front + 1 :] == (IMAGES,) for path in by_class)
     for path in by_class:
-        layout.places[path] = Place(split, cap, path[len(folder)], () if as_tiny else below[path])
+        layout.places[path] = place._replace(label=path[front], below=() if as_tiny else path[front + 1 :])
 
 
 def _not_classes(folder: Folders, by_class: Sequence[Folders], labels: Collection[str]) -> UserError | None:

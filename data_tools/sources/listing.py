@@ -1,4 +1,4 @@
-"""What is in a tar, a folder or an ILSVRC archive: every picture by folder and name, and where its bytes are.
+"""What is in a tar or a folder: every picture by folder and name, and where its bytes are.
 
 Nothing is decided here about splits and classes: that is for `layouts`, which sees the names alone. Nothing is
 extracted: a picture is (file, offset, length).
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from data_tools.common.errors import UserError
-from data_tools.common.file_kinds import is_image
+from data_tools.common.file_kinds import is_hidden, is_image
 from data_tools.common.names import name_bytes
+from data_tools.sources.layouts import Folders, is_split_name
 from data_tools.sources.reader import File
-from data_tools.sources.tar import members
+from data_tools.sources.tar import BLOCK, Member, looks_like_tar, members
 
-Folders = tuple[str, ...]  # of a path below the root
 TINY_LABELS = "val_annotations.txt"
 TRUTH, SYNSETS, KAGGLE_LABELS = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "LOC_val_solution.csv"
 LABEL_FILES = frozenset((TINY_LABELS, TRUTH, SYNSETS, KAGGLE_LABELS))
@@ -97,15 +97,40 @@ class Listing:
 
 
 def list_tar(files: list[File], path: Path) -> Listing:
-    """What is in a tar, which is appended to `files`. Raises SourceError."""
+    """What is in a tar, which is appended to `files`; a tar in it is a folder of that name. Raises SourceError.
+
+    `ILSVRC2012_img_train.tar` is such: a tar of 1000 tars, one a class. None is compressed, so an image is a range of
+    bytes of the outer file.
+    """
     files.append(File("archive", str(path)))
     listing, number = Listing(path), len(files) - 1
+    tars: list[Member] = []
     for member in members(path):
         *folders, name = parts(member.name)
-        if listing.holds_image((*folders,), name, f"{path}: {member.name}", member.start):
-            place = (number, member.offset, member.length, member.modified)
-            listing.images((*folders,)).add(name_bytes(name), *place)
+        if name.endswith(".tar") and not is_hidden([name]):
+            tars.append(member)
+            if looks_like_tar(member.start(BLOCK)):
+                listing.roots = (("train",),)  # of classes that are in no folder of a split
+        else:
+            _add_member(listing, number, (*folders,), member)
+    for tar in tars:
+        if listing.roots == ((),):
+            listing.pass_over(f"{path}: {tar.name}")
+            continue
+        outside = parts(tar.name.removesuffix(".tar"))
+        for member in members(path, tar.offset, tar.offset + tar.length, outside[-1] + ".tar"):
+            *below, _ = parts(member.name)
+            inside = (*outside, *below)
+            is_placed = is_hidden(below) or any(map(is_split_name, inside))
+            _add_member(listing, number, inside if is_placed else outside[-1:], member)
     return listing
+
+
+def _add_member(listing: Listing, number: int, folders: Folders, member: Member) -> None:
+    name = parts(member.name)[-1]
+    if listing.holds_image(folders, name, f"{listing.path}: {member.name}", member.start):
+        images = listing.images(folders)
+        images.add(name_bytes(name), number, member.offset, member.length, member.modified)
 
 
 def parts(name: str) -> Folders:

@@ -12,9 +12,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_tools.common.files import too_many_open_files
 from data_tools.sources.tar import SourceError
@@ -28,8 +27,7 @@ _BATCH_BYTES = 1 << 30  # arrow cannot hold 2 GB in a batch of `{bytes, path}`
 _SPOTS, _SPOT_BYTES = 16, 4096  # of a shard, read for its digest
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(NamedTuple):
     """Which columns hold the images and their labels."""
 
     image: str
@@ -37,7 +35,7 @@ class Columns:
 
 
 class Table:
-    """An open shard, for use in a `with` block. Raises SourceError if the file is not one."""
+    """An open shard, until it is closed. Raises SourceError if the file is not one."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -45,18 +43,17 @@ class Table:
         except ImportError:
             remedy = "make env EXTRAS=parquet, or elsewhere pip install 'pyarrow>=17'"
             raise SourceError("parquet needs pyarrow", where=path, remedy=remedy) from None
+        _use_frugal_allocator()
         self.path = path
+        self._group, self._start = -1, 0  # of the batch that was read last
+        self._batches: Iterator[Any] = iter(())
+        self._batch: Any = None
         with self.arrow_errors():
             self.source: Any = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         self.kinds: dict[str, DataType] = {field.name: field.type for field in self.source.schema_arrow}
 
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
+        self._batches, self._batch = iter(()), None
         self.source.close()
 
     @contextlib.contextmanager
@@ -134,15 +131,25 @@ class Table:
         return int(value) if value >= 0 else None
 
     def has_paths(self, columns: Columns) -> bool:
-        return _field(self.kinds[columns.image], "path") >= 0
+        kind = self.kinds[columns.image]
+        at = _field(kind, "path")
+        return at >= 0 and (_holds_text(kind.field(at).type) or _holds_images(kind.field(at).type))  # or bytes
 
-    def images(self, group: int, column: str) -> Iterator[Any]:
-        """Batches of the image column of a row group."""
-        leaf = f"{column}.bytes" if _field(self.kinds[column], "bytes") >= 0 else column
-        metadata = self.source.metadata.row_group(group)
-        rows = _BATCH_ROWS if metadata.total_byte_size < _BATCH_BYTES else 1
-        batches = self.source.iter_batches(rows, row_groups=[group], columns=[leaf], use_threads=False)
-        return (batch.column(0) for batch in batches)
+    def image(self, column: str, offset: int) -> bytes:
+        """The image at an offset; fast if they are read in order."""
+        group, row = offset >> _ROW_BITS, offset & ((1 << _ROW_BITS) - 1)
+        if group != self._group or row < self._start:
+            leaf = f"{column}.bytes" if _field(self.kinds[column], "bytes") >= 0 else column
+            rows = _BATCH_ROWS if self.source.metadata.row_group(group).total_byte_size < _BATCH_BYTES else 1
+            self._group, self._start, self._batch = group, 0, None
+            self._batches = self.source.iter_batches(rows, row_groups=[group], columns=[leaf], use_threads=False)
+        while self._batch is None or row >= self._start + len(self._batch):
+            self._start += len(self._batch) if self._batch is not None else 0
+            self._batch = None  # before the next one is made
+            with self.arrow_errors():
+                self._batch = next(self._batches).column(0)
+        value = self._batch[row - self._start].as_py()
+        return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
 
 
 def digest(path: Path) -> str:
@@ -176,8 +183,14 @@ def _holds_labels(kind: DataType) -> bool:
 
     if types.is_dictionary(kind):
         return _holds_labels(kind.value_type)
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return texts or any(is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean))
+    numbers = (types.is_integer, types.is_floating, types.is_boolean)
+    return _holds_text(kind) or any(is_kind(kind) for is_kind in numbers)
+
+
+def _holds_text(kind: DataType) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind)) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _field(kind: DataType, name: str) -> int:
@@ -192,38 +205,9 @@ def _short(kind: DataType) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-# ---------------------------------------------------------------------------------------------- reading
 def _use_frugal_allocator() -> None:
     """The best of arrow's allocators: reading ImageNet's row groups peaks at 118 MB with jemalloc, 197 by default."""
     import pyarrow
 
     if "jemalloc" in pyarrow.supported_memory_backends():
         pyarrow.set_memory_pool(pyarrow.jemalloc_memory_pool())
-
-
-class ShardReader:
-    """Images of one shard by offset; fast if read in order."""
-
-    def __init__(self, path: str, column: str = "image") -> None:
-        _use_frugal_allocator()
-        self._table, self._column = Table(Path(path)), column
-        self._group, self._start = -1, 0
-        self._batches: Iterator[Any] = iter(())
-        self._batch: Any = None
-
-    def image(self, offset: int) -> bytes:
-        group, row = offset >> _ROW_BITS, offset & ((1 << _ROW_BITS) - 1)
-        if group != self._group or row < self._start:
-            self._group, self._start, self._batch = group, 0, None
-            self._batches = self._table.images(group, self._column)
-        while self._batch is None or row >= self._start + len(self._batch):
-            self._start += len(self._batch) if self._batch is not None else 0
-            self._batch = None  # before the next one is made
-            with self._table.arrow_errors():
-                self._batch = next(self._batches)
-        value = self._batch[row - self._start].as_py()
-        return bytes((value.get("bytes") if isinstance(value, dict) else value) or b"")
-
-    def close(self) -> None:
-        self._batches, self._batch = iter(()), None
-        self._table.close()

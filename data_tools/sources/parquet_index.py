@@ -12,14 +12,15 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes
-from data_tools.sources.index import IndexBuilder
+from data_tools.sources.index import OTHER_FILES, IndexBuilder
 from data_tools.sources.layouts import SPLIT_NAMES
 from data_tools.sources.listing import Images
-from data_tools.sources.parquet import Columns, Table, digest
+from data_tools.sources.parquet import Table, digest
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 
@@ -44,13 +45,9 @@ def shards_in(folder: Path) -> Iterator[Path]:
         yield from (Path(above, name) for name in sorted(files) if name.endswith(".parquet") and name[0] != ".")
 
 
-def holds_shards(folder: Path) -> bool:
-    """Whether the folder holds tables with images; others, such as a `metadata.parquet`, lie beside image files."""
-    return any(map(_may_hold_images, shards_in(folder)))
-
-
-def _may_hold_images(shard: Path) -> bool:
-    with Table(shard) as table:
+def may_hold_images(shard: Path) -> bool:
+    """Others, such as a `metadata.parquet`, lie beside image files."""
+    with closing(Table(shard)) as table:
         return table.may_hold_images()
 
 
@@ -75,24 +72,20 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
     """(split, shard) of a source. Shards of test splits, and other tables without images, are left out."""
     found, configurations = [], set()
     for shard in shards_in(source) if source.is_dir() else [source]:
-        if source.is_dir() and not _may_hold_images(shard):
-            builder.ignore(f"{shard}, which holds no images")
+        if source.is_dir() and not may_hold_images(shard):
+            builder.leave_out(OTHER_FILES, f"{shard}, which holds no images")
         elif (split := _split_of(shard)) == "test":
             builder.leave_out("shards of a test split", shard)
         else:
             found.append((split, shard))
-            configurations.add(_configuration(source, shard))
+            # The hub's name for one of the data sets of a repository: a folder that is neither `data` nor a split.
+            folders = shard.relative_to(source).parts[:-1]
+            configurations.add("/".join(name for name in folders if name != "data" and not _split_of_folder(name)))
     if len(configurations) > 1:
         names = sorted(configurations)
         remedy = f"give one of them, as --data.source={shlex.quote(str(source / names[-1]))}"
         raise SourceError(f"it holds several data sets: {', '.join(names)}", where=source, remedy=remedy)
     return found
-
-
-def _configuration(source: Path, shard: Path) -> str:
-    """The hub's name for one of the data sets of a repository: a folder that is neither `data` nor a split."""
-    folders = shard.relative_to(source).parts[:-1]
-    return "/".join(name for name in folders if name != "data" and not _split_of_folder(name))
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -102,11 +95,10 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
     Raises SourceError for a damaged shard, or one whose split, columns or labels are unclear.
     """
     labels = _Labels()
-    rows: dict[tuple[str, Label], Images] = {}
     seen: dict[tuple[str, str], Path] = {}
     for source in sources:
         for split, path in _image_shards(builder, source):
-            with Table(path) as table:
+            with closing(Table(path)) as table:
                 content = digest(path)
                 columns = table.columns(image_column, label_column)
                 # A copy under another name counts, too, unless its images have no names by which to tell.
@@ -115,34 +107,22 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
                     raise SourceError("the same shard is given twice", where=f"{other} and {path}")
                 builder.files.append(File("parquet", str(path), columns.image, content))
                 labels.add_shard(path, table.class_names(columns.label))
-                _read_rows(builder, table, columns, split, labels, rows)
+                for offset, image_path, value in table.paths_and_labels(columns):
+                    if value is None:
+                        builder.leave_out("rows without a label", path)
+                        continue
+                    image, wnid = _name_and_wnid(image_path)
+                    image = image or f"{path.stem}_{offset:012d}"
+                    labels.images(split, value, wnid).add(name_bytes(image), len(builder.files) - 1, offset, 0)
             name = path.relative_to(source).as_posix() if path != source else path.name
             builder.sources.append(Source(name=name, bytes=path.stat().st_size))
     names = labels.names()
-    for (split, label), images in rows.items():
+    for (split, label), images in labels.rows.items():
         if not labels.are_wnids:  # ImageNet's own file names are unique: one that repeats is an image given twice
             _number_repeats(images.names)
         builder.take(split, None, names[label], images)
     if labels.are_numbers and not labels.are_wnids:
-        builder.order_classes(names[label] for label in sorted(names, key=int))
-
-
-def _read_rows(
-    builder: IndexBuilder,
-    table: Table,
-    columns: Columns,
-    split: str,
-    labels: _Labels,
-    rows: dict[tuple[str, Label], Images],
-) -> None:
-    for offset, path, value in table.paths_and_labels(columns):
-        if value is None:
-            builder.leave_out("rows without a label", table.path)
-            continue
-        name, wnid = _name_and_wnid(path)
-        label = labels.add(value, wnid)
-        images = rows.setdefault((split, label), Images())
-        images.add(name_bytes(name or f"{table.path.stem}_{offset:012d}"), len(builder.files) - 1, offset, 0)
+        builder.class_order = [names[label] for label in sorted(names, key=int)]
 
 
 def _name_and_wnid(path: str) -> tuple[str, str]:
@@ -169,9 +149,10 @@ def _number_repeats(names: list[bytes]) -> None:
 
 # ---------------------------------------------------------------------------------------------- classes
 class _Labels:
-    """The labels of a conversion, and what they are called."""
+    """The labels of a conversion, what they are called, and their images."""
 
     def __init__(self) -> None:
+        self.rows: dict[tuple[str, Label], Images] = {}  # by split and label
         self._spellings: dict[Label, set[str]] = {}  # of every label
         self._kinds: set[type] = set()
         self._wnids: dict[Label, str] = {}
@@ -183,8 +164,8 @@ class _Labels:
         if names and all(names != others for _, others in self._named):
             self._named.append((shard, names))
 
-    def add(self, value: Label, wnid: str) -> Label:
-        """A label of the shard added last; texts that differ in their Unicode form alone are one."""
+    def images(self, split: str, value: Label, wnid: str) -> Images:
+        """Those of a label of the shard added last; texts that differ in their Unicode form alone are one."""
         label = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
         self._spellings.setdefault(label, set()).add(str(value))
         self._kinds.add(type(label))
@@ -194,7 +175,7 @@ class _Labels:
         if wnid and self._wnids.setdefault(label, wnid) != wnid:
             what = f"label {label} is both {self._wnids[label]} and {wnid}"
             raise SourceError(what, where=self._shards[-1], remedy=ONE_DATA_SET)
-        return label
+        return self.rows.setdefault((split, label), Images())
 
     @property
     def are_wnids(self) -> bool:

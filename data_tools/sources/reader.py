@@ -7,17 +7,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_tools.common.files import too_many_open_files
 from data_tools.common.names import to_path
 
 if TYPE_CHECKING:
-    from data_tools.sources.parquet import ShardReader
+    from data_tools.sources.parquet import Table
 
 _OPEN_ARCHIVES = 16  # but one shard, which holds decompressed pages: they are read one after another
-
-FileKind = Literal["archive", "folder", "parquet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class File:
     column: of a shard, the one that holds the images. digest: of a shard's contents.
     """
 
-    kind: FileKind
+    kind: Literal["archive", "folder", "parquet"]
     path: str
     column: str = ""
     digest: str = ""
@@ -52,26 +51,21 @@ class Reader:
     def __init__(self, files: Sequence[File]) -> None:
         self.files = files
         self._archives: OrderedDict[int, Archive] = OrderedDict()
-        self._shard: tuple[int, ShardReader] | None = None
+        self._shard: tuple[int, Table] | None = None
         self._lock = threading.Lock()
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
         """Raises OSError, also if a source is shorter than expected, and UserError at the limit on open files."""
         path = self.files[file].path
         try:
             if self.files[file].kind == "parquet":
-                return self._rows(file).image(offset)
+                return self._table(file).image(self.files[file].column, offset)
             if self.files[file].kind == "archive":
                 data = _read_at(self.archive(file).handle, offset, length)
             else:
                 path = self.path(file, key)
-                data = _read_file(path, length)
+                with Path(path).open("rb") as opened:
+                    data = opened.read(length)
         except OSError as error:
             if limit := too_many_open_files(error, path):
                 raise limit from None
@@ -102,23 +96,15 @@ class Reader:
             self._shard[1].close()
             self._shard = None
 
-    def _rows(self, file: int) -> ShardReader:
-        from data_tools.sources.parquet import ShardReader
+    def _table(self, file: int) -> Table:
+        from data_tools.sources.parquet import Table
 
         if self._shard and self._shard[0] != file:
             self._shard[1].close()
             self._shard = None
         if not self._shard:
-            self._shard = file, ShardReader(self.files[file].path, self.files[file].column)
+            self._shard = file, Table(Path(self.files[file].path))
         return self._shard[1]
-
-
-def _read_file(path: str, length: int) -> bytes:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        return _read_at(handle, 0, length)
-    finally:
-        os.close(handle)
 
 
 def _read_at(handle: int, offset: int, length: int) -> bytes:

@@ -1,6 +1,6 @@
 """Index the sources from headers alone: every image of every split, in one order, with its label and location.
 
-A source is recognised by its content. Tars, folders and ILSVRC archives are listed (`listing`), and from the paths
+A source is recognised by its content. Tars and folders are listed (`listing`), and from the paths
 alone follows where each image belongs (`layouts`); parquet says it itself (`parquet_index`).
 
 Classes are sorted by name (of parquet without wnids by label) and images by (class, file name), so the order does not
@@ -20,8 +20,8 @@ from data_tools.common.names import from_path, name_of
 from data_tools.sources import ilsvrc
 from data_tools.sources.folder import list_folder
 from data_tools.sources.index import OTHER_FILES, SPLITS, Index, IndexBuilder
-from data_tools.sources.layouts import Layout, classify, is_numbered
-from data_tools.sources.listing import KAGGLE_LABELS, TINY_LABELS, Folders, Listing, list_tar
+from data_tools.sources.layouts import Folders, Layout, classify, is_numbered
+from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 OF_TEST = "pictures of the test split"
@@ -58,10 +58,8 @@ def read_index(
             size = listings[-1].bytes()
         elif kind == "tar":
             listings.append(list_tar(builder.files, path))
-        elif kind == "ilsvrc train":
-            listings.append(ilsvrc.list_train(builder.files, path))
         else:
-            label_files |= ilsvrc.read_devkit(path) if kind == "devkit" else {KAGGLE_LABELS: path.read_bytes()}
+            label_files |= ilsvrc.read_labels(path)
         builder.sources.append(Source(name=from_path((path.resolve() if path.is_dir() else path).name), bytes=size))
     _read_parquet(builder, parquet_sources, image_column, label_column)
     for listing in listings:
@@ -102,7 +100,7 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
                 images = listing.pictures[path]
                 builder.take(split_of[place.split], place.cap, place.label, images, "/".join(place.below))
         if layout.places or not listing.label_files:  # of a devkit, nothing else is wanted
-            builder.ignore(listing.example, listing.others)
+            builder.leave_out(OTHER_FILES, listing.example, listing.others)
             for path in layout.hidden:
                 _leave_out(builder, OTHER_FILES, listing, path)
             for path in layout.out_of_place:
@@ -129,11 +127,11 @@ def _check_faults(listing: Listing, layout: Layout, splits: Sequence[str]) -> No
 
 
 def _leave_out(builder: IndexBuilder, reason: str, listing: Listing, path: Folders) -> None:
-    if names := listing.pictures[path].names:
-        builder.leave_out(reason, _example(listing, path, names[0]), len(names))
+    names = listing.pictures[path].names
+    builder.leave_out(reason, _example(listing, path, *names[:1]), len(names))
 
 
-def _example(listing: Listing, path: Folders, name: bytes) -> str:
+def _example(listing: Listing, path: Folders, name: bytes = b"") -> str:
     inside = "/".join((*path, name_of(name)))
     return f"{listing.path}/{inside}" if listing.path.is_dir() else f"{listing.path}: {inside}"
 
@@ -195,22 +193,20 @@ def _check_paths(paths: Sequence[Path]) -> None:
 def recognise(path: Path) -> str:
     """The kind of a source, by its content; its name does not matter."""
     if path.is_dir():
-        from data_tools.sources import parquet_index
+        from data_tools.sources.parquet_index import may_hold_images, shards_in
 
-        return "parquet" if parquet_index.holds_shards(path) else "folder"
+        return "parquet" if any(map(may_hold_images, shards_in(path))) else "folder"
     if kind := special_kind(path.stat().st_mode):
         raise SourceError(f"{kind}, which cannot be read in place", where=path, remedy="write it to a file first")
     with path.open("rb") as file:
         start = file.read(START_BYTES)
     if looks_like_tar(start):
-        return "ilsvrc train" if ilsvrc.is_train_archive(path) else "tar"
+        return "tar"
     if start.startswith(b"PAR1"):
         return "parquet"
-    if start.startswith(ilsvrc.KAGGLE_START):
-        return "kaggle labels"
+    if ilsvrc.read_labels(path):
+        return "labels"
     kind, program = archive_kind(start)
-    if kind and ilsvrc.read_devkit(path):
-        return "devkit"
     if kind:
         raise SourceError(f"{kind}, so it cannot be read in place", where=path, remedy=f"{program} it once")
     if kind := picture_kind(start):

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from helpers import ROOT
+
+
+def peak_megabytes(*command: object) -> int:
+    """Run a program of the project to its end; the most memory that it has held. (What getrusage says may be the
+    parent's.)"""
+    arguments = [sys.executable, *map(str, command)]
+    peak, process = 0, subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            peak = max(peak, int(found[1]) // 1024 if found else 0)
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return peak
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -9,9 +9,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_tools.beton.format import PAGE_BYTES
 from data_tools.convert.image_pool import ImagePool
 from data_tools.convert.transcode import BadImageError, StorageOptions
 from data_tools.sources.reader import File
+
+OPTIONS = StorageOptions(
+    caps=(160, 320, None),
+    side="shorter",
+    filter="area",
+    quality=90,
+    seekable=True,
+    keep=False,
+    raw_share=0.0,
+    seed=0,
+    page_bytes=(PAGE_BYTES, PAGE_BYTES, PAGE_BYTES),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,6 +270,12 @@ def test_name_that_is_taken_is_said_before_anything_is_read(copied: Path, betons
     assert status == 2
     assert f"{taken}: is there already; remove it, or give another --data.out" in err
     assert "has the manifest of its conversion already" in run(betons / "val_160.beton")[2]
+    taken.unlink()
+    another = copied.with_name("train_500_1.00_90.ffcv")
+    another.write_bytes(copied.read_bytes())
+    status, out, err = run(copied, another)
+    assert (status, out) == (2, "")
+    assert f"{taken}: two of the files would get this name" in err
 
 
 def test_split_is_asked_for_where_no_name_says_it(copied: Path) -> None:

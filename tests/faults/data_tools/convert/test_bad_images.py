@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.images import damaged_images, jpeg, photo, sorted_files, spec_for, write_tar
+from helpers.images import png_chunk as chunk
 
 from data_tools import verify
 from data_tools.beton.manifest import read_manifest
@@ -18,10 +19,6 @@ from data_tools.convert.plan import ConversionError
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says it is so large, with hardly any data."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 

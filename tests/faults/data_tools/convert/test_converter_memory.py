@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
 from helpers.images import jpeg, photo
+from helpers.processes import peak_megabytes
 
 from data_tools.beton.checks import structure_faults
 from data_tools.beton.format import read_layout
@@ -36,30 +32,13 @@ def write_large_tar(path: Path, images: int) -> None:
         file.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
-def peak_megabytes(pid: int) -> float:
-    """The most memory that a process has held."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
 @pytest.mark.slow
 def test_memory_is_bounded_at_a_million_images(tmp_path: Path) -> None:
     source, out = tmp_path / "large.tar", tmp_path / "out"
     write_large_tar(source, IMAGES)
-    command = [sys.executable, str(ROOT / "write_datasets.py"), f"--data.source={source}", f"--data.out={out}"]
-    with (tmp_path / "errors").open("wb") as errors:
-        process = subprocess.Popen(
-            [*command, "--data.splits=train", "--data.expect=any", "--write.workers=2"], stderr=errors
-        )
-    peak = 0.0
-    while process.poll() is None:
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            peak = max(peak, peak_megabytes(process.pid))
-        time.sleep(0.1)
-    print(f"peak memory at {IMAGES:,} images: {peak:.0f} MB")
-    assert process.returncode == 0, (tmp_path / "errors").read_text()[-2000:]
+    options = f"--data.source={source}", f"--data.out={out}", "--data.splits=train", "--data.expect=any"
+    peak = peak_megabytes("write_datasets.py", *options, "--write.workers=2")
+    print(f"peak memory at {IMAGES:,} images: {peak} MB")
     assert 0 < peak < 500
     path = out / "train_160.beton"
     assert structure_faults(path, read_manifest(path)) == []

@@ -1,6 +1,5 @@
 """Mutated JPEGs through the native decoder: pixels or an error, under memory sanitizers."""
 
-import io
 import shutil
 import subprocess
 import zipfile
@@ -8,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.images import jpeg, photo
+from helpers import native_images
+from helpers.images import encoded, jpeg, photo
 from PIL import Image
 
 from data_tools.native import codec
+from data_tools.native.library import SUBSAMPLING
 
 SOURCE = Path(__file__).with_name("fuzz_native.cpp")
 
@@ -19,18 +20,14 @@ SOURCE = Path(__file__).with_name("fuzz_native.cpp")
 def seeds() -> list[bytes]:
     """Small pictures of every kind that has a path of its own."""
     rgb = photo(1, 90, 61)
-    grey = io.BytesIO()
-    Image.fromarray(rgb).convert("L").save(grey, "JPEG", restart_marker_blocks=1)
-    cmyk = io.BytesIO()
-    Image.fromarray(rgb).convert("CMYK").save(cmyk, "JPEG")
     return [
-        *(codec.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in codec.SUBSAMPLING),
-        codec.encode(rgb, quality=85).tobytes(),
+        *(native_images.encode(rgb, quality=85, subsampling=each, seekable=True).tobytes() for each in SUBSAMPLING),
+        native_images.encode(rgb, quality=85).tobytes(),
         jpeg(rgb, 80, progressive=True),
         jpeg(rgb, 80, restart_marker_blocks=4, optimize=True),
         jpeg(photo(2, 1, 1)),
-        grey.getvalue(),
-        cmyk.getvalue(),
+        encoded(Image.fromarray(rgb).convert("L"), "JPEG", restart_marker_blocks=1),
+        encoded(Image.fromarray(rgb).convert("CMYK"), "JPEG"),
     ]
 
 
@@ -61,7 +58,7 @@ def test_mutated_jpegs_touch_no_other_memory(tmp_path: Path, seconds: int) -> No
 
 def test_decoder_works_after_any_error() -> None:
     rng = np.random.default_rng(0)
-    good = codec.encode(photo(3, 80, 60), quality=90)
+    good = native_images.encode(photo(3, 80, 60), quality=90)
     expected = codec.decode(good)
     outcomes = set()
     for data in seeds() * 20:

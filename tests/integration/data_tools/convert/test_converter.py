@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,7 @@ import pytest
 from helpers import ROOT
 from helpers.betons import file_digests, stored_samples
 from helpers.images import (
-    inner_tar,
     jpeg,
-    make_sorted_tar,
     oddities,
     photo,
     sorted_files,
@@ -66,10 +63,6 @@ def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_ta
     for name in ("train_160", "train_full", "val_160", "val_full"):
         assert f"{name}.beton" in done.stdout
     assert f"{out} is complete" in done.stdout
-    # The estimate's sum is within a page of each file of what was written.
-    (said,) = re.findall(r"^all +([\d,.]+) ", done.stderr, re.MULTILINE)
-    written = sum(path.stat().st_size for path in out.glob("*.beton"))
-    assert float(said.replace(",", "")) * 1e6 == pytest.approx(written, rel=0.01)
     assert read_manifest(out / "train_160.beton").quality == 90
     assert_no_faults(out)
     again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
@@ -81,11 +74,8 @@ def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_ta
     ("arguments", "code", "words"),
     [
         ([], 2, "--data.source is required"),
-        (["--data.source=x", "--data.cap=160"], 2, "unknown option --data.cap; did you mean --data.caps"),
         (["--data.source=x", "--data.caps=160,160"], 2, "data.caps"),
         (["--data.source=x", "--data.caps=0"], 2, "data.caps"),
-        (["--data.source=x", "--write.quality=101"], 2, "write.quality: 101 is out of range"),
-        (["--data.source=/nowhere/x.tar"], 2, "/nowhere/x.tar: no such source"),
         (["--data.source=" + __file__], 2, "neither a tar, a folder"),
     ],
 )
@@ -95,13 +85,6 @@ def test_wrong_options_are_one_line_errors(tmp_path: Path, arguments: list[str],
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_help_lists_the_options() -> None:
-    done = run("--help")
-    assert done.returncode == 0
-    for name in ("data.source", "data.caps", "data.expect", "write.full", "write.raw_share", "write.max_bad"):
-        assert f"--{name}" in done.stdout
 
 
 def test_images_of_a_resized_archive_are_kept_unchanged(tmp_path: Path) -> None:
@@ -145,17 +128,6 @@ def test_resized_and_original_archives_convert_together(tmp_path: Path) -> None:
     assert_no_faults(tmp_path / "out")
 
 
-def test_official_archives_give_the_betons_of_the_sorted_tar(tmp_path: Path) -> None:
-    files = sorted_files(classes=3, per_class=4, val_per_class=0)
-    official = {
-        f"{wnid}.tar": inner_tar({name.rpartition("/")[2]: files[name] for name in files if f"/{wnid}/" in name})
-        for wnid in sorted({name.split("/")[2] for name in files})
-    }
-    convert(spec_for(write_tar(tmp_path / "train", official), tmp_path / "official", splits=("train",)))
-    convert(spec_for(write_tar(tmp_path / "sorted.tar", files), tmp_path / "sorted", splits=("train",)))
-    assert file_digests(tmp_path / "official", *DATA) == file_digests(tmp_path / "sorted", *DATA)
-
-
 def test_parquet_gives_the_same_samples(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -196,13 +168,11 @@ def test_expect_option_compares_the_source_with_imagenet(tmp_path: Path, monkeyp
     convert(spec_for(short, tmp_path / "short", caps=("160",), expect="any"))
     folder = write_folder(tmp_path / "f", {"train/a/x.JPEG": jpeg(photo(1, 50, 50))})
     with pytest.raises(ConversionError, match="1 classes where"):
-        convert(spec_for(folder, tmp_path / "f_out", expect="imagenet1k"))
+        convert(spec_for(folder, tmp_path / "f_out", splits=("train",), expect="imagenet1k"))
 
 
 def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1800, 2000, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
     large = jpeg(pixels, quality=100, subsampling=0)
     assert len(large) > PAGE_BYTES
     source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})
@@ -251,21 +221,6 @@ def test_beton_does_not_depend_on_other_sizes(tmp_path: Path, betons: Path, sort
     assert file_digests(tmp_path) == file_digests(betons)
 
 
-def test_plain_jpegs_are_kept_byte_for_byte(tmp_path: Path) -> None:
-    odd = oddities()
-    source = write_tar(tmp_path / "a.tar", {f"x/train/c/{name}.JPEG": data for name, data in odd.items()})
-    convert(spec_for(source, tmp_path / "out", caps=("full", "160"), full="original", splits=("train",)))
-    samples = dict(
-        zip(sorted(odd), [data for _, data in stored_samples(tmp_path / "out/train_full.beton")], strict=True)
-    )
-    for name, data in odd.items():
-        kept = name not in ("cmyk", "png", "palette", "alpha")
-        assert (samples[name] == data) == kept, name
-    record = read_manifest(tmp_path / "out/train_full.beton")
-    assert record.modes == {"jpg": len(odd), "raw": 0, "original": len(odd) - 4}
-    assert_no_faults(tmp_path / "out")
-
-
 @pytest.mark.parametrize(("mode", "share", "raw"), [("raw", 0.5, (40, 40)), ("proportion", 0.5, (8, 32))])
 def test_raw_share_is_stored_as_pixels(
     tmp_path: Path, sorted_tar: Path, mode: str, share: float, raw: tuple[int, int]
@@ -281,13 +236,6 @@ def test_raw_share_is_stored_as_pixels(
         if image["mode"] == RAW:
             assert len(data) == int(image["width"]) * int(image["height"]) * 3
     assert_no_faults(path.parent)
-
-
-def test_longer_side_is_capped(tmp_path: Path) -> None:
-    source = make_sorted_tar(tmp_path / "a.tar", classes=2, per_class=3, val_per_class=0)
-    convert(spec_for(source, tmp_path / "out", caps=("160",), side="longer", splits=("train",)))
-    images = read_layout(tmp_path / "out/train_160.beton").samples["f0"]
-    assert np.maximum(images["width"], images["height"]).tolist() == [160] * 6
 
 
 def test_filter_of_capped_sizes_is_in_the_manifest_and_is_kept(tmp_path: Path, sorted_tar: Path) -> None:

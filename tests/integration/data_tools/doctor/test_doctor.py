@@ -45,7 +45,7 @@ def test_broken_libraries_are_one_finding_each(tmp_path: Path) -> None:
 
 
 def test_numba_threading_layer_that_aborts_is_a_warning() -> None:
-    code = "from data_tools.doctor import software_checks; print(software_checks.numba())"
+    code = "import numba; from data_tools.doctor import software_checks; print(software_checks.numba(numba))"
     environment = os.environ | {"NUMBA_THREADING_LAYER": "workqueue"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith("WARN") and "libgomp1" in done.stdout, done.stderr

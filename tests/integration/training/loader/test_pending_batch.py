@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import native_images
 from helpers.images import encoded, jpeg, photo
 from PIL import Image
 
@@ -55,7 +56,7 @@ def any_crops(count: int, height: int, width: int) -> np.ndarray:
 
 def cropped(pixels: np.ndarray, crop: np.void, height: int, width: int) -> np.ndarray:
     top, left, rows, columns, flip = crop.tolist()
-    resized = codec.resize(pixels[top : top + rows, left : left + columns], height, width)
+    resized = native_images.resize(pixels[top : top + rows, left : left + columns], height, width)
     return resized[:, ::-1] if flip else resized
 
 
@@ -68,7 +69,9 @@ def test_part_of_a_jpeg_equals_that_part_of_the_whole(tmp_path: Path, subsamplin
     for height, width in SIZES:
         rgb = photo(height, width, height)
         crops = any_crops(60, height, width)
-        encoded = [codec.encode(rgb, quality=90, subsampling=subsampling, seekable=each) for each in (False, True)]
+        encoded = [
+            native_images.encode(rgb, quality=90, subsampling=subsampling, seekable=each) for each in (False, True)
+        ]
         raw = codec.decode(encoded[0])
         parts = [load(tmp_path, [data.tobytes()] * 60, [(height, width)] * 60, crops, (32, 24)) for data in encoded]
         for crop, plain, seekable in zip(crops, *parts, strict=True):
@@ -99,7 +102,7 @@ def test_part_of_a_jpeg_of_another_program_equals_that_part_of_the_whole(tmp_pat
 
 
 def test_damage_between_restart_markers_is_an_error(tmp_path: Path) -> None:
-    data = codec.encode(photo(6, 160, 128), quality=90, seekable=True).tobytes()
+    data = native_images.encode(photo(6, 160, 128), quality=90, seekable=True).tobytes()
     crop = np.array([(0, 0, 128, 160, 0)], CROP)
     markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
     assert len(markers) == 79

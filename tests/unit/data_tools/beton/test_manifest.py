@@ -66,10 +66,6 @@ def test_manifest_of_version_2_is_read(beton: Path) -> None:
         read_manifest(beton)
 
 
-def test_classes_digest_is_sha256_of_the_names() -> None:
-    assert MANIFEST.classes_digest == hashlib.sha256("n01\nn02\ngröße\n".encode()).hexdigest()
-
-
 def test_missing_beton_or_manifest_is_refused_with_the_remedy(beton: Path) -> None:
     manifest_path(beton).unlink()
     with pytest.raises(FileNotFoundError, match=r"train_160\.beton\.json: no manifest beside the beton"):
@@ -95,19 +91,12 @@ def test_beton_of_another_size_is_refused(beton: Path) -> None:
         {"images": -1},
         {"sources": [{"name": "x"}]},
         {"skipped": [["x", "y"]]},
+        None,
     ],
 )
-def test_foreign_or_damaged_manifest_is_refused_with_the_remedy(beton: Path, change: dict[str, object]) -> None:
+def test_foreign_or_damaged_manifest_is_refused_with_the_remedy(beton: Path, change: dict[str, object] | None) -> None:
     path = manifest_path(beton)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(
-        ManifestError, match=r"\.json: not a manifest of version 2 or 3 or 4 .*run write_datasets\.py again"
-    ):
-        read_manifest(beton)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
-def test_invalid_json_is_refused(beton: Path, text: str) -> None:
-    manifest_path(beton).write_text(text)
-    with pytest.raises(ManifestError):
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) if change else "{")
+    words = r"\.json: not a manifest of version 2 or 3 or 4 .*run write_datasets\.py again"
+    with pytest.raises(ManifestError, match=words):
         read_manifest(beton)

@@ -32,7 +32,7 @@ def test_progress_in_a_log(
 
 def summaries(folder: Path, *caps: str) -> list[Summary]:
     paths = [folder / f"{split}_{cap}.beton" for split in ("train", "val") for cap in caps]
-    return [Summary(path=path, images=1000, bytes=17_000_000, stored=13_500_000, seconds=2.0) for path in paths]
+    return [Summary(path=path, images=1000, bytes=17_000_000, seconds=2.0) for path in paths]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers.images import encoded, photo
+from helpers.images import png_chunk as chunk
 from PIL import Image
 
 from data_tools.convert import pil_images
@@ -16,10 +17,6 @@ from data_tools.convert.transcode import BadImageError, decode
 PIXELS = photo(1, 173, 121)
 RGB = Image.fromarray(PIXELS)
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def recoded_png(png: bytes, change: Callable[[bytes], bytes]) -> bytes:
@@ -122,9 +119,7 @@ WHOLE = {
 }
 STILL = [name for name in PNGS if name != "apng"]
 SHORT = {
-    **{
-        f"{name}, half": recoded_png(PNGS[name], lambda rows: rows[: len(rows) // 2]) for name in PNGS if name != "apng"
-    },
+    **{f"{name}, half": recoded_png(PNGS[name], lambda rows: rows[: len(rows) // 2]) for name in STILL},
     **{f"{name}, a byte": recoded_png(PNGS[name], lambda rows: rows[:-1]) for name in STILL},
     **{f"{name}, half": recoded_gif(GIFS[name], lambda coded, _: coded[: len(coded) // 2]) for name in GIFS},
     **{f"{name}, early end": recoded_gif(GIFS[name], clear_and_end) for name in GIFS},

@@ -18,7 +18,7 @@ def planned(tmp_path: Path, files: dict[str, bytes], splits: tuple[str, ...] | N
     """The betons that a conversion of these files would write."""
     spec = spec_for(write_tar(tmp_path / "a.tar", files), tmp_path / "out", caps=("160",), splits=splits)
     index = read_index(spec.data.source, splits=splits or ("train", "val"))
-    return [path.name for each in plan(index, spec) for path in each.paths]
+    return [beton.path.name for each in plan(index, spec) for beton in each.betons]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,7 @@ from data_tools.sample.__main__ import main
     ("options", "says"),
     [
         (["--classes", "1001"], "classes: 1001 is out of range (2 to 1000)"),
-        (["--classes=1"], "classes: 1 is out of range (2 to 1000)"),
         (["--classes=27", "--val=26"], "--val: 26 images are too few for 27 classes"),
-        (["--val", "9"], "--val: 9 images are too few for 10 classes"),
-        (["--seed=-1"], "seed: -1 is out of range (at least 0)"),
     ],
 )
 def test_wrong_options_are_named(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from data_tools.sample import dataset, mixtures
 from data_tools.sample.patterns import PATTERNS
@@ -54,10 +51,3 @@ def test_ground_is_seen_in_every_figure() -> None:
         both = [mixtures.render(f"{figure}-{ground}-0", np.random.default_rng(1)) for ground in ("discs", "stripes")]
         first, second = (np.asarray(picture.convert("L"), dtype=float) for picture in both)
         assert (np.abs(first - second) > 10).mean() > 0.15, figure
-
-
-def test_odd_pictures_are_stored_as_their_oddity_says() -> None:
-    for spec in dataset.specs(classes=11, train=11 * 20, val=11)[:40]:
-        picture = Image.open(io.BytesIO(dataset.make(spec)))
-        picture.load()
-        assert picture.format == ("PNG" if spec.oddity in {"png", "palette"} else "JPEG")

@@ -1,6 +1,5 @@
 """The official archives of ILSVRC 2012."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -49,21 +48,6 @@ def test_what_is_no_image_is_counted_wherever_it_stands(tmp_path: Path) -> None:
     assert index.ignored == len(junk) + 3 * len(inner)
 
 
-def test_the_devkit_may_be_unpacked(tmp_path: Path) -> None:
-    paths, _ = official(tmp_path)
-    wanted = indexed_images(read_index(paths))
-    paths[2].write_bytes(gzip.decompress(paths[2].read_bytes()))
-    index = read_index(paths)
-    assert indexed_images(index) == wanted
-    assert index.ignored == 0
-
-
-def test_validation_images_need_the_devkit(tmp_path: Path) -> None:
-    paths, _ = official(tmp_path)
-    with pytest.raises(SourceError, match="devkit_t12"):
-        read_index(paths[:2])
-
-
 def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
     devkit(paths[2], [1, 2])
@@ -78,6 +62,19 @@ def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> Non
     paths[2].write_bytes(paths[2].read_bytes()[:150])
     with pytest.raises(SourceError):
         read_index(paths)
+
+
+def test_tar_in_a_tar_is_a_folder(tmp_path: Path) -> None:
+    """Of a class in the folder of its split, of a whole split, and beside sorted images, where it is no class."""
+    same = {"train/a/1.JPEG": b"1", "train/b/2.JPEG": b"2", "val/a/3.JPEG": b"3", "val/b/4.JPEG": b"4"}
+    wanted = read_index([write_tar(tmp_path / "sorted.tar", same)])
+    classes = {name[:-7] + ".tar": inner_tar({name[-6:]: data}) for name, data in same.items()}
+    splits = {"train.tar": inner_tar({"a/1.JPEG": b"1", "b/2.JPEG": b"2"})}
+    splits |= {"val.tar": inner_tar({"a/3.JPEG": b"3", "b/4.JPEG": b"4"})}
+    for files in (classes, splits):
+        assert indexed_images(read_index([write_tar(tmp_path / "a.tar", files)])) == indexed_images(wanted)
+    with pytest.raises(SourceError, match=r"x\.JPEG: pictures outside of .*: 1 of 5"):
+        read_index([write_tar(tmp_path / "a.tar", {"more.tar": inner_tar({"x.JPEG": b"x"})} | same)])
 
 
 def test_truncated_inner_archive_is_refused(tmp_path: Path) -> None:

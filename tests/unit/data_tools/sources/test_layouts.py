@@ -37,13 +37,9 @@ def left_out(*paths: str) -> list[str]:
     [
         ("train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
         ("imagenet/Data/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
-        ("Train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
         ("training/cat/1.jpg", ("train", None, "cat", "1.jpg")),
-        ("valid/cat/1.jpg", ("val", None, "cat", "1.jpg")),
         ("VALIDATION/cat/1.jpg", ("val", None, "cat", "1.jpg")),
         ("test/cat/1.jpg", ("test", None, "cat", "1.jpg")),
-        ("testing/cat/1.jpg", ("test", None, "cat", "1.jpg")),
-        ("images/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
         (".data/train/cat/1.jpg", ("train", None, "cat", "1.jpg")),
         ("imagenet-sz/160/train/cat/1.jpg", ("train", 160, "cat", "1.jpg")),
         ("sz/352/validation/cat/1.jpg", ("val", 352, "cat", "1.jpg")),

@@ -11,25 +11,27 @@ from helpers.indexes import indexed_images
 from pyarrow import parquet
 
 from data_tools.sources.index import Index
-from data_tools.sources.parquet import ShardReader
+from data_tools.sources.parquet import Table
 from data_tools.sources.reader import Reader
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
 
 
-def shard(
-    path: Path, images: list[tuple[str | None, int, bytes]], names: list[str] | None = None, group: int = 2
-) -> Path:
-    image = pyarrow.array(
-        [{"bytes": data, "path": name} for name, _, data in images],
-        pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]),
-    )
-    table = pyarrow.table({"image": image, "label": pyarrow.array([label for _, label, _ in images], pyarrow.int64())})
-    if names:
-        noted = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(noted)})
-    parquet.write_table(table, path, row_group_size=group)
+def table(path: Path, columns: dict[str, object], label_names: list[str] | None = None, group: int = 2) -> Path:
+    """A shard of these columns; the names are those of the last one's labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = pyarrow.table(columns)
+    if label_names:
+        noted = {"info": {"features": {list(columns)[-1]: {"names": label_names, "_type": "ClassLabel"}}}}
+        rows = rows.replace_schema_metadata({"huggingface": json.dumps(noted)})
+    parquet.write_table(rows, path, row_group_size=group)
     return path
+
+
+def shard(path: Path, images: list[tuple[str, int, bytes]], names: list[str] | None = None, group: int = 2) -> Path:
+    """A shard as the hub has it, of (path, label, bytes)."""
+    image = [{"bytes": data, "path": name} for name, _, data in images]
+    return table(path, {"image": image, "label": [label for _, label, _ in images]}, names, group)
 
 
 def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
     for split_index in index.split_indexes:
         assert split_index.order is not None
         found[split_index.split, None] = [
-            (label, split_index.key(at), ShardReader(index.files[file].path).image(offset))
+            (label, split_index.key(at), Table(Path(index.files[file].path)).image("image", offset))
             for at, (label, (file, offset, _)) in enumerate(zip(split_index.labels, split_index.places, strict=True))
         ]
     assert found == indexed_images(expected)
@@ -69,20 +71,9 @@ def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
 def test_rows_can_be_read_in_any_order(tmp_path: Path) -> None:
     images = [(f"{at}.JPEG", at % 3, f"image {at}".encode()) for at in range(300)]
     path = shard(tmp_path / "train.parquet", images, group=120)
-    opened = ShardReader(str(path))
+    opened = Table(path)
     for at in [0, 1, 119, 120, 299, 5, 130, 129]:
-        assert opened.image((at // 120) << 32 | at % 120) == images[at][2]
-
-
-def table(path: Path, columns: dict[str, object], label_names: list[str] | None = None) -> Path:
-    """A shard of these columns; the names are those of the last one's labels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = pyarrow.table(columns)
-    if label_names:
-        noted = {"info": {"features": {list(columns)[-1]: {"names": label_names, "_type": "ClassLabel"}}}}
-        rows = rows.replace_schema_metadata({"huggingface": json.dumps(noted)})
-    parquet.write_table(rows, path)
-    return path
+        assert opened.image("image", (at // 120) << 32 | at % 120) == images[at][2]
 
 
 def stored_images(index: Index) -> dict[str, list[tuple[int, str, bytes]]]:
@@ -160,8 +151,8 @@ def test_pictures_of_a_row_group_may_take_over_2_gb(tmp_path: Path) -> None:
     ]
     path = tmp_path / "train.parquet"
     parquet.write_table(pyarrow.Table.from_batches(batches), path, use_dictionary=False)
-    opened = ShardReader(str(path))
-    assert [opened.image(at)[-1] for at in range(33)] == list(range(33))
+    opened = Table(path)
+    assert [opened.image("image", at)[-1] for at in range(33)] == list(range(33))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +164,7 @@ def test_pictures_of_a_row_group_may_take_over_2_gb(tmp_path: Path) -> None:
         {"IMG": [{"bytes": b} for b in B], "label": pyarrow.array(["0", "1", "2"]).dictionary_encode()},
         {"image": pyarrow.array(B).dictionary_encode(), "target": pyarrow.array([0, 1, 2], pyarrow.uint8())},
         {"scan": [{"bytes": b, "path": ""} for b in B], "thumb": B, "label": [0, 1, 2]},
+        {"image": [{"bytes": b, "path": 7} for b in B], "label": [0, 1, 2]},
     ],
     ids=lambda columns: ",".join(columns),
 )

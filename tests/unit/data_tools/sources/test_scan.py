@@ -1,8 +1,6 @@
 """Sources as people have them: tars and folders give the index of the sorted tar; what is left out is counted."""
 
-import bz2
 import gzip
-import lzma
 import os
 from pathlib import Path
 
@@ -129,12 +127,9 @@ def test_resized_images_and_folders_of_one_split_may_be_given_themselves(tmp_pat
     [
         (below("train", TRAIN) | below("val", {"1.JPEG": b"x"}), r"val/1\.JPEG: in no class folder.*--data\.splits"),
         (below("train", TRAIN) | below("test", VAL) | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
-        (below("train", {"1.JPEG": b"x"}) | below("val", VAL), r"train/1\.JPEG: in no class folder.*--data\.splits"),
-        (SORTED | below("valid", VAL), "val and valid both exist"),
-        (below("color", SORTED) | below("segmented", SORTED), "color/train and segmented/train both exist"),
+        (SORTED | below("valid", VAL), r"(a\.tar|folder): val and valid both exist"),
         ({"train/images/1.jpg": b"x", "train/labels/1.txt": b"0"}, r"train: holds images in place of classes.*YOLO"),
         ({"train/n01.tar": b"x", "val/n01.tar": b"x"}, r"no images at .*other files left out: 2, e\.g\. .*n01\.tar"),
-        ({"a/b.JPEG": b"1"}, r"no images at .*train,val.*<class>.*left out: 1, e\.g\. .*a/b\.JPEG"),
         (
             tiny() | {"tiny-imagenet-200/val/val_annotations.txt": b"other.JPEG\tn1\t0\n"},
             r"no label for ILSVRC2012_val",
@@ -145,13 +140,6 @@ def test_a_split_that_cannot_be_told_is_refused(tmp_path: Path, files: Files, wo
     for source in (write_tar(tmp_path / "a.tar", files), write_folder(tmp_path / "folder", files)):
         with pytest.raises(SourceError, match=words):
             read_index([source])
-
-
-def test_only_the_named_splits_are_read(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "a.tar", {"train/cat/1.JPEG": b"x", "val/cats/1.JPEG": b"x"})
-    assert read_index([source]).classes == ("cat", "cats")
-    assert read_index([source], splits=["train"]).classes == ("cat",)
-    assert indexed_images(read_index([source], splits=["val"])) == {("val", None): [(0, "cats/1.JPEG", b"x")]}
 
 
 # ---------------------------------------------------------------------------------------------- what is left out
@@ -216,8 +204,6 @@ def test_folder_one_tar_and_several_tars_give_the_same_index(tmp_path: Path) -> 
     ("content", "words"),
     [
         (gzip.compress(b"x" * 2000, mtime=0), "compressed with gzip.*; gunzip it once"),
-        (lzma.compress(b"x" * 2000), "compressed with xz.*; unxz it once"),
-        (bz2.compress(b"x" * 2000), "compressed with bzip2.*; bunzip2 it once"),
         (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed with zstd.*; unzstd it once"),
         (b"PK\x03\x04" + bytes(600), "a zip archive.*; unzip it once"),
         (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, not a data set"),

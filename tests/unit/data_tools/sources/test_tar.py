@@ -8,19 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from helpers.images import inner_tar, member, write_tar
+from helpers.images import member, write_tar
 from helpers.indexes import FILES
 
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError, members
-
-
-def test_members_within_a_byte_range(tmp_path: Path) -> None:
-    inner = inner_tar({"a": b"1", "b": b"22"})
-    path = write_tar(tmp_path / "o.tar", {"i.tar": inner})
-    found = members(path, 512, 512 + len(inner))
-    contents = [(each.name, path.read_bytes()[each.offset : each.offset + each.length]) for each in found]
-    assert contents == [("a", b"1"), ("b", b"22")]
 
 
 @pytest.mark.parametrize(
@@ -193,17 +185,8 @@ def test_times_in_place_of_the_prefix_are_no_part_of_the_name(tmp_path: Path) ->
 @pytest.mark.parametrize("form", ["gnu", "pax"])
 def test_later_volume_is_refused(tmp_path: Path, form: str) -> None:
     (tmp_path / "image").write_bytes(b"x" * 30000)
-    command = [
-        "tar",
-        f"--format={form}",
-        "-cML",
-        "20",
-        "-f",
-        "1.tar",
-        "--new-volume-script=echo 2.tar >&$TAR_FD",
-        "image",
-    ]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    volumes = ["-cML", "20", "-f", "1.tar", "--new-volume-script=echo 2.tar >&$TAR_FD"]
+    subprocess.run(["tar", f"--format={form}", *volumes, "image"], cwd=tmp_path, check=True)
     with pytest.raises(SourceError, match=r"2\.tar: begins within image: .*tar -xM"):
         list(members(tmp_path / "2.tar"))
     with pytest.raises(SourceError, match="ends early, within image"):
