@@ -4,8 +4,6 @@ The file stays as it is; a link as train_500.beton gives it the name of its set.
 damaged, which is then not adopted. After an interruption, the same command continues.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

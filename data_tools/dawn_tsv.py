@@ -6,8 +6,6 @@ steps count images. An epoch's hours are the wall time from the first to its ``l
 preparation and interruptions.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path

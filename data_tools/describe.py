@@ -1,7 +1,5 @@
 """Describe a beton (fields, sizes, classes, how its images are stored), and draw a contact sheet."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -3,8 +3,6 @@
 Prints a line for each fault. The exit status is 0 if there is none, else 1.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of a beton's tables, manifest and checksums; nothing here reads a picture."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Classes and their numbers: sorted by name, the same for every split of a data set."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Sequence

@@ -14,8 +14,6 @@ FFCV takes everything after `alloc_table_ptr` for the table, so nothing may foll
 Files that stock FFCV wrote are read, too: their fields have any names, and the label may come first.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

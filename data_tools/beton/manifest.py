@@ -3,8 +3,6 @@
 It is the same for two identical conversions: no time, no host, no path.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from dataclasses import asdict, dataclass, field, fields

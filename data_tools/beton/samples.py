@@ -1,7 +1,5 @@
 """Reads every sample of a beton once, in the order of the file, and checks it as a loader would."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Writes a beton: samples one after another into NAME.beton.partial, the tables at the end."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The conversion on the command line: its signals, progress bar and final table."""
 
-from __future__ import annotations
-
 import errno
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """The options of `write_datasets.py`: frozen, typed, checked on construction."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -5,8 +5,6 @@ A complete file is synced, its checksums and manifest are written, and then it i
 The bytes depend only on the source and the options: not on the number of workers, the run or an interruption.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

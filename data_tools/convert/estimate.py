@@ -1,7 +1,5 @@
 """Estimate a conversion from a sample of its images: bytes and minutes of each beton."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import shutil

@@ -6,8 +6,6 @@ entry is appended after the image's bytes; after a power cut, the last of either
 compares the last of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import zlib

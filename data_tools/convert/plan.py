@@ -1,7 +1,5 @@
 """The plan of a conversion: which betons are made from which split, and which of them exist already."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.metadata

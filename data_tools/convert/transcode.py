@@ -5,8 +5,6 @@ has it. A JPEG goes through libjpeg-turbo directly (`native`), everything else t
 that is cut short or corrupt is a `BadImageError`, never half a picture.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Prints a line for each check: OK, WARN (works, but not well) or FAIL (does not work). The exit status is 1 after a FAIL.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of the machine: cores, memory, disk, limits, and whether the betons fit into memory."""
 
-from __future__ import annotations
-
 import os
 import resource
 import shlex

@@ -1,7 +1,5 @@
 """Checks that torch, driver, GPUs, FFCV and the native code are installed and fit each other."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import importlib.metadata

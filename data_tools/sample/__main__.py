@@ -1,7 +1,5 @@
 """Generate a sample data set: images of patterns, with noise and distortion, as a sorted tar."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

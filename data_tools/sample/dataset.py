@@ -6,8 +6,6 @@ flip: the shape of the pattern, at any angle and scale, and a hue that two class
 mixtures of two patterns and a hue (`mixtures.py`). One file in seven has one of ImageNet's oddities.
 """
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """A thousand classes of images: one pattern in a hue, on another pattern in grey, in the sizes of ImageNet's."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 # mypy: disable-error-code="no-any-return"
 # numpy's stubs give Any for every ufunc; each pattern below ends in one.
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from colorsys import hsv_to_rgb
 from typing import Any, TypeAlias

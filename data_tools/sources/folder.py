@@ -1,7 +1,5 @@
 """What is in a folder, and which links in it are followed."""
 
-from __future__ import annotations
-
 import os
 import stat
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ ground-truth file, and a wnid for each number in meta.mat. Kaggle's copy has `LO
 for each image with its wnid.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import lzma

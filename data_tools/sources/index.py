@@ -1,7 +1,5 @@
 """The index: every image of every split in one order, with its label and location, in a few dozen bytes an image."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import unicodedata

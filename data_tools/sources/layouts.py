@@ -9,8 +9,6 @@ has it). Three data sets are known by their own form:
 - resized images: `x-sz/<cap>/<split>/...`
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

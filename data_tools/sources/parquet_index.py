@@ -4,8 +4,6 @@ A class is a label, whatever it is called. It is named as in ImageNet if the fil
 does, else by its number; names are settled when the labels of all shards are known.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -7,8 +7,6 @@ Classes are sorted by name (of parquet without wnids by label) and images by (cl
 depend on the kind of source. Whatever is left out is counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
