@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(AdoptOptions, argv, prog="data_tools.adopt", description=__doc__ or "")
     names = None if options.classes is None else read_classes(options.classes)
     layouts = [read_layout(path) for path in options.files]
-    plans = [plan(layout, options) for layout in layouts]
+    plans = [planned_files(layout, options) for layout in layouts]
     made = [link for _, links, _ in plans for link in links]
     for link in reversed(made):  # the name of the set is the last of its links
         if made.count(link) > 1:
@@ -93,7 +93,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------------------------------- before it is read
-def plan(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Path, str], dict[str, Any]]:
+def planned_files(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Path, str], dict[str, Any]]:
     """The file in the folder where its manifest goes, which may become a link to it; what every link leads to; split,
     cap and side. UserError where one of them is not known, or something else has the name of the set."""
     path, folder = layout.path, options.data.out or layout.path.parent

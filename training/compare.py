@@ -64,7 +64,7 @@ class Difference:
         return f"{self.where}: {self.name} {self.first!r} and {self.second!r} (relative difference {self.relative:.2g})"
 
 
-def differences(
+def row_differences(
     first: Iterable[Row], second: Iterable[Row], names: Sequence[str], tolerance: float
 ) -> tuple[int, list[Difference]]:
     """How many rows both have, and where they differ: at most once a row, in the first such column of ``names``."""
@@ -107,10 +107,10 @@ def main(argv: Sequence[str]) -> int:
     options = parse(CompareOptions, argv, prog="training.compare", description=__doc__ or "")
     first, second = options.runs
     steps = read_steps(first), read_steps(second)
-    common, found = differences(*steps, ("lr", "loss"), options.tolerance)
+    common, found = row_differences(*steps, ("lr", "loss"), options.tolerance)
     if not common:
         raise OptionError("the two runs have no step in common", where="RUN_DIR")
-    _, in_scores = differences(read_epochs(first), read_epochs(second), RESULTS, options.tolerance)
+    _, in_scores = row_differences(read_epochs(first), read_epochs(second), RESULTS, options.tolerance)
     for cause in possible_causes(options.runs):
         print(cause)
     for folder, own in zip(options.runs, steps, strict=True):

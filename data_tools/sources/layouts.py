@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class Layout:
+class SourceLayout:
     """Where every folder of pictures belongs.
 
     hidden, out_of_place: folders that belong nowhere, since they are hidden, or in no folder of a split and class.
@@ -59,13 +59,13 @@ def is_split_name(name: str) -> bool:
     return name.lower() in SPLIT_NAMES
 
 
-def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> Layout:
+def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> SourceLayout:
     """The layout of a source.
 
     roots: the names of the folders that the source is in; a folder of one split may be given itself. annotated: the
     folders of splits that have a val_annotations.txt.
     """
-    layout = Layout()
+    layout = SourceLayout()
     depths = _depths(pictures, layout)
     root = next((root for root in roots if root and is_split_name(root[-1])), ())
     if root and layout.out_of_place and not any(len(path) > depth + 1 for path, depth in depths.items()):
@@ -86,7 +86,9 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
     return layout
 
 
-def _inside_split(name: str, pictures: Pictures, roots: Sequence[Folders], annotated: Collection[Folders]) -> Layout:
+def _inside_split(
+    name: str, pictures: Pictures, roots: Sequence[Folders], annotated: Collection[Folders]
+) -> SourceLayout:
     """The layout of a source that is itself the folder of a split."""
     inside = {(name, *path): names for path, names in pictures.items()}
     layout = classify(inside, roots, [(name, *path) for path in annotated])
@@ -97,7 +99,7 @@ def _inside_split(name: str, pictures: Pictures, roots: Sequence[Folders], annot
 
 
 # ---------------------------------------------------------------------------------------------- the folders of splits
-def _depths(pictures: Pictures, layout: Layout) -> dict[Folders, int]:
+def _depths(pictures: Pictures, layout: SourceLayout) -> dict[Folders, int]:
     """How deep in each path the folder of its split is. Others go to the layout."""
     depths: dict[Folders, int] = {}
     for path, names in pictures.items():
@@ -141,7 +143,7 @@ def _cap(folders: Folders, roots: Iterable[Folders]) -> int | None:
 
 # ---------------------------------------------------------------------------------------------- the classes of a split
 def _place(
-    layout: Layout,
+    layout: SourceLayout,
     place: Place,
     front: int,
     found: Sequence[Folders],

@@ -18,7 +18,7 @@ from data_tools.common.names import from_path, name_of
 from data_tools.sources import ilsvrc
 from data_tools.sources.folder import list_folder
 from data_tools.sources.index import OTHER_FILES, SPLITS, Index, IndexBuilder
-from data_tools.sources.layouts import Folders, Layout, classify, is_numbered
+from data_tools.sources.layouts import Folders, SourceLayout, classify, is_numbered
 from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
@@ -109,12 +109,12 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
             raise faults[0]
 
 
-def _layout(listing: Listing) -> Layout:
+def _layout(listing: Listing) -> SourceLayout:
     names = {path: images.names for path, images in listing.pictures.items()}
     return classify(names, listing.roots, {path[:-1] for path in listing.label_files if path[-1] == TINY_LABELS})
 
 
-def _check_faults(listing: Listing, layout: Layout, splits: Sequence[str]) -> None:
+def _check_faults(listing: Listing, layout: SourceLayout, splits: Sequence[str]) -> None:
     """Raise what keeps the pictures of these splits from being taken."""
     for path, place in layout.places.items():
         if place.split in splits and path in listing.faults:

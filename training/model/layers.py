@@ -10,9 +10,9 @@ from torch import nn
 from torch.library import triton_op, wrap_triton
 
 try:
-    from training.model.kernels.max_pool import launch, pool_windows, spread_gradients
+    from training.model.kernels.max_pool import launch_pooling, pool_windows, spread_gradients
 except ImportError:  # torch for the CPU alone comes without Triton
-    launch = None  # type: ignore[assignment]
+    launch_pooling = None  # type: ignore[assignment]
 
 
 class UncountedBatchNorm(nn.BatchNorm2d):
@@ -67,7 +67,7 @@ class MaxPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         own = self.training and x.is_cuda and x.dtype.itemsize <= 4 and torch.compiler.is_compiling()
-        if launch is None or not own:
+        if launch_pooling is None or not own:
             return torch.max_pool2d(x, (3, 3), (2, 2), (1, 1))
         pooled: torch.Tensor = max_pool(x)[0]
         return pooled
@@ -86,7 +86,7 @@ def max_pool(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, channels, height, width = x.shape
     y = _empty(x, (n, channels, (height + 1) // 2, (width + 1) // 2), x.dtype)
     taken = _empty(x, y.shape, torch.int8)
-    launch(wrap_triton(pool_windows), (x, y, taken), x.shape, y.shape)
+    launch_pooling(wrap_triton(pool_windows), (x, y, taken), x.shape, y.shape)
     return y, taken
 
 
@@ -95,7 +95,7 @@ def max_pool_backward(grad: torch.Tensor, taken: torch.Tensor, height: int, widt
     """The gradient (n, c, ``height``, ``width``) of the pooling whose output has the gradient ``grad``."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     out = _empty(grad, (*grad.shape[:2], height, width), grad.dtype)
-    launch(wrap_triton(spread_gradients), (grad, taken, out), out.shape, grad.shape)
+    launch_pooling(wrap_triton(spread_gradients), (grad, taken, out), out.shape, grad.shape)
     return out
 
 

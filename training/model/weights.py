@@ -65,7 +65,7 @@ def read(path: Path) -> Weights:
     else:
         with contextlib.suppress(Exception):  # of a damaged file, as many types as torch.load; the next says which
             others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(Skipped, name) for name in others]):
+        with torch.serialization.safe_globals([(Unread, name) for name in others]):
             content = checkpoint.read(path)
         if isinstance(content, Mapping) and content.keys() >= OURS:
             classes = checkpoint.check_version(path, content)["classes"]
@@ -73,7 +73,7 @@ def read(path: Path) -> Weights:
     return Weights(source=path, tensors=tensors, classes=classes and tuple(classes), averaged=averaged)
 
 
-class Skipped:
+class Unread:
     """Stands in for the classes and functions of what other programs pickle beside their weights, such as arguments;
     they are neither imported nor called. An empty OrderedDict, which torch lets any object's state be put into."""
 

@@ -78,7 +78,7 @@ def spread_gradients(
     tl.store(out + at + (width + 1) * channels, low_right, mask=low & right)
 
 
-def launch(kernel: Any, tensors: tuple[torch.Tensor, ...], image: torch.Size, pooled: torch.Size) -> None:
+def launch_pooling(kernel: Any, tensors: tuple[torch.Tensor, ...], image: torch.Size, pooled: torch.Size) -> None:
     """Run ``kernel`` for all pixels of the ``pooled`` shape (n, c, rows, columns)."""
     n, channels, rows, columns = pooled
     lanes = triton.next_power_of_2(channels)

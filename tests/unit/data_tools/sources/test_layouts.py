@@ -4,10 +4,10 @@ import unicodedata
 
 import pytest
 
-from data_tools.sources.layouts import Layout, classify
+from data_tools.sources.layouts import SourceLayout, classify
 
 
-def layout_of(*paths: str, roots: tuple[str, ...] = ("",), annotated: tuple[str, ...] = ()) -> Layout:
+def layout_of(*paths: str, roots: tuple[str, ...] = ("",), annotated: tuple[str, ...] = ()) -> SourceLayout:
     pictures: dict[tuple[str, ...], list[bytes]] = {}
     for path in paths:
         *folders, name = path.split("/")

@@ -33,13 +33,13 @@ def test_values_and_gradients_are_torchs(values: str, shape: tuple[int, ...], ke
     images = channels_last(images).requires_grad_()
     expected = torch.nn.functional.max_pool2d(images, kernel_size=3, stride=2, padding=1)
     found, taken = (channels_last(torch.empty(expected.shape, dtype=d)) for d in (torch.float32, torch.int8))
-    kernels.launch(kernels.pool_windows, (images.detach(), found, taken), images.shape, expected.shape)
+    kernels.launch_pooling(kernels.pool_windows, (images.detach(), found, taken), images.shape, expected.shape)
     torch.testing.assert_close(found, expected.detach(), rtol=0, atol=0, equal_nan=True)
 
     gradient = torch.randn_like(expected)
     expected.backward(gradient)
     spread = channels_last(torch.full(shape, math.nan))  # each value has to be written
-    kernels.launch(kernels.spread_gradients, (gradient, taken, spread), images.shape, expected.shape)
+    kernels.launch_pooling(kernels.spread_gradients, (gradient, taken, spread), images.shape, expected.shape)
     torch.testing.assert_close(spread, images.grad)
 
 
