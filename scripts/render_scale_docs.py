@@ -92,10 +92,10 @@ def plot(curves: dict[str, list[float]], published: float) -> Figure:
 def content(schedules: dict[str, Schedule]) -> Iterator[str]:
     """The text between the marks."""
     yield "| recipe | on | disk MB/s | epochs | published, min | estimated, min | |\n|---|---|---:|---:|---:|---:|---:|"
-    for recipe, machines, card, disk, epochs, known in PUBLISHED:
+    for recipe, machines, gpu, disk, epochs, known in PUBLISHED:
         site = Site(gpus=8 * machines, machines=machines, disk_mb_s=disk)
-        guess = minutes(schedules[recipe], card, site, epochs)
-        cells = (f"`{recipe}`", f"{machines} x 8 `{card}`", f"{disk:g}" if disk else "", str(epochs))
+        guess = minutes(schedules[recipe], gpu, site, epochs)
+        cells = (f"`{recipe}`", f"{machines} x 8 `{gpu}`", f"{disk:g}" if disk else "", str(epochs))
         yield f"| {' | '.join(cells)} | {known:.1f} | {guess:.1f} | {100 * (guess / known - 1):+.1f} % |"
     yield "\n![Simulated minutes, and share of perfect scaling, over 1 to 128 machines of 8 cards](machines.svg)\n"
     yield "| card | images/s at 224 px, batch 256 | source |\n|---|---:|---|"

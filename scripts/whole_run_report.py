@@ -65,7 +65,7 @@ class Measured:
 
 def measured(run: RunFolder, folder: Path, log: str, memory: Mapping[str, float]) -> Iterator[Measured]:
     """The phases of ``run`` whose epochs are complete; ``memory`` of the process in each epoch, in GiB."""
-    ends = [*dawn_tsv.read(folder)[dawn_tsv.EVAL].by_step.values()]  # when each epoch was validated, and its seconds
+    ends = [*dawn_tsv.read(folder)[dawn_tsv.EVAL].values()]  # when each epoch was validated, and its seconds
     hours = [0.0, *(row.hours for row in run.rows)]
     # Between the ends of two epochs, what is not on the clock of training and validation; index 0: the second epoch.
     off = [ends[i][0] - ends[i - 1][0] - 3600 * (hours[i + 1] - hours[i]) for i in range(1, len(ends))]
