@@ -110,7 +110,7 @@ def test_continued_run_continues_every_log(
     assert (first.gpus, first.processes, first.classes, first.images["val_160"]) == ((), 1, 4, 12)
     assert first.versions["torch"]
     assert (first.command.endswith(str(tmp_path)), second.command.endswith(" --log.seconds=60")) == (True, True)
-    scores = dawn_tsv.read(tmp_path)[dawn_tsv.TOP1].by_step
+    scores = dawn_tsv.read(tmp_path)[dawn_tsv.TOP1]
     # The scores of the first epoch stand at the step where the second start began, and are still there.
     assert list(scores) == [40, 80, 120]
     assert [value for _, value in scores.values()] == pytest.approx([row.top1 for row in rows], rel=1e-6)
@@ -144,10 +144,10 @@ def test_history_of_a_run_moves_with_its_checkpoint(
         assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1", "2", "3"]
     stayed, moved = (dawn_tsv.read(folder) for folder in (here, there))
     for tag in (dawn_tsv.FIRST, dawn_tsv.EVAL):  # times, of what was done before
-        assert next(iter(moved[tag].by_step.items())) == next(iter(stayed[tag].by_step.items()))
+        assert next(iter(moved[tag].items())) == next(iter(stayed[tag].items()))
     for tag in (dawn_tsv.TOP1, dawn_tsv.TOP5):
-        assert [(step, v) for step, (_, v) in moved[tag].by_step.items()] == [
-            (step, v) for step, (_, v) in stayed[tag].by_step.items()
+        assert [(step, v) for step, (_, v) in moved[tag].items()] == [
+            (step, v) for step, (_, v) in stayed[tag].items()
         ]
     (first,), (expected,) = (dawn_tsv.rows(each, False, there) for each in (moved, stayed))
     assert first == expected  # the only row: of four classes, every epoch is above 93 % top-5
