@@ -79,7 +79,7 @@ class Write(Section):
     filter: Literal["area", "lanczos"] = Field(
         "area",
         description="how capped sizes are made: `area` averages; `lanczos` is sharper, its files are 4 % (`160`) and "
-        "8 % (`320`) larger, and converting takes 1.1 times as long",
+        "8 % (`320`) larger, and converting takes 1.14 times as long",
     )
     quality: int = Field(90, ge=1, le=100, description="quality of the encoded JPEGs; always 4:2:0")
     seekable: bool = Field(
