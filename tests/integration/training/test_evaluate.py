@@ -76,6 +76,7 @@ def test_scores_of_torchvision_weights_agree_with_torchvision(
     assert expected.items() <= scores.items()
 
 
+@pytest.mark.slow
 def test_weights_that_the_main_process_cannot_read_are_one_line_of_all(recipe: Path, tmp_path: Path) -> None:
     torch.save([1], tmp_path / "weights.pth")
     done = in_two_processes(recipe, tmp_path / "weights.pth")

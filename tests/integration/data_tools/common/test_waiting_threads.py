@@ -33,7 +33,11 @@ def test_a_program_lets_waiting_threads_sleep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "options", "loaded"), [((), ("--dist.processes=2",), 3), (TORCHRUN, (), 2)], ids=["launcher", "torchrun"]
+    ("start", "options", "loaded"),
+    [
+        pytest.param((), ("--dist.processes=2",), 3, id="launcher", marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, (), 2, id="torchrun"),
+    ],
 )
 def test_so_do_the_processes_of_a_job(
     start: tuple[str, ...], options: tuple[str, ...], loaded: int, recipe: Path, tmp_path: Path

@@ -146,9 +146,7 @@ def test_history_of_a_run_moves_with_its_checkpoint(
     for tag in (dawn_tsv.FIRST, dawn_tsv.EVAL):  # times, of what was done before
         assert next(iter(moved[tag].items())) == next(iter(stayed[tag].items()))
     for tag in (dawn_tsv.TOP1, dawn_tsv.TOP5):
-        assert [(step, v) for step, (_, v) in moved[tag].items()] == [
-            (step, v) for step, (_, v) in stayed[tag].items()
-        ]
+        assert [(step, v) for step, (_, v) in moved[tag].items()] == [(step, v) for step, (_, v) in stayed[tag].items()]
     (first,), (expected,) = (dawn_tsv.rows(each, False, there) for each in (moved, stayed))
     assert first == expected  # the only row: of four classes, every epoch is above 93 % top-5
     assert all((folder / "epochs.csv").read_text().startswith(written) for folder in (here, there))
