@@ -32,12 +32,9 @@ def test_a_program_lets_waiting_threads_sleep() -> None:
     assert set(policies(("-m", "data_tools.doctor"), OMP_WAIT_POLICY="active")) == {"ACTIVE"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("start", "options", "loaded"),
-    [
-        pytest.param((), ("--dist.processes=2",), 3, id="launcher", marks=pytest.mark.slow),
-        pytest.param(TORCHRUN, (), 2, id="torchrun"),
-    ],
+    ("start", "options", "loaded"), [((), ("--dist.processes=2",), 3), (TORCHRUN, (), 2)], ids=["launcher", "torchrun"]
 )
 def test_so_do_the_processes_of_a_job(
     start: tuple[str, ...], options: tuple[str, ...], loaded: int, recipe: Path, tmp_path: Path
