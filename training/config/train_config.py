@@ -125,12 +125,6 @@ class Train(Section):
         le=1,
         description="decay per update of averaged weights, which are validated beside the plain ones; by default off",
     )
-    ema_half_life: float | None = Field(
-        None,
-        gt=0,
-        description="in place of `ema`: steps after which a step's weights count for half in the average; by default "
-        "`ema`",
-    )
     ema_every: int = Field(1, ge=1, description="steps between updates of the averaged weights")
     amp: Literal["auto", "fp16", "bf16", "fp32"] = Field(
         "auto",
@@ -151,15 +145,6 @@ class Train(Section):
     def _go_together(self) -> Train:
         if self.nesterov and not self.momentum:
             raise OptionError("needs momentum", where="nesterov", remedy="give --train.momentum=0.9, or leave it out")
-        if self.ema and self.ema_half_life:
-            raise OptionError("give either ema or ema_half_life", where="ema_half_life")
-        if self.ema_half_life and not self.ema_decay:
-            raise OptionError(f"{self.ema_half_life} steps are too few to average over", where="ema_half_life")
-        if self.ema_every > 1 and not self.ema_decay:
-            raise OptionError("nothing is averaged", where="ema_every", remedy="give --train.ema_half_life=STEPS, too")
+        if self.ema_every > 1 and not self.ema:
+            raise OptionError("nothing is averaged", where="ema_every", remedy="give --train.ema=DECAY, too")
         return self
-
-    @property
-    def ema_decay(self) -> float | None:
-        """Decay per update of averaged weights, if there are any. Source of the half-life's: composer's EMA."""
-        return 2 ** -(self.ema_every / self.ema_half_life) if self.ema_half_life else self.ema

@@ -56,8 +56,8 @@ class TrainState:
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
         self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
-        if train.ema_decay:
-            self.ema = MovingAverage(self.model, train.ema_decay, train.ema_every)
+        if train.ema:
+            self.ema = MovingAverage(self.model, train.ema, train.ema_every)
             self.averaged = Predictor(self.ema.module, dtype, world.device, flip=train.flip_tta)
 
     def global_batch(self, phase: Phase) -> int:

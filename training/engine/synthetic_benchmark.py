@@ -21,7 +21,7 @@ class SyntheticRun:
         alone = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=device)
         self.step = build_step(net, train, CLASSES, alone, highest_lr=1e-3)
         self.steps = 0
-        self.ema = MovingAverage(self.step.model, train.ema_decay, train.ema_every) if train.ema_decay else None
+        self.ema = MovingAverage(self.step.model, train.ema, train.ema_every) if train.ema else None
         self.step.prepare(px, batch, device)
         images = torch.randint(0, 256, (batch, 3, px, px), dtype=torch.uint8, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)

@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "prior bias, binary cross-entropy": (EAGER, "--train.loss=bce", "--model.prior_bias=true"),
     "stem on blocks": (EAGER, "--model.stem_blocks=true"),
     "decoupled decay, clipping": (EAGER, "--train.amp=fp16", "--train.decay_decoupled=true", "--train.clip_norm=1"),
-    "averaged weights by half-life": (EAGER, "--train.ema_half_life=10", "--train.ema_every=2"),
+    "averaged weights, of every second step": (EAGER, "--train.ema=0.87", "--train.ema_every=2"),
     "accumulation": (EAGER, "--dist.emulate_gpus=2"),
     "compiled": ("--train.compile=default",),
     "compiled, everything": ("--train.mixup=0.2", "--train.cutmix=1", "--train.ema=0.9", "--dist.emulate_gpus=2"),

@@ -48,7 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bce": {"loss": "bce", "prior_bias": True},
     "bce_on_shares": {"loss": "bce", "label_smoothing": 0.08, "mixup": 0.2, "cutmix": 1.0},
     "decay_decoupled": {"decay_decoupled": True, "weight_decay": 0.05},
-    "ema_half_life": {"ema_half_life": 4, "ema_every": 3},
+    "ema_every": {"ema": 2 ** -(3 / 4), "ema_every": 3},
     "clip_norm": {"clip_norm": 0.5, "accumulation_steps": 2},
     "momentum_ramp": {"momentum_to": 0.5},
 }
@@ -89,13 +89,13 @@ def losses(changes: dict[str, Any], dtype: torch.dtype = torch.float64, steps: i
         accumulation_steps=accumulation_steps,
         mixing=mixing,
     )
-    average = MovingAverage(net, options.ema_decay, options.ema_every)
+    average = MovingAverage(net, options.ema, options.ema_every)
     ramp = Ramp(epochs=(0, 1), first=0.9, last=momentum_to) if momentum_to else None
     found = []
     for number, (images, labels) in enumerate(batches()[:steps]):
         sums = MetricSums(CPU)
         step(images, labels, 0.002, sums, number, ramp and ramp.at(0, number, steps))
-        if options.ema_decay:
+        if options.ema:
             average.update(net)
             with torch.no_grad():
                 logits = Predictor(average.module.eval(), dtype, CPU)(images)

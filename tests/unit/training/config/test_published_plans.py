@@ -55,7 +55,7 @@ def test_mosaic_mild_has_composers_sizes_and_rates() -> None:
     assert {(phase.val_px, phase.val_shorter_px) for phase in recipe.phases} == {(224, 232)}
     train = config("mosaic_mild").train
     assert (train.loss, train.label_smoothing, train.momentum, train.weight_decay) == ("bce", 0.08, 0.875, 5e-4)
-    assert (train.ema_every, train.ema_decay) == (20, pytest.approx(math.exp(-math.log(2) * 20 / 100)))
+    assert (train.ema_every, train.ema) == (20, pytest.approx(math.exp(-math.log(2) * 20 / 100)))
 
 
 @pytest.mark.parametrize(

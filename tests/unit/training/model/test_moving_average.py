@@ -58,13 +58,13 @@ def test_average_continues_from_the_state_of_torchs() -> None:
 def test_average_with_a_half_life_and_an_interval_is_composers() -> None:
     """The first step is copied; every third is averaged with 2 ** -(interval / half-life)."""
     torch.manual_seed(0)
-    net, train = model(), Train(ema_half_life=5, ema_every=3)
-    ours = MovingAverage(net, train.ema_decay, train.ema_every)
+    net, train = model(), Train(ema=2 ** -(3 / 5), ema_every=3)
+    ours = MovingAverage(net, train.ema, train.ema_every)
     expected: dict[str, torch.Tensor] = {}
     for step in range(1, 11):
         change(net)
         if step == 5:  # as a continued run
-            saved, ours = ours.state_dict(), MovingAverage(net, train.ema_decay, train.ema_every)
+            saved, ours = ours.state_dict(), MovingAverage(net, train.ema, train.ema_every)
             ours.load_state_dict(saved)
         ours.update(net)
         for name, tensor in net.state_dict().items():
