@@ -38,6 +38,7 @@ def in_two_processes(recipe: Path, weights: Path) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_own_checkpoint_has_the_scores_of_its_epoch_with_any_number_of_processes(
     trained: Path, recipe: Path, betons: Path, tmp_path: Path
 ) -> None:
