@@ -66,25 +66,24 @@ def main(argv: list[str]) -> int:
     options.end = began + 60 * options.minutes
     setting = setting_of(options)
     results = read_results(options.results, setting)
-    done = {(result["arm"], result["seed"]) for result in results}
-    # Alternating, and each pair starts with the other side.
-    pairs = [(arm, seed) for seed in range(options.seeds) for arm in ARMS[:: -1 if seed % 2 else 1]]
-    waiting = [pair for pair in pairs if pair not in done]
-    if waiting:
+    if waiting := waiting_pairs(options.seeds, results):
         with tempfile.TemporaryDirectory() if options.work is None else nullcontext(options.work) as work:
             _train_all(waiting, Path(work).resolve(), options, setting, results)
-    done = {(result["arm"], result["seed"]) for result in results}
-    if remaining := sum(pair not in done for pair in pairs):
+    if waiting := waiting_pairs(options.seeds, results):
         longest = max((result["seconds"] for result in results), default=0)
-        print(
-            f"{remaining} of {len(pairs)} trainings remain, the longest so far took {longest:.0f} s; the same command "
-            "goes on",
-            file=sys.stderr,
-        )
+        remain = f"{len(waiting)} of {len(ARMS) * options.seeds} trainings remain"
+        print(f"{remain}, the longest so far took {longest:.0f} s; the same command goes on", file=sys.stderr)
         return os.EX_TEMPFAIL
     setting = results[0]["setting"]
     print(report([result for result in results if result["seed"] < options.seeds], setting))
     return 0
+
+
+def waiting_pairs(seeds: int, results: list[Result]) -> list[tuple[str, int]]:
+    """Side and seed of each training that is not in ``results``; sides alternate, and so does which comes first."""
+    done = {(result["arm"], result["seed"]) for result in results}
+    pairs = [(arm, seed) for seed in range(seeds) for arm in ARMS[:: -1 if seed % 2 else 1]]
+    return [pair for pair in pairs if pair not in done]
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -101,9 +100,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--results", type=Path, default=ROOT / "bench/equivalence.jsonl", help="file to append scores to"
     )
     parser.add_argument("--work", type=Path, help="folder to keep, with images and betons; by default a temporary one")
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="start no training that would end later [no limit]"
-    )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no training that would end later")
     options = parser.parse_args(argv)
     if not options.source.exists():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
