@@ -6,6 +6,7 @@ entry is appended after the image's bytes; after a power cut, the last of either
 compares the last of them.
 """
 
+import contextlib
 import json
 import os
 import zlib
@@ -24,6 +25,7 @@ _OF_SOURCE = {
     "source_state": "the contents or times of modification of the source's images",
     "places": "the places of the images in the source",
 }
+_REMOVE = "remove *.journal and *.partial there"
 
 
 class JournalError(UserError, ValueError):
@@ -31,15 +33,18 @@ class JournalError(UserError, ValueError):
 
 
 def peek(path: Path) -> dict[str, Any] | None:
-    """The identity of the conversion that was interrupted here, if there is one."""
+    """The identity of the conversion that was interrupted here, if there is one. Raises JournalError."""
     if not path.exists():
         return None
     with path.open("rb") as file:
         line = file.readline()
     if not line.endswith(b"\n"):
         return None
-    identity: dict[str, Any] = json.loads(line)
-    return identity
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        identity: dict[str, Any] = json.loads(line)
+        if isinstance(identity["betons"], list):
+            return identity
+    raise JournalError("not a journal of a conversion", where=path, remedy=_REMOVE)
 
 
 class Journal:
@@ -110,7 +115,7 @@ def _another(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Journ
     return JournalError(
         f"another conversion was interrupted here ({changes})",
         where=path,
-        remedy="give its options and its source again, or remove *.journal and *.partial there",
+        remedy=f"give its options and its source again, or {_REMOVE}",
     )
 
 

@@ -55,7 +55,7 @@ class Reader:
         self._lock = threading.Lock()
 
     def read(self, file: int, offset: int, length: int, key: str) -> bytes:
-        """Raises OSError, also if a source is shorter than expected, and UserError at the limit on open files."""
+        """Raises OSError, also if an image has another length by now, and UserError at the limit on open files."""
         path = self.files[file].path
         try:
             if self.files[file].kind == "parquet":
@@ -65,7 +65,7 @@ class Reader:
             else:
                 path = self.path(file, key)
                 with Path(path).open("rb") as opened:
-                    data = opened.read(length)
+                    data = opened.read(length + 1)  # one that has grown would look damaged
         except OSError as error:
             if limit := too_many_open_files(error, path):
                 raise limit from None
@@ -73,7 +73,7 @@ class Reader:
                 raise OSError(error.errno, f"{error.strerror} ({key})", path) from error
             raise
         if len(data) != length:
-            raise OSError(f"{path}: {key}: {len(data)} of {length} bytes; has the source changed?")
+            raise OSError(f"{path}: {key}: no longer {length} bytes; has the source changed?")
         return data
 
     def path(self, file: int, key: str) -> str:

@@ -326,6 +326,13 @@ def test_conversion_is_not_continued_with_other_options(
     assert {file.name: file.stat().st_size for file in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("line", [b"no JSON", b"[1]", b'{"split": "train"}', b'{"betons": 1}', b"\xff\xfe"])
+def test_something_else_in_place_of_a_journal_is_refused(tmp_path: Path, source: Path, line: bytes) -> None:
+    (tmp_path / "train.journal").write_bytes(line + b"\nmore")
+    with pytest.raises(JournalError, match=r"train\.journal: not a journal of a conversion; remove \*\.journal"):
+        convert(spec_for(source, tmp_path))
+
+
 def test_second_conversion_into_a_folder_is_refused(tmp_path: Path, source: Path) -> None:
     process = start(source, tmp_path)
     wait_for_samples(process, tmp_path)
@@ -343,6 +350,6 @@ def test_source_cut_while_it_is_read_is_an_error(tmp_path: Path, source: Path, m
     monkeypatch.setattr(converter, "read_index", lambda *_, **__: index)
     monkeypatch.setattr(estimate, "estimate", lambda *_: [])
     copy.write_bytes(source.read_bytes()[:200_000])
-    with pytest.raises(OSError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: \d+ of \d+ bytes; has the source changed"):
+    with pytest.raises(OSError, match=r"copy\.tar: n0000000\d/\d+\.JPEG: no longer \d+ bytes; has the source changed"):
         convert(spec_for(copy, tmp_path / "out"))
     assert list((tmp_path / "out").glob("*.beton")) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from helpers.images import write_tar
+from helpers.images import write_folder, write_tar
 from pyarrow import parquet
 
 from data_tools.common.errors import UserError
@@ -47,3 +47,13 @@ def test_disk_that_fails_is_named_with_the_archive_and_the_image(
     with pytest.raises(OSError, match=r"Input/output error \(.*1\.png\)") as error:
         Reader(index.files).read(*split.places[0].tolist(), split.key(0))
     assert error.value.filename == str(archive)
+
+
+@pytest.mark.parametrize("content", [b"", b"12345"])
+def test_image_that_has_another_length_by_now_is_named(tmp_path: Path, content: bytes) -> None:
+    """One that has grown would look like one that is cut short."""
+    index = read_index([write_folder(tmp_path, {"train/a/1.png": b"123"})])
+    (split,) = index.split_indexes
+    (tmp_path / "train/a/1.png").write_bytes(content)
+    with pytest.raises(OSError, match=r"train/a/1\.png: a/1\.png: no longer 3 bytes; has the source changed"):
+        Reader(index.files).read(*split.places[0].tolist(), split.key(0))
