@@ -20,7 +20,7 @@ class Data(Section):
         description="`train`, `val` or `train,val`; if given, their classes may differ; by default both, which must "
         "have the same classes",
     )
-    follow_links: bool = Field(False, description="in a folder, follow links to images, too")
+    follow_links: bool = Field(False, description="in the folder of a class, follow links, too")
     max_left_out: float = Field(
         0.01,
         ge=0,

@@ -14,6 +14,7 @@ from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 
 _LEADING = ("ILSVRC", "Data", "CLS-LOC", "sz")  # folders in front of the splits, in Kaggle's copy and in resized sets
+_FOLLOW = "--data.follow_links=true follows such links"
 
 Chain = tuple[tuple[int, int], ...]  # device and inode of the folders that one lies in
 
@@ -21,7 +22,7 @@ Chain = tuple[tuple[int, int], ...]  # device and inode of the folders that one 
 def list_folder(files: list[File], root: Path, follow_links: bool = False) -> Listing:
     """What is in a folder; those that hold pictures are appended to `files`.
 
-    Links to the folders of splits and classes are followed, those to images with `follow_links`. Raises SourceError.
+    Links to the folders of splits and classes are followed, those in a class with `follow_links`. Raises SourceError.
     """
     paths = (root.absolute(), root.resolve())  # it may be a link
     listing = Listing(root, tuple(tuple(map(from_path, path.parts[-3:])) for path in paths))
@@ -60,10 +61,12 @@ class _Walk:
                 self._refuse_link(Path(entry.path), path, "a broken link", "fix it or remove it")
                 continue
             if stat.S_ISDIR(mode):
-                if entry.is_symlink() and not self._follows(inside):
-                    self.listing.pass_over(f"{entry.path}, a link")
-                else:
+                if not entry.is_symlink() or self._follows(inside):
                     self.read(Path(entry.path), inside, chain)
+                elif any(map(is_split_name, (*self.front, *folders))) and not _leads_up(entry.path):
+                    self.listing.refuse(inside, SourceError("a link to a folder", where=entry.path, remedy=_FOLLOW))
+                else:
+                    self.listing.pass_over(f"{entry.path}, a link")
             elif stat.S_ISREG(mode):
                 self._add(entry, folder, folders)
             elif has_image_name(entry.name) and not is_hidden([entry.name]):
@@ -90,8 +93,7 @@ class _Walk:
         if not self.listing.holds_image(folders, name, entry.path, partial(_start, entry.path)):
             return
         if entry.is_symlink() and not self.follow_links:
-            remedy = "--data.follow_links=true follows links to images"
-            self.listing.refuse(folders, SourceError("a symbolic link", where=entry.path, remedy=remedy))
+            self.listing.refuse(folders, SourceError("a symbolic link", where=entry.path, remedy=_FOLLOW))
             return
         if folder not in self.numbers:
             self.numbers[folder] = len(self.files)
@@ -104,6 +106,11 @@ class _Walk:
 def _is_sized(folders: Folders) -> bool:
     """Whether these are `x-sz` or `x-sz/<cap>`."""
     return folders[-1].endswith("-sz") or (folders[-1].isdecimal() and len(folders) > 1 and _is_sized(folders[:-1]))
+
+
+def _leads_up(link: str) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    return Path(link).resolve() in Path(link).parent.resolve().parents
 
 
 def _start(path: str, count: int) -> bytes:

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from data_tools.beton.classes import classes_digest
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
-from data_tools.sources.listing import Images
+from data_tools.sources.listing import OTHER_FILES, Images
 from data_tools.sources.reader import File, Reader
 from data_tools.sources.tar import SourceError
 
 PLACE = np.dtype([("file", "<u4"), ("offset", "<u8"), ("length", "<u8")])
 SPLITS = ("train", "val")
-OTHER_FILES = "other files"
 _PROBED = 256  # images of a split whose bytes are read for its state
 
 

@@ -59,6 +59,13 @@ def is_split_name(name: str) -> bool:
     return name.lower() in SPLIT_NAMES
 
 
+def split_in_name(name: str) -> str:
+    """The split that a file's name says: of `train-00000-of-00294.parquet`, `train`; empty if it is not clear."""
+    words = re.findall(r"[a-z]+", name.lower())
+    splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
+    return splits[0] if splits and (words[0] in SPLIT_NAMES or len(set(splits)) == 1) else ""
+
+
 def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Collection[Folders] = ()) -> SourceLayout:
     """The layout of a source.
 

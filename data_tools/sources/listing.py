@@ -6,6 +6,7 @@ extracted: a picture is (file, offset, length).
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -14,13 +15,16 @@ from pathlib import Path
 from data_tools.common.errors import UserError
 from data_tools.common.file_kinds import is_hidden, is_image
 from data_tools.common.names import name_bytes
-from data_tools.sources.layouts import Folders, is_split_name
+from data_tools.sources.layouts import Folders, is_split_name, split_in_name
 from data_tools.sources.reader import File
-from data_tools.sources.tar import BLOCK, Member, looks_like_tar, members
+from data_tools.sources.tar import BLOCK, COPY_AGAIN, Member, SourceError, looks_like_tar, members
 
 TINY_LABELS = "val_annotations.txt"
 TRUTH, SYNSETS, KAGGLE_LABELS = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "LOC_val_solution.csv"
 LABEL_FILES = frozenset((TINY_LABELS, TRUTH, SYNSETS, KAGGLE_LABELS))
+OTHER_FILES, ARCHIVES = "other files", "archives that are not unpacked"
+_ARCHIVE = re.compile(r"[^.].*\.(tar|tgz|zip|7z|rar)(\.\w+)?", re.IGNORECASE | re.DOTALL)
+VAL_ARCHIVE = "ILSVRC2012_img_val"
 MAX_LABEL_BYTES = 64 << 20  # the devkit takes 2.5 MB, Kaggle's file 2.4 MB
 
 
@@ -54,8 +58,8 @@ class Listing:
     """What is in one source.
 
     roots: the names of the folders that it is in, by each of its own paths. pictures: by folder; one may be empty.
-    label_files: contents, by path. faults: by folder, why pictures in it cannot be read. others: how many files are no
-    pictures; example: one of them.
+    label_files: contents, by path. faults: by folder, why pictures in it cannot be read. left_out: by kind, how many
+    files are no pictures, and one of them.
     """
 
     path: Path
@@ -63,8 +67,7 @@ class Listing:
     pictures: dict[Folders, Images] = field(default_factory=dict)
     label_files: dict[Folders, bytes] = field(default_factory=dict)
     faults: dict[Folders, UserError] = field(default_factory=dict)
-    others: int = 0
-    example: str = ""
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def holds_image(self, folders: Folders, name: str, where: str, read: Callable[[int], bytes]) -> bool:
         """Whether this file is a picture. Any other is counted, or kept if it has labels.
@@ -76,15 +79,15 @@ class Listing:
         elif is_image(name, read):
             return True
         else:
-            self.pass_over(where)
+            self.pass_over(where, ARCHIVES if _ARCHIVE.fullmatch(name) else OTHER_FILES)
         return False
 
     def images(self, folders: Folders) -> Images:
         return self.pictures.setdefault(folders, Images())
 
-    def pass_over(self, where: str) -> None:
-        self.others += 1
-        self.example = self.example or where
+    def pass_over(self, where: str, kind: str = OTHER_FILES) -> None:
+        count, first = self.left_out.get(kind, (0, where))
+        self.left_out[kind] = count + 1, first
 
     def refuse(self, folders: Folders, error: UserError) -> None:
         """Note why a picture in this folder cannot be read, which matters only if the folder is taken."""
@@ -103,27 +106,47 @@ def list_tar(files: list[File], path: Path) -> Listing:
     bytes of the outer file.
     """
     files.append(File("archive", str(path)))
-    listing, number = Listing(path), len(files) - 1
+    root = split_in_name(path.name)
+    listing, number = Listing(path, ((root,) if root else (),)), len(files) - 1
     tars: list[Member] = []
+    are_tars = False
     for member in members(path):
         *folders, name = parts(member.name)
-        if name.endswith(".tar") and not is_hidden([name]):
+        if _is_tar(name):
             tars.append(member)
-            if looks_like_tar(member.start(BLOCK)):
-                listing.roots = (("train",),)  # of classes that are in no folder of a split
+            are_tars = are_tars or looks_like_tar(member.start(BLOCK))
         else:
             _add_member(listing, number, (*folders,), member)
+    if are_tars:
+        listing.roots = ((root or "train",),)  # of classes that are in no folder of a split
     for tar in tars:
-        if listing.roots == ((),):
-            listing.pass_over(f"{path}: {tar.name}")
-            continue
-        outside = parts(tar.name.removesuffix(".tar"))
-        for member in members(path, tar.offset, tar.offset + tar.length, outside[-1] + ".tar"):
-            *below, _ = parts(member.name)
-            inside = (*outside, *below)
-            is_placed = is_hidden(below) or any(map(is_split_name, inside))
-            _add_member(listing, number, inside if is_placed else outside[-1:], member)
+        if are_tars:
+            _list_inner(listing, number, tar)
+        else:
+            listing.pass_over(f"{path}: {tar.name}", ARCHIVES)
     return listing
+
+
+def _list_inner(listing: Listing, number: int, tar: Member) -> None:
+    *front, label = parts(tar.name.removesuffix(".tar"))
+    where = f"{listing.path}: {label}.tar"
+    if not tar.length:
+        raise SourceError("empty", where=where, remedy=COPY_AGAIN)
+    for member in members(listing.path, tar.offset, tar.offset + tar.length, f"{label}.tar"):
+        *below, name = parts(member.name)
+        if _is_tar(name):
+            remedy = f"unpack {listing.path.name}, and give the tars in it"
+            raise SourceError(f"a tar in a tar in a tar, {name}", where=where, remedy=remedy)
+        folders = (*front, label, *below)
+        if label == VAL_ARCHIVE:  # all classes
+            folders = tuple(below)
+        elif not any(map(is_split_name, folders)):
+            folders = (label, *(below[1:] if below[:1] == [label] else below))
+        _add_member(listing, number, folders, member)
+
+
+def _is_tar(name: str) -> bool:
+    return name.endswith(".tar") and not is_hidden([name])
 
 
 def _add_member(listing: Listing, number: int, folders: Folders, member: Member) -> None:

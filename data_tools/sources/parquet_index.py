@@ -9,15 +9,16 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
+from data_tools.common.file_kinds import has_image_name, is_hidden
 from data_tools.common.names import name_bytes
-from data_tools.sources.index import OTHER_FILES, IndexBuilder
-from data_tools.sources.layouts import SPLIT_NAMES
-from data_tools.sources.listing import Images
+from data_tools.sources.index import IndexBuilder
+from data_tools.sources.layouts import SPLIT_NAMES, split_in_name
+from data_tools.sources.listing import OTHER_FILES, Images
 from data_tools.sources.parquet import Table, digest
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
@@ -25,6 +26,7 @@ from data_tools.sources.tar import SourceError
 ONE_DATA_SET = "are these shards of one data set?"
 # ImageNet on the hub carries the wnid in the file's name: n01440764_10026_n01440764.JPEG
 _WITH_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<suffix>\.\w+)")
+_NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<count>\d+)\b")
 _TRAIN_NAME = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")
 
 Label = int | str
@@ -51,11 +53,7 @@ def may_hold_images(shard: Path) -> bool:
 
 def _split_of(shard: Path) -> str:
     """The split by the shard's name (train-00000-of-00294.parquet), else by that of its folder."""
-    words = re.findall(r"[a-z]+", shard.name.lower())
-    splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
-    if splits and (words[0] in SPLIT_NAMES or len(set(splits)) == 1):
-        return splits[0]
-    split = _split_of_folder(shard.absolute().parent.name)
+    split = split_in_name(shard.name) or _split_of_folder(shard.absolute().parent.name)
     if not split:
         raise SourceError("its split is unknown; name it train-*.parquet or validation-*.parquet", where=shard)
     return split
@@ -68,8 +66,9 @@ def _split_of_folder(name: str) -> str:
 
 def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]:
     """(split, shard) of a source. Shards of test splits, and other tables without images, are left out."""
-    found, configurations = [], set()
-    for shard in shards_in(source) if source.is_dir() else [source]:
+    found, configurations, shards = [], set(), list(shards_in(source)) if source.is_dir() else [source]
+    _leave_out_others(builder, source, set(shards))
+    for shard in shards:
         if source.is_dir() and not may_hold_images(shard):
             builder.leave_out(OTHER_FILES, f"{shard}, which holds no images")
         elif (split := _split_of(shard)) == "test":
@@ -86,6 +85,29 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
     return found
 
 
+def _leave_out_others(builder: IndexBuilder, source: Path, shards: Collection[Path]) -> None:
+    """Count what else is in the folder of a source; another shard is refused."""
+    for path in source.rglob("*"):
+        if path in shards or path.is_dir() or is_hidden(path.relative_to(source).parts):
+            continue
+        if path.suffix.lower() in (".parquet", ".pq") and may_hold_images(path):
+            what = "not where shards are looked for, or not called .parquet"
+            raise SourceError(what, where=path, remedy="move it beside the others, or out of the way")
+        builder.leave_out("pictures beside parquet" if has_image_name(path.name) else OTHER_FILES, path)
+
+
+def _check_complete(shards: Iterable[Path]) -> None:
+    """Raise SourceError if some of the shards of a set, numbered as `train-00000-of-00294`, are missing."""
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for shard in shards:
+        if match := _NUMBERED.match(shard.name):
+            numbers.setdefault((match["name"], match["count"]), set()).add(int(match["number"]))
+    for (name, count), found in numbers.items():
+        if len(found) < int(count):
+            what = f"{len(found)} of {int(count)} shards {name}-*-of-{count}"
+            raise SourceError(what, remedy="download the others, or give each of these to --data.source")
+
+
 # ---------------------------------------------------------------------------------------------- reading
 def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | None, label_column: str | None) -> None:
     """Index the shards of all parquet sources together, so that a label is one class in all of them.
@@ -94,26 +116,31 @@ def read(builder: IndexBuilder, sources: Sequence[Path], image_column: str | Non
     """
     labels = _Labels()
     seen: dict[tuple[str, str], Path] = {}
-    for source in sources:
-        for split, path in _image_shards(builder, source):
-            with closing(Table(path)) as table:
-                content = digest(path)
-                columns = table.columns(image_column, label_column)
-                # A copy under another name counts, too, unless its images have no names by which to tell.
-                same = content if table.has_paths(columns) else str(path.resolve())
-                if (other := seen.setdefault((split, same), path)) is not path:
-                    raise SourceError("the same shard is given twice", where=f"{other} and {path}")
-                builder.files.append(File("parquet", str(path), columns.image, content))
-                labels.add_shard(path, table.class_names(columns.label))
-                for offset, image_path, value in table.paths_and_labels(columns):
-                    if value is None:
-                        builder.leave_out("rows without a label", path)
-                        continue
-                    image, wnid = _name_and_wnid(image_path)
-                    image = image or f"{path.stem}_{offset:012d}"
-                    labels.images(split, value, wnid).add(name_bytes(image), len(builder.files) - 1, offset, 0)
-            name = path.relative_to(source).as_posix() if path != source else path.name
-            builder.sources.append(Source(name=name, bytes=path.stat().st_size))
+    found = [(source, split, path) for source in sources for split, path in _image_shards(builder, source)]
+    if any(map(Path.is_dir, sources)):  # who gives each shard itself may want a part
+        _check_complete(path for _, split, path in found if split in builder.splits)
+    for source, split, path in found:
+        with closing(Table(path)) as table:
+            content = digest(path)
+            columns = table.columns(image_column, label_column)
+            note = f"the images are in column {columns.image}, the labels in {columns.label}"
+            if columns != ("image", "label") and note not in builder.notes:
+                builder.notes.append(note)
+            # A copy under another name counts, too, unless its images have no names by which to tell.
+            same = content if table.has_paths(columns) else str(path.resolve())
+            if (other := seen.setdefault((split, same), path)) is not path:
+                raise SourceError("the same shard is given twice", where=f"{other} and {path}")
+            builder.files.append(File("parquet", str(path), columns.image, content))
+            labels.add_shard(path, table.class_names(columns.label))
+            for offset, image_path, value in table.paths_and_labels(columns):
+                if value is None:
+                    builder.leave_out("rows without a label", path)
+                    continue
+                image, wnid = _name_and_wnid(image_path)
+                image = image or f"{path.stem}_{offset:012d}"
+                labels.images(split, value, wnid).add(name_bytes(image), len(builder.files) - 1, offset, 0)
+        name = path.relative_to(source).as_posix() if path != source else path.name
+        builder.sources.append(Source(name=name, bytes=path.stat().st_size))
     names = labels.names()
     for (split, label), images in labels.rows.items():
         if not labels.are_wnids:  # ImageNet's own file names are unique: one that repeats is an image given twice

@@ -17,12 +17,13 @@ from data_tools.common.files import is_address
 from data_tools.common.names import from_path, name_of
 from data_tools.sources import ilsvrc
 from data_tools.sources.folder import list_folder
-from data_tools.sources.index import OTHER_FILES, SPLITS, Index, IndexBuilder
+from data_tools.sources.index import SPLITS, Index, IndexBuilder
 from data_tools.sources.layouts import Folders, SourceLayout, classify, is_numbered
 from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 OF_TEST = "pictures of the test split"
+HIDDEN = "pictures in hidden folders"
 OUT_OF_PLACE = "pictures in no folder of a split and class"
 
 
@@ -98,9 +99,10 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
                 images = listing.pictures[path]
                 builder.take(split_of[place.split], place.cap, place.label, images, "/".join(place.below))
         if layout.places or not listing.label_files:  # of a devkit, nothing else is wanted
-            builder.leave_out(OTHER_FILES, listing.example, listing.others)
+            for kind, (count, example) in listing.left_out.items():
+                builder.leave_out(kind, example, count)
             for path in layout.hidden:
-                _leave_out(builder, OTHER_FILES, listing, path)
+                _leave_out(builder, HIDDEN, listing, path)
             for path in layout.out_of_place:
                 _leave_out(builder, OUT_OF_PLACE, listing, path)
     for source in wanted:
@@ -157,7 +159,7 @@ def _add_by_name(
         elif annotations is None and not is_numbered([raw]):
             builder.leave_out(OUT_OF_PLACE, _example(listing, path, raw))
         else:
-            what = f"no label for {name_of(raw)}; there are labels for images 1 to {len(labels)}"
+            what = f"no label for {name_of(raw)} among {len(labels):,} labels"
             raise SourceError(what, where=listing.path)
 
 

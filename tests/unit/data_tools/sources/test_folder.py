@@ -54,6 +54,9 @@ def test_links_to_images_are_followed_on_demand(tmp_path: Path) -> None:
     (root / "train/n02/deeper").symlink_to("../../../more")
     index = read_index([root], follow_links=True)
     assert (1, "n02/deeper/z.JPEG", b"z") in indexed_images(index)["train", None]
+    (root / "train/n01/a.JPEG").unlink()
+    with pytest.raises(SourceError, match=r"deeper: a link to a folder; --data\.follow_links=true"):
+        read_index([root])
 
 
 @pytest.mark.parametrize(

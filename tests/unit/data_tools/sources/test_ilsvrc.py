@@ -45,13 +45,14 @@ def test_what_is_no_image_is_counted_wherever_it_stands(tmp_path: Path) -> None:
     write_tar(paths[0], junk | {f"./{wnid}.tar": inner_tar(inner | files) for wnid, files in inners.items()})
     index = read_index(paths)
     assert indexed_images(index) == indexed_images(wanted)
-    assert index.ignored == len(junk) + 3 * len(inner)
+    assert index.ignored == len(junk) + 3 * (len(inner) - 1)
+    assert index.notes[0].startswith("pictures in hidden folders left out: 3, e.g. ")
 
 
 def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
     devkit(paths[2], [1, 2])
-    with pytest.raises(SourceError, match="labels for images 1 to 2"):
+    with pytest.raises(SourceError, match="among 2 labels"):
         read_index(paths)
     devkit(paths[2], [1, 2, 3, 99, 1])
     with pytest.raises(SourceError, match="do not match"):
@@ -75,6 +76,47 @@ def test_tar_in_a_tar_is_a_folder(tmp_path: Path) -> None:
         assert indexed_images(read_index([write_tar(tmp_path / "a.tar", files)])) == indexed_images(wanted)
     with pytest.raises(SourceError, match=r"x\.JPEG: pictures outside of .*: 1 of 5"):
         read_index([write_tar(tmp_path / "a.tar", {"more.tar": inner_tar({"x.JPEG": b"x"})} | same)])
+
+
+def test_folders_in_a_tar_in_a_tar_are_kept(tmp_path: Path) -> None:
+    """As they are in a folder; pictures of one name in two of them are no repetition."""
+    inner = {"a.tar": inner_tar({"1.JPEG": b"1", "x/1.JPEG": b"2", "y/1.JPEG": b"3"})}
+    inner["b.tar"] = inner_tar({"b/1.JPEG": b"4", "./b/2.JPEG": b"5"})
+    found = indexed_images(read_index([write_tar(tmp_path / "a.tar", inner)]))
+    assert [key for _, key, _ in found["train", None]] == [
+        "a/1.JPEG",
+        "a/x/1.JPEG",
+        "a/y/1.JPEG",
+        "b/1.JPEG",
+        "b/2.JPEG",
+    ]
+    classes = {"all.tar": inner_tar({"a/1.JPEG": b"1", "b/1.JPEG": b"2"})}
+    with pytest.raises(SourceError, match=r"one folder, all, with folders in it \(a, b, \.\.\.\)"):
+        read_index([write_tar(tmp_path / "a.tar", classes)])
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("val", "val"), ("my_validation", "val"), ("ILSVRC2012_img_train", "train")]
+)
+@pytest.mark.parametrize("form", ["folders", "tars"])
+def test_tar_of_classes_may_say_its_split_in_its_name(tmp_path: Path, name: str, split: str, form: str) -> None:
+    files = {"a/1.JPEG": b"1", "b/2.JPEG": b"2"}
+    tars = {f"{each[0]}.tar": inner_tar({each[2:]: data}) for each, data in files.items()}
+    path = write_tar(tmp_path / f"{name}.tar", files if form == "folders" else tars)
+    assert read_index([path]).images() == {split: 2}
+
+
+def test_archives_are_read_in_two_levels_and_whole(tmp_path: Path) -> None:
+    paths, _ = official(tmp_path)
+    whole = {
+        f"ILSVRC2012_img_{name}.tar": path.read_bytes() for name, path in zip(("train", "val"), paths, strict=False)
+    }
+    with pytest.raises(SourceError, match=r"img_train\.tar: a tar in a tar in a tar, n\d+\.tar; unpack a\.tar"):
+        read_index([write_tar(tmp_path / "a.tar", whole)])
+    val = write_tar(tmp_path / "a.tar", {"ILSVRC2012_img_val.tar": whole["ILSVRC2012_img_val.tar"]})
+    assert read_index([paths[0], paths[2], val]).images() == read_index(paths).images()
+    with pytest.raises(SourceError, match=r"n02\.tar: empty"):
+        read_index([write_tar(tmp_path / "a.tar", {"n01.tar": inner_tar({"1.JPEG": b"1"}), "n02.tar": b""})])
 
 
 def test_truncated_inner_archive_is_refused(tmp_path: Path) -> None:

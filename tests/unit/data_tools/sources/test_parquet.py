@@ -262,6 +262,39 @@ def test_shards_are_found_where_hubs_have_them(tmp_path: Path, train: str, val: 
     assert len(index.notes) == 1 and index.notes[0].startswith("shards of a test split left out: 1, e.g. ")
 
 
+def test_set_of_shards_is_complete(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00003", "train-00002-of-00003", "validation-00000-of-00002-0a1b"):
+        table(tmp_path / f"data/{name}.parquet", {"image": [name.encode()], "label": [0]})
+    (tmp_path / "data/train-00001-of-00003.parquet.incomplete").touch()
+    with pytest.raises(SourceError, match=r"^2 of 3 shards train-\*-of-00003; "):
+        read_index([tmp_path], splits=["train"])
+    train = sorted((tmp_path / "data").glob("train*.parquet"))
+    assert read_index(train).images() == {"train": 2}  # as they are wanted
+    table(tmp_path / "more/train-00001-of-00003.parquet", {"image": [b"1"], "label": [0]})
+    sources = [tmp_path / "data", tmp_path / "more"]
+    assert read_index(sources, splits=["train"]).images() == {"train": 3}
+    with pytest.raises(SourceError, match=r"^1 of 2 shards validation-"):
+        read_index(sources)
+
+
+@pytest.mark.parametrize("name", ["train/more/1.parquet", "train/1.PARQUET", "train-1.pq"])
+def test_shard_that_would_be_overlooked_is_refused(tmp_path: Path, name: str) -> None:
+    table(tmp_path / "train/0.parquet", {"image": [b"0"], "label": [0]})
+    table(tmp_path / name, {"image": [b"1"], "label": [0]})
+    with pytest.raises(SourceError, match=f"{name}: not where shards are looked for, or not called"):
+        read_index([tmp_path])
+
+
+def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:
+    table(tmp_path / "train.parquet", {"img": [b"0"], "id": [0]})
+    write_folder(tmp_path, {"train/a/1.png": b"x", "README.md": b"x", ".git/x.png": b"x"})
+    index = read_index([tmp_path])
+    assert index.ignored == 1 and index.ignored_example.endswith("README.md")
+    columns, pictures = index.notes
+    assert columns == "the images are in column img, the labels in id"
+    assert pictures == f"pictures beside parquet left out: 1, e.g. {tmp_path}/train/a/1.png"
+
+
 def test_folder_of_several_data_sets_is_refused(tmp_path: Path) -> None:
     tmp_path = tmp_path / "my data"
     for name in ("large/train/0000.parquet", "small/train/0000.parquet"):

@@ -129,7 +129,10 @@ def test_resized_images_and_folders_of_one_split_may_be_given_themselves(tmp_pat
         (below("train", TRAIN) | below("test", VAL) | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
         (SORTED | below("valid", VAL), r"(a\.tar|folder): val and valid both exist"),
         ({"train/images/1.jpg": b"x", "train/labels/1.txt": b"0"}, r"train: holds images in place of classes.*YOLO"),
-        ({"train/n01.tar": b"x", "val/n01.tar": b"x"}, r"no images at .*other files left out: 2, e\.g\. .*n01\.tar"),
+        (
+            {"train/n01.tar": b"x", "val/n01.tar": b"x"},
+            r"no images at .*archives that .* left out: 2, e\.g\. .*n01\.tar",
+        ),
         (
             tiny() | {"tiny-imagenet-200/val/val_annotations.txt": b"other.JPEG\tn1\t0\n"},
             r"no label for ILSVRC2012_val",
@@ -163,18 +166,26 @@ def test_what_is_no_image_is_counted_and_not_taken(tmp_path: Path) -> None:
     wanted = read_index([write_tar(tmp_path / "sorted.tar", SORTED)])
     for index in both(tmp_path, junk | SORTED):
         assert indexed_images(index) == indexed_images(wanted)
-        assert index.ignored == len(junk)
-        assert index.notes == ()
+        assert index.ignored == len(junk) - 3
+        (note,) = index.notes
+        assert note.startswith("pictures in hidden folders left out: 3, e.g. ")
 
 
 def test_pictures_that_are_left_out_have_a_line_and_are_few(tmp_path: Path) -> None:
-    files = SORTED | {"misc/1.JPEG": b"x", "train/cover.png": b"x", "test/2.JPEG": b"x", "README": b"x"}
+    files = SORTED | {
+        "misc/1.JPEG": b"x",
+        "train/cover.png": b"x",
+        "test/2.JPEG": b"x",
+        "README": b"x",
+        "train/a.zip": b"x",
+    }
     line = r"misc/1\.JPEG: pictures outside of .*: 2 of 11; .*--data\.max_left_out=1"
     with pytest.raises(SourceError, match=line):
         read_index([write_tar(tmp_path / "a.tar", files)])
     for index in both(tmp_path, files, max_left_out=0.2):
         assert index.ignored == 1
-        of_test, elsewhere = index.notes
+        of_test, archives, elsewhere = index.notes
+        assert archives.startswith("archives that are not unpacked left out: 1, e.g. ") and "train/a.zip" in archives
         assert of_test.startswith("pictures of the test split left out: 1, e.g. ") and "test/2.JPEG" in of_test
         assert elsewhere.startswith("pictures in no folder of a split and class left out: 2, e.g. ")
 
