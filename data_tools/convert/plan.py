@@ -226,6 +226,9 @@ def _check_expected(index: Index, spec: WriteSpec) -> None:
     if is_expected and (faults := shortfalls(index.classes, index.images(), spec.data.splits or SPLITS)):
         what = f"not ImageNet-1k: {'; '.join(faults)}"
         raise ConversionError(what, remedy="if that is intended, give --data.expect=any")
+    if spec.data.expect is None and not is_expected and len(index.classes) == 1:  # folders that are no classes
+        what = f"all images are of one class, {index.classes[0]}"
+        raise ConversionError(what, remedy="sort them into classes; if one is intended, give --data.expect=any")
 
 
 def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:

@@ -23,7 +23,9 @@ SPLIT_NAMES |= {"test": "test", "testing": "test"}
 VAL_IMAGE = re.compile(rb"ILSVRC2012_val_\d{8}\.JPEG")
 IMAGES = "images"  # tiny-imagenet's folder in each class
 # Folders of data sets for detection and segmentation, in place of classes.
-_NOT_CLASSES = {"images", "image", "imgs", "img", "jpegimages", "labels", "annotations", "masks", "mask"}
+_NOT_CLASSES = re.compile(
+    r"(jpeg)?(image|img)s?(_\d)?|labels?(_\d)?|annotations?|masks?|gt|ground_?truth|segmentation(class|object)?", re.I
+)
 _SORTED = "sort the images into {0}/<class>/, or leave that split out with --data.splits"
 
 Folders = tuple[str, ...]  # of a path below the root
@@ -188,7 +190,7 @@ def _not_classes(folder: Folders, by_class: Sequence[Folders], labels: Collectio
     if not others and len(inner) > 1 and (*folder, label) not in by_class:
         what = f"holds one folder, {label}, with folders in it ({', '.join(inner[:3])}, ...): which are the classes?"
         return SourceError(what, where=where, remedy=f"move those that are classes into {where}/")
-    if {label.lower() for label in labels} <= _NOT_CLASSES:
+    if all(map(_NOT_CLASSES.fullmatch, labels)):
         held = " and ".join(sorted(labels))
         what = f"holds {held} in place of classes, as data for detection or segmentation do (YOLO, Roboflow)"
         return SourceError(what, where=where, remedy=_SORTED.format(SPLIT_NAMES[folder[-1].lower()]))
@@ -197,7 +199,7 @@ def _not_classes(folder: Folders, by_class: Sequence[Folders], labels: Collectio
 
 def _without_class(folder: Folders, names: Sequence[bytes]) -> UserError:
     where = "/".join((*folder, names[0].decode("utf-8", "surrogateescape"))) if names else "/".join(folder)
-    if len(folder) > 1 and folder[-2].lower() in _NOT_CLASSES:
+    if len(folder) > 1 and _NOT_CLASSES.fullmatch(folder[-2]):
         what = "in no class folder: data for detection (YOLO, Roboflow) have labels for boxes, not for images"
     else:
         what = "in no class folder, so its label is not known"

@@ -106,6 +106,6 @@ def test_failed_conversion_continues_with_skip(tmp_path: Path) -> None:
 
 
 def test_split_of_only_bad_images_is_an_error(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": b"no image"})
+    source = write_tar(tmp_path / "a.tar", {f"train/{name}/a.JPEG": b"no image" for name in "cd"})
     with pytest.raises(ConversionError, match="no image could be stored"):
         convert(spec_for(source, tmp_path / "out", on_bad="skip", splits=("train",)))

@@ -175,7 +175,7 @@ def test_page_is_larger_for_a_file_over_one_page(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1800, 2000, 3), np.uint8)
     large = jpeg(pixels, quality=100, subsampling=0)
     assert len(large) > PAGE_BYTES
-    source = write_tar(tmp_path / "a.tar", {"train/c/a.JPEG": large, "train/c/b.JPEG": jpeg(photo(1))})
+    source = write_tar(tmp_path / "a.tar", {"train/a/a.JPEG": large, "train/b/b.JPEG": jpeg(photo(1))})
     convert(spec_for(source, tmp_path / "out", caps=("160", "full"), full="original", splits=("train",)))
     assert read_layout(tmp_path / "out/train_full.beton").page_bytes == 2 * PAGE_BYTES
     assert read_layout(tmp_path / "out/train_160.beton").page_bytes == PAGE_BYTES

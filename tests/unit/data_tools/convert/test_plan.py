@@ -14,9 +14,11 @@ TRAIN = {f"train/{name}/1.JPEG": b"x" for name in ("cat", "dog")}
 VAL = {f"val/{name}/1.JPEG": b"x" for name in ("cat", "dog")}
 
 
-def planned(tmp_path: Path, files: dict[str, bytes], splits: tuple[str, ...] | None = None) -> list[str]:
+def planned(
+    tmp_path: Path, files: dict[str, bytes], splits: tuple[str, ...] | None = None, **options: object
+) -> list[str]:
     """The betons that a conversion of these files would write."""
-    spec = spec_for(write_tar(tmp_path / "a.tar", files), tmp_path / "out", caps=("160",), splits=splits)
+    spec = spec_for(write_tar(tmp_path / "a.tar", files), tmp_path / "out", caps=("160",), splits=splits, **options)
     index = read_index(spec.data.source, splits=splits or ("train", "val"))
     return [beton.path.name for each in plan(index, spec) for beton in each.betons]
 
@@ -51,9 +53,17 @@ def test_wnids_may_differ_since_none_is_spelled_in_two_ways(tmp_path: Path) -> N
     assert class_difference(index) == f"the classes of train and val differ: {only}"
 
 
+def test_one_class_is_refused_unless_it_is_intended(tmp_path: Path) -> None:
+    """Mostly it is a folder of something else, as `image_2` of KITTI."""
+    files = {f"{split}/image_2/1.png": b"x" for split in ("training", "testing")}
+    with pytest.raises(ConversionError, match=r"one class, image_2; .*--data\.expect=any"):
+        planned(tmp_path, files)
+    assert planned(tmp_path, files, expect="any") == ["train_160.beton", "val_160.beton"]
+
+
 def test_named_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     assert planned(tmp_path, TRAIN | VAL) == ["train_160.beton", "val_160.beton"]
-    other = TRAIN | {"val/cats/1.JPEG": b"x"}
+    other = TRAIN | {"val/cats/1.JPEG": b"x", "val/dogs/1.JPEG": b"x"}
     assert planned(tmp_path, other, ("train",)) == ["train_160.beton"]
     assert planned(tmp_path, other, ("val",)) == ["val_160.beton"]
     assert planned(tmp_path, other, ("train", "val")) == ["train_160.beton", "val_160.beton"]

@@ -122,7 +122,7 @@ def test_folders_of_different_splits_and_sizes_may_stand_apart() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-@pytest.mark.parametrize("folders", [("images",), ("images", "labels"), ("JPEGImages", "masks")])
+@pytest.mark.parametrize("folders", [("images",), ("images", "labels"), ("JPEGImages", "masks"), ("image", "gt")])
 def test_data_for_detection_and_segmentation_are_refused(split: str, folders: tuple[str, ...]) -> None:
     fault = layout_of(*(f"{split}/{folder}/1.jpg" for folder in folders)).faults[{"valid": "val"}.get(split, split)]
     assert "YOLO" in fault.what and fault.where == split
