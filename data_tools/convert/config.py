@@ -59,7 +59,7 @@ class Data(Section):
         for cap in caps or ():
             if cap != "full" and not (cap.isdecimal() and 1 <= int(cap) <= 65_535):
                 raise OptionError(f"{cap!r} is neither a number of pixels (1 to 65535) nor full")
-        return caps
+        return caps and tuple(cap if cap == "full" else str(int(cap)) for cap in caps)
 
     @field_validator("splits", "caps")
     @classmethod

@@ -171,10 +171,10 @@ def digest(path: Path) -> str:
 def _holds_images(kind: DataType) -> bool:
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        return _holds_images(kind.value_type)
     if (at := _field(kind, "bytes")) >= 0:
-        return _holds_images(kind.field(at).type)
+        kind = kind.field(at).type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(types.is_binary(kind)) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 

@@ -189,6 +189,9 @@ def test_unusual_columns_are_refused_with_the_options_that_name_them(tmp_path: P
     with pytest.raises(SourceError, match="no column 'kind' that holds images"):
         read_index([path], image_column="kind")
     assert read_index([path], image_column="scan", label_column="kind").classes == ("0", "1")
+    nested = table(tmp_path / "train-2.parquet", {"image": [{"bytes": {"bytes": b}} for b in B], "label": [0, 1, 0]})
+    with pytest.raises(SourceError, match="which column holds the images"):
+        read_index([nested])
     with pytest.raises(SourceError, match=r"--data\.image_column: scan, but no source is parquet"):
         read_index([write_tar(tmp_path / "a.tar", {"train/a/1.png": b"x"})], image_column="scan")
 
