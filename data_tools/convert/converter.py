@@ -106,8 +106,7 @@ def _describe(index: Index) -> str:
     counts = ", ".join(
         f"{len(part):,} {part.split}{f' at {part.cap}' if part.cap else ''}" for part in index.split_indexes
     )
-    ignored = f"; {index.ignored:,} other files ignored, e.g. {index.ignored_example}" if index.ignored else ""
-    lines = [f"{counts} images of {plural(len(index.classes), 'class')}{ignored}", *index.notes]
+    lines = [f"{counts} images of {plural(len(index.classes), 'class')}", *index.notes]
     return "\n".join(map(printable, lines))
 
 

@@ -242,8 +242,7 @@ def _check_splits(index: Index, wanted: tuple[str, ...] | None) -> None:
             size = f" at {px} px" if found and px else ""
             several = len(wanted or SPLITS) > 1
             remedy = f"--data.splits={_other(split)} converts the rest" if several else "give a source that has them"
-            ignored = f"; ignored: {index.ignored_example}" if index.ignored else ""
-            raise ConversionError(f"no {split} images{size} in the source{ignored}", remedy=remedy)
+            raise ConversionError(f"no {split} images{size} in the source", remedy=remedy)
     if wanted is None and (difference := class_difference(index)) and not are_wnids(index.classes):
         raise ConversionError(
             difference, remedy="--data.splits=train converts only train, --data.splits=train,val both as they are"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_tools.beton.classes import classes_digest
 from data_tools.beton.manifest import Source
 from data_tools.common.names import name_bytes, name_of
-from data_tools.sources.listing import OTHER_FILES, Images
+from data_tools.sources.listing import Images
 from data_tools.sources.reader import File, Reader
 from data_tools.sources.tar import SourceError
 
@@ -62,17 +62,12 @@ class SplitIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Everything in the sources.
-
-    `ignored` counts files that are not images of a split, `ignored_example` is one; `notes` are for the reader.
-    """
+    """Everything in the sources. notes: lines for the reader, such as what was left out."""
 
     classes: tuple[str, ...]
     split_indexes: tuple[SplitIndex, ...]
     files: tuple[File, ...]
     sources: tuple[Source, ...]
-    ignored: int
-    ignored_example: str
     notes: tuple[str, ...] = ()
 
     def images(self) -> dict[str, int]:
@@ -151,14 +146,11 @@ class IndexBuilder:
             for split, cap in sorted(self.rows, key=str)
         ]
         _check_same_images(split_indexes)
-        ignored, example = self.left_out.pop(OTHER_FILES, (0, ""))
         return Index(
             classes=classes,
             split_indexes=tuple(split_indexes),
             files=tuple(self.files),
             sources=tuple(self.sources),
-            ignored=ignored,
-            ignored_example=example,
             notes=(*self.notes, *self.left_out_lines()),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from data_tools.sources.index import Index
@@ -21,6 +22,12 @@ def indexed_images(index: Index) -> dict[tuple[str, int | None], list[tuple[int,
             found.append((int(split_index.labels[sample]), split_index.key(sample), content))
         out[split_index.split, split_index.cap] = found
     return out
+
+
+def left_out(index: Index) -> dict[str, int]:
+    """How many of each kind are left out, each with an example."""
+    found = (re.fullmatch(r"(.+) left out: ([\d,]+), e\.g\. .+", note, re.DOTALL) for note in index.notes)
+    return {match[1]: int(match[2].replace(",", "")) for match in found if match}
 
 
 FILES = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.images import META_MAT, WNIDS, devkit, inner_tar, write_tar
-from helpers.indexes import indexed_images
+from helpers.indexes import indexed_images, left_out
 
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
@@ -45,8 +45,7 @@ def test_what_is_no_image_is_counted_wherever_it_stands(tmp_path: Path) -> None:
     write_tar(paths[0], junk | {f"./{wnid}.tar": inner_tar(inner | files) for wnid, files in inners.items()})
     index = read_index(paths)
     assert indexed_images(index) == indexed_images(wanted)
-    assert index.ignored == len(junk) + 3 * (len(inner) - 1)
-    assert index.notes[0].startswith("pictures in hidden folders left out: 3, e.g. ")
+    assert left_out(index) == {"other files": len(junk) + 3 * (len(inner) - 1), "pictures in hidden folders": 3}
 
 
 def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow
 import pytest
 from helpers.images import write_folder, write_tar
-from helpers.indexes import indexed_images
+from helpers.indexes import indexed_images, left_out
 from pyarrow import parquet
 
 from data_tools.sources.index import Index
@@ -65,7 +65,7 @@ def test_parquet_gives_the_same_index_as_the_sorted_tar(tmp_path: Path) -> None:
     assert found == indexed_images(expected)
     in_reading_order = index.split_indexes[0].places[index.split_indexes[0].order]
     assert np.all(np.diff(in_reading_order["file"].astype(np.int64)) >= 0)
-    assert index.ignored == 0
+    assert "other files" not in left_out(index)
 
 
 def test_rows_can_be_read_in_any_order(tmp_path: Path) -> None:
@@ -261,8 +261,7 @@ def test_shards_are_found_where_hubs_have_them(tmp_path: Path, train: str, val: 
     found = {split: [data.decode() for *_, data in images] for split, images in stored_images(index).items()}
     assert found == {"train": [train], "val": [val]}
     assert sorted(source.name for source in index.sources) == [train, val]
-    assert index.ignored == 1
-    assert len(index.notes) == 1 and index.notes[0].startswith("shards of a test split left out: 1, e.g. ")
+    assert left_out(index) == {"other files": 1, "shards of a test split": 1}
 
 
 def test_set_of_shards_is_complete(tmp_path: Path) -> None:
@@ -292,10 +291,8 @@ def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:
     table(tmp_path / "train.parquet", {"img": [b"0"], "id": [0]})
     write_folder(tmp_path, {"train/a/1.png": b"x", "README.md": b"x", ".git/x.png": b"x"})
     index = read_index([tmp_path])
-    assert index.ignored == 1 and index.ignored_example.endswith("README.md")
-    columns, pictures = index.notes
-    assert columns == "the images are in column img, the labels in id"
-    assert pictures == f"pictures beside parquet left out: 1, e.g. {tmp_path}/train/a/1.png"
+    assert left_out(index) == {"other files": 1, "pictures beside parquet": 1}
+    assert "the images are in column img, the labels in id" in index.notes
 
 
 def test_folder_of_several_data_sets_is_refused(tmp_path: Path) -> None:
