@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_tools.beton.manifest import Source
-from data_tools.common.errors import MissingFileError
+from data_tools.common.errors import MissingFileError, UserError
 from data_tools.common.file_kinds import START_BYTES, archive_kind, picture_kind, special_kind
 from data_tools.common.files import is_address
 from data_tools.common.names import from_path, name_of
@@ -106,7 +106,9 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
             for path in layout.out_of_place:
                 _leave_out(builder, OUT_OF_PLACE, listing, path)
     for source in wanted:
-        faults = [layout.unlabelled[source] for _, layout in layouts if source in layout.unlabelled]
+        faults = [
+            _located(listing, layout.unlabelled[source]) for listing, layout in layouts if source in layout.unlabelled
+        ]
         if faults and not any(split == split_of[source] for split, _ in builder.rows):
             raise faults[0]
 
@@ -121,9 +123,14 @@ def _check_faults(listing: Listing, layout: SourceLayout, splits: Sequence[str])
     for path, place in layout.places.items():
         if place.split in splits and path in listing.faults:
             raise listing.faults[path]
-    for fault in (layout.faults[split] for split in splits if split in layout.faults):
-        where = f"{listing.path}: {fault.where}" if fault.where else listing.path
-        raise SourceError(fault.what, where=where, remedy=fault.remedy)
+    for split in splits:
+        if split in layout.faults:
+            raise _located(listing, layout.faults[split])
+
+
+def _located(listing: Listing, fault: UserError) -> SourceError:
+    where = f"{listing.path}: {fault.where}" if fault.where else listing.path
+    return SourceError(fault.what, where=where, remedy=fault.remedy)
 
 
 def _leave_out(builder: IndexBuilder, reason: str, listing: Listing, path: Folders) -> None:

@@ -125,7 +125,10 @@ def test_resized_images_and_folders_of_one_split_may_be_given_themselves(tmp_pat
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (below("train", TRAIN) | below("val", {"1.JPEG": b"x"}), r"val/1\.JPEG: in no class folder.*--data\.splits"),
+        (
+            below("train", TRAIN) | below("val", {"1.JPEG": b"x"}),
+            r"(tar|r): val/1\.JPEG: in no class folder.*--data\.splits",
+        ),
         (below("train", TRAIN) | below("test", VAL) | {"val/1.JPEG": b"x"}, r"val/1\.JPEG: in no class folder"),
         (SORTED | below("valid", VAL), r"(a\.tar|folder): val and valid both exist"),
         ({"train/images/1.jpg": b"x", "train/labels/1.txt": b"0"}, r"train: holds images in place of classes.*YOLO"),
