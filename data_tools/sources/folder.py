@@ -110,7 +110,7 @@ def _is_sized(folders: Folders) -> bool:
 
 def _leads_up(link: str) -> bool:
     """Whether a link leads to a folder that it lies in."""
-    return Path(link).resolve() in Path(link).parent.resolve().parents
+    return Path(link).parent.resolve().is_relative_to(Path(link).resolve())
 
 
 def _start(path: str, count: int) -> bytes:

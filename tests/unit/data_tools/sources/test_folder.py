@@ -35,7 +35,13 @@ def test_links_that_concern_no_image_stop_nothing(tmp_path: Path) -> None:
     root = linked(tmp_path).resolve()
     store = tmp_path / "store/train/n01"
     links = {root / "latest": root, root / "nowhere": "missing", root / "old": store, root / "loop": "loop"}
-    links |= {store / "notes.txt": "/etc/passwd", store / "up": "..", store / "gone": "missing", root / "README": store}
+    links |= {
+        store / "notes.txt": "/etc/passwd",
+        store / "up": "..",
+        store / "in": ".",
+        store / "gone": "missing",
+        root / "README": store,
+    }
     for link, target in links.items():
         link.symlink_to(target)
     os.mkfifo(root / "fifo")
