@@ -46,13 +46,6 @@ class Data(Section):
         None, description="for parquet: the column of labels; by default found by name or type"
     )
 
-    @field_validator("source")
-    @classmethod
-    def _is_given(cls, source: tuple[Path, ...]) -> tuple[Path, ...]:
-        if not source:
-            raise OptionError("no source given")
-        return source
-
     @field_validator("caps")
     @classmethod
     def _are_sizes(cls, caps: tuple[str, ...] | None) -> tuple[str, ...] | None:
