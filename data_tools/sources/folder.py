@@ -83,7 +83,9 @@ class _Walk:
 
     def _refuse_link(self, link: Path, folders: Folders, what: str, remedy: str) -> None:
         """Note a link that leads nowhere where pictures should be; pass over any other."""
-        if any(map(is_split_name, (*self.front, *folders)[-2:])) and not is_hidden([link.name]):
+        path = (*self.front, *folders)
+        in_place = any(map(is_split_name, path if has_image_name(link.name) else path[-2:]))
+        if in_place and not is_hidden([link.name]):
             self.listing.refuse(folders, SourceError(what, where=link, remedy=remedy))
         else:
             self.listing.pass_over(str(link))

@@ -74,13 +74,14 @@ def test_links_to_images_are_followed_on_demand(tmp_path: Path) -> None:
         ("val", "nowhere", r"/val: a broken link"),
         ("train/n01/c.JPEG", "c.JPEG", r"c\.JPEG: a broken link"),
         ("train/n04/only.JPEG", "nowhere", r"only\.JPEG: a broken link"),
+        ("train/n01/deep/c.JPEG", "nowhere", r"c\.JPEG: a broken link"),
     ],
 )
 def test_links_that_lead_in_a_circle_or_to_nothing_are_refused(
     tmp_path: Path, link: str, target: str, words: str
 ) -> None:
     root = write_folder(tmp_path / "root", {name[2:]: data for name, data in FILES.items() if "train" in name})
-    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
     (root / link).symlink_to(target)
     for follow in (False, True):
         with pytest.raises(SourceError, match=words):
