@@ -63,12 +63,12 @@ class ConversionPass:
     def identity(self) -> dict[str, Any]:
         """What must be the same for an interrupted pass to continue: the betons, and where every image is."""
         places = hashlib.sha256(self.split_index.places.tobytes()).hexdigest()
-        caps = [beton.cap or "full" for beton in self.betons]
+        own = ("filter", "seekable", "originals", "page_bytes")
+        shared = {key: value for key, value in self.betons[0].settings.items() if key not in (*own, "cap")}
+        of_each = {f"{key} of {b.cap or 'full'}": b.settings[key] for b in self.betons for key in own}
         codecs = {name: versions()[name] for name in ("libjpeg", "pillow")}
-        own = ("cap", "filter", "seekable", "originals", "page_bytes")
-        shared = {key: value for key, value in self.betons[0].settings.items() if key not in own}
-        own_values = [[beton.settings[key] for key in own] for beton in self.betons]
-        return {"betons": caps, "places": places, "codecs": codecs, "each": own_values, **shared}
+        caps = [beton.cap or "full" for beton in self.betons]
+        return {"betons": caps, "places": places, **codecs, **of_each, **shared}
 
 
 def plan(index: Index, spec: WriteSpec) -> list[ConversionPass]:

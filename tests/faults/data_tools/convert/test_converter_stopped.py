@@ -321,6 +321,8 @@ def test_conversion_is_not_continued_with_other_options(
     before = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
     with pytest.raises(JournalError, match="quality was 90, is 80"):
         convert(spec_for(source, tmp_path, quality=80))
+    with pytest.raises(JournalError, match=r"\(originals of full was False, is True\); give"):
+        convert(spec_for(source, tmp_path, full="original"))
     with pytest.raises(JournalError, match="betons was"):
         convert(spec_for(source, tmp_path, caps=("160",)))
     assert {file.name: file.stat().st_size for file in tmp_path.iterdir()} == before
