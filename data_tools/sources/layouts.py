@@ -77,7 +77,8 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
     layout = SourceLayout()
     depths = _depths(pictures, layout)
     root = next((root for root in roots if root and is_split_name(root[-1])), ())
-    if root and layout.out_of_place and not any(len(path) > depth + 1 for path, depth in depths.items()):
+    labelled = any(len(path) > depth + 1 or is_numbered(pictures[path]) for path, depth in depths.items())
+    if root and layout.out_of_place and not labelled:
         return _inside_split(root[-1], pictures, [root[:-1] for root in roots], annotated)
     caps = {path: _cap(path[:depth], roots) for path, depth in depths.items()}
     smallest: dict[int | None, int] = {}  # depth of a split's folder with classes, else of any, by cap

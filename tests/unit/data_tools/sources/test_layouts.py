@@ -101,6 +101,8 @@ def test_folder_of_one_split_may_be_given_itself() -> None:
     assert (
         taken("train/cat/1.jpg", roots=("store/val",))["train/cat/1.jpg"][0] == "train"
     )  # the root's name is no split
+    numbered = "val/ILSVRC2012_val_00000001.JPEG"
+    assert taken(numbered, "cover.jpg", roots=("val",))[numbered][:3] == ("val", None, None)
 
 
 @pytest.mark.parametrize(
