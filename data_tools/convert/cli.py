@@ -118,12 +118,12 @@ class ImageProgress:
 
 def table(summaries: list[Summary], seconds: float) -> str:
     """A line for each file."""
-    lines = [f"{'file':<18}{'images':>11}{'MB':>12}{'seconds':>10}"]
+    lines = [f"{'file':<18}{'images':>11}{'bad':>6}{'MB':>12}{'seconds':>10}"]
     for file in summaries:
         time_taken = f"{file.seconds:.1f}" if file.seconds else "kept"
-        lines.append(f"{file.path.name:<18}{file.images:>11,}{file.bytes / 1e6:>12,.1f}{time_taken:>10}")
+        lines.append(f"{file.path.name:<18}{file.images:>11,}{file.bad:>6}{file.bytes / 1e6:>12,.1f}{time_taken:>10}")
     total = sum(file.bytes for file in summaries)
-    lines.append(f"{'all':<18}{'':>11}{total / 1e6:>12,.1f}{seconds:>10.1f}")
+    lines.append(f"{'all':<18}{'':>17}{total / 1e6:>12,.1f}{seconds:>10.1f}")
     return "\n".join(lines)
 
 

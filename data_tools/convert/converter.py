@@ -59,6 +59,7 @@ class Summary:
 
     path: Path
     images: int
+    bad: int  # images that are left out
     bytes: int  # of the file; its last page is padded with zeros
     seconds: float
 
@@ -112,7 +113,7 @@ def _describe(index: Index) -> str:
 
 def _summary(path: Path, seconds: float = 0.0) -> Summary:
     manifest = read_manifest(path)
-    return Summary(path=path, images=manifest.images, bytes=manifest.bytes, seconds=seconds)
+    return Summary(path=path, images=manifest.images, bad=len(manifest.skipped), bytes=manifest.bytes, seconds=seconds)
 
 
 class ConversionJob:

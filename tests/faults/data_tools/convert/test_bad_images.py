@@ -76,7 +76,8 @@ def test_on_bad_fail_names_archive_member_and_reason(tmp_path: Path, name: str) 
 
 def test_on_bad_skip_leaves_images_out_and_lists_them(tmp_path: Path) -> None:
     source = source_with(tmp_path, BAD)
-    convert(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=20))
+    (of_train, *_) = convert(spec_for(source, tmp_path / "out", on_bad="skip", max_bad=20))
+    assert of_train.bad == len(BAD)
     record = read_manifest(tmp_path / "out/train_160.beton")
     assert record.images == 8
     assert {each.image for each in record.skipped} == {f"n01440764/{name}.JPEG" for name in BAD}

@@ -32,7 +32,7 @@ def test_progress_in_a_log(
 
 def summaries(folder: Path, *caps: str) -> list[Summary]:
     paths = [folder / f"{split}_{cap}.beton" for split in ("train", "val") for cap in caps]
-    return [Summary(path=path, images=1000, bytes=17_000_000, seconds=2.0) for path in paths]
+    return [Summary(path=path, images=1000, bad=7, bytes=17_000_000, seconds=2.0) for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def test_tables_have_one_unit_of_bytes_and_80_columns(tmp_path: Path) -> None:
         assert max(map(len, table.splitlines())) <= 80
     assert "80,000.0" in before
     assert "68.0" in after
+    assert [line.split()[1:3] for line in after.splitlines()[:2]] == [["images", "bad"], ["1,000", "7"]]
 
 
 @pytest.mark.parametrize(
