@@ -47,8 +47,14 @@ class _Walk:
             self._refuse_link(folder, folders, "a link to a folder that contains it", "remove it")
             return
         chain = (*chain, (info.st_dev, info.st_ino))
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
+        try:
+            with os.scandir(folder) as entries:
+                ordered = sorted(entries, key=lambda entry: entry.name)
+        except PermissionError:
+            if not is_hidden(folders[-1:]):  # as lost+found on a disk of its own
+                raise
+            ordered = []
+            self.listing.pass_over(str(folder))
         for entry in ordered:
             inside = (*folders, from_path(entry.name))
             try:

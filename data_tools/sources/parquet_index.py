@@ -35,14 +35,19 @@ Label = int | str
 # ---------------------------------------------------------------------------------------------- which shards
 def shards_in(folder: Path) -> Iterator[Path]:
     """The shards in a folder, and where the hub has them: `data/`, `<configuration>/`, and `<split>/` in these."""
-    for above, folders, files in os.walk(folder, followlinks=True):
+    for above, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
         depth = len(Path(above).relative_to(folder).parts)
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and (depth == 0 or (depth == 1 and _split_of_folder(name)))
+            if not is_hidden([name]) and (depth == 0 or (depth == 1 and _split_of_folder(name)))
         )
         yield from (Path(above, name) for name in sorted(files) if name.endswith(".parquet") and name[0] != ".")
+
+
+def _stop(error: OSError) -> None:
+    """A folder that cannot be read must not be missed."""
+    raise error
 
 
 def may_hold_images(shard: Path) -> bool:

@@ -1,11 +1,14 @@
 """Links and special files in a folder."""
 
+import errno
 import os
 from pathlib import Path
 
+import pyarrow
 import pytest
 from helpers.images import write_folder
 from helpers.indexes import FILES, WANTED, indexed_images, left_out
+from pyarrow import parquet
 
 from data_tools.sources.scan import read_index
 from data_tools.sources.tar import SourceError
@@ -86,6 +89,31 @@ def test_links_that_lead_in_a_circle_or_to_nothing_are_refused(
     for follow in (False, True):
         with pytest.raises(SourceError, match=words):
             read_index([root], follow_links=follow)
+
+
+@pytest.mark.parametrize("kind", ["images", "parquet"])
+def test_folder_that_cannot_be_read_is_an_error_unless_it_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """As lost+found is on a disk of its own."""
+    if kind == "images":
+        write_folder(tmp_path, {name[2:]: data for name, data in FILES.items()})
+    else:
+        parquet.write_table(pyarrow.table({"image": [b"1"], "label": [0]}), tmp_path / "train.parquet")
+    for name in ("lost+found", "data"):
+        (tmp_path / name).mkdir()
+    scan, closed = os.scandir, {"lost+found"}
+
+    def scandir(path: str) -> object:
+        if Path(path).name in closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    read_index([tmp_path])
+    closed.add("data")
+    with pytest.raises(PermissionError, match="data"):
+        read_index([tmp_path])
 
 
 def test_a_pipe_in_the_place_of_an_image_is_refused(tmp_path: Path) -> None:
