@@ -53,8 +53,10 @@ class _Walk:
         except PermissionError:
             if not is_hidden(folders[-1:]):  # as lost+found on a disk of its own
                 raise
-            ordered = []
             self.listing.pass_over(str(folder))
+            return
+        if not ordered and not is_hidden(folders):
+            self.listing.pass_over(str(folder), "empty folders")
         for entry in ordered:
             inside = (*folders, from_path(entry.name))
             try:
