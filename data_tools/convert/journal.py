@@ -120,9 +120,4 @@ def _another(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Journ
 
 
 def _change(key: str, was: Any, now: Any) -> str:
-    return f"{_OF_SOURCE[key]} have changed" if key in _OF_SOURCE else f"{key} was {_short(was)}, is {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return f"{_OF_SOURCE[key]} have changed" if key in _OF_SOURCE else f"{key} was {was}, is {now}"

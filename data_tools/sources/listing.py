@@ -24,7 +24,6 @@ TRUTH, SYNSETS, KAGGLE_LABELS = "ILSVRC2012_validation_ground_truth.txt", "meta.
 LABEL_FILES = frozenset((TINY_LABELS, TRUTH, SYNSETS, KAGGLE_LABELS))
 OTHER_FILES, ARCHIVES = "other files", "archives that are not unpacked"
 _ARCHIVE = re.compile(r"[^.].*\.(tar|tgz|zip|7z|rar)(\.\w+)?", re.IGNORECASE | re.DOTALL)
-VAL_ARCHIVE = "ILSVRC2012_img_val"
 MAX_LABEL_BYTES = 64 << 20  # the devkit takes 2.5 MB, Kaggle's file 2.4 MB
 
 
@@ -138,9 +137,7 @@ def _list_inner(listing: Listing, number: int, tar: Member) -> None:
             remedy = f"unpack {listing.path.name}, and give the tars in it"
             raise SourceError(f"a tar in a tar in a tar, {name}", where=where, remedy=remedy)
         folders = (*front, label, *below)
-        if label == VAL_ARCHIVE:  # all classes
-            folders = tuple(below)
-        elif not any(map(is_split_name, folders)):
+        if not any(map(is_split_name, folders)):
             folders = (label, *(below[1:] if below[:1] == [label] else below))
         _add_member(listing, number, folders, member)
 

@@ -4,12 +4,13 @@ A class is a label, whatever it is called. It is named as in ImageNet if the fil
 does, else by its number; names are settled when the labels of all shards are known.
 """
 
+import itertools
 import os
 import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -33,16 +34,22 @@ Label = int | str
 
 
 # ---------------------------------------------------------------------------------------------- which shards
-def shards_in(folder: Path) -> Iterator[Path]:
-    """The shards in a folder, and where the hub has them: `data/`, `<configuration>/`, and `<split>/` in these."""
+def holds_shards(folder: Path) -> bool:
+    """Whether there are shards where the hub has them: in the folder, in `data/` or `<configuration>/`, or in a
+    `<split>/` in these. A folder of images is not searched any deeper."""
+    return any(_is_shard(path) and _holds_images(path) for path in _files(folder, everywhere=False))
+
+
+def _files(folder: Path, everywhere: bool = True) -> Iterator[Path]:
+    """The files in a folder that are not hidden."""
     for above, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
         depth = len(Path(above).relative_to(folder).parts)
         folders[:] = sorted(
             name
             for name in folders
-            if not is_hidden([name]) and (depth == 0 or (depth == 1 and _split_of_folder(name)))
+            if not is_hidden([name]) and (everywhere or depth == 0 or (depth == 1 and _split_of_folder(name)))
         )
-        yield from (Path(above, name) for name in sorted(files) if name.endswith(".parquet") and name[0] != ".")
+        yield from (Path(above, name) for name in sorted(files) if not is_hidden([name]))
 
 
 def _stop(error: OSError) -> None:
@@ -50,7 +57,11 @@ def _stop(error: OSError) -> None:
     raise error
 
 
-def may_hold_images(shard: Path) -> bool:
+def _is_shard(path: Path) -> bool:
+    return path.suffix.lower() in (".parquet", ".pq")
+
+
+def _holds_images(shard: Path) -> bool:
     """Others, such as a `metadata.parquet`, lie beside image files."""
     with closing(Table(shard)) as table:
         return table.may_hold_images()
@@ -70,35 +81,26 @@ def _split_of_folder(name: str) -> str:
 
 
 def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]:
-    """(split, shard) of a source. Shards of test splits, and other tables without images, are left out."""
-    found, configurations, shards = [], set(), list(shards_in(source)) if source.is_dir() else [source]
-    _leave_out_others(builder, source, set(shards))
-    for shard in shards:
-        if source.is_dir() and not may_hold_images(shard):
-            builder.leave_out(OTHER_FILES, f"{shard}, which holds no images")
-        elif (split := _split_of(shard)) == "test":
-            builder.leave_out("shards of a test split", shard)
+    """(split, shard) of a source. Shards of test splits, and whatever else is in its folder, are left out."""
+    found, configurations = [], set()
+    for path in _files(source) if source.is_dir() else [source]:
+        if path != source and not _is_shard(path):
+            builder.leave_out("pictures beside parquet" if has_image_name(path.name) else OTHER_FILES, path)
+        elif path != source and not _holds_images(path):
+            builder.leave_out(OTHER_FILES, f"{path}, which holds no images")
+        elif (split := _split_of(path)) == "test":
+            builder.leave_out("shards of a test split", path)
         else:
-            found.append((split, shard))
-            # The hub's name for one of the data sets of a repository: a folder that is neither `data` nor a split.
-            folders = shard.relative_to(source).parts[:-1]
-            configurations.add("/".join(name for name in folders if name != "data" and not _split_of_folder(name)))
+            found.append((split, path))
+            # The hub's name for one of the data sets of a repository: a folder in front of `data` and those of splits.
+            folders = path.relative_to(source).parts[:-1]
+            before = itertools.takewhile(lambda name: name != "data" and not _split_of_folder(name), folders)
+            configurations.add("/".join(before) or ".")
     if len(configurations) > 1:
         names = sorted(configurations)
         remedy = f"give one of them, as --data.source={shlex.quote(str(source / names[-1]))}"
         raise SourceError(f"it holds several data sets: {', '.join(names)}", where=source, remedy=remedy)
     return found
-
-
-def _leave_out_others(builder: IndexBuilder, source: Path, shards: Collection[Path]) -> None:
-    """Count what else is in the folder of a source; another shard is refused."""
-    for path in source.rglob("*"):
-        if path in shards or path.is_dir() or is_hidden(path.relative_to(source).parts):
-            continue
-        if path.suffix.lower() in (".parquet", ".pq") and may_hold_images(path):
-            what = "not where shards are looked for, or not called .parquet"
-            raise SourceError(what, where=path, remedy="move it beside the others, or out of the way")
-        builder.leave_out("pictures beside parquet" if has_image_name(path.name) else OTHER_FILES, path)
 
 
 def _check_complete(shards: Iterable[Path]) -> None:

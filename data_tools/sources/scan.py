@@ -200,9 +200,9 @@ def _check_paths(paths: Sequence[Path]) -> None:
 def recognise(path: Path) -> str:
     """The kind of a source, by its content; its name does not matter."""
     if path.is_dir():
-        from data_tools.sources.parquet_index import may_hold_images, shards_in
+        from data_tools.sources.parquet_index import holds_shards
 
-        return "parquet" if any(map(may_hold_images, shards_in(path))) else "folder"
+        return "parquet" if holds_shards(path) else "folder"
     if kind := special_kind(path.stat().st_mode):
         raise SourceError(f"{kind}, which cannot be read in place", where=path, remedy="write it to a file first")
     with path.open("rb") as file:

@@ -107,13 +107,8 @@ def test_tar_of_classes_may_say_its_split_in_its_name(tmp_path: Path, name: str,
 
 def test_archives_are_read_in_two_levels_and_whole(tmp_path: Path) -> None:
     paths, _ = official(tmp_path)
-    whole = {
-        f"ILSVRC2012_img_{name}.tar": path.read_bytes() for name, path in zip(("train", "val"), paths, strict=False)
-    }
-    with pytest.raises(SourceError, match=r"img_train\.tar: a tar in a tar in a tar, n\d+\.tar; unpack a\.tar"):
-        read_index([write_tar(tmp_path / "a.tar", whole)])
-    val = write_tar(tmp_path / "a.tar", {"ILSVRC2012_img_val.tar": whole["ILSVRC2012_img_val.tar"]})
-    assert read_index([paths[0], paths[2], val]).images() == read_index(paths).images()
+    with pytest.raises(SourceError, match=r"one\.tar: a tar in a tar in a tar, n\d+\.tar; unpack a\.tar"):
+        read_index([write_tar(tmp_path / "a.tar", {"one.tar": paths[0].read_bytes()})])
     with pytest.raises(SourceError, match=r"n02\.tar: empty"):
         read_index([write_tar(tmp_path / "a.tar", {"n01.tar": inner_tar({"1.JPEG": b"1"}), "n02.tar": b""})])
 

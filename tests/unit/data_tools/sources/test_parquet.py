@@ -279,12 +279,11 @@ def test_set_of_shards_is_complete(tmp_path: Path) -> None:
         read_index(sources)
 
 
-@pytest.mark.parametrize("name", ["train/more/1.parquet", "train/1.PARQUET", "train-1.pq"])
-def test_shard_that_would_be_overlooked_is_refused(tmp_path: Path, name: str) -> None:
-    table(tmp_path / "train/0.parquet", {"image": [b"0"], "label": [0]})
+@pytest.mark.parametrize("name", ["more/data/2024/train-1.parquet", "more/train/1.PARQUET", "more/train-1.pq"])
+def test_shards_are_found_at_any_depth_and_in_any_spelling(tmp_path: Path, name: str) -> None:
+    table(tmp_path / "more/train/0.parquet", {"image": [b"0"], "label": [0]})
     table(tmp_path / name, {"image": [b"1"], "label": [0]})
-    with pytest.raises(SourceError, match=f"{name}: not where shards are looked for, or not called"):
-        read_index([tmp_path])
+    assert read_index([tmp_path]).images() == {"train": 2}
 
 
 def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:
@@ -316,8 +315,10 @@ def test_tables_beside_a_folder_of_images_are_ignored(tmp_path: Path) -> None:
 
 
 def test_unusable_parquet_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="its split is unknown"):
-        read_index([shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])])
+    some = shard(tmp_path / "some.parquet", [("1.png", 0, b"x")])
+    for source in (some, table(tmp_path / "x/train/more/1.parquet", {"image": [b"1"], "label": [0]})):
+        with pytest.raises(SourceError, match="its split is unknown"):
+            read_index([source])
     clash = [("n00000001_1.JPEG", 0, b"x"), ("n00000002_1.JPEG", 0, b"x")]
     with pytest.raises(SourceError, match="label 0 is both n00000001 and n00000002"):
         read_index([shard(tmp_path / "train.parquet", clash)])
