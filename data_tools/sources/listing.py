@@ -17,7 +17,7 @@ from data_tools.common.file_kinds import is_hidden, is_image
 from data_tools.common.names import name_bytes
 from data_tools.sources.layouts import Folders, is_split_name, split_in_name
 from data_tools.sources.reader import File
-from data_tools.sources.tar import BLOCK, COPY_AGAIN, Member, SourceError, looks_like_tar, members
+from data_tools.sources.tar import COPY_AGAIN, Member, SourceError, members
 
 TINY_LABELS = "val_annotations.txt"
 TRUTH, SYNSETS, KAGGLE_LABELS = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "LOC_val_solution.csv"
@@ -105,24 +105,17 @@ def list_tar(files: list[File], path: Path) -> Listing:
     bytes of the outer file.
     """
     files.append(File("archive", str(path)))
-    root = split_in_name(path.name)
-    listing, number = Listing(path, ((root,) if root else (),)), len(files) - 1
-    tars: list[Member] = []
-    are_tars = False
+    listing, number, tars = Listing(path), len(files) - 1, list[Member]()
     for member in members(path):
         *folders, name = parts(member.name)
         if _is_tar(name):
             tars.append(member)
-            are_tars = are_tars or looks_like_tar(member.start(BLOCK))
         else:
             _add_member(listing, number, (*folders,), member)
-    if are_tars:
-        listing.roots = ((root or "train",),)  # of classes that are in no folder of a split
     for tar in tars:
-        if are_tars:
-            _list_inner(listing, number, tar)
-        else:
-            listing.pass_over(f"{path}: {tar.name}", ARCHIVES)
+        _list_inner(listing, number, tar)
+    if root := split_in_name(path.name) or ("train" if tars else ""):
+        listing.roots = ((root,),)  # of classes that are in no folder of a split
     return listing
 
 
