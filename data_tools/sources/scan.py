@@ -151,6 +151,8 @@ def _add_by_name(
     if annotations is not None:
         rows = (line.split("\t") for line in annotations.decode("utf-8", "surrogateescape").splitlines())
         labels = {_stem(row[0]): row[1] for row in rows if len(row) > 1}
+        missing = sorted(labels.keys() - {_stem(name_of(raw)) for raw in listing.pictures[path].names})
+        builder.leave_out("labels without a picture", "".join(missing[:1]), len(missing))
     if not labels:
         raise SourceError(
             "its validation images have no labels",

@@ -189,6 +189,13 @@ def test_pictures_that_are_left_out_have_a_line_and_are_few(tmp_path: Path) -> N
         assert all(name in "".join(index.notes) for name in ("test/2.JPEG", "README", "train/a.zip", "misc/1.JPEG"))
 
 
+def test_labels_without_a_picture_are_counted(tmp_path: Path) -> None:
+    files = tiny()
+    files["tiny-imagenet-200/val/val_annotations.txt"] += b"val_9.JPEG\tn01\t0\n"
+    for index in both(tmp_path, files):
+        assert left_out(index)["labels without a picture"] == 1 and "e.g. val_9" in "".join(index.notes)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_content_of_a_picture_makes_an_image_of_any_name(tmp_path: Path, kind: str) -> None:
     picture = encoded(Image.new("RGB", (4, 4)), kind)
