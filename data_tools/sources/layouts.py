@@ -21,6 +21,7 @@ from data_tools.sources.tar import SourceError
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
 VAL_IMAGE = re.compile(rb"ILSVRC2012_val_\d{8}\.JPEG")
+HIDDEN, OUT_OF_PLACE = "pictures in hidden folders", "pictures in no folder of a split and class"
 IMAGES = "images"  # tiny-imagenet's folder in each class
 # Folders of data sets for detection and segmentation, in place of classes.
 _NOT_CLASSES = re.compile(
@@ -46,13 +47,12 @@ class Place(NamedTuple):
 class SourceLayout:
     """Where every folder of pictures belongs.
 
-    hidden, out_of_place: folders that belong nowhere, since they are hidden, or in no folder of a split and class.
-    faults: by split, why it cannot be taken. unlabelled: the same for pictures in no class.
+    left_out: folders that belong nowhere, and why. faults: by split, why it cannot be taken. unlabelled: the same for
+    pictures in no class.
     """
 
     places: dict[Folders, Place] = field(default_factory=dict)
-    hidden: list[Folders] = field(default_factory=list)
-    out_of_place: list[Folders] = field(default_factory=list)
+    left_out: dict[Folders, str] = field(default_factory=dict)
     faults: dict[str, UserError] = field(default_factory=dict)
     unlabelled: dict[str, UserError] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
     depths = _depths(pictures, layout)
     root = next((root for root in roots if root and is_split_name(root[-1])), ())
     labelled = any(len(path) > depth + 1 or is_numbered(pictures[path]) for path, depth in depths.items())
-    if root and layout.out_of_place and not labelled:
+    if root and OUT_OF_PLACE in layout.left_out.values() and not labelled:
         return _inside_split(root[-1], pictures, [root[:-1] for root in roots], annotated)
     caps = {path: _cap(path[:depth], roots) for path, depth in depths.items()}
     smallest: dict[int | None, int] = {}  # depth of a split's folder with classes, else of any, by cap
@@ -90,7 +90,7 @@ def classify(pictures: Pictures, roots: Sequence[Folders] = ((),), annotated: Co
             place = Place(SPLIT_NAMES[path[depth].lower()], caps[path], None)
             splits.setdefault(place, []).append(path)
         else:
-            layout.out_of_place.append(path)
+            layout.left_out[path] = OUT_OF_PLACE
     for place, found in splits.items():
         _place(layout, place, smallest[place.cap] + 1, found, pictures, annotated)
     return layout
@@ -103,8 +103,7 @@ def _inside_split(
     inside = {(name, *path): names for path, names in pictures.items()}
     layout = classify(inside, roots, [(name, *path) for path in annotated])
     layout.places = {path[1:]: place for path, place in layout.places.items()}
-    layout.hidden = [path[1:] for path in layout.hidden]
-    layout.out_of_place = [path[1:] for path in layout.out_of_place]
+    layout.left_out = {path[1:]: why for path, why in layout.left_out.items()}
     return layout
 
 
@@ -116,11 +115,11 @@ def _depths(pictures: Pictures, layout: SourceLayout) -> dict[Folders, int]:
         depth = _next_split(path, 0)
         front, rest = path[: depth or 0], path[depth or 0 :]
         if is_junk_folder(front) or is_hidden(rest):
-            layout.hidden.append(path)
+            layout.left_out[path] = HIDDEN
         elif not path and is_numbered(names):  # as in ILSVRC2012_img_val.tar
             layout.places[path] = Place("val", None, None)
         elif depth is None:
-            layout.out_of_place.append(path)
+            layout.left_out[path] = OUT_OF_PLACE
         else:
             depths[path] = depth
     while in_front := _in_front(depths):
@@ -170,7 +169,7 @@ def _place(
         return
     by_class = [path for path in labelled if len(path) > front]
     kept = set(by_class or [folder])
-    layout.out_of_place += [path for path in found if path not in kept]
+    layout.left_out |= {path: OUT_OF_PLACE for path in found if path not in kept}
     labels = {path[front] for path in by_class}
     if not by_class or (folder in annotated and labels == {IMAGES}):
         layout.places |= dict.fromkeys(by_class or [folder], place)

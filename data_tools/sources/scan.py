@@ -18,13 +18,11 @@ from data_tools.common.names import from_path, name_of
 from data_tools.sources import ilsvrc
 from data_tools.sources.folder import list_folder
 from data_tools.sources.index import SPLITS, Index, IndexBuilder
-from data_tools.sources.layouts import Folders, SourceLayout, classify, is_numbered
+from data_tools.sources.layouts import OUT_OF_PLACE, Folders, SourceLayout, classify, is_numbered
 from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
 OF_TEST = "pictures of the test split"
-HIDDEN = "pictures in hidden folders"
-OUT_OF_PLACE = "pictures in no folder of a split and class"
 
 
 def read_index(
@@ -101,10 +99,8 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
         if layout.places or not listing.label_files:  # of a devkit, nothing else is wanted
             for kind, (count, example) in listing.left_out.items():
                 builder.leave_out(kind, example, count)
-            for path in layout.hidden:
-                _leave_out(builder, HIDDEN, listing, path)
-            for path in layout.out_of_place:
-                _leave_out(builder, OUT_OF_PLACE, listing, path)
+            for path, why in layout.left_out.items():
+                _leave_out(builder, why, listing, path)
     for source in wanted:
         faults = [
             _located(listing, layout.unlabelled[source]) for listing, layout in layouts if source in layout.unlabelled

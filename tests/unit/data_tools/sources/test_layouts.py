@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from data_tools.sources.layouts import SourceLayout, classify
+from data_tools.sources.layouts import HIDDEN, OUT_OF_PLACE, SourceLayout, classify
 
 
 def layout_of(*paths: str, roots: tuple[str, ...] = ("",), annotated: tuple[str, ...] = ()) -> SourceLayout:
@@ -29,7 +29,7 @@ def taken(*paths: str, **more: tuple[str, ...]) -> dict[str, tuple[str, int | No
 
 
 def left_out(*paths: str) -> list[str]:
-    return ["/".join(path) for path in layout_of(*paths).out_of_place]
+    return ["/".join(path) for path, why in layout_of(*paths).left_out.items() if why == OUT_OF_PLACE]
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,8 @@ def test_pictures_elsewhere_are_left_out(path: str) -> None:
 )
 def test_hidden_folders_are_known(folder: str) -> None:
     layout = layout_of("train/a/1.jpg", f"{folder}/1.jpg")
-    assert layout.hidden == [tuple(folder.split("/"))]
+    assert layout.left_out == {tuple(folder.split("/")): HIDDEN}
     assert list(layout.places) == [("train", "a")]
-    assert not layout.out_of_place
 
 
 def test_class_names_are_taken_as_they_are() -> None:
