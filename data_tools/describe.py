@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from data_tools.beton.checks import check_structure
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.console import plural
@@ -58,7 +59,7 @@ def _sources(manifest: Manifest) -> str:
 
 
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
-    """The description, line by line."""
+    """The description, line by line. BetonError where the tables are damaged."""
     count, page = len(layout.samples), layout.page_bytes >> 20
     yield f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {page} MiB"
     yield "fields: {} (RGBImageField), {} (IntField)".format(*layout.fields)
@@ -72,6 +73,7 @@ def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
         yield f"digest {manifest.digest}"
     else:
         yield "no manifest beside it"
+    check_structure(layout.path, manifest)  # the rest trusts the tables
     if count:
         yield from _sizes(layout)
         yield from _classes(layout, manifest)
@@ -103,16 +105,16 @@ def _sizes(layout: Layout) -> Iterator[str]:
 
 
 def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
-    counts = np.bincount(layout.samples["f1"], minlength=len(manifest.classes) if manifest else 0)
-
-    def name(label: int) -> str:
-        return f"{label} {manifest.classes[label]}" if manifest and label < len(manifest.classes) else str(label)
-
+    labels, counts = np.unique(layout.samples["f1"], return_counts=True)
+    names = [*map(str, labels)]
+    if manifest:
+        counts = np.bincount(layout.samples["f1"], minlength=len(manifest.classes))
+        names = [f"{label} {name}" for label, name in enumerate(manifest.classes)]
     low, high = int(counts.argmin()), int(counts.argmax())
     yield ""
     yield (
         f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: "
-        f"fewest {counts[low]:,} ({name(low)}), median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
+        f"fewest {counts[low]:,} ({names[low]}), median {np.median(counts):,.0f}, most {counts[high]:,} ({names[high]})"
     )
 
 
