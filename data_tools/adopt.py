@@ -128,16 +128,17 @@ def planned_files(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Pat
 
 
 def size_limit(name: str, layout: Layout) -> tuple[int | None, str]:
-    """Largest side of the images, and which side that is: as the name says (train_500_0.50_90), or as many have it.
-    Without a limit, None."""
+    """Largest side of the images, and which side that is: as the name says (train_500_0.50_90), or as many have it,
+    by the side that more have it of. Without a limit, None."""
     image = layout.samples["f0"]
     longer, shorter = (of(image["width"], image["height"]) for of in (np.maximum, np.minimum))
     said = re.search(r"(?:train|val\w*?)_(\d+)[_.]", name.lower())
     if said and longer.max() <= int(said[1]):
         return int(said[1]), "longer"
-    for side, px in (("longer", longer), ("shorter", shorter)):
-        if (largest := (px == px.max()).sum()) > 1 and largest >= COMMON * len(px):
-            return int(px.max()), side
+    largest = {side: (px == px.max()).sum() for side, px in (("longer", longer), ("shorter", shorter))}
+    side = max(largest, key=largest.__getitem__)
+    if largest[side] > 1 and largest[side] >= COMMON * len(longer):
+        return int((longer if side == "longer" else shorter).max()), side
     return None, "longer"
 
 

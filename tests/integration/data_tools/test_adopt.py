@@ -344,6 +344,7 @@ def test_training_says_the_command_that_adopts(copied: Path, tmp_path: Path) -> 
         ("train_160.beton", [(213, 160), (160, 240)], (160, "shorter")),
         ("train.beton", [(256, 341), (256, 300)], (256, "shorter")),
         ("train.beton", [(32, 32)] * 100, (32, "longer")),
+        ("train_64.beton", [(80, 64), (64, 90), (90, 64)], (64, "shorter")),
         ("train.beton", [(500, 375), (640, 480), (333, 500)], (None, "longer")),
         ("train_0.5.beton", [(500, 375)], (None, "longer")),
     ],
