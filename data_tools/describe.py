@@ -17,21 +17,19 @@ from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.console import plural
 from data_tools.common.errors import MissingFileError, UserError, printable, program
-from data_tools.common.files import check_output
-from data_tools.common.options import Argument, Section, parse
+from data_tools.common.options import Argument, Picture, Section, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
 
 PROBED = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 SOURCES = 5  # that are named
 
 
 class DescribeOptions(Section):
     file: Annotated[Path, Argument("FILE.beton")] = Field(description="beton to describe")
-    sheet: Path | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
+    sheet: Picture | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
 
 
 @program("data_tools.describe")
@@ -39,8 +37,6 @@ def main(argv: Sequence[str]) -> int:
     options = parse(DescribeOptions, argv, prog="data_tools.describe", description=__doc__)
     if not options.file.exists():
         raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
-    if options.sheet:
-        check_output(options.sheet, *PICTURES)
     layout, manifest = read_layout(options.file), None
     with contextlib.suppress(UserError):
         manifest = read_manifest(options.file)

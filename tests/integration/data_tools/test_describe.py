@@ -33,6 +33,8 @@ def test_describe_prints_counts_and_draws_a_sheet(
     with Image.open(tmp_path / "s.png") as sheet:
         assert np.asarray(sheet).std() > 30
     assert describe.main([str(betons / "none.beton")]) == 2
+    assert describe.main([str(betons / "train_160.beton"), "--sheet=x"]) == 2
+    assert "--sheet: unknown file extension ''; give a .png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
