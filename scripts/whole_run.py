@@ -184,7 +184,7 @@ class WholeRun:
         run_dir, weights = plan.work / recipe, str(plan.work / recipe / "last.pt")
         if f"predict {recipe}" not in self.record:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                predicted = pool.submit(predict, plan.recipe, plan.card, plan.train, plan.val).result()
+                predicted = pool.submit(predict, plan.recipe, plan.card, plan.train, plan.val, plan.gpus).result()
             self.keep(f"predict {recipe}", predicted)
         self.data("betons", plan.train, plan.val)
         self.train(f"train {recipe}", run_dir, "betons", plan.train)

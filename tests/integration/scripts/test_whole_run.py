@@ -46,13 +46,15 @@ def test_recipe_for_eight_gpus_keeps_its_batch_on_one(tmp_path: Path) -> None:
 
 def test_prediction_adds_up_to_what_the_estimate_prints(tmp_path: Path) -> None:
     recipe = ROOT / "rn50_configs/aiacc8.yaml"
-    argv = ["--config-file", str(recipe), "--gpu=h200", "--gpus=1", "--train_images=256000", "--val_images=10000"]
+    argv = ["--config-file", str(recipe), "--gpu=h200", "--gpus=1", "--train_images=258000", "--val_images=10000"]
+    argv.append("--dist.emulate_gpus=8")
     asked = options.parse(EstimateOptions, argv, prog="test")
     for each, predicted in zip(
-        estimated_times(asked, asked.site)[1], predict(recipe, "h200", 256_000, 10_000), strict=True
+        estimated_times(asked, asked.site)[1], predict(recipe, "h200", 258_000, 10_000, 8), strict=True
     ):
         epochs, rate = each.phase.end - each.phase.start, predicted["images_per_s"]
-        steps = 256_000 // each.phase.batch_per_gpu * each.phase.batch_per_gpu / rate
+        global_batch = 8 * each.phase.batch_per_gpu
+        steps = 258_000 // global_batch * global_batch / rate
         an_epoch = steps + predicted["validation_s"] + predicted["epoch_end_s"]
         assert predicted["seconds"] == pytest.approx(epochs * an_epoch + predicted["first_step_s"])
         assert predicted["first_step_s"] == pytest.approx(20)
