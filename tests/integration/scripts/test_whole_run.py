@@ -60,6 +60,20 @@ def test_prediction_adds_up_to_what_the_estimate_prints(tmp_path: Path) -> None:
         assert predicted["first_step_s"] == pytest.approx(20)
 
 
+def test_parts_of_another_plan_and_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = whole_run(tmp_path)
+    run.plan.check(run.record)
+    run.keep("generate betons", {"seconds": 1.0})
+    aiacc8 = ROOT / "rn50_configs/aiacc8.yaml"
+    for work, recipe, more, said in (
+        (".", aiacc8, ["--stand-in", "--gpu=h200"], f"{tmp_path}: has parts of another run (train 256000, not 512, "),
+        ("l", aiacc8, ["--gpu=l5"], "--gpu: 'l5' is not one of"),
+        ("n", "none.yaml", [], "none.yaml: No such file"),
+    ):
+        assert main([f"--work={tmp_path / work}", f"--recipe={recipe}", "--minutes=0", *more]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_table_of_nothing_says_not_run(tmp_path: Path) -> None:
     text = "\n".join(table({}, "aiacc8", tmp_path))
     assert text.startswith("training: not run")
