@@ -102,15 +102,20 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder to keep, with images and betons; by default a temporary one")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no training that would end later")
     options = parser.parse_args(argv)
-    if not options.source.exists():
+    if not options.source.is_file():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
     if not 1 <= options.jobs <= usable_cores():
         parser.error(f"--jobs {options.jobs}: give 1 to {usable_cores()}, the cores here")
     if options.seeds < 2:
         parser.error("--seeds: give 2 or more; one result has no deviation")
+    if not options.recipe.is_file():
+        parser.error(f"--recipe {options.recipe}: no such file")
     options.recipe = options.recipe.resolve()  # the programs run in another folder
+    has_gpu = bool(installed_gpus()[0])
+    if options.device == "cuda" and not has_gpu:
+        parser.error("--device cuda: nvidia-smi lists no GPU here")
     if options.device == "auto":
-        options.device = "cuda" if installed_gpus()[0] else "cpu"
+        options.device = "cuda" if has_gpu else "cpu"
     return options
 
 

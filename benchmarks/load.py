@@ -30,8 +30,8 @@ from typing import Any
 from contenders import CASES, LOADERS, Case, Run
 
 
-def main() -> int:
-    options = _arguments()
+def main(argv: list[str]) -> int:
+    options = arguments(argv)
     _show_machine()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.work) as name:
@@ -47,7 +47,7 @@ def main() -> int:
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
@@ -55,17 +55,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=5, help="number of turns, in each of which every loader runs once"
     )
-    parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
-    parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
+    names, cores = [case.name for case in CASES], range(1, 1 + len(os.sched_getaffinity(0)))
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    parser.add_argument("--cores", nargs="+", type=int, choices=cores, default=cores[:2], help="of those here [1 2]")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=LOADERS, default=list(LOADERS), help="measure only these loaders"
     )
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    options = parser.parse_args()
-    if not options.source.exists():
+    options = parser.parse_args(argv)
+    if not options.source.is_file():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
-    options.cores = [cores for cores in options.cores if cores <= len(os.sched_getaffinity(0))]
     return options
 
 
@@ -187,4 +187,4 @@ def _row(case: Case, cores: int, name: str, baseline: str, speeds: dict[str, lis
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "bench/paired.jsonl", help="file to append scores to")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     options = parser.parse_args(argv)
-    if not options.source.exists():
+    if not options.source.is_file():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
     if unknown := set(options.arms.split(",")) - ARMS.keys():
         parser.error(f"--arms: {', '.join(sorted(unknown))}: give some of {', '.join(ARMS)}")

@@ -31,8 +31,8 @@ Key = tuple[str, str, int]  # case, name, workers
 BASELINE: Key = ("both", "ffcv_imagenet", 1)
 
 
-def main() -> int:
-    options = _arguments()
+def main(argv: list[str]) -> int:
+    options = arguments(argv)
     with tempfile.TemporaryDirectory(dir=options.work) as name:
         work = Path(name)
         images = _prepare(options.source, work, options.images)
@@ -53,7 +53,7 @@ def main() -> int:
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = Path(__file__).resolve().parents[2] / "shared/data/imagenet-sample.tar"
     parser.add_argument("--source", type=Path, default=shared, help="a sorted tar of photographs")
@@ -62,8 +62,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="1: leave out the case with two workers")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    options = parser.parse_args()
-    if not options.source.exists():
+    options = parser.parse_args(argv)
+    if not options.source.is_file():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
     return options
 
@@ -171,4 +171,4 @@ def _show(rows: list[dict[str, Any]], seconds: dict[Key, list[float]], images: i
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ The file stays as it is; a link as train_500.beton gives it the name of its set.
 damaged, which is then not adopted. After an interruption, the same command continues.
 """
 
+import codecs
 import hashlib
 import os
 import re
@@ -57,7 +58,7 @@ class AdoptOptions(Section):
 def main(argv: Sequence[str]) -> int:
     options = parse(AdoptOptions, argv, prog="data_tools.adopt", description=__doc__ or "")
     names = None if options.classes is None else read_classes(options.classes)
-    layouts = [read_layout(path) for path in options.files]
+    layouts = [read_layout(path) for path in dict.fromkeys(map(file_itself, options.files))]
     plans = [planned_files(layout, options) for layout in layouts]
     made = [link for _, links, _ in plans for link in links]
     for link in reversed(made):  # the name of the set is the last of its links
@@ -85,7 +86,10 @@ def main(argv: Sequence[str]) -> int:
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """The names of a list. Of wnids that other words follow, as in LOC_synset_mapping.txt, the wnids."""
-    lines = [line.strip() for line in name_of(path.read_bytes()).strip().split("\n")]
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", "replace").encode()
+    lines = [line.strip() for line in name_of(content).strip().split("\n")]
     if "" in lines:
         raise OptionError(f"line {lines.index('') + 1} of {path} names no class", where="classes")
     first_words = tuple(line.split()[0] for line in lines)
@@ -93,6 +97,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------------------------------- before it is read
+def file_itself(path: Path) -> Path:
+    """Where ``path`` leads, if that is beside it: to a file that was adopted, its link is another name."""
+    resolved = path.resolve()
+    return path.with_name(resolved.name) if resolved.parent == path.parent.resolve() else path
+
+
 def planned_files(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Path, str], dict[str, Any]]:
     """The file in the folder where its manifest goes, which may become a link to it; what every link leads to; split,
     cap and side. UserError where one of them is not known, or something else has the name of the set."""
@@ -113,26 +123,22 @@ def planned_files(layout: Layout, options: AdoptOptions) -> tuple[Path, dict[Pat
         links |= {at(named): at(own).name for at in (manifest_path, checksums_path, Path)}
     for link, to in links.items():
         is_made(link, to)
-    try:
-        converted = manifest_path(own).exists() and manifests.read_manifest(own).source_digest
-    except UserError as error:
-        raise UserError(error.fault, remedy=f"remove {manifest_path(own)} to adopt the file again") from None
-    if converted:
-        raise UserError("has the manifest of its conversion already", where=own)
+    known_checksums(layout, own)
     return own, links, {"split": split, "cap": cap, "side": side}
 
 
 def size_limit(name: str, layout: Layout) -> tuple[int | None, str]:
-    """Largest side of the images, and which side that is: as the name says (train_500_0.50_90), or as many have it.
-    Without a limit, None."""
+    """Largest side of the images, and which side that is: as the name says (train_500_0.50_90), or as many have it,
+    by the side that more have it of. Without a limit, None."""
     image = layout.samples["f0"]
     longer, shorter = (of(image["width"], image["height"]) for of in (np.maximum, np.minimum))
     said = re.search(r"(?:train|val\w*?)_(\d+)[_.]", name.lower())
     if said and longer.max() <= int(said[1]):
         return int(said[1]), "longer"
-    for side, px in (("longer", longer), ("shorter", shorter)):
-        if (largest := (px == px.max()).sum()) > 1 and largest >= COMMON * len(px):
-            return int(px.max()), side
+    largest = {side: (px == px.max()).sum() for side, px in (("longer", longer), ("shorter", shorter))}
+    side = max(largest, key=largest.__getitem__)
+    if largest[side] > 1 and largest[side] >= COMMON * len(longer):
+        return int((longer if side == "longer" else shorter).max()), side
     return None, "longer"
 
 
@@ -146,11 +152,21 @@ def is_made(link: Path, to: str) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- reading and writing
+def known_checksums(layout: Layout, own: Path) -> NDArray[np.uint64] | None:
+    """The checksums of a file that was adopted; None if it was not. UserError if it changed, or was converted."""
+    if not manifest_path(own).exists():
+        return None
+    manifest = manifests.read_manifest(own)
+    if manifest.source_digest:
+        raise UserError("has the manifest of its conversion already", where=own)
+    return read_checksums(replace(layout, path=own), manifest)
+
+
 def checksums_of(layout: Layout, own: Path, workers: int) -> NDArray[np.uint64] | None:
     """The checksum of every sample; None if one has a fault, which is printed. An adopted file is not read again, and
     an interrupted reading continues."""
-    if manifest_path(own).exists():
-        return read_checksums(replace(layout, path=own), manifests.read_manifest(own))
+    if (known := known_checksums(layout, own)) is not None:
+        return known
     images, sound = len(layout.samples), True
     journal, identity = own.with_name(f"{own.name}.xxh64.partial"), _identity(layout)
     saved = journal.read_bytes() if journal.exists() else b""
@@ -211,12 +227,12 @@ def manifest_of(layout: Layout, classes: tuple[str, ...], sums: NDArray[np.uint6
 
 
 def write(manifest: Manifest, sums: NDArray[np.uint64], own: Path, links: dict[Path, str]) -> None:
-    """Checksums, manifest and links, of which the name of the set is the last."""
-    write_atomically(checksums_path(own), sums.tobytes())
-    manifests.write_manifest(manifest, manifest_path(own))
+    """Links, checksums and, last, the manifest."""
     for link, to in links.items():
         if not is_made(link, to):
             link.symlink_to(to)
+    write_atomically(checksums_path(own), sums.tobytes())
+    manifests.write_manifest(manifest, manifest_path(own))
     sync_folder(own.parent)
     what = f"{plural(manifest.images, 'image')} of {plural(len(manifest.classes), 'class')}"
     print(printable(f"{own}: {what}, adopted as {manifest.split}_{manifest.cap or 'full'}"))

@@ -12,25 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from data_tools.beton.checks import check_structure
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
 from data_tools.common.console import plural
 from data_tools.common.errors import MissingFileError, UserError, printable, program
-from data_tools.common.files import check_output
-from data_tools.common.options import Argument, Section, parse
+from data_tools.common.options import Argument, Picture, Section, parse
 from data_tools.convert import transcode
 from data_tools.native import codec
 
 PROBED = 1000  # samples whose JPEG headers are read
 SHEET = (8, 6)  # columns, rows
 CELL_PX = 160
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 SOURCES = 5  # that are named
 
 
 class DescribeOptions(Section):
     file: Annotated[Path, Argument("FILE.beton")] = Field(description="beton to describe")
-    sheet: Path | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
+    sheet: Picture | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
 
 
 @program("data_tools.describe")
@@ -38,8 +37,6 @@ def main(argv: Sequence[str]) -> int:
     options = parse(DescribeOptions, argv, prog="data_tools.describe", description=__doc__)
     if not options.file.exists():
         raise MissingFileError("no beton here", where=options.file, remedy="run write_datasets.py")
-    if options.sheet:
-        check_output(options.sheet, *PICTURES)
     layout, manifest = read_layout(options.file), None
     with contextlib.suppress(UserError):
         manifest = read_manifest(options.file)
@@ -58,7 +55,7 @@ def _sources(manifest: Manifest) -> str:
 
 
 def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
-    """The description, line by line."""
+    """The description, line by line. BetonError where the tables are damaged."""
     count, page = len(layout.samples), layout.page_bytes >> 20
     yield f"{layout.path}: {plural(count, 'image')}, {layout.file_bytes:,} bytes, pages of {page} MiB"
     yield "fields: {} (RGBImageField), {} (IntField)".format(*layout.fields)
@@ -72,6 +69,7 @@ def describe(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
         yield f"digest {manifest.digest}"
     else:
         yield "no manifest beside it"
+    check_structure(layout.path, manifest)  # the rest trusts the tables
     if count:
         yield from _sizes(layout)
         yield from _classes(layout, manifest)
@@ -103,16 +101,16 @@ def _sizes(layout: Layout) -> Iterator[str]:
 
 
 def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
-    counts = np.bincount(layout.samples["f1"], minlength=len(manifest.classes) if manifest else 0)
-
-    def name(label: int) -> str:
-        return f"{label} {manifest.classes[label]}" if manifest and label < len(manifest.classes) else str(label)
-
+    labels, counts = np.unique(layout.samples["f1"], return_counts=True)
+    names = [*map(str, labels)]
+    if manifest:
+        counts = np.bincount(layout.samples["f1"], minlength=len(manifest.classes))
+        names = [f"{label} {name}" for label, name in enumerate(manifest.classes)]
     low, high = int(counts.argmin()), int(counts.argmax())
     yield ""
     yield (
         f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: "
-        f"fewest {counts[low]:,} ({name(low)}), median {np.median(counts):,.0f}, most {counts[high]:,} ({name(high)})"
+        f"fewest {counts[low]:,} ({names[low]}), median {np.median(counts):,.0f}, most {counts[high]:,} ({names[high]})"
     )
 
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     with torch.inference_mode(), val_loader(options, datasets, options.phase, device=device) as loader:
         for images, labels in loader:
             logits = network(normalize(images.float() / 255, list(MEAN), list(STD)))
-            best = logits.topk(5).indices == labels[:, None]
+            best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             images_seen += len(labels)
             top1 += int(best[:, 0].sum())
             top5 += int(best.any(dim=1).sum())

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.errors import UserError, program
 from data_tools.common.files import write_atomically
 from scripts.gpu_acceptance import ROOT, environment_of, kill, start
 from scripts.whole_run_report import predict, table
@@ -72,6 +73,20 @@ class Plan:
     def small(self) -> int:
         """Training images of the smaller set: a tenth, but some batches."""
         return max(self.train // 10, 4 * self.gpus * max(p.batch_per_gpu for p in self.config.schedule.phases))
+
+    @property
+    def caps(self) -> str:
+        """The sets of the recipe."""
+        caps = (cap for phase in self.config.schedule.phases for cap in (phase.data, phase.val_data))
+        return ",".join(dict.fromkeys(caps))
+
+    def check(self, record: dict[str, Any]) -> None:
+        """UserError if ``record`` has parts of another plan, whose results would be taken for this one's; notes this
+        one in a new record."""
+        own = {key: getattr(self, key) for key in ("train", "val", "classes", "small", "caps", "card", "stand_in")}
+        known = record.setdefault("plan", own)
+        if differing := ", ".join(f"{key} {known[key]}, not {own[key]}" for key in own if known[key] != own[key]):
+            raise UserError(f"has parts of another run ({differing})", where=self.work, remedy="give another --work")
 
     def options(self, betons: str) -> list[str]:
         """Of a training on one GPU or CPU."""
@@ -170,21 +185,21 @@ class WholeRun:
     # ------------------------------------------------------------------------------------------------ everything
     def data(self, name: str, train: int, val: int) -> None:
         """Generate images and convert them to the sets of the recipe."""
-        tar, betons, recipe = self.plan.work / f"{name}.tar", self.plan.work / name, self.plan.config.schedule
+        tar, betons = self.plan.work / f"{name}.tar", self.plan.work / name
         counts = [f"--classes={self.plan.classes}", f"--train={train}", f"--val={val}"]
-        caps = ",".join(dict.fromkeys(cap for phase in recipe.phases for cap in (phase.data, phase.val_data)))
         self.part(f"generate {name}", "-m", "data_tools.sample", str(tar), *counts)
-        sets = ["-m", "write_datasets", f"--data.source={tar}", f"--data.out={betons}", f"--data.caps={caps}"]
+        sets = ["-m", "write_datasets", f"--data.source={tar}", f"--data.out={betons}", f"--data.caps={self.plan.caps}"]
         self.part(f"convert {name}", *sets)
         tar.unlink(missing_ok=True)  # the disk may be small
 
     def run(self) -> None:
         """All parts in order. OutOfTime, or Failed."""
         plan, recipe = self.plan, self.plan.recipe.stem
+        plan.check(self.record)
         run_dir, weights = plan.work / recipe, str(plan.work / recipe / "last.pt")
         if f"predict {recipe}" not in self.record:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                predicted = pool.submit(predict, plan.recipe, plan.card, plan.train, plan.val).result()
+                predicted = pool.submit(predict, plan.recipe, plan.card, plan.train, plan.val, plan.gpus).result()
             self.keep(f"predict {recipe}", predicted)
         self.data("betons", plan.train, plan.val)
         self.train(f"train {recipe}", run_dir, "betons", plan.train)
@@ -216,6 +231,7 @@ def resident_gib(process: int) -> float:
     return int(found[1]) / 2**20 if found else 0.0
 
 
+@program("scripts.whole_run")
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "bench/whole_run", help="folder for everything")

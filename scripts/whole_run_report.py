@@ -13,7 +13,7 @@ from typing import Any
 from data_tools import dawn_tsv
 from data_tools.common.options import parse
 from data_tools.common.runtime import let_waiting_threads_sleep
-from training.config.schedule import Phase, batches_per_epoch
+from training.config.schedule import Phase
 from training.estimate import EstimateOptions, estimated_times
 from training.reporting.run_folder import RunFolder, read_runs, run_summary
 from training.runlog.epoch_table import EPOCHS
@@ -28,16 +28,17 @@ QUANTITIES = {
 }
 
 
-def predict(recipe: Path, card: str | None, train: int, val: int) -> list[dict[str, float]]:
-    """What training.estimate says about each phase on one card, or measures if ``card`` is None."""
+def predict(recipe: Path, card: str | None, train: int, val: int, gpus: int) -> list[dict[str, float]]:
+    """What training.estimate says about each phase on one card that emulates ``gpus``, or measures if ``card`` is
+    None."""
     let_waiting_threads_sleep(os.environ)  # before torch is loaded, as in every program
     how = "--measure=true" if card is None else f"--gpu={card}"
-    counts = [f"--train_images={train}", f"--val_images={val}", "--gpus=1"]
+    counts = [f"--train_images={train}", f"--val_images={val}", "--gpus=1", f"--dist.emulate_gpus={gpus}"]
     options = parse(EstimateOptions, ["--config-file", str(recipe), *counts, how], prog="training.estimate")
     _, times = estimated_times(options, options.site)
     predicted = []
     for each in times:
-        training = each.last.seconds * batches_per_epoch(train, each.phase.batch_per_gpu, 1)
+        training = each.last.seconds * each.batches
         an_epoch = (each.seconds - each.start) / len(each.epochs)
         predicted.append(
             {

@@ -16,6 +16,7 @@ from data_tools.common.errors import program
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import OptionError, nearest, parse
 from training.config.run_config import RunConfig
+from training.config.startup_checks import accumulation_steps
 from training.estimation.cards import CARDS, ENGINE, RATED
 from training.estimation.run_time import PhaseTime, Site, card_times, hours_after, phase_times
 
@@ -75,7 +76,7 @@ class EstimateOptions(RunConfig):
 
     @property
     def site(self) -> Site:
-        """The cards and machines. OptionError if they cannot be divided evenly."""
+        """The cards and machines. OptionError if they, or the cards to emulate, cannot be divided evenly."""
         gpus = self.gpus or self.schedule.gpus
         least = -(-gpus // GPUS_PER_MACHINE)
         machines = self.machines or next(count for count in range(least, gpus + 1) if gpus % count == 0)
@@ -83,7 +84,7 @@ class EstimateOptions(RunConfig):
             what = f"{plural(gpus, 'GPU')} cannot be divided evenly among {plural(machines, 'machine')}"
             raise OptionError(what, where="--machines", remedy="give --gpus and --machines")
         given = self.model_dump(include={"network_gbit", "cores_per_gpu", "disk_mb_s", "cache_gb"})
-        return Site(gpus=gpus, machines=machines, **given)
+        return Site(gpus=gpus, machines=machines, accumulated=accumulation_steps(self.dist, gpus), **given)
 
 
 def estimated_times(options: EstimateOptions, site: Site) -> tuple[str, list[PhaseTime]]:

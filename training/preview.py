@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from data_tools.common.errors import printable, program
-from data_tools.common.options import OptionError, parse
+from data_tools.common.options import Picture, parse
 from training.config.datasets import Datasets, read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
@@ -23,16 +23,7 @@ MIN_PX = 112  # smaller crops are enlarged by a whole number
 
 
 class PreviewOptions(RunConfig):
-    out: Path = Field(Path("preview.png"), description="image file to write (.png, .jpg, .webp)")
-
-    @field_validator("out")
-    @classmethod
-    def _is_a_picture(cls, out: Path) -> Path:
-        from PIL import Image
-
-        if out.suffix.lower() not in Image.registered_extensions():
-            raise OptionError(f"unknown file extension {out.suffix!r}", remedy="give a .png")
-        return out
+    out: Picture = Field(Path("preview.png"), description="image file to write (.png, .jpg, .webp)")
 
 
 @program("training.preview")

@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.format import RAW, SAMPLE, SAMPLES_START, Array, BetonError, Layout, read_layout
-from data_tools.beton.manifest import Manifest, checksums_path
+from data_tools.beton.format import AGAIN, RAW, SAMPLE, SAMPLES_START, Array, BetonError, Layout, read_layout
+from data_tools.beton.manifest import Manifest, again, checksums_path
 from data_tools.common.errors import MissingFileError
-
-AGAIN = "copy it again, or run write_datasets.py again"
 
 
 def structure_faults(path: Path, manifest: Manifest | None = None) -> list[str]:
@@ -25,19 +23,26 @@ def structure_faults(path: Path, manifest: Manifest | None = None) -> list[str]:
     return [f"{path}: {fault}" for fault in faults]
 
 
+def check_structure(path: Path, manifest: Manifest | None) -> None:
+    """BetonError that says the first of the `structure_faults`, if there are any."""
+    if faults := structure_faults(path, manifest):
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise BetonError(f"{faults[0]}{more}", remedy=again(manifest, path) if manifest else AGAIN)
+
+
 def read_checksums(layout: Layout, manifest: Manifest) -> NDArray[np.uint64]:
     """The XXH64 of every sample, from the file beside the beton, after comparing both with the manifest's digests.
 
     MissingFileError without such a file, BetonError if a digest differs.
     """
-    sidecar = checksums_path(layout.path)
+    sidecar, remedy = checksums_path(layout.path), again(manifest, layout.path)
     if not sidecar.exists():
-        raise MissingFileError("no checksums beside the beton", where=sidecar, remedy=AGAIN)
+        raise MissingFileError("no checksums beside the beton", where=sidecar, remedy=remedy)
     content = sidecar.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.checksums_digest or len(content) != 8 * manifest.images:
-        raise BetonError("not the checksums that the manifest names", where=sidecar, remedy=AGAIN)
+        raise BetonError("not the checksums that the manifest names", where=sidecar, remedy=remedy)
     if layout.digest(content) != manifest.digest:
-        raise BetonError("not the file that its manifest describes", where=layout.path, remedy=AGAIN)
+        raise BetonError("not the file that its manifest describes", where=layout.path, remedy=remedy)
     return np.frombuffer(content, "<u8")
 
 

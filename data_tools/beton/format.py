@@ -161,7 +161,8 @@ def _check_fields(path: Path, header: Any, fields: Array) -> tuple[tuple[str, st
     if sorted(types) != [INT, RGB_IMAGE] or not "".join(names).isascii() or names[0] == names[1]:
         kinds = [FIELD_TYPES[each] if each < len(FIELD_TYPES) else f"type {each}" for each in types]
         found = ", ".join(f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True))
-        raise BetonError(f"its fields are {found or 'none'}, not one RGBImageField and one IntField", where=path)
+        wanted = "one RGBImageField and one IntField with different names in ASCII"
+        raise BetonError(f"its fields are {found or 'none'}, not {wanted}", where=path)
     if types[0] == INT:
         return (names[1], names[0]), LABEL_FIRST
     return (names[0], names[1]), SAMPLE

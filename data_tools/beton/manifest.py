@@ -86,6 +86,14 @@ def adopt_command(*betons: Path) -> str:
     return f"run `python -m data_tools.adopt {shlex.join(map(str, betons))}`"
 
 
+def again(manifest: Manifest, beton: Path) -> str:
+    """The remedy for a beton that is not what its manifest says: both programs leave alone what is there."""
+    if manifest.source_digest:
+        return "copy it again, or remove it and run write_datasets.py again"
+    # The name of a set is a link to the file that was adopted, as is that of its manifest.
+    return f"copy it again, or remove {manifest_path(beton).resolve()} and {adopt_command(beton)}"
+
+
 def unadopted(folder: Path) -> list[Path]:
     """The files in a folder that have the suffix of a beton, and no manifest."""
     files = sorted([*folder.glob("*.beton"), *folder.glob("*.ffcv")])
@@ -103,13 +111,11 @@ def read_manifest(beton: Path) -> Manifest:
         manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
         what = f"not a manifest of version {' or '.join(map(str, _READABLE_VERSIONS))} ({error})"
-        raise ManifestError(what, where=path, remedy="run write_datasets.py again") from None
+        remedy = "remove it, and run write_datasets.py or data_tools.adopt again"
+        raise ManifestError(what, where=path, remedy=remedy) from None
     if (size := beton.stat().st_size) != manifest.bytes:
-        raise ManifestError(
-            f"{size} bytes, but its manifest says {manifest.bytes}",
-            where=beton,
-            remedy="copy it again, or remove it and run write_datasets.py again",
-        )
+        what = f"{size} bytes, but its manifest says {manifest.bytes}"
+        raise ManifestError(what, where=beton, remedy=again(manifest, beton))
     return manifest
 
 

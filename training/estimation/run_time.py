@@ -24,11 +24,13 @@ CAP_160_BYTES, CAP_POWER, FULL_BYTES = 13_479, 1.68, 115_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """``gpus`` cards in ``machines``. ``cores_per_gpu`` None: the loader keeps up; ``disk_mb_s`` (of a machine) None:
-    so does the disk; ``cache_gb`` None: what was read once stays in the page cache."""
+    """``gpus`` cards in ``machines``, each of which accumulates ``accumulated`` batches for a step. ``cores_per_gpu``
+    None: the loader keeps up; ``disk_mb_s`` (of a machine) None: so does the disk; ``cache_gb`` None: what was read
+    once stays in the page cache."""
 
     gpus: int
     machines: int = 1
+    accumulated: int = 1
     network_gbit: float = 25.0
     cores_per_gpu: float | None = None
     disk_mb_s: float | None = None
@@ -109,10 +111,11 @@ def _ms(seconds: float) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseTime:
-    """``epochs``: seconds of each epoch, of which each ends with ``validation``, and the first begins with ``start``
-    before its first step; ``first`` and ``last``: a step of the first epoch and of the last."""
+    """``epochs``: seconds of each epoch, which has ``batches`` for each card and ends with ``validation``; the first
+    begins with ``start`` before its first step; ``first`` and ``last``: a step of the first epoch and of the last."""
 
     phase: Phase
+    batches: int
     epochs: tuple[float, ...]
     start: float
     validation: float
@@ -168,7 +171,7 @@ def phase_times(
         start_s, image_s = seconds_of(phase)
         steps = [step(phase, image_s, epochs) for epochs in range(done, epochs_of[phase.data])]
         image = max(image_s * VAL_COST * (phase.val_px / phase.px) ** 2, site.crop_s(phase.val_px))
-        batches = batches_per_epoch(train, phase.batch_per_gpu, site.gpus)
+        batches = batches_per_epoch(train, phase.batch_per_gpu, site.gpus * site.accumulated) * site.accumulated
         validation = val / site.gpus * image
         seconds = [batches * each.seconds + validation + software.epoch_s for each in steps]
         start = start_s if before != (phase.px, phase.data) else 0.0
@@ -177,6 +180,7 @@ def phase_times(
         times.append(
             PhaseTime(
                 phase=phase,
+                batches=batches,
                 epochs=tuple(seconds),
                 start=start,
                 validation=validation,

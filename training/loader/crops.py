@@ -53,6 +53,10 @@ class CentreCrops:
     resize: int | None = None
     epoch: int = 0  # makes no difference
 
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize < self.px:
+            raise ValueError(f"a shorter side of {self.resize} px holds no crop of {self.px} px")
+
     def of(self, samples: NDArray[np.int64], widths: Sides, heights: Sides) -> tuple[int, int, NDArray[np.void]]:
         """As for RandomCrops."""
         height, width = rectangle(widths / heights, self.px) if self.rectangular else (self.px, self.px)

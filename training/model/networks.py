@@ -77,19 +77,22 @@ def without_weights(options: Model, classes: int) -> nn.Module:
 
 
 def last_layer(network: nn.Module) -> list[str]:
-    """The names of the parameters of the layer that makes the logits: in torchvision and timm, the last one."""
+    """The names of the parameters of the layer that makes the logits: in torchvision the last one, in timm the one that
+    the network itself names, or several, as of a distilled DeiT, whose logits are the mean of two."""
     names = [name for name, _ in network.named_parameters()]
-    layer = names[-1].rpartition(".")[0]
-    return [name for name in names if name.rpartition(".")[0] == layer]
+    named = getattr(network, "pretrained_cfg", {}).get("classifier") or names[-1].rpartition(".")[0]
+    layers = (named,) if isinstance(named, str) else named
+    return [name for name in names if name.rpartition(".")[0] in layers]
 
 
 def set_prior_bias(network: nn.Module, classes: int) -> None:
     """Set the last biases to -log(classes). Source: composer's ``linear_log_constant_bias``."""
-    *_, last = last_layer(network)
-    if not last.endswith("bias") or isinstance(network, torchvision.models.SqueezeNet):  # whose logits end in a ReLU
+    biases = [name for name in last_layer(network) if name.endswith("bias")]
+    if not biases or isinstance(network, torchvision.models.SqueezeNet):  # whose logits end in a ReLU
         what = "this network has no biases that are added to its logits"
         raise OptionError(what, where="model.prior_bias", remedy="give --model.prior_bias=false")
-    nn.init.constant_(network.get_parameter(last), -math.log(classes))
+    for name in biases:
+        nn.init.constant_(network.get_parameter(name), -math.log(classes))
 
 
 def check_sizes(options: Model, classes: int, phases: Iterable[Phase], *, training: bool = True) -> None:

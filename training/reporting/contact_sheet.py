@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from data_tools.common.errors import UserError
 from data_tools.common.files import partial_file
 
 WIDTH = 2000  # a row takes as many crops as fit
@@ -51,8 +52,11 @@ def save(rows: Sequence[Row], zoom: int, path: Path) -> None:
         picture.paste(strip, (0, top))
         top += strip.height
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(path) as partial:
-        picture.save(partial)
+    try:
+        with partial_file(path) as partial:
+            picture.save(partial)
+    except ValueError as error:  # there are no .webp of more than 16,383 px
+        raise UserError(str(error), where=path, remedy="give a .png") from None
 
 
 def _strips(row: Row, zoom: int) -> Iterator[Image.Image]:

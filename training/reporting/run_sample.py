@@ -1,5 +1,6 @@
 """Runs of one recipe as a sample: how much they differ, and how many reach the target."""
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ ALSO = {"data.augment", "data.page_window", "run.init_from"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSample:
-    """Runs of one recipe; ``runs`` are complete, ``incomplete`` others are not."""
+    """Runs of one recipe; ``runs`` have scores of the last epoch, ``incomplete`` others do not."""
 
     runs: Sequence[RunFolder]
     incomplete: int
@@ -44,9 +45,13 @@ def samples(runs: Sequence[RunFolder]) -> list[RunSample]:
     by_recipe: dict[str, list[RunFolder]] = {}
     for run in runs:
         by_recipe.setdefault(recipe(run), []).append(run)
-    complete = [[run for run in runs if run.rows[-1].epoch == run.schedule.epochs] for runs in by_recipe.values()]
+    complete = [[*filter(_is_complete, runs)] for runs in by_recipe.values()]
     pairs = zip(by_recipe.values(), complete, strict=True)
     return [RunSample(runs=done, incomplete=len(group) - len(done)) for group, done in pairs if len(done) > 1]
+
+
+def _is_complete(run: RunFolder) -> bool:
+    return run.rows[-1].epoch == run.schedule.epochs and math.isfinite(run.rows[-1].top1 + run.rows[-1].top5)
 
 
 def sample_summary(sample: RunSample) -> Iterator[tuple[str, str]]:
@@ -60,7 +65,7 @@ def sample_summary(sample: RunSample) -> Iterator[tuple[str, str]]:
     same = "" if seeds == len(runs) else "; runs of one seed differ by rounding alone, so they tell less"
     yield "seeds", f"{seeds} in {plural(len(runs), 'run')}{same}"
     if sample.incomplete:
-        yield "left out", f"{plural(sample.incomplete, 'run')} not complete"
+        yield "left out", f"{plural(sample.incomplete, 'run')} without scores of the last epoch"
 
 
 def _spread(values: Sequence[float]) -> str:

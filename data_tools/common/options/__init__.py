@@ -27,11 +27,12 @@ are made from it.
 from data_tools.common.options.command_line import parse
 from data_tools.common.options.help import option_rows
 from data_tools.common.options.mistakes import OptionError, mistakes_in, nearest
-from data_tools.common.options.section import Argument, Section, options_of, sections_of
+from data_tools.common.options.section import Argument, Picture, Section, options_of, sections_of
 
 __all__ = [
     "Argument",
     "OptionError",
+    "Picture",
     "Section",
     "mistakes_in",
     "nearest",

@@ -5,11 +5,14 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from data_tools.common.files import check_output
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 NO_VALUE = ("", "none", "null", "off")  # None as text
 
 
@@ -18,6 +21,16 @@ class Argument:
     """Marks an option that is a word without a name; ``placeholder`` stands for it in the usage."""
 
     placeholder: str
+
+
+def _may_be_drawn(path: Path) -> Path:
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"unknown file extension {path.suffix!r}; give a .png")
+    check_output(path, *PICTURES)
+    return path
+
+
+Picture = Annotated[Path, AfterValidator(_may_be_drawn)]  # a file to draw into
 
 
 class Section(BaseModel):

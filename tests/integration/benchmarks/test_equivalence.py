@@ -138,3 +138,29 @@ def test_images_and_betons_are_made_once_and_only_for_their_source(
     with pytest.raises(SystemExit, match="made of another source; give another --work"):
         equivalence.main([*command, f"--source={tmp_path / 'other.tar'}"])
     assert (tmp_path / "work/data/images").read_text() == "photographs.tar"
+
+
+@pytest.mark.parametrize(
+    ("program", "more", "said"),
+    [
+        ("equivalence", ["--recipe=none.yaml"], "--recipe none.yaml: no such file"),
+        ("equivalence", ["--device=cuda"], "--device cuda: nvidia-smi lists no GPU here"),
+        ("equivalence", ["--source=."], ".: no such file"),
+        ("load", ["--cases=none"], "--cases: invalid choice: 'none'"),
+        ("load", ["--cores=9999"], "--cores: invalid choice: 9999"),
+    ],
+)
+def test_mistakes_are_one_line(
+    program: str,
+    more: list[str],
+    said: str,
+    sorted_tar: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module(program)
+    monkeypatch.setattr(importlib.import_module("equivalence"), "installed_gpus", lambda: ([], ""))
+    with pytest.raises(SystemExit, match="2"):
+        module.arguments([f"--source={sorted_tar}", *more])
+    assert said in capsys.readouterr().err

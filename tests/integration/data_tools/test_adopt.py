@@ -7,6 +7,7 @@ import json
 import struct
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -188,9 +189,10 @@ def test_other_fields_are_named_in_one_line(tmp_path: Path) -> None:
 def test_list_of_wnids_names_the_classes(copied: Path, tmp_path: Path) -> None:
     wnids, names = [f"n{1440764 + at:08d}" for at in range(5)], tmp_path / "LOC_synset_mapping.txt"
     adopted(copied)
-    names.write_text("".join(f"{wnid} tench, Tinca tinca\n" for wnid in wnids))
-    adopted(copied, f"--classes={names}")  # the file is not read again
-    assert read_manifest(copied).classes == tuple(wnids)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):  # the last two as Windows saves them
+        names.write_text("".join(f"{wnid} tench, Tinca tinca\n" for wnid in wnids), encoding)
+        adopted(copied, f"--classes={names}")  # the file is not read again
+        assert read_manifest(copied).classes == tuple(wnids)
     names.write_text("tench\r\ngreat white shark\r\n")
     status, out, _ = run(copied, f"--classes={names}")
     assert status == 1
@@ -232,6 +234,44 @@ def test_interrupted_adoption_goes_on(copied: Path, tmp_path: Path, monkeypatch:
     assert checksums_path(copied).read_bytes() == checksums_path(whole).read_bytes()
     assert read_manifest(copied) == read_manifest(whole)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_stop_before_the_last_link_goes_on(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", mock.Mock(side_effect=KeyboardInterrupt))
+        assert run(copied, f"--data.out={tmp_path / 'out'}")[0] == 130
+    adopted(copied, f"--data.out={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize("broken", ["no checksums", "other checksums", "table", "size", "manifest"])
+def test_file_that_is_not_as_it_was_adopted_is_adopted_again_as_the_error_says(copied: Path, broken: str) -> None:
+    adopted(copied)
+    {
+        "no checksums": lambda: checksums_path(copied).unlink(),
+        "other checksums": lambda: checksums_path(copied).write_bytes(bytes(8 * 40)),
+        "table": lambda: overwrite(copied, SAMPLES_START + 16, b"\1"),
+        "size": lambda: copied.write_bytes(write_stock(copied.with_name("b"), Photos(39)).read_bytes()),
+        "manifest": lambda: manifest_path(copied).write_text("{"),
+    }[broken]()
+    again = f"remove {manifest_path(copied)} and run `python -m data_tools.adopt "
+    for path in (copied, copied.with_name("train_500.beton")):
+        status, out, err = run(path)
+        assert (status, out) == (2, "")
+        assert (again if broken != "manifest" else f"{copied}.json: not a manifest") in err
+        assert (again + f"{path}`" if broken != "manifest" else "remove it, and run ") in next(verify.verify(path))
+    manifest_path(copied).unlink()
+    adopted(path)
+    assert list(verify.verify(copied, full=True)) == []
+
+
+def test_link_is_the_file_that_was_adopted(copied: Path) -> None:
+    adopted(copied)
+    link = copied.with_name("train_500.beton")
+    adopted(copied, link)
+    manifest_path(copied).unlink()
+    adopted(link, copied)  # as `adopt_command` of an unadopted folder says
+    assert manifest_path(link).readlink() == Path(manifest_path(copied).name)
+    assert read_manifest(link).beton == copied.name
 
 
 def test_fault_before_an_interruption_is_found_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +344,7 @@ def test_training_says_the_command_that_adopts(copied: Path, tmp_path: Path) -> 
         ("train_160.beton", [(213, 160), (160, 240)], (160, "shorter")),
         ("train.beton", [(256, 341), (256, 300)], (256, "shorter")),
         ("train.beton", [(32, 32)] * 100, (32, "longer")),
+        ("train_64.beton", [(80, 64), (64, 90), (90, 64)], (64, "shorter")),
         ("train.beton", [(500, 375), (640, 480), (333, 500)], (None, "longer")),
         ("train_0.5.beton", [(500, 375)], (None, "longer")),
     ],

@@ -46,16 +46,32 @@ def test_recipe_for_eight_gpus_keeps_its_batch_on_one(tmp_path: Path) -> None:
 
 def test_prediction_adds_up_to_what_the_estimate_prints(tmp_path: Path) -> None:
     recipe = ROOT / "rn50_configs/aiacc8.yaml"
-    argv = ["--config-file", str(recipe), "--gpu=h200", "--gpus=1", "--train_images=256000", "--val_images=10000"]
+    argv = ["--config-file", str(recipe), "--gpu=h200", "--gpus=1", "--train_images=258000", "--val_images=10000"]
+    argv.append("--dist.emulate_gpus=8")
     asked = options.parse(EstimateOptions, argv, prog="test")
     for each, predicted in zip(
-        estimated_times(asked, asked.site)[1], predict(recipe, "h200", 256_000, 10_000), strict=True
+        estimated_times(asked, asked.site)[1], predict(recipe, "h200", 258_000, 10_000, 8), strict=True
     ):
         epochs, rate = each.phase.end - each.phase.start, predicted["images_per_s"]
-        steps = 256_000 // each.phase.batch_per_gpu * each.phase.batch_per_gpu / rate
+        global_batch = 8 * each.phase.batch_per_gpu
+        steps = 258_000 // global_batch * global_batch / rate
         an_epoch = steps + predicted["validation_s"] + predicted["epoch_end_s"]
         assert predicted["seconds"] == pytest.approx(epochs * an_epoch + predicted["first_step_s"])
         assert predicted["first_step_s"] == pytest.approx(20)
+
+
+def test_parts_of_another_plan_and_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = whole_run(tmp_path)
+    run.plan.check(run.record)
+    run.keep("generate betons", {"seconds": 1.0})
+    aiacc8 = ROOT / "rn50_configs/aiacc8.yaml"
+    for work, recipe, more, said in (
+        (".", aiacc8, ["--stand-in", "--gpu=h200"], f"{tmp_path}: has parts of another run (train 256000, not 512, "),
+        ("l", aiacc8, ["--gpu=l5"], "--gpu: 'l5' is not one of"),
+        ("n", "none.yaml", [], "none.yaml: No such file"),
+    ):
+        assert main([f"--work={tmp_path / work}", f"--recipe={recipe}", "--minutes=0", *more]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_table_of_nothing_says_not_run(tmp_path: Path) -> None:

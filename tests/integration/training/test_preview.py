@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_tools.common.errors import UserError
 from training import preview
 from training.config.datasets import read_datasets
 from training.config.run_config import RunConfig, as_mapping
@@ -109,9 +110,20 @@ def test_rows_hold_as_many_crops_as_fit() -> None:
         assert contact_sheet.fit(crops, 1) and not contact_sheet.fit([*crops, crops[0]], 1)
 
 
+def test_picture_that_is_too_large_for_its_format_is_one_line(tmp_path: Path) -> None:
+    row = contact_sheet.Row("", [contact_sheet.Crop(np.zeros((16_400, 8, 3), np.uint8), "")])
+    with pytest.raises(UserError, match=r"x\.webp: .*16383 pixels; give a \.png"):
+        contact_sheet.save([row], 1, tmp_path / "x.webp")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(["--data.dir=/nowhere"], "no beton here"), (["--out", "x.unknown"], "unknown file extension")],
+    [
+        (["--data.dir=/nowhere"], "no beton here"),
+        (["--out", "x.unknown"], "unknown file extension '.unknown'; give a .png"),
+        (["--out", "x.psd"], "unknown file extension '.psd'; give a .png"),  # which PIL only reads
+    ],
 )
 def test_wrong_options_are_refused(
     betons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str

@@ -14,6 +14,7 @@ from training import estimate
         (["--gpu=gtx-1080-ti"], "--measure times it"),
         (["--gpu=rtx-509"], "did you mean rtx-5090?"),
         (["--machines=3"], "8 GPUs cannot be divided evenly among 3 machines"),
+        (["--gpus=3", "--dist.emulate_gpus=8"], "dist.emulate_gpus: 8 is not a multiple of the 3 processes"),
         (["--model.arch=resnet152"], "of a resnet50, not of a resnet152; --measure times it on this machine"),
         (["--cache_gb=100"], "has no effect without --disk_mb_s"),
         (["--gpu=h100", "--measure=true"], "--gpu: has no effect with --measure"),

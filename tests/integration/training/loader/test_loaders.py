@@ -320,11 +320,13 @@ def test_rectangle_follows_the_mean_ratio_of_its_batch(betons: Path) -> None:
         ({"workers": 0}, "0 threads"),
         ({"min_scale": 0.0}, "share"),
         ({"min_scale": 1.5}, "share"),
+        ({"resize": PX - 1}, f"a shorter side of {PX - 1} px holds no crop of {PX} px"),
+        ({"resize": 0}, "a shorter side of 0 px"),
     ],
 )
 def test_impossible_options_are_refused(betons: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train(betons, **options).epoch(0)
+        val(betons, **options) if "resize" in options else train(betons, **options).epoch(0)
 
 
 def test_batches_beyond_memory_are_refused_and_pinned_ones_count_as_torch_rounds_them(

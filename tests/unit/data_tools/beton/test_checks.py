@@ -1,5 +1,6 @@
 """Every structural fault of a beton is found from its tables."""
 
+import os
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from helpers.betons import overwrite
 
+from data_tools.beton import samples
 from data_tools.beton.checks import structure_faults
 from data_tools.beton.format import ALLOC, MIN_PAGE_BYTES, SAMPLE, SAMPLES_START, pack_head, read_layout
+from data_tools.native import codec
 
 PAGE = MIN_PAGE_BYTES
 
@@ -104,6 +107,19 @@ def test_only_ten_samples_with_the_same_fault_are_listed(tmp_path: Path) -> None
     faults = structure_faults(path, SimpleNamespace(images=25, classes=()))
     assert len(faults) == 11
     assert faults[-1] == f"{path}: ... and 15 more samples: has a label beyond the manifest's 0 classes"
+
+
+def test_sample_that_one_read_does_not_reach_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reads at most 2 GiB at once, and there may be more before a sample: the rest of a page, as here."""
+    read, path = os.pread, small_beton(tmp_path / "a.beton", (30, 30))
+    overwrite(path, PAGE, b"1" * 30 + b"2" * 30)
+    monkeypatch.setattr(samples, "CHUNK_BYTES", PAGE // 4)
+    monkeypatch.setattr(os, "pread", lambda file, size, at: read(file, min(size, PAGE // 2), at))
+    (chunk,) = samples.check_samples(read_layout(path), 1)
+    assert chunk.checksums.tolist() == [codec.checksum(b"1" * 30), codec.checksum(b"2" * 30)]
+    overwrite(path, 2 * PAGE - 1, b"1")
+    (chunk,) = samples.check_samples(read_layout(path), 1)
+    assert chunk.faults == [f"{path}: the bytes after sample 1 are not zero"]
 
 
 def test_missing_file_is_a_fault(tmp_path: Path) -> None:

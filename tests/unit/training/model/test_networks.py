@@ -6,7 +6,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -232,14 +232,53 @@ def test_missing_timm_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(error.value) == "model.arch: the package timm is missing; pip install timm"
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0", "nfnet_f0"])
+def test_every_head_that_timm_names_is_the_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm())
+    monkeypatch.setattr(FakeTimm, "create_model", lambda *_, num_classes, **__: Distilled(num_classes))
+    network = networks.build(Model(arch="timm/net", prior_bias=True), 10)
+    assert torch.allclose(network(torch.zeros(1, 3, 8, 8)).exp(), torch.tensor(0.1))
+    weights_of_norm = network.norm.weight.data.fill_(5).clone()
+    given = weights.Weights(source=Path("x"), tensors=network.state_dict(), classes=("a",) * 10)
+    other = networks.build(Model(arch="timm/net"), 10)
+    heads = [head.weight.clone() for head in (other.head, other.head_dist)]
+    assert weights.begin_from(other, given, ("b",) * 10)
+    assert all(map(torch.equal, heads, (other.head.weight, other.head_dist.weight)))
+    assert torch.equal(other.norm.weight, weights_of_norm)
+
+
+class Distilled(nn.Module):
+    """Two heads before a norm, as timm names them."""
+
+    pretrained_cfg: ClassVar = {"classifier": ("head", "head_dist")}
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head, self.head_dist, self.norm = nn.Linear(3, classes), nn.Linear(3, classes), nn.LayerNorm(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.norm(images.mean((2, 3)))
+        return (self.head(x) + self.head_dist(x)) / 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_tiny_distilled_patch16_224",
+        "crossvit_tiny_240",
+        "resnet50",
+        "vit_tiny_patch16_224",
+        "convnext_atto",
+        "efficientnet_b0",
+        "nfnet_f0",
+    ],
+)
 def test_real_networks_of_timm_are_taken(name: str) -> None:
     pytest.importorskip("timm")
     network = networks.without_weights(Model(arch=f"timm/{name}"), CLASSES)
     other = networks.without_weights(Model(arch=f"timm/{name}"), CLASSES + 1).state_dict()
     changed = [key for key, tensor in network.state_dict().items() if tensor.shape != other[key].shape]
     assert changed == networks.last_layer(network)
-    assert refused(f"timm/{name}", phase(224)) == ""
+    assert refused(f"timm/{name}", phase(240 if "240" in name else 224)) == ""
 
 
 # ----------------------------------------------------------------------------------------------------------- weights

@@ -42,11 +42,12 @@ def test_sample_says_mean_spread_and_share(tmp_path: Path) -> None:
     assert "left out" not in said
 
 
-def test_runs_that_are_not_complete_are_left_out(tmp_path: Path) -> None:
-    started = read_runs([run_folder(tmp_path / "started", [93.5])])
+@pytest.mark.parametrize("scores", [[93.5], [*BEFORE, 93.5, float("nan")]])
+def test_runs_that_are_not_complete_are_left_out(tmp_path: Path, scores: list[float]) -> None:
+    started = read_runs([run_folder(tmp_path / "started", scores)])
     (sample,) = samples([*runs_of(tmp_path), *started])
     assert len(sample.runs) == 4
-    assert dict(sample_summary(sample))["left out"] == "1 run not complete"
+    assert dict(sample_summary(sample))["left out"] == "1 run without scores of the last epoch"
     assert samples([*runs_of(tmp_path / "one", LAST[:1]), *started]) == []
 
 
