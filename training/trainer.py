@@ -206,7 +206,6 @@ class Trainer:
     def save(self, best: list[float] | None = None) -> bool:
         """Whether a checkpoint was saved; ``best``: the rank of the epoch that has just ended, if none was better."""
         self.signals.saved()
-        self.state.lengths = self.log.lengths
         return save(self.state, best)
 
     def save_within_epoch(self, stop: bool) -> None:
@@ -236,7 +235,7 @@ class Trainer:
         """Begin or continue the log, in the main process. OptionError if that cannot be."""
         state, run_dir = self.state, self.config.run.dir
         try:
-            self.log = RunLog(self.config, self.progress, state.sessions, state.work, state.lengths)
+            self.log = RunLog(self.config, self.progress, state.sessions, state.work)
         except OSError as error:
             raise unusable_folder(Path(error.filename or run_dir), error) from None
         if self.continued_from is not None:

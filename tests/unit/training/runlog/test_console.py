@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from helpers.recipes import config
 from helpers.run_folders import rows
 
 from data_tools.common import console as common
@@ -78,6 +79,12 @@ def test_continuation_names_batch_epoch_and_checkpoint(capsys: pytest.CaptureFix
         "",
         "continued at batch 12 of epoch 3 from runs/x/last.pt\ncontinued at the start of epoch 3 from runs/x/last.pt\n",
     )
+
+
+def test_end_names_the_command_of_a_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common.set_up()
+    console.print_end(config("titan8", f"--run.dir={tmp_path}/my run"), 3)
+    assert f"training.report '{tmp_path}/my run'`" in capsys.readouterr().err
 
 
 def test_notes_name_what_is_left_out_and_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
