@@ -106,6 +106,8 @@ def _fault(content: bytes, error: Exception) -> tuple[type[OptionError], str, st
     is_torchs = is_zip and any(name.endswith("/data.pkl") for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
     misread = "failed reading zip archive" in str(error) or (is_torchs and "inline_container" in str(error))
     if is_zip and not misread and not isinstance(error, UnicodeDecodeError):
+        if is_torchs:
+            return OptionError, "it holds more than tensors and plain values", WEIGHTS_ALONE
         return OptionError, "not written by torch.save", remedy
     is_cut = content.startswith(b"PK") and not is_zip
     what = "cut short" if is_cut else "not written by torch.save, or damaged" if content else "empty"
