@@ -25,16 +25,10 @@ WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    with partial_file(path) as partial:
-        write(partial, {"version": VERSION, **state})
-
-
-def write(path: Path, content: Any) -> None:
-    """``torch.save`` to ``path``, but with an OSError where the file cannot be written; torch's is a RuntimeError about
-    positions in its archive."""
-    with path.open("wb") as file:
+    """OSError where it cannot be written; torch's is a RuntimeError about positions in its archive."""
+    with partial_file(path) as partial, partial.open("wb") as file:
         try:
-            torch.save(content, file)
+            torch.save({"version": VERSION, **state}, file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
