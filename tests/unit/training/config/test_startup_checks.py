@@ -117,6 +117,8 @@ def test_all_missing_betons_are_named_with_the_command_that_makes_them(
     command = f"run write_datasets.py --data.source=SOURCE --data.out={out} --data.caps=full"
     line = refused(f"--data.dir={data}")
     assert f"{data}: no beton here named train_full, val_full; {command}" in line
+    line = refused(f"--data.dir={data / 'train_160.beton'}")
+    assert line.endswith(f"train_160.beton: a file; give the folder of all betons, {data}\n")
 
 
 def test_batch_that_cannot_be_shared_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
