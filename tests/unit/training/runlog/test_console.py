@@ -170,7 +170,9 @@ def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pyte
         assert drawn.removeprefix("\x1b[J").rstrip() == "epoch 3  51 %, left: epoch 1:15, run 2:05:07"
         shown.validating(312)
         assert "epoch 3 100 %, validating" in screen("validating")
+        monkeypatch.setenv("COLUMNS", "20")
         shown.close()
+        assert screen(f"\r{' ' * 20}\r").split("\r")[-2:] == [" " * 20, ""]
 
 
 def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
