@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from data_tools.common.console import plural, show
-from data_tools.common.errors import program
+from data_tools.common.errors import UserError, program
 from data_tools.common.options import Argument, OptionError, parse
 from training.config.datasets import Datasets, read_datasets
 from training.config.phases import MOST_PX, Phase
@@ -106,18 +106,17 @@ def validate(options: EvaluateOptions, world: World, signals: StopSignals) -> No
             scores = evaluate(predict, loader, world, signals)
         except EvaluationStopped:
             raise Preempted("stopped; there are no scores", signals.number, saved=False) from None
-    if world.is_main:
-        print_scores(options, scores)
+    if world.is_main and not show(score_line(options, scores)):
+        raise UserError("the scores could not be written", where="standard output")
 
 
-def print_scores(options: EvaluateOptions, scores: Scores) -> None:
+def score_line(options: EvaluateOptions, scores: Scores) -> str:
     phase, val_set = options.phase, f"val_{options.phase.val_data}"
     if options.log.format == "json":
         about = {"checkpoint": str(options.weights), "px": phase.val_px, "set": val_set}
-        show(as_json("validation", asdict(scores) | about | {"rectangular": phase.rectangular_val}))
-        return
+        return as_json("validation", asdict(scores) | about | {"rectangular": phase.rectangular_val})
     kind = f"{plural(scores.images, 'image')}, {phase.val_px} px {'rectangles' if phase.rectangular_val else 'squares'}"
-    show(f"{options.weights}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % ({kind} of {val_set})")
+    return f"{options.weights}: top-1 {scores.top1:.4f} %, top-5 {scores.top5:.4f} % ({kind} of {val_set})"
 
 
 if __name__ == "__mp_main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

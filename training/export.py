@@ -6,6 +6,7 @@ how they were trained.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     OptionError if the checkpoint cannot be exported to that format.
     """
     check_checkpoint("CHECKPOINT", path)
+    if out.suffix in SUFFIXES.values() and out.suffix != SUFFIXES[to]:  # by which programs tell the formats apart
+        raise OptionError(f"{out} would be a {SUFFIXES[to]}", where="--out", remedy="give it that name")
     check_output(out, *SUFFIXES.values())
     import torch  # takes seconds to load
 
@@ -62,9 +65,12 @@ def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(out) as partial:
         if to == "torchvision":
-            checkpoint.write(partial, network.state_dict())
+            content = io.BytesIO()
+            torch.save(network.state_dict(), content)
+            partial.write_bytes(content.getvalue())
+            content.seek(0)
             theirs = networks.published(arch, classes)
-            theirs.load_state_dict(torch.load(partial, weights_only=True), strict=True)
+            theirs.load_state_dict(torch.load(content, weights_only=True), strict=True)
             name = arch.removeprefix(TIMM)
             made = f"torchvision.models.{arch}(" if name == arch else f"timm.create_model({name!r}, "
             note = f"{made}num_classes={classes}) loads it"

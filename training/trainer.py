@@ -34,6 +34,10 @@ from training.runlog.run_log import Log, Rates, RunLog, described
 PROGRAM = "train_imagenet.py"
 LOG_EVERY_BATCHES = 20  # reading the metrics waits for the device
 MAX_BAD_STEPS = 10  # in a row, without a finite loss or finite gradients
+AFTER_NAN = (
+    "continue from it, with --run.accept_changes, at a lower learning rate, with --train.loss_scale=dynamic or with "
+    "--train.amp=bf16"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -200,13 +204,13 @@ class Trainer:
                 self.stop(f"the end of epoch {progress.epoch}", saved)
         elif not saved:
             what = f"the run has ended, but its last weights were not saved; {last_good(self.config.run.dir)}"
-            raise Diverged(what, remedy="the same command continues from there")
+            is_sound = self.state.is_sound()  # else the same command would do the same
+            raise Diverged(what, remedy="the same command continues from there" if is_sound else AFTER_NAN)
 
     # ---------------------------------------------------------------------------------------- saving and stopping
     def save(self, best: list[float] | None = None) -> bool:
         """Whether a checkpoint was saved; ``best``: the rank of the epoch that has just ended, if none was better."""
         self.signals.saved()
-        self.state.lengths = self.log.lengths
         return save(self.state, best)
 
     def save_within_epoch(self, stop: bool) -> None:
@@ -227,8 +231,7 @@ class Trainer:
             raise Diverged(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
                 f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",
-                remedy="continue from it, with --run.accept_changes, at a lower learning rate, with "
-                "--train.loss_scale=dynamic or with --train.amp=bf16",
+                remedy=AFTER_NAN,
             )
 
     # --------------------------------------------------------------------------------------------- what is reported
@@ -236,7 +239,7 @@ class Trainer:
         """Begin or continue the log, in the main process. OptionError if that cannot be."""
         state, run_dir = self.state, self.config.run.dir
         try:
-            self.log = RunLog(self.config, self.progress, state.sessions, state.work, state.lengths)
+            self.log = RunLog(self.config, self.progress, state.sessions, state.work)
         except OSError as error:
             raise unusable_folder(Path(error.filename or run_dir), error) from None
         if self.continued_from is not None:

@@ -12,14 +12,16 @@ from typing import Literal, TextIO
 LOGGERS = ("data_tools", "training")
 
 
-def show(text: str, stream: Literal["stdout", "stderr"] = "stdout") -> None:
-    """Print a line, or drop it if it cannot be written."""
+def show(text: str, stream: Literal["stdout", "stderr"] = "stdout") -> bool:
+    """Print a line, or drop it if it cannot be written; whether it was."""
     to: TextIO = getattr(sys, stream)
     try:
         to.write(f"{text}\n")
         to.flush()
+        return True
     except (OSError, ValueError):  # ValueError: it is closed
         drop_unwritten(to)
+        return False
 
 
 def drop_unwritten(stream: TextIO) -> OSError | None:

@@ -6,17 +6,21 @@ mistake that the user can fix; 75 a training that was told to stop and has saved
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import ClassVar
 
 from data_tools.common import console
 from data_tools.common.runtime import let_waiting_threads_sleep, open_standard_streams
 
 MISTAKE = 2
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SLURM sends the last before a job's time is over
 LONG = 80  # characters; a longer remedy has a line of its own
 
 
@@ -55,9 +59,10 @@ def printable(text: str) -> str:
 
 def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:
     """Makes ``main(argv) -> status`` a program: a :class:`UserError` is a line on standard error and its status, and
-    a reader who has seen enough of the output, or Ctrl-C, ends it quietly. Standard output that cannot be written is an
-    error, too, except of lines that `console.show` prints. Anything else keeps its traceback. ``main`` must import
-    torch, and what else has threads of OpenMP, itself: OpenMP reads the environment once, when it is loaded."""
+    a reader who has seen enough of the output, Ctrl-C, or another signal ends it quietly. Standard output that cannot
+    be written is an error, too, except of lines that `console.show` prints. Anything else keeps its traceback. ``main``
+    must import torch, and what else has threads of OpenMP, itself: OpenMP reads the environment once, when it is
+    loaded."""
 
     def wrap(main: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
         @functools.wraps(main)
@@ -66,16 +71,17 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
             let_waiting_threads_sleep(os.environ)
             console.set_up()
             try:
-                status = main(argv)
+                with _unwinding_at_signals():
+                    status = main(argv)
                 sys.stdout.flush()
                 return status
             except HelpPrinted:
                 return 0
             except UserError as error:
                 return print_error(name, error)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stopped:
                 console.show(f"{name}: stopped", "stderr")
-                return 128 + signal.SIGINT
+                return 128 + int((stopped.args or (signal.SIGINT,))[0])
             except OSError as error:
                 return _failed(name, error)
             finally:
@@ -85,6 +91,25 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
         return guarded
 
     return wrap
+
+
+@contextlib.contextmanager
+def _unwinding_at_signals() -> Iterator[None]:
+    """Make `ENDING` signals end the block as Ctrl-C does, so that locks and unfinished files are not left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    taken = [each for each in ENDING if in_main and signal.getsignal(each) is signal.SIG_DFL]
+    for each in taken:
+        signal.signal(each, interrupt)
+    try:
+        yield
+    finally:
+        for each in taken:
+            if signal.getsignal(each) is interrupt:
+                signal.signal(each, signal.SIG_DFL)
 
 
 def _failed(name: str, error: OSError) -> int:

@@ -109,6 +109,8 @@ def is_address(path: Path) -> bool:
 
 def folder_fault(folder: Path) -> str:
     """Why ``folder`` cannot be written to or made, "" if nothing is in the way. Creates nothing."""
+    if is_address(folder):
+        return f"{folder} is an address"
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         return f"{existing} is not a folder"

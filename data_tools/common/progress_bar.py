@@ -79,6 +79,7 @@ class ProgressDisplay:
     def close(self) -> None:
         """Clear the bar, or leave it."""
         if self._bar is not None:
+            self._draw(int(self._bar.n))  # the terminal may be narrower by now
             with contextlib.suppress(OSError):
                 self._bar.close()
             self._bar = None
@@ -100,7 +101,7 @@ def bar_text(columns: int, name: str, done: int, total: int, parts: Sequence[str
     blank = " " * BAR
     graphic = columns >= MIN_COLUMNS
     shown = [f"{head}|{blank}| {counts}", *parts] if graphic else [head, *parts, counts]
-    while len(shown) > 1 and len(", ".join(shown)) > columns:
+    while len(", ".join(shown)) > columns:
         shown.pop()
-    text = ", ".join(shown)[:columns].ljust(columns)
+    text = ", ".join(shown).ljust(columns)
     return text.replace(f"|{blank}|", f"|{{bar:{BAR}}}|", 1) if graphic else text

@@ -48,6 +48,8 @@ def read_datasets(folder: Path, sets: Sequence[str]) -> Datasets:
 
 def _check_present(folder: Path, sets: Sequence[str]) -> None:
     """MissingFileError that names all of these sets (``train_160``, ...) without a beton, and how to make them."""
+    if folder.is_file():
+        raise MissingFileError("a file", where=folder, remedy=f"give the folder of all betons, {folder.parent}")
     missing = [name for name in sets if not (folder / f"{name}.beton").exists()]
     if missing:
         caps = ",".join(dict.fromkeys(name.partition("_")[2] for name in missing))

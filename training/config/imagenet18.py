@@ -8,6 +8,7 @@ until the next entry with a rate. Only literals are read; nothing is evaluated.
 import ast
 import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from data_tools.common.options import OptionError, nearest
@@ -22,17 +23,17 @@ def phases(text: str) -> list[dict[str, Any]]:
     try:
         entries = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise OptionError(f"not a list of literals ({error})", where=KEY) from None
+        why = str(error).partition(": <")[0]  # what follows is an address in memory
+        raise OptionError(f"not a list of literals ({why})", where=KEY) from None
     if not isinstance(entries, list | tuple) or not entries:
         raise OptionError("not a list of phases", where=KEY)
     for entry in entries:
         _check(entry)
     ramps = _ramps([e for e in entries if "lr" in e])
-    epochs = max(ramp["epochs"][1] for ramp in ramps) if ramps else 0
     sized = [e for e in entries if e.keys() & {"sz", "bs", "trndir"}]
-    if not sized:
-        raise OptionError("no entry with 'sz' and 'bs'", where=KEY)
-    found = _phases(sized, epochs)
+    if not (sized and ramps):
+        raise OptionError("no entry with 'lr'" if sized else "no entry with 'sz' and 'bs'", where=KEY)
+    found = _phases(sized, max(ramp["epochs"][1] for ramp in ramps))
     found[0]["lr"] = ramps  # ramps tile the training whatever phase they are written under
     return found
 
@@ -43,18 +44,19 @@ def _check(entry: object) -> None:
     for key in entry:
         if key not in _ENTRY_KEYS:
             raise OptionError(f"unknown key {key!r} in {entry!r}{nearest(key, _ENTRY_KEYS)}", where=KEY)
-    if "ep" not in entry:
-        raise OptionError(f"no 'ep' in {entry!r}", where=KEY)
+    ep = entry.get("ep")
+    if not all(isinstance(epoch, int | float) for epoch in (ep if isinstance(ep, tuple | list) and ep else [ep])):
+        raise OptionError(f"no 'ep' of one number or two in {entry!r}", where=KEY)
 
 
 def _first_epoch(entry: Mapping[str, Any]) -> Any:
     ep = entry["ep"]
-    return ep[0] if isinstance(ep, tuple | list) and ep else ep
+    return ep[0] if isinstance(ep, tuple | list) else ep
 
 
 def _ramps(entries: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ramps = []
-    for entry, following in zip(entries, [*entries[1:], None], strict=True):
+    for entry, following in zip_longest(entries, entries[1:]):
         ep, lr = entry["ep"], entry["lr"]
         if isinstance(ep, tuple | list):
             epochs = list(ep)
@@ -71,7 +73,7 @@ def _ramps(entries: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _phases(entries: list[Mapping[str, Any]], epochs: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for entry, following in zip(entries, [*entries[1:], None], strict=True):
+    for entry, following in zip_longest(entries, entries[1:]):
         end = epochs if following is None else _first_epoch(following)
         if entry.get("keep_dl", False):
             if not found:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from data_tools.common.console import plural
-from data_tools.common.options import OptionError, Section
+from data_tools.common.options import OptionError, Section, as_meant
 from training.config import imagenet18
 from training.config.phases import FULL, EpochRange, Phase, Ramp
 
@@ -34,6 +34,7 @@ class Schedule(Section):
     gpus: int = Field(
         1,
         ge=1,
+        le=1 << 20,
         description="total number of GPUs that the learning rates are meant for; with another, a note is printed",
     )
 
@@ -42,7 +43,7 @@ class Schedule(Section):
     def _read_imagenet18(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given  # a schedule, or a mistake
-        text = given.get("imagenet18")
+        text = as_meant(given.get("imagenet18"), str | None)
         if (given.get("phases") is None) == (text is None):
             what = "give either phases or imagenet18 (a recipe: --config-file rn50_configs/titan8.yaml)"
             raise OptionError(what, where="phases")

@@ -11,19 +11,21 @@ from training.config.run_config import Dist, RunConfig
 
 _CHECKPOINTS = ("last.pt", "best.pt")
 _CONTINUED = ("last.pt", "fresh.pt", "previous.pt")  # what a run goes on from, as in training/model/checkpoint.py
-_RUN_FILES = ("best.pt", "epochs.csv", "steps.csv", "config.json")  # written after the first of those
+# Written after the first of those.
+_RUN_FILES = ("best.pt", "epochs.csv", "steps.csv", "config.json", "environment.json", "events.out.tfevents*")
 
 
 def check_files(config: RunConfig) -> None:
     """OptionError for missing weights, and for a run folder that cannot be written to, or that has another run's files
     and no checkpoint to continue from. Creates nothing."""
     folder, init_from = config.run.dir, config.run.init_from
-    if what := folder_fault(folder):
+    is_utf8 = str(folder).encode(errors="ignore") == os.fsencode(folder)
+    if what := folder_fault(folder) or ("" if is_utf8 else f"{folder} is not UTF-8, which TensorBoard needs"):
         raise OptionError(what, where="run.dir", remedy="give another folder")
     # A folder's own checkpoint goes on, and the weights that it began from may be gone.
     if any((folder / name).exists() for name in _CONTINUED):
         return
-    if found := next((name for name in _RUN_FILES if (folder / name).exists()), None):
+    if found := next((path.name for name in _RUN_FILES for path in folder.glob(name)), None):
         what = f"{folder} holds {found} of another run, but no checkpoint to continue from"
         raise OptionError(what, where="run.dir", remedy="give another --run.dir")
     if init_from is not None:

@@ -122,7 +122,7 @@ class Train(Section):
     ema: float | None = Field(
         None,
         gt=0,
-        le=1,
+        lt=1,
         description="decay per update of averaged weights, which are validated beside the plain ones; by default off",
     )
     ema_every: int = Field(1, ge=1, description="steps between updates of the averaged weights")

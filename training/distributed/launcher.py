@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -64,6 +65,10 @@ def launch(main: Callable[..., int], options: Dist, *arguments: Any) -> int:
         ),
         _run_launched,
     )
+    # A signal to the whole group, as from Ctrl-\, must not end the process that keeps track of the others' semaphores.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    resource_tracker.ensure_running()  # it keeps the mask
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with forwarded_signals() as received:
         try:
             statuses: dict[int, int] = launcher(main, *arguments)

@@ -38,6 +38,11 @@ def join_job(environment: MutableMapping[str, str]) -> bool:
         if not 0 <= _number(environment, number) < _number(environment, count):
             what = f"{number}={environment[number]}, but {count}={environment[count]}"
             raise JobError(what, where="environment", remedy="start with torchrun or srun, or unset them")
+    if _number(environment, "WORLD_SIZE") > 1:
+        port = _number(environment, "MASTER_PORT")
+        if not (environment.get("MASTER_ADDR") and 0 < port < 1 << 16):
+            what = f"the processes cannot meet at MASTER_ADDR={environment.get('MASTER_ADDR')}, MASTER_PORT={port}"
+            raise JobError(what, where="environment", remedy="give the machine of process 0, and a free port of it")
     return True
 
 

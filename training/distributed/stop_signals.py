@@ -25,8 +25,8 @@ Handler = Callable[[int, FrameType | None], None]
 def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
     """Handle these signals inside the block, except those that were ignored at the start, as under ``nohup``.
 
-    Once one has come, the handler stays: the process is about to end, and another one, as SLURM sends them, must not
-    change its exit status.
+    Once one has come, the process is about to end, and another one, as SLURM sends them, must not change its exit
+    status: they are ignored, but for Ctrl-C. A handler would be gone before Python itself ends.
     """
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number, earlier in before.items() if earlier is not signal.SIG_IGN]
@@ -42,9 +42,9 @@ def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[No
     try:
         yield
     finally:
-        if not received:
-            for number in taken:
-                signal.signal(number, before[number])
+        for number in taken:
+            if not received or number != signal.SIGINT:
+                signal.signal(number, signal.SIG_IGN if received else before[number])
 
 
 class StopSignals:

@@ -17,7 +17,8 @@ class MetricSums:
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
         """Count a batch: ``logits`` (n, classes), ``labels`` (n,), mean ``loss`` ()."""
-        hit = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        highest, classes = logits.detach().topk(min(5, logits.shape[1]), dim=1)
+        hit = (classes == labels[:, None]) & highest[:, :1].isfinite()  # nan is above all numbers, and is no answer
         count = len(labels)
         loss = loss.detach().double()
         finite = torch.isfinite(loss)

@@ -52,7 +52,6 @@ class TrainState:
         )
         self.changes: list[dict[str, Any]] = []  # that were made when the run was continued
         self.sessions: tuple[Session, ...] = ()
-        self.lengths: Mapping[str, int] = {}  # of the run's tables, in bytes
         self.predict = Predictor(self.model, dtype, world.device, flip=train.flip_tta)
         self.ema: MovingAverage | None = None
         self.averaged: Predictor | None = None
@@ -83,7 +82,6 @@ class TrainState:
             "scaler": self.step.scaler.state_dict(),
             "progress": asdict(self.progress),
             "sessions": as_plain(self.sessions),
-            "lengths": dict(self.lengths),
         }
 
     def begin_session(self) -> None:
@@ -118,8 +116,7 @@ class TrainState:
         if saved["scaler"] and self.step.scaler.is_enabled() and self.step.fixed_scale is None:
             self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
-        self.lengths, self.changes = saved["lengths"], saved["changes"]
-        self.sessions = from_plain(saved["sessions"])
+        self.changes, self.sessions = saved["changes"], from_plain(saved["sessions"])
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Weights, statistics, momenta and averages, in the same order in every process."""

@@ -1,6 +1,7 @@
 """Where an epoch's time went, and how well it used the hardware."""
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ class StepClock:
         starved_s = self.starved()
         on_gpu = self.device.type == "cuda"
         laps = self._laps_ms if on_gpu else [1000 * (b - a) for a, b in pairwise(self.marks)]
-        seconds = self.elapsed()
+        seconds = self.elapsed() if images else math.nan  # without steps there is no speed
         tflops = 3 * flops_per_image * images / seconds / 1e12
         peak = peak_tflops(torch.cuda.get_device_name(self.device)) if on_gpu else None
         return Speed(

@@ -18,23 +18,17 @@ from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
 
 logger = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 FRESH = "fresh.pt"  # is there if the machine stopped before it became last.pt
 WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    with partial_file(path) as partial:
-        write(partial, {"version": VERSION, **state})
-
-
-def write(path: Path, content: Any) -> None:
-    """``torch.save`` to ``path``, but with an OSError where the file cannot be written; torch's is a RuntimeError about
-    positions in its archive."""
-    with path.open("wb") as file:
+    """OSError where it cannot be written; torch's is a RuntimeError about positions in its archive."""
+    with partial_file(path) as partial, partial.open("wb") as file:
         try:
-            torch.save(content, file)
+            torch.save({"version": VERSION, **state}, file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
@@ -106,6 +100,8 @@ def _fault(content: bytes, error: Exception) -> tuple[type[OptionError], str, st
     is_torchs = is_zip and any(name.endswith("/data.pkl") for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
     misread = "failed reading zip archive" in str(error) or (is_torchs and "inline_container" in str(error))
     if is_zip and not misread and not isinstance(error, UnicodeDecodeError):
+        if is_torchs:
+            return OptionError, "it holds more than tensors and plain values", WEIGHTS_ALONE
         return OptionError, "not written by torch.save", remedy
     is_cut = content.startswith(b"PK") and not is_zip
     what = "cut short" if is_cut else "not written by torch.save, or damaged" if content else "empty"

@@ -61,7 +61,8 @@ def read(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         content, about = _read_safetensors(path)
         if about.keys() >= OURS:
-            classes = json.loads(about["classes"])
+            with contextlib.suppress(ValueError):  # another program's
+                classes = json.loads(about["classes"])
     else:
         with contextlib.suppress(Exception):  # of a damaged file, as many types as torch.load; the next says which
             others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -174,6 +175,9 @@ def _load(network: nn.Module, weights: Weights, new: Set[str] = frozenset()) -> 
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
             remedy = "give dense weights in fp32, bf16 or fp16"
             raise OptionError(f"{name} is {kind}", where=weights.source, remedy=remedy)
+        if not tensor.isfinite().all():
+            remedy = "give weights from before they overflowed"
+            raise OptionError(f"{name} holds nan or infinity", where=weights.source, remedy=remedy)
     fitting = {k: v for k, v in weights.tensors.items() if k in own.keys() - new and v.shape == own[k].shape}
     network.load_state_dict(own | fitting)
 
@@ -185,7 +189,7 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
 def _misfit(wanted: Shapes, given: Shapes, differing: Collection[str], last: list[str]) -> tuple[str, str]:
     """Why weights with the shapes ``given`` do not fit a network with this ``last`` layer, and the remedy."""
     outputs, any_fc = given.get(last[-1], ()), dict.fromkeys(("fc.weight", "fc.bias"), ())
-    if set(differing) <= set(last) and outputs:
+    if set(differing) <= set(last) and outputs not in ((), wanted[last[-1]]):
         what = f"{outputs[0]} outputs, but the betons have {wanted[last[-1]][0]} classes"
         return what, "give betons of its training data"
     resnets = [arch for arch in NETWORKS if arch.startswith(RESNETS)]

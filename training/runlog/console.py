@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,8 @@ def print_end(config: RunConfig, epochs: int) -> None:
     if config.log.format == "json":
         print_complete(config, epochs)
     else:
-        logger.info("complete; for a report: `.venv/bin/python -m training.report %s`", config.run.dir)
+        run_dir = shlex.quote(str(config.run.dir))
+        logger.info("complete; for a report: `.venv/bin/python -m training.report %s`", run_dir)
 
 
 def print_complete(config: RunConfig, epochs: int) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,28 +14,26 @@ COUNTS = {"epoch", "batch", "px", "global_batch"}  # the other columns are fract
 
 
 class CsvLog:
-    """Appends rows to the table at ``path``, which keeps its first ``length`` bytes: those that it had when the
-    checkpoint was saved that the run continues from. 0, or a file that is not there, begins it anew with ``lines``.
+    """Appends rows to the table at ``path``, which keeps its first ``rows``: those that it had when the checkpoint was
+    saved that the run continues from. 0, or a file that is not there, begins it anew with ``lines``.
 
     Rows that cannot be written, as to a full disk, are written with the next ones.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], length: int = 0, lines: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], rows: int = 0, lines: Sequence[str] = ()) -> None:
         self.path = path
         self._unwritten = ""
-        self.length = min(length, path.stat().st_size) if path.is_file() else 0
-        if self.length:
-            os.truncate(path, self.length)
-        else:
-            begun = "".join(f"{line}\n" for line in (",".join(columns), *lines)).encode()
-            write_atomically(path, begun)
-            self.length = len(begun)
+        kept = [line.encode() for line in (",".join(columns), *lines)]
+        if rows and path.is_file():
+            kept = path.read_bytes().splitlines()[: rows + 1] or kept  # lines, as a spreadsheet ends them otherwise
+        write_atomically(path, b"".join(line + b"\n" for line in kept))
+        self.rows = len(kept) - 1
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
         self._unwritten += "".join(f"{','.join(cells)}\n" for cells in rows)
         with warn_on_write_error(self.path.name):
             append_whole(self.path, self._unwritten.encode())
-            self.length += len(self._unwritten)
+            self.rows += self._unwritten.count("\n")
             self._unwritten = ""
 
 

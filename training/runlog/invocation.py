@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from data_tools.common.errors import printable
+
 ROOT = Path(__file__).parents[2]
 # The processes that the launcher starts have another command line; they inherit the environment.
 COMMAND = "TRAIN_IMAGENET_COMMAND"
 
 
 def command() -> str:
-    return os.environ.get(COMMAND) or shlex.join(sys.orig_argv)
+    return printable(os.environ.get(COMMAND) or shlex.join(sys.orig_argv))  # JSON holds no bytes that are not UTF-8
 
 
 def git_commit(root: Path = ROOT) -> str | None:

@@ -17,6 +17,7 @@ class Progress:
     epoch_images: int = 0
     sums: list[float] = field(default_factory=lambda: list(NO_SUMS))
     images_seen: int = 0
+    step_rows: int = 0  # of the table of steps
     seconds: float = 0.0
     best: list[float] = field(default_factory=list)  # the best epoch's rank, see `Trainer.end_epoch`; empty: none yet
     scores: dict[str, float] = field(default_factory=dict)

@@ -47,11 +47,6 @@ Rates = tuple[float, float | None]  # of learning, and momentum if the schedule 
 class Log:
     """What a run reports. This one reports nothing: it is that of every process but the main one."""
 
-    @property
-    def lengths(self) -> Mapping[str, int]:
-        """Bytes of the tables, by file name."""
-        return {}
-
     def phase_prepared(self, phase: Phase, seconds: float, compiled: bool) -> None:
         """The step is ready for ``phase``, ``seconds`` after it was asked for; ``compiled``: its code was not in the
         cache."""
@@ -76,24 +71,18 @@ class Log:
 
 
 class RunLog(Log):
-    """The log of the main process, from ``progress`` on, which has the complete epochs; ``lengths`` has that of the
-    table of steps when the checkpoint was saved that the run continues from. OptionError if wandb refuses."""
+    """The log of the main process, from ``progress`` on, which has the complete epochs. OptionError if wandb
+    refuses."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        progress: Progress,
-        sessions: Sequence[Session],
-        work: WorkModel,
-        lengths: Mapping[str, int],
-    ) -> None:
+    def __init__(self, config: RunConfig, progress: Progress, sessions: Sequence[Session], work: WorkModel) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.dir = config.run.dir
         self.progress, self.eta = progress, EtaEstimator(work)
         history = [PastEpoch(**each) for each in progress.history]
         self.epochs = CsvLog(self.dir / EPOCHS, COLUMNS, lines=[each.line for each in history])
-        self.steps = CsvLog(self.dir / STEPS, STEP_COLUMNS, lengths.get(STEPS, 0))
+        self.steps = CsvLog(self.dir / STEPS, STEP_COLUMNS, progress.step_rows)
+        progress.step_rows = self.steps.rows  # fewer, if only the checkpoint was moved here
         self.tracker: Tracker | None = None
         if config.log.wandb is not None:
             self.tracker = Tracker(config.log.wandb, self.dir, as_mapping(config))
@@ -111,10 +100,6 @@ class RunLog(Log):
         self.console = Console(config.log, EpochTable(images=validation_images(work.images)))
         for each in history:
             self.console.epoch_done(each.row)
-
-    @property
-    def lengths(self) -> Mapping[str, int]:
-        return {STEPS: self.steps.length}
 
     def close(self) -> None:
         self.console.close()
@@ -153,6 +138,7 @@ class RunLog(Log):
             StepRow(epoch=at.epoch + 1, batch=batch, lr=rate, loss=loss).cells()
             for batch, ((rate, _), loss) in enumerate(zip(rates, losses, strict=True), at.batch - len(losses) + 1)
         )
+        at.step_rows = self.steps.rows
         values = {
             "losses/xent": scores.loss,
             "losses/train_1": scores.top1,

@@ -27,13 +27,14 @@ are made from it.
 from data_tools.common.options.command_line import parse
 from data_tools.common.options.help import option_rows
 from data_tools.common.options.mistakes import OptionError, mistakes_in, nearest
-from data_tools.common.options.section import Argument, Picture, Section, options_of, sections_of
+from data_tools.common.options.section import Argument, Picture, Section, as_meant, options_of, sections_of
 
 __all__ = [
     "Argument",
     "OptionError",
     "Picture",
     "Section",
+    "as_meant",
     "mistakes_in",
     "nearest",
     "option_rows",

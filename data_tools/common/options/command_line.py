@@ -4,6 +4,7 @@ YAML 1.2: `off` is text, `1e-4` is a number, and `010` is ten.
 """
 
 import shlex
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from data_tools.common.options.section import Section, as_meant, item_of, option
 S = TypeVar("S", bound=Section)
 
 _OWN = "options"  # what fastargs calls the section of options that have none
-_SHORT = {"-C": CONFIG_FILE, "-h": "help", "--config-file": CONFIG_FILE}
+_SHORT = {"C": CONFIG_FILE, "h": "help", "config_file": CONFIG_FILE}
 _TRUE_OR_FALSE = ("1", "true", "yes", "on", "0", "false", "no", "off")
 
 
@@ -82,7 +83,8 @@ def _command_line(argv: Sequence[str], known: Mapping[str, FieldInfo]) -> tuple[
             plain.append(word)
             continue
         name, equals, value = word.partition("=")
-        key = _SHORT.get(name) or name.lstrip("-").replace("-", "_")
+        key = name.lstrip("-").replace("-", "_")
+        key = _SHORT.get(key, key)
         kind, following = known[key].annotation if key in known else None, words[0] if words else "--"
         if not equals:
             if key == "help" or (kind is bool and following.lower() not in _TRUE_OR_FALSE):
@@ -150,7 +152,7 @@ def _load(file: str) -> Any:
         what = f"{file}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise OptionError(what, where=f"--{CONFIG_FILE}") from None
     try:
-        return yaml.load(content.decode())
+        return yaml.load(content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8"))
     except (YAMLError, ValueError, RecursionError) as error:
         problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""

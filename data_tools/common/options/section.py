@@ -107,7 +107,8 @@ def _parts(text: str, item: Any) -> Iterator[str]:
 
 def _path(text: str) -> Path:
     """``~`` expanded, which the shell does only at the start of a word and not in `--data.source=~/x`; a user that does
-    not exist is left, unlike by pathlib."""
+    not exist is left, unlike by pathlib. ValueError for what no file name can hold, as half a pair of surrogates."""
+    os.fsencode(text)
     return Path(os.path.expanduser(text.strip()))  # noqa: PTH111
 
 

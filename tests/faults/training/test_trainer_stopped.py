@@ -116,6 +116,7 @@ def test_run_that_ends_without_finite_weights_fails(betons: Path, tmp_path: Path
     status, _, err = attempt(recipe, tmp_path / "run")
     assert status == 2
     assert "last.pt not written: the weights are not finite" in err
+    assert "remedy: continue from it, with --run.accept_changes, at a lower learning rate" in err
     assert_nothing_was_trained(tmp_path / "run")
 
 

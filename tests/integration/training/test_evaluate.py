@@ -77,6 +77,15 @@ def test_scores_of_torchvision_weights_agree_with_torchvision(
     assert expected.items() <= scores.items()
 
 
+def test_scores_that_cannot_be_written_are_an_error(
+    recipe: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert evaluate.main([str(trained), "--config-file", str(recipe)]) == 2
+    assert "error: standard output: the scores could not be written" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_weights_that_the_main_process_cannot_read_are_one_line_of_all(recipe: Path, tmp_path: Path) -> None:
     torch.save([1], tmp_path / "weights.pth")

@@ -123,13 +123,16 @@ def test_no_tool_writes_over_its_input_or_a_checkpoint(
         assert (status, err.count("error: ")) == (2, 1), arguments
         assert "which is not replaced; give another name" in err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    for _ in range(2):  # its own output is
-        exported(trained, tmp_path / "out.pth", "torchvision")
+    for out in (tmp_path / "out.pth", tmp_path / "out.pth", Path("/dev/null")):  # its own output is
+        exported(trained, out, "torchvision")
 
 
 def test_unsuitable_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
     status, _, err = run_main(export.main, [str(tmp_path / "none.pt"), "--to", "torchvision"])
     assert (status, "no checkpoint here" in err) == (2, True)
+    for to, suffix in (("torchvision", ".safetensors"), ("safetensors", ".pth")):
+        status, _, err = run_main(export.main, [str(trained), "--to", to, "--out", str(tmp_path / f"out{suffix}")])
+        assert (status, f"error: --out: {tmp_path / 'out'}{suffix} would be a " in err) == (2, True)
     state = checkpoint.load(trained)
     for change, reason in (
         ({"ema": {}}, "holds no averaged weights"),

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,16 +83,20 @@ def start_script(folder: Path, seconds: int) -> subprocess.Popen[str]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        process_group=0,
     )
 
 
-def test_ctrl_c_before_the_first_step_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("send", "number"), [(os.kill, signal.SIGINT), (os.killpg, signal.SIGQUIT)])
+def test_ctrl_c_before_the_first_step_is_one_line(
+    send: Callable[[int, int], None], number: signal.Signals, tmp_path: Path
+) -> None:
     with start_script(tmp_path, 60) as process:
         assert process.stdout is not None and process.stderr is not None
         assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-        assert process.stderr.read() == "stopped by SIGINT; nothing was saved\n"
+        send(process.pid, number)
+        assert process.wait(60) == 128 + number
+        assert process.stderr.read() == f"stopped by {number.name}; nothing was saved\n"
 
 
 def test_killed_launcher_takes_its_processes_along(tmp_path: Path) -> None:

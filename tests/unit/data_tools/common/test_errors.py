@@ -3,13 +3,15 @@
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from data_tools.common.errors import HelpPrinted, MissingFileError, UserError, program
+from data_tools.common.errors import ENDING, HelpPrinted, MissingFileError, UserError, program
+from data_tools.common.files import locked, partial_file
 from data_tools.common.runtime import WAITING
 
 FULL = Path("/dev/full")
@@ -147,6 +149,17 @@ def test_output_that_cannot_be_written_does_not_hide_a_mistake(monkeypatch: pyte
         err.flush()
 
 
-def test_ctrl_c_ends_a_program_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(fail(KeyboardInterrupt())) == 130
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_signal_unwinds_a_program_and_is_one_line(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def action() -> int:
+        with locked(tmp_path, "a training"), partial_file(tmp_path / "a.txt") as partial:
+            partial.touch()
+            os.kill(os.getpid(), number)
+        return 0
+
+    assert run(action) == 128 + number
     assert capsys.readouterr().err == "some.tool: stopped\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

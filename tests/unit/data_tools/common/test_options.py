@@ -198,6 +198,7 @@ def test_yaml_means_what_is_written(
         ("write: {out: false}\n", "write.out: False is not text"),
         ("write: {out: ''}\n", "write.out: empty"),
         ('write: {out: "a\\0b"}\n', "write.out: 'a\\x00b' holds a NUL character"),
+        ('write: {out: "a\\ud800b"}\n', "write.out: 'utf-8' codec can't encode character '\\ud800'"),
     ],
 )
 def test_wrong_file_is_refused_in_one_line_that_names_the_key(tmp_path: Path, text: str, message: str) -> None:
@@ -252,6 +253,13 @@ def test_path_that_exists_is_not_split_at_its_commas(tmp_path: Path, monkeypatch
     text = f"{tmp_path}/a,b.tar,~/x, y, z.tar,{tmp_path}/c.tar,none,other,{'n' * 300}"
     wanted = [tmp_path / "a,b.tar", tmp_path / "x, y, z.tar", tmp_path / "c.tar", Path("none"), Path("other")]
     assert read(f"--write.sources={text}").sources == (*wanted, Path("n" * 300))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_file_says_its_encoding_or_is_utf_8(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "a.yaml").write_text(f"{mark}write: {{out: café}}\n", encoding=encoding)
+    assert read(f"--config_file={tmp_path / 'a.yaml'}").out == Path("café")
 
 
 def test_path_that_is_not_utf_8_is_one(tmp_path: Path) -> None:

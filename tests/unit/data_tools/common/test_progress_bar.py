@@ -15,6 +15,7 @@ PARTS = ["left: epoch 1:15", "run 2:05:07", "loss 4.250", "lr 1.357", "9216 img/
         (60, "epoch 3  50 %|{bar:10}| 156/312, left: epoch 1:15"),
         (50, "epoch 3  50 %, left: epoch 1:15, run 2:05:07"),
         (20, "epoch 3  50 %"),
+        (10, ""),
     ],
 )
 def test_what_does_not_fit_is_left_out_whole(columns: int, text: str) -> None:

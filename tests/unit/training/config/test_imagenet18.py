@@ -76,6 +76,11 @@ def published(text: str) -> Schedule:
     return Schedule(imagenet18=text)
 
 
+def test_none_unsets_it() -> None:
+    phases = schedule("titan8").phases
+    assert Schedule(phases=phases, imagenet18="none").phases == phases
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_recipe_equals_the_published_schedule_in_every_step(name: str) -> None:
     theirs, ours = published(repr(PUBLISHED[name])), schedule(name)
@@ -115,6 +120,9 @@ def test_ramp_may_cross_a_change_of_batch_size() -> None:
         ("[{'ep': 0, 'sz': 128, 'bs': 2**9}]", "not a list of literals"),
         ("[{'ep': 0, 'size': 128, 'bs': 512}]", "unknown key 'size'"),
         ("[{'sz': 128, 'bs': 512}]", "no 'ep'"),
+        ("[{'ep': 0, 'sz': 128, 'bs': 512}, {'ep': (0, 3), 'lr': 1.0}, {'ep': (3, 'x'), 'lr': 1.0}]", "no 'ep' of"),
+        ("[{'ep': [], 'sz': 128, 'bs': 512}, {'ep': (0, 3), 'lr': 1.0}]", "no 'ep' of"),
+        ("[{'ep': 0, 'sz': 128, 'bs': 512}]", "no entry with 'lr'"),
         ("[{'ep': 0, 'sz': 128, 'bs': 512}, {'ep': 0, 'lr': 1.0}]", "has no end"),
         ("[{'ep': 0, 'sz': 128, 'bs': 512}, {'ep': (0, 3), 'lr': (1.0,)}]", "has no end"),
         ("[{'ep': 0, 'sz': 128, 'bs': 512, 'trndir': '/data'}, {'ep': (0, 3), 'lr': 1.0}]", "neither ''"),
@@ -122,6 +130,7 @@ def test_ramp_may_cross_a_change_of_batch_size() -> None:
         ("[{'ep': (0, 3), 'lr': 1.0}]", "no entry with"),
         ("[]", "not a list of phases"),
         ("{", "not a list of literals"),
+        ("nan", "not a list of literals (malformed node or string on line 1)"),
     ],
 )
 def test_wrong_schedule_is_refused(text: str, message: str) -> None:

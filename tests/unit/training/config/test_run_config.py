@@ -32,6 +32,8 @@ def test_stem_on_blocks_and_own_batch_norms_are_switches_or_auto(word: str, valu
         (["--train.loss_scale=0"], "--train.loss_scale: 0 is out of range (at least 1); '0' is not one of dynamic"),
         (["--train.ema_every=20"], "--train.ema_every: nothing is averaged; give --train.ema=DECAY, too"),
         (["--train.nesterov", "--train.momentum=0"], "--train.nesterov: needs momentum"),
+        (["--train.ema=1"], "--train.ema: 1 is out of range (above 0, below 1)"),
+        (["--schedule.gpus=1000000007"], "--schedule.gpus: 1000000007 is out of range"),
         (["--train.mixup=1e-300"], "--train.mixup: 1e-300 is out of range (at least 0.001)"),
         (["--schedule.imagenet18=[]"], "give either phases or imagenet18"),
         (["--train.seed=1"], "unknown option --train.seed; did you mean --run.seed?"),

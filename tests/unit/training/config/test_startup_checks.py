@@ -53,6 +53,9 @@ def test_run_folder_that_cannot_be_made_is_refused(refused: Callable[..., str], 
     for folder in ("file", "file/run/1", "link", "link/run"):
         line = refused(f"--data.dir={data}", f"--run.dir={tmp_path / folder}")
         assert "run.dir: " in line and "is not a folder; give another folder" in line, line
+    assert "run.dir: s3:/b/run is an address; give another" in refused(f"--data.dir={data}", "--run.dir=s3://b/run")
+    line = refused(f"--data.dir={data}", f"--run.dir={tmp_path}/caf\udce9")
+    assert "caf\\udce9 is not UTF-8, which TensorBoard needs; give another folder" in line
     line = refused(f"--data.dir={data}", "--run.dir=/proc/run")  # root may write anywhere but there
     assert "run.dir: /proc" in line and "give another folder" in line
 
@@ -76,7 +79,7 @@ def test_missing_weights_are_refused(refused: Callable[..., str], tmp_path: Path
     assert f"give '{tmp_path / 'my run/last.pt'}'" in answer(tmp_path / "my run")
 
 
-@pytest.mark.parametrize("name", ["best.pt", "epochs.csv", "config.json"])
+@pytest.mark.parametrize("name", ["best.pt", "epochs.csv", "config.json", "events.out.tfevents.1.host.2.0"])
 def test_files_of_another_run_without_a_checkpoint_are_refused(
     name: str, refused: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -114,6 +117,8 @@ def test_all_missing_betons_are_named_with_the_command_that_makes_them(
     command = f"run write_datasets.py --data.source=SOURCE --data.out={out} --data.caps=full"
     line = refused(f"--data.dir={data}")
     assert f"{data}: no beton here named train_full, val_full; {command}" in line
+    line = refused(f"--data.dir={data / 'train_160.beton'}")
+    assert line.endswith(f"train_160.beton: a file; give the folder of all betons, {data}\n")
 
 
 def test_batch_that_cannot_be_shared_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from training.distributed.ranks import JobError, join_job
 
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+STORE = {"MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"} | STORE
 SLURM = {
     "SLURM_PROCID": "9",
     "SLURM_NTASKS": "12",
@@ -99,6 +100,9 @@ def test_torchrun_inside_srun_counts() -> None:
         ({"LOCAL_WORLD_SIZE": None}, "not LOCAL_WORLD_SIZE"),
         ({"RANK": "4"}, "RANK=4, but WORLD_SIZE=4"),
         ({"RANK": "first"}, "RANK='first' is not a number"),
+        ({"MASTER_ADDR": None}, "cannot meet at MASTER_ADDR=None, MASTER_PORT=29500"),
+        ({"MASTER_PORT": "99999"}, "cannot meet at MASTER_ADDR=here, MASTER_PORT=99999"),
+        ({"MASTER_PORT": None}, "MASTER_PORT=None is not a number"),
     ],
 )
 def test_contradicting_variables_are_refused(change: dict[str, str | None], message: str) -> None:

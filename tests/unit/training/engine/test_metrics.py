@@ -35,6 +35,12 @@ def test_loss_that_is_not_finite_is_left_out_of_the_mean_and_counted() -> None:
     assert math.isnan(none.scores(ALONE).loss)
 
 
+def test_logits_that_are_nan_are_no_hit() -> None:
+    logits, sums = torch.tensor([[math.nan, math.nan], [0.0, 1.0]]), MetricSums(CPU)
+    sums.add(logits, torch.tensor([0, 1]), torch.tensor(math.nan))
+    assert (sums.scores(ALONE).top1, sums.scores(ALONE).top5) == (50.0, 50.0)
+
+
 def test_top5_of_two_classes_is_100() -> None:
     sums = MetricSums(CPU)
     sums.add(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]), torch.tensor(0.5))

@@ -67,6 +67,8 @@ def test_step_clock_measures_waiting_and_steps() -> None:
     assert speed.step_p99_ms >= speed.step_p50_ms
     assert speed.tflops == pytest.approx(3 * speed.images_per_s_per_gpu / 1000)
     assert math.isnan(speed.mfu_percent)
+    unknown = StepClock(torch.device("cpu")).speed(images=0, flops_per_image=1e9)
+    assert math.isnan(unknown.images_per_s_per_gpu) and math.isnan(unknown.data_wait_percent)
 
 
 class FakeEvent:

@@ -182,6 +182,9 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
             torch.save,
             ["fc.bias is int8, strided, on cpu; give dense"],
         ),
+        (named_without("fc.bias", torch.tensor([1e5, 0, 0]).half()), torch.save, ["fc.bias holds nan or infinity; "]),
+        (named_without("fc.weight", torch.zeros(512, 3)), torch.save, ["of this network (differing: fc.weight)"]),
+        (lambda: {name: each.numpy() for name, each in named("").items()}, torch.save, ["model.state_dict()"]),
         (
             lambda: named("student.") | named("teacher."),
             torch.save,
@@ -247,7 +250,11 @@ def test_objects_beside_weights_are_neither_imported_nor_called(
 
 @pytest.mark.parametrize(
     ("metadata", "found"),
-    [({"classes": "3"}, None), ({"classes": '["a", "b", "c"]', "arch": "", "options": ""}, ("a", "b", "c"))],
+    [
+        ({"classes": "3"}, None),
+        ({"classes": '["a", "b", "c"]', "arch": "", "options": ""}, ("a", "b", "c")),
+        ({"classes": "a b c", "arch": "", "options": ""}, None),
+    ],
 )
 def test_classes_of_safetensors_are_known_if_exported_here(
     metadata: dict[str, str], found: tuple[str, ...] | None, tmp_path: Path

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from helpers.recipes import config
 from helpers.run_folders import rows
 
 from data_tools.common import console as common
@@ -78,6 +79,12 @@ def test_continuation_names_batch_epoch_and_checkpoint(capsys: pytest.CaptureFix
         "",
         "continued at batch 12 of epoch 3 from runs/x/last.pt\ncontinued at the start of epoch 3 from runs/x/last.pt\n",
     )
+
+
+def test_end_names_the_command_of_a_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common.set_up()
+    console.print_end(config("titan8", f"--run.dir={tmp_path}/my run"), 3)
+    assert f"training.report '{tmp_path}/my run'`" in capsys.readouterr().err
 
 
 def test_notes_name_what_is_left_out_and_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +170,9 @@ def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pyte
         assert drawn.removeprefix("\x1b[J").rstrip() == "epoch 3  51 %, left: epoch 1:15, run 2:05:07"
         shown.validating(312)
         assert "epoch 3 100 %, validating" in screen("validating")
+        monkeypatch.setenv("COLUMNS", "20")
         shown.close()
+        assert screen(f"\r{' ' * 20}\r").split("\r")[-2:] == [" " * 20, ""]
 
 
 def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,5 +33,5 @@ def test_command_is_the_one_that_the_launcher_was_started_by(monkeypatch: pytest
     monkeypatch.setenv(invocation.COMMAND, "train_imagenet.py --run.seed=1")
     assert invocation.command() == "train_imagenet.py --run.seed=1"
     monkeypatch.delenv(invocation.COMMAND)
-    monkeypatch.setattr("sys.orig_argv", ["python", "a script.py"])
-    assert invocation.command() == "python 'a script.py'"
+    monkeypatch.setattr("sys.orig_argv", ["python", "a script.py", "caf\udce9"])
+    assert invocation.command() == r"python 'a script.py' 'caf\udce9'"
