@@ -35,7 +35,7 @@ def read_checksums(layout: Layout, manifest: Manifest) -> NDArray[np.uint64]:
         raise MissingFileError("no checksums beside the beton", where=sidecar, remedy=AGAIN)
     content = sidecar.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.checksums_digest or len(content) != 8 * manifest.images:
-        raise BetonError("not the checksums that the manifest names", where=sidecar, remedy=AGAIN)
+        raise BetonError("not the checksums that the manifest describes", where=sidecar, remedy=AGAIN)
     if layout.digest(content) != manifest.digest:
         raise BetonError("not the file that its manifest describes", where=layout.path, remedy=AGAIN)
     return np.frombuffer(content, "<u8")

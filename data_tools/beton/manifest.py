@@ -102,7 +102,8 @@ def read_manifest(beton: Path) -> Manifest:
     try:
         manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
-        what = f"not a manifest of version {' or '.join(map(str, _READABLE_VERSIONS))} ({error})"
+        *older, newest = map(str, _READABLE_VERSIONS)
+        what = f"not a manifest of version {', '.join(older)} or {newest} ({error})"
         raise ManifestError(what, where=path, remedy="run write_datasets.py again") from None
     if (size := beton.stat().st_size) != manifest.bytes:
         raise ManifestError(

@@ -22,8 +22,8 @@ from data_tools.sources.layouts import Folders, SourceLayout, classify, is_numbe
 from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
-OF_TEST = "pictures of the test split"
-OUT_OF_PLACE = "pictures in no folder of a split and class"
+OF_TEST = "images of the test split"
+OUT_OF_PLACE = "images in no folder of a split and class"
 
 
 def read_index(
@@ -84,7 +84,7 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
     for listing, layout in layouts:
         _check_faults(listing, layout, wanted)
         if "test" in wanted and any(place.split == "test" for place in layout.places.values()):
-            builder.notes.append(f"{listing.path}: its test images are taken for val")
+            builder.notes.append(f"{listing.path}: its test images are used for val")
         for path, place in layout.places.items():
             if place.split not in split_of:
                 _leave_out(builder, OF_TEST, listing, path)
@@ -171,7 +171,7 @@ def _check_left_out(builder: IndexBuilder, most: float) -> None:
     total = count + sum(len(images.names) for classes in builder.rows.values() for images in classes.values())
     if count > most * total:
         raise SourceError(
-            f"pictures outside of .../{{train,val}}/<class>/: {count:,} of {total:,}",
+            f"images outside of .../{{train,val}}/<class>/: {count:,} of {total:,}",
             where=example,
             remedy="move them, or leave them out with --data.max_left_out=1",
         )

@@ -69,7 +69,7 @@ def print_end(config: RunConfig, epochs: int) -> None:
     if config.log.format == "json":
         print_complete(config, epochs)
     else:
-        logger.info("complete; for a report: `.venv/bin/python -m training.report %s`", config.run.dir)
+        logger.info("complete; `python -m training.report %s` makes a report", config.run.dir)
 
 
 def print_complete(config: RunConfig, epochs: int) -> None:

@@ -73,7 +73,7 @@ def test_tar_in_a_tar_is_a_folder(tmp_path: Path) -> None:
     splits |= {"val.tar": inner_tar({"a/3.JPEG": b"3", "b/4.JPEG": b"4"})}
     for files in (classes, splits):
         assert indexed_images(read_index([write_tar(tmp_path / "a.tar", files)])) == indexed_images(wanted)
-    with pytest.raises(SourceError, match=r"x\.JPEG: pictures outside of .*: 1 of 5"):
+    with pytest.raises(SourceError, match=r"x\.JPEG: images outside of .*: 1 of 5"):
         read_index([write_tar(tmp_path / "a.tar", {"more.tar": inner_tar({"x.JPEG": b"x"})} | same)])
 
 

@@ -169,14 +169,14 @@ def test_what_is_no_image_is_counted_and_not_taken(tmp_path: Path) -> None:
 
 def test_pictures_that_are_left_out_have_a_line_and_are_few(tmp_path: Path) -> None:
     files = SORTED | {"misc/1.JPEG": b"x", "train/cover.png": b"x", "test/2.JPEG": b"x", "README": b"x"}
-    line = r"misc/1\.JPEG: pictures outside of .*: 2 of 11; .*--data\.max_left_out=1"
+    line = r"misc/1\.JPEG: images outside of .*: 2 of 11; .*--data\.max_left_out=1"
     with pytest.raises(SourceError, match=line):
         read_index([write_tar(tmp_path / "a.tar", files)])
     for index in both(tmp_path, files, max_left_out=0.2):
         assert index.ignored == 1
         of_test, elsewhere = index.notes
-        assert of_test.startswith("pictures of the test split left out: 1, e.g. ") and "test/2.JPEG" in of_test
-        assert elsewhere.startswith("pictures in no folder of a split and class left out: 2, e.g. ")
+        assert of_test.startswith("images of the test split left out: 1, e.g. ") and "test/2.JPEG" in of_test
+        assert elsewhere.startswith("images in no folder of a split and class left out: 2, e.g. ")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
@@ -206,8 +206,8 @@ def test_folder_one_tar_and_several_tars_give_the_same_index(tmp_path: Path) -> 
         (gzip.compress(b"x" * 2000, mtime=0), "compressed with gzip.*; gunzip it once"),
         (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed with zstd.*; unzstd it once"),
         (b"PK\x03\x04" + bytes(600), "a zip archive.*; unzip it once"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, not a data set"),
-        (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG picture"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF image, not a data set"),
+        (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG image"),
         (b"short", "neither a tar"),
     ],
 )
