@@ -1,7 +1,7 @@
 # make demo    sample data -> betons -> a short training -> the table of its epochs
 # make test    the tests
 # Both first install what they need: system packages, uv, the environment in .venv. Outside this folder,
-# only uv's cache is changed and, if something is missing, what apt installs.
+# only uv's cache changes and, if something is missing, what apt installs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

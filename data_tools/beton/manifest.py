@@ -104,7 +104,7 @@ def read_manifest(beton: Path) -> Manifest:
     except (ValueError, TypeError, KeyError) as error:
         *older, newest = map(str, _READABLE_VERSIONS)
         what = f"not a manifest of version {', '.join(older)} or {newest} ({error})"
-        raise ManifestError(what, where=path, remedy="run write_datasets.py again") from None
+        raise ManifestError(what, where=path, remedy="remove the beton and run write_datasets.py again") from None
     if (size := beton.stat().st_size) != manifest.bytes:
         raise ManifestError(
             f"{size} bytes, but its manifest says {manifest.bytes}",

@@ -22,7 +22,7 @@ from data_tools.sources.parquet import Table, digest
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 
-ONE_DATA_SET = "are these shards of one data set?"
+ONE_DATA_SET = "give shards of one data set"
 # ImageNet on the hub carries the wnid in the file's name: n01440764_10026_n01440764.JPEG
 _WITH_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<suffix>\.\w+)")
 _TRAIN_NAME = re.compile(r"(?P<wnid>n\d{8})_\d+\.\w+")

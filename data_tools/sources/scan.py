@@ -157,7 +157,7 @@ def _add_by_name(
         elif annotations is None and not is_numbered([raw]):
             builder.leave_out(OUT_OF_PLACE, _example(listing, path, raw))
         else:
-            what = f"no label for {name_of(raw)}; there are labels for images 1 to {len(labels)}"
+            what = f"no label for {name_of(raw)}, but for {len(labels)} other images"
             raise SourceError(what, where=listing.path)
 
 

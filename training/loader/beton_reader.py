@@ -1,6 +1,7 @@
 """A beton opened for reading: checked against its manifest first, then its tables as plain arrays."""
 
 import os
+import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.checks import read_checksums, structure_faults
+from data_tools.beton.checks import AGAIN, read_checksums, structure_faults
 from data_tools.beton.format import BetonError, read_layout
 from data_tools.beton.manifest import checksums_path, read_manifest
 from data_tools.common.errors import UserError
@@ -43,7 +44,7 @@ class BetonReader:
         faults = structure_faults(self.path, self.manifest)
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            raise BetonError(f"{faults[0]}{more}", remedy="run write_datasets.py again")
+            raise BetonError(f"{faults[0]}{more}", remedy=AGAIN)
         layout = read_layout(self.path)
         # If there are checksums, their digests also show that the tables are those that were written.
         kept = read_checksums(layout, self.manifest) if checksums or checksums_path(self.path).exists() else None
@@ -103,7 +104,7 @@ class BetonReader:
         return LoadError(
             f"sample {sample} (label {self.labels[sample]}) cannot be loaded: {reason}",
             where=self.path,
-            remedy="run `python -m data_tools.verify` on the file",
+            remedy=f"`python -m data_tools.verify --full {shlex.quote(str(self.path))}` lists all such samples",
         )
 
     def close(self) -> None:
