@@ -1,7 +1,7 @@
 # make demo    sample data -> betons -> a short training -> the table of its epochs
 # make test    the tests
-# Both first install what they need: system packages, uv, the environment in .venv. Nothing outside this folder is
-# changed except by apt, and by apt only if something is missing.
+# Both first install what they need: system packages, uv, the environment in .venv. Outside this folder,
+# only uv's cache changes and, if something is missing, what apt installs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -13,7 +13,7 @@ of JSON each, and an interrupted benchmark continues from there. All results of 
 processor, versions, and the date of the first; a file with several is refused.
 
 With --minutes, no training is started that would end later, by the longest of its side so far. Exit status 75 then says
-that trainings remain, and the same command goes on. With --work, images and betons are made by the first call only.
+that trainings remain; the same command continues. With --work, images and betons are made by the first call only.
 benchmarks/equivalence_rn50.yaml is a recipe for a GPU, where `ours` is compiled, in bf16:
 
     python benchmarks/equivalence.py --recipe benchmarks/equivalence_rn50.yaml --seeds 8 --minutes 9 --work DIR
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     if waiting := waiting_pairs(options.seeds, results):
         longest = max((result["seconds"] for result in results), default=0)
         remain = f"{len(waiting)} of {len(ARMS) * options.seeds} trainings remain"
-        print(f"{remain}, the longest so far took {longest:.0f} s; the same command goes on", file=sys.stderr)
+        print(f"{remain}, the longest so far took {longest:.0f} s; the same command continues", file=sys.stderr)
         return os.EX_TEMPFAIL
     setting = results[0]["setting"]
     print(report([result for result in results if result["seed"] < options.seeds], setting))

@@ -1,6 +1,6 @@
 """Make files that stock FFCV wrote usable here: check every sample, and write manifest and checksums beside the file.
 
-The file stays as it is; a link as train_500.beton gives it the name of its set. The exit status is 1 if a file is
+The file stays as it is; a link such as train_500.beton gives it the name of its set. The exit status is 1 if a file is
 damaged, which is then not adopted. After an interruption, the same command continues.
 """
 
@@ -63,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
     made = [link for _, links, _ in plans for link in links]
     for link in reversed(made):  # the name of the set is the last of its links
         if made.count(link) > 1:
-            raise UserError("two of the files would get this name", where=link, remedy="adopt one of them elsewhere")
+            remedy = "adopt one of them with another --data.out"
+            raise UserError("two of the files would get this name", where=link, remedy=remedy)
     labels = [layout.samples["f1"] for layout in layouts]
     # There are not more classes than images: a label beyond is damaged.
     limit = max(IMAGENET_CLASSES, *map(len, labels)) if names is None else len(names)
@@ -148,7 +149,7 @@ def is_made(link: Path, to: str) -> bool:
         return False
     if link.is_symlink() and str(link.readlink()) == to:
         return True
-    raise UserError("is there already", where=link, remedy="remove it, or give another --data.out")
+    raise UserError("already exists", where=link, remedy="remove it, or give another --data.out")
 
 
 # ---------------------------------------------------------------------------------------------- reading and writing

@@ -22,7 +22,7 @@ from data_tools.common.resources import usable_cores
 
 class VerifyOptions(Section):
     files: Annotated[tuple[Path, ...], Argument("FILE.beton")] = Field(description="betons to check")
-    full: bool = Field(False, description="also compare every checksum and decode every picture")
+    full: bool = Field(False, description="also compare every checksum and decode every image")
     workers: int | None = Field(None, ge=1, description="threads for `--full`; by default one per usable core")
 
 

@@ -191,7 +191,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time limit for everything [{MINUTES}]")
     parser.add_argument(
-        "--only", nargs="+", metavar="PART", help="run these parts alone: a second call, if 9 minutes are few"
+        "--only", nargs="+", metavar="PART", help="run only these parts, in a second call if 9 minutes are too short"
     )
     parser.add_argument("--stand-in", action="store_true", help="use the CPU instead of a GPU, for a short trial")
     options = parser.parse_args(argv)

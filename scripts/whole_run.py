@@ -250,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
         whole.run()
     except OutOfTime:
         status = CALL_AGAIN
-        print("time is over; the same command continues", file=sys.stderr)
+        print("out of time; the same command continues", file=sys.stderr)
     except Failed as failure:
         status = 1
         print(failure, file=sys.stderr)

@@ -82,7 +82,7 @@ class EstimateOptions(RunConfig):
         machines = self.machines or next(count for count in range(least, gpus + 1) if gpus % count == 0)
         if gpus % machines:
             what = f"{plural(gpus, 'GPU')} cannot be divided evenly among {plural(machines, 'machine')}"
-            raise OptionError(what, where="--machines", remedy="give --gpus and --machines")
+            raise OptionError(what, where="--machines", remedy="give other --gpus or --machines")
         given = self.model_dump(include={"network_gbit", "cores_per_gpu", "disk_mb_s", "cache_gb"})
         return Site(gpus=gpus, machines=machines, accumulated=accumulation_steps(self.dist, gpus), **given)
 

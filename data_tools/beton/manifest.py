@@ -110,7 +110,8 @@ def read_manifest(beton: Path) -> Manifest:
     try:
         manifest = _from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
-        what = f"not a manifest of version {' or '.join(map(str, _READABLE_VERSIONS))} ({error})"
+        *older, newest = map(str, _READABLE_VERSIONS)
+        what = f"not a manifest of version {', '.join(older)} or {newest} ({error})"
         remedy = "remove it, and run write_datasets.py or data_tools.adopt again"
         raise ManifestError(what, where=path, remedy=remedy) from None
     if (size := beton.stat().st_size) != manifest.bytes:

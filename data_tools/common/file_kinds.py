@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 START_BYTES = 512  # enough to tell every kind
 
 _PICTURES = (  # that are read
-    (rb"\xff\xd8\xff", "a JPEG picture"),
-    (rb"\x89PNG\r\n\x1a\n", "a PNG picture"),
-    (rb"GIF8[79]a", "a GIF picture"),
-    (rb"RIFF....WEBP", "a WebP picture"),
-    (rb"II\*\0|MM\0\*", "a TIFF picture"),
-    (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "a BMP picture"),  # two letters alone could be text
+    (rb"\xff\xd8\xff", "a JPEG image"),
+    (rb"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (rb"GIF8[79]a", "a GIF image"),
+    (rb"RIFF....WEBP", "a WebP image"),
+    (rb"II\*\0|MM\0\*", "a TIFF image"),
+    (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "a BMP image"),  # two letters alone could be text
 )
 _OTHER_PICTURES = (
-    (rb"....ftyp(?:.{4})*?(?:avif|avis)", "an AVIF picture"),
-    (rb"....ftyp(?:.{4})*?(?:heic|heix|hevc|heim|heis|mif1|msf1)", "a HEIC picture"),
-    (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", "a JPEG XL picture"),
+    (rb"....ftyp(?:.{4})*?(?:avif|avis)", "an AVIF image"),
+    (rb"....ftyp(?:.{4})*?(?:heic|heix|hevc|heim|heis|mif1|msf1)", "a HEIC image"),
+    (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", "a JPEG XL image"),
 )
 _ARCHIVES = (
     (rb"\x1f\x8b", "compressed with gzip", "gunzip"),
@@ -64,7 +64,7 @@ def is_image(name: str, read: Callable[[int], bytes]) -> bool:
 
 
 def picture_kind(start: bytes) -> str:
-    """`a PNG picture` and the like; empty if it does not begin like a picture."""
+    """`a PNG image` and the like; empty if it does not begin like a picture."""
     return _named(start, _PICTURES) or unread_picture_kind(start)
 
 

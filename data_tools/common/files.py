@@ -57,8 +57,8 @@ def check_output(path: Path, *suffixes: str) -> None:
         return
     is_checkpoint = holds_optimizer(path)
     if is_checkpoint or path.suffix.lower() not in suffixes:
-        what = "a checkpoint of a run" if is_checkpoint else f"there already, and not a {' or '.join(suffixes)}"
-        raise UserError(f"{what}, which is not replaced", where=path, remedy="give another name")
+        what = "is a checkpoint of a run" if is_checkpoint else f"already exists, and is not a {' or '.join(suffixes)}"
+        raise UserError(f"{what}: it is not replaced", where=path, remedy="give another name")
 
 
 def holds_optimizer(path: Path) -> bool:

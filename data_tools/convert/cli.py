@@ -84,7 +84,7 @@ def _explained(error: OSError) -> ConversionError:
         return ConversionError(what, remedy="make room, and run the same command again")
     if limit := too_many_open_files(error):
         return ConversionError(limit.what, remedy=f"{limit.remedy}; then run the same command again")
-    remedy = "mend that, or give another path" if error.errno in _OF_PATHS else "run the same command again to continue"
+    remedy = "fix that, or give another path" if error.errno in _OF_PATHS else "run the same command again to continue"
     return ConversionError(error.strerror or str(error), where=error.filename or "", remedy=remedy)
 
 

@@ -57,8 +57,12 @@ class Data(Section):
     @field_validator("splits", "caps")
     @classmethod
     def _are_different(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if names is not None and (not names or len(set(names)) != len(names)):
-            raise OptionError(f"{','.join(names)!r} is empty, or names one twice")
+        if names is None:
+            return None
+        if not names:
+            raise OptionError("empty", remedy="give at least one, or leave it out")
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise OptionError(f"{twice} is given twice")
         return names
 
     @property

@@ -103,7 +103,7 @@ def _scaled(pixels: NDArray[Any], black: int, white: int) -> NDArray[np.uint8]:
 
 @functools.cache
 def _say_scaled(most: int) -> None:
-    logger.warning("greyscale pictures of 0 to %s are scaled to 8 bits; they get dark if they use less", f"{most:,}")
+    logger.warning("greyscale images of 0 to %s are scaled to 8 bits; those that use less of it are dark", f"{most:,}")
 
 
 # ---------------------------------------------------------------------------------------------- what is missing

@@ -43,7 +43,7 @@ def cores(gpus: int) -> Finding:
     is_fine, what = usable >= CORES_PER_GPU * max(gpus, 1), f"{usable} of {total} cores may be used"
     if not is_fine:
         what += f", for {gpus or 'no'} GPU{'s' if gpus != 1 else ''}"
-    remedy = f"the loader needs {CORES_PER_GPU} per GPU; ask for more (docker --cpus, SLURM --cpus-per-task)"
+    remedy = f"the loader needs {CORES_PER_GPU} per GPU; allow more (docker --cpus, SLURM --cpus-per-task)"
     return judged(is_fine, what, remedy)
 
 
@@ -61,7 +61,7 @@ def descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return Finding("OK", "any number of files may be open")
-    remedy = f"ulimit -n {min(MIN_DESCRIPTORS, hard) if hard > 0 else MIN_DESCRIPTORS}"
+    remedy = f"run `ulimit -n {min(MIN_DESCRIPTORS, hard) if hard > 0 else MIN_DESCRIPTORS}`"
     return judged(soft >= MIN_DESCRIPTORS, f"{soft} files may be open", remedy)
 
 
@@ -70,7 +70,7 @@ def shared_memory(gpus: int) -> Finding:
     if not SHM.is_dir():
         return judged(gpus <= 1, "no /dev/shm", "NCCL needs it; mount a tmpfs")
     free = shutil.disk_usage(SHM).free
-    remedy = "NCCL may fail with so little; docker run --shm-size=8g, or --ipc=host"
+    remedy = "NCCL may fail with so little; use docker run --shm-size=8g, or --ipc=host"
     return judged(gpus <= 1 or free >= MIN_SHARED_MEMORY, f"/dev/shm has {_size(free)} free", remedy)
 
 

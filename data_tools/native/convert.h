@@ -131,7 +131,7 @@ Code store_one(Workshop& shop, const Picture& picture, const uint8_t* data, size
     } else if (as_pixels && length <= room) {  // a sample must fit a page
         record->mode = RAW;
     } else {
-        // At full size, where the crop is most of the picture, the markers gain too little (docs/PERFORMANCE.md).
+        // At full size, where the crop is most of the picture, the markers gain too little (benchmarks/results/loading.md).
         EncodeOptions how = {options.quality, 2, 2, options.seekable && !full};
         size_t most = 6 * size_t(picture.height + 31) * (picture.width + 31) + 4096;  // TurboJPEG's bound, with a margin
         uint8_t* encoded = shop.encoded.room(most);

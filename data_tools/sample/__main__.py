@@ -19,7 +19,7 @@ from data_tools.sample.mixtures import MIXTURES
 class SampleOptions(Section):
     out: Annotated[Path, Argument("OUT.tar")] = Field(description="where to write the tar")
     classes: int = Field(
-        10, ge=2, le=len(MIXTURES), description="classes: up to 10, kinds of pattern; more, mixtures of two and a hue"
+        10, ge=2, le=len(MIXTURES), description="number of classes; above 10, mixtures of two patterns and a hue"
     )
     train: int = Field(1600, ge=2, description="training images in total")
     val: int = Field(400, ge=2, description="validation images in total")

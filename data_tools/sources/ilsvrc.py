@@ -38,7 +38,7 @@ def read_labels(path: Path) -> dict[str, bytes]:
                 texts[name] = tar.extractfile(info).read()  # type: ignore[union-attr]
     if len(texts) == 1:
         remedy = "download it again; the devkit for tasks 1 and 2 has both"
-        raise SourceError(f"only {next(iter(texts))} is in it, or it is damaged", where=path, remedy=remedy)
+        raise SourceError(f"holds only {next(iter(texts))}, or is damaged", where=path, remedy=remedy)
     return texts
 
 

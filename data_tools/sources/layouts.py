@@ -21,7 +21,7 @@ from data_tools.sources.tar import SourceError
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
 VAL_IMAGE = re.compile(rb"ILSVRC2012_val_\d{8}\.JPEG")
-HIDDEN, OUT_OF_PLACE = "pictures in hidden folders", "pictures in no folder of a split and class"
+HIDDEN, OUT_OF_PLACE = "images in hidden folders", "images in no folder of a split and class"
 IMAGES = "images"  # tiny-imagenet's folder in each class
 # Folders of data sets for detection and segmentation, in place of classes.
 _NOT_CLASSES = re.compile(

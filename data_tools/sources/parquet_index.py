@@ -24,7 +24,7 @@ from data_tools.sources.parquet import Table, digest
 from data_tools.sources.reader import File
 from data_tools.sources.tar import SourceError
 
-ONE_DATA_SET = "are these shards of one data set?"
+ONE_DATA_SET = "give shards of one data set"
 # ImageNet on the hub carries the wnid in the file's name: n01440764_10026_n01440764.JPEG
 _WITH_WNID = re.compile(r"(?P<stem>.+)_(?P<wnid>n\d{8})(?P<suffix>\.\w+)")
 _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<count>\d+)\b")
@@ -85,7 +85,7 @@ def _image_shards(builder: IndexBuilder, source: Path) -> list[tuple[str, Path]]
     found, configurations = [], set()
     for path in _files(source) if source.is_dir() else [source]:
         if path != source and not _is_shard(path):
-            builder.leave_out("pictures beside parquet" if has_image_name(path.name) else OTHER_FILES, path)
+            builder.leave_out("images beside parquet" if has_image_name(path.name) else OTHER_FILES, path)
         elif path != source and not _holds_images(path):
             builder.leave_out(OTHER_FILES, f"{path}, which holds no images")
         elif (split := _split_of(path)) == "test":

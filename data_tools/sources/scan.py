@@ -22,7 +22,7 @@ from data_tools.sources.layouts import OUT_OF_PLACE, Folders, SourceLayout, clas
 from data_tools.sources.listing import TINY_LABELS, Listing, list_tar
 from data_tools.sources.tar import SourceError, looks_like_tar
 
-OF_TEST = "pictures of the test split"
+OF_TEST = "images of the test split"
 
 
 def read_index(
@@ -83,7 +83,7 @@ def _add_listings(builder: IndexBuilder, listings: Sequence[Listing], labels: Ma
     for listing, layout in layouts:
         _check_faults(listing, layout, wanted)
         if "test" in wanted and any(place.split == "test" for place in layout.places.values()):
-            builder.notes.append(f"{listing.path}: its test images are taken for val")
+            builder.notes.append(f"{listing.path}: its test images are used for val")
         for path, place in layout.places.items():
             if place.split not in split_of:
                 _leave_out(builder, OF_TEST, listing, path)
@@ -148,7 +148,7 @@ def _add_by_name(
         rows = (line.split("\t") for line in annotations.decode("utf-8", "surrogateescape").splitlines())
         labels = {_stem(row[0]): row[1] for row in rows if len(row) > 1}
         missing = sorted(labels.keys() - {_stem(name_of(raw)) for raw in listing.pictures[path].names})
-        builder.leave_out("labels without a picture", "".join(missing[:1]), len(missing))
+        builder.leave_out("labels without an image", "".join(missing[:1]), len(missing))
     if not labels:
         raise SourceError(
             "its validation images have no labels",
@@ -178,7 +178,7 @@ def _check_left_out(builder: IndexBuilder, most: float) -> None:
     total = count + sum(len(images.names) for classes in builder.rows.values() for images in classes.values())
     if count > most * total:
         raise SourceError(
-            f"pictures outside of .../{{train,val}}/<class>/: {count:,} of {total:,}",
+            f"images outside of .../{{train,val}}/<class>/: {count:,} of {total:,}",
             where=example,
             remedy="move them, or leave them out with --data.max_left_out=1",
         )

@@ -27,7 +27,7 @@ class Augmentation(Section):
     def _one_name(cls, entry: Any) -> Any:
         entry = {entry: {}} if isinstance(entry, str) else entry
         if not isinstance(entry, Mapping) or len(entry) != 1:
-            remedy = "give ffcv.transforms.Cutout: {crop_size: 8}"
+            remedy = "give one, such as ffcv.transforms.Cutout: {crop_size: 8}"
             raise OptionError(f"{entry!r} is not one name with its arguments", remedy=remedy)
         ((name, arguments),) = entry.items()
         return {"name": name, "arguments": {} if arguments is None else arguments}

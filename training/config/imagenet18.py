@@ -63,10 +63,10 @@ def _ramps(entries: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         elif following is not None:
             epochs = [ep, _first_epoch(following)]
         else:
-            raise OptionError(f"{entry!r} has no end", where=KEY, remedy="give 'ep': (first, last)")
+            raise OptionError(f"{entry!r} has no end", where=KEY, remedy="give 'ep': (a, b)")
         rates = list(lr) if isinstance(lr, tuple | list) else [lr, lr]
         if len(rates) != 2 or len(epochs) != 2:
-            raise OptionError(f"{entry!r} has no end", where=KEY, remedy="a ramp is 'ep': (a, b), 'lr': (x, y)")
+            raise OptionError(f"{entry!r} is not a ramp", where=KEY, remedy="give 'ep': (a, b), 'lr': (x, y)")
         ramps.append({"epochs": epochs, "from": rates[0], "to": rates[1]})
     return ramps
 

@@ -16,7 +16,7 @@ MOST_EPOCHS = 100_000  # a checkpoint keeps a line of text for each
 MOST_PX = 4096
 LONGEST = 16  # times the shorter side of a rectangle: one strip of 40,000 x 2 px would take the memory of a whole set
 STRIDE = 32  # of a ResNet: its last feature map has ceil(px / 32) squared values per channel
-ENDS = "give [first epoch, epoch after the last]"
+ENDS = "give [a, b], which begins after epoch a and ends after epoch b"
 
 Number = TypeVar("Number", int, float)
 
@@ -24,7 +24,7 @@ Number = TypeVar("Number", int, float)
 def _pair(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) == 2:
         return value
-    raise OptionError(f"{value!r} has no end", remedy=ENDS)
+    raise OptionError(f"{value!r} is not a pair of epochs", remedy=ENDS)
 
 
 def _range(epochs: tuple[Number, Number]) -> tuple[Number, Number]:
@@ -38,7 +38,7 @@ def _range(epochs: tuple[Number, Number]) -> tuple[Number, Number]:
 def _beton_set(name: str) -> str:
     if name == FULL or (name.isascii() and name.isdigit() and not name.startswith("0")):
         return name
-    raise OptionError(f"{name!r} is not a beton set", remedy="give a cap in px or 'full'")
+    raise OptionError(f"{name!r} is not a beton set", remedy="give a cap in px, or full")
 
 
 Epochs = Annotated[tuple[int, int], BeforeValidator(_pair), AfterValidator(_range)]

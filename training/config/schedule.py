@@ -114,13 +114,18 @@ def _check_tiling(where: str, parts: Sequence[EpochRange], epochs: int, missing:
     at = 0
     for part in parts:
         if part.start != at:
-            kind, low, high = ("gap", at, part.start) if part.start > at else ("overlap", part.start, at)
-            what, remedy = f"{kind} between epochs {low} and {high}", "each part must begin where the last ended"
-            raise OptionError(what, where=where, remedy=remedy)
+            kind = "gap" if part.start > at else "overlap"
+            what = f"{kind} at {_from_one(min(at, part.start), max(at, part.start))}"
+            raise OptionError(what, where=where, remedy="each must begin where the one before ends")
         at = part.end
     if at != epochs:
         kind = missing if at < epochs else f"a {missing.removeprefix('no ')} but no phase"
-        raise OptionError(f"{kind} for epochs {min(at, epochs)} to {max(at, epochs)}", where=where)
+        raise OptionError(f"{kind} for {_from_one(min(at, epochs), max(at, epochs))}", where=where)
+
+
+def _from_one(start: int, end: int) -> str:
+    """Epochs ``[start, end)`` in words, counted from 1."""
+    return f"epoch {end}" if end == start + 1 else f"epochs {start + 1} to {end}"
 
 
 def _covering(parts: Sequence[P], epoch: int) -> P:

@@ -45,7 +45,7 @@ def check_checkpoint(where: str, path: Path) -> None:
     if not path.exists():
         raise OptionError(f"{path}: no checkpoint here", where=where, remedy=remedy)
     if not os.access(path, os.R_OK):
-        raise OptionError(f"{path} cannot be read", where=where, remedy="look at its permissions")
+        raise OptionError(f"{path} cannot be read", where=where, remedy="check its permissions")
     if not path.stat().st_size:
         raise OptionError(f"{path} is empty", where=where, remedy=remedy)
 
@@ -68,5 +68,6 @@ def accumulation_steps(dist: Dist, ranks: int) -> int:
     if dist.emulate_gpus is None:
         return 1
     if dist.emulate_gpus % ranks:
-        raise OptionError(f"{dist.emulate_gpus} is not a multiple of the {ranks} processes", where="dist.emulate_gpus")
+        what = f"{dist.emulate_gpus} is not a multiple of the {ranks} processes"
+        raise OptionError(what, where="dist.emulate_gpus", remedy="give a multiple, or another --dist.processes")
     return dist.emulate_gpus // ranks

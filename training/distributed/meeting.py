@@ -89,8 +89,8 @@ class Meeting:
                 if time.monotonic() > self.deadline:
                     missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
                     named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-                    what = f"of {self.ranks} processes, {len(missing)} did not come to {self.where}: {named}"
-                    self.fail(what, "start all of them, or look for their errors")
+                    what = f"{len(missing)} of {plural(self.ranks, 'process')} did not reach {self.where}: {named}"
+                    self.fail(what, "start all of them, or see their output")
                 time.sleep(POLL_SECONDS)
             return [json.loads(self.store.get(key)) for key in keys]
         except dist.DistError as error:
@@ -138,7 +138,7 @@ def _check_devices(meeting: Meeting, places: list[list[str]]) -> None:
         if (device == "cpu") != (devices[0] == "cpu"):
             has, lacks = ((0, places[0][0]), (rank, host))[:: 1 if device == "cpu" else -1]
             what = f"process {lacks[0]} on {lacks[1]} has no usable GPU, process {has[0]} on {has[1]} has one"
-            meeting.fail(what, f"look at the driver on {lacks[1]}, or give --dist.device=cpu")
+            meeting.fail(what, f"check the driver on {lacks[1]}, or give --dist.device=cpu")
         if device != "cpu" and users[device] > 1:
             here = [d for h, _, d in places if h == host]
             what = f"{plural(len(here), 'process')} on {host}, but {plural(len(set(here)), 'GPU')}"

@@ -59,7 +59,7 @@ def use_cuda(options: Dist) -> bool:
     """Whether ``dist.device`` means GPUs here. OptionError if it asks for one and there is none."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError(
-            "cuda, but torch sees no GPU here", where="dist.device", remedy="dist.device=cpu trains on the CPU"
+            "cuda, but torch sees no GPU here", where="dist.device", remedy="--dist.device=cpu trains on the CPU"
         )
     return options.device != "cpu" and torch.cuda.is_available()
 
@@ -80,7 +80,7 @@ def processes_to_start(options: Dist) -> int:
         raise OptionError(
             f"{options.processes}, but there are {gpus} GPUs here",
             where="dist.processes",
-            remedy=f"give at most {gpus}, or dist.device=cpu",
+            remedy=f"give at most {gpus}, or --dist.device=cpu",
         )
     return options.processes or gpus or 1
 

@@ -168,7 +168,8 @@ class TrainStep:
             kernel, _, said = str(error).partition(" does not have a deterministic implementation")
             if not said:
                 raise
-            what, remedy = f"torch's {kernel} is not", "give --run.deterministic=false, or another network"
+            what = f"torch's {kernel} is not deterministic"
+            remedy = "give --run.deterministic=false, or another network"
             raise OptionError(what, where="run.deterministic", remedy=remedy) from None
         self.statistics.put_back(statistics, torch.ones((), dtype=torch.bool, device=device))
         found, missed = (now - then for now, then in zip(cache_counts(), before, strict=True))

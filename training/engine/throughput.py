@@ -128,7 +128,7 @@ def check_cpu_time(config: RunConfig, datasets: Datasets, world: World) -> None:
     days = flops / (cores * CPU_CORE_FLOPS) / 86_400
     if days > MOST_CPU_DAYS:
         what = f"{why}, and training on {plural(cores, 'CPU core')} takes about {days:,.0f} days"
-        raise OptionError(what, where="dist.device", remedy="look at the driver, or give --dist.device=cpu")
+        raise OptionError(what, where="dist.device", remedy="check the driver, or give --dist.device=cpu")
 
 
 @contextlib.contextmanager

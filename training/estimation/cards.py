@@ -97,7 +97,7 @@ CARDS = {
     # The same schedule as titan8's, on one machine: nothing of it comes from the runs on several.
     "v100-run": _run(
         {128: (90.3, 512), 224: (253.0, 224), 288: (451.7, 128)},
-        "setu_resnet50_azure-ndv2 of dawn-bench-entries, titan8's schedule on 8 V100 (2019)",
+        "setu_resnet50_azure_ndv2 of dawn-bench-entries, titan8's schedule on 8 V100 (2019)",
     ),
     **{name: _rated(*rated) for name, rated in RATES.items()},
     "a10g": _scaled("a10g", "a10", gb_s=(600, 600)),

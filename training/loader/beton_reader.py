@@ -1,6 +1,7 @@
 """A beton opened for reading: checked against its manifest first, then its tables as plain arrays."""
 
 import os
+import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -100,7 +101,7 @@ class BetonReader:
         return LoadError(
             f"sample {sample} (label {self.labels[sample]}) cannot be loaded: {reason}",
             where=self.path,
-            remedy="run `python -m data_tools.verify` on the file",
+            remedy=f"`python -m data_tools.verify --full {shlex.quote(str(self.path))}` lists all such samples",
         )
 
     def close(self) -> None:

@@ -83,11 +83,11 @@ def _check_digests(content: bytes) -> None:
 def _fault(content: bytes, error: Exception) -> tuple[type[OptionError], str, str]:
     """The kind of error, what is wrong with the file, and the remedy, without torch's own message, which fills a screen
     and advises running what the file says."""
-    remedy = "copy or fetch it again, or give another file"
+    remedy = "copy or download it again, or give another file"
     if isinstance(error, OSError):
         return OptionError, error.strerror or str(error), remedy
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return OptionError, "it does not fit into memory", "free some"
+        return OptionError, "it does not fit into memory", "free some memory"
     if isinstance(error, zipfile.BadZipFile):
         return DamagedError, str(error), remedy
     named, is_zip = re.search(r"GLOBAL ([\w.]+)", str(error)), zipfile.is_zipfile(io.BytesIO(content))
@@ -111,10 +111,10 @@ def _fault(content: bytes, error: Exception) -> tuple[type[OptionError], str, st
 def check_version(path: Path, state: Any) -> dict[str, Any]:
     """``state`` if :func:`save` wrote it; else OptionError."""
     if not isinstance(state, dict) or not isinstance(version := state.get("version"), int):
-        raise OptionError("not a checkpoint of this program", where=path, remedy="use another")
+        raise OptionError("not a checkpoint of this program", where=path, remedy="give the last.pt or best.pt of a run")
     if version != VERSION:
         what = f"a checkpoint of version {version}, and this program reads version {VERSION}"
-        raise OptionError(what, where=path, remedy="use the program that wrote it, or another checkpoint")
+        raise OptionError(what, where=path, remedy="use the version that wrote it, or give another checkpoint")
     return state
 
 
@@ -134,7 +134,7 @@ def load_newest(run_dir: Path) -> tuple[dict[str, Any], Path] | None:
         except OptionError as error:
             if isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink():
                 continue
-            remedy = "see to it that it can be read, or move it away to go back to an older one"
+            remedy = "make it readable, or move it away to go back to an older one"
             raise OptionError(
                 error.fault, where="run.dir", remedy=remedy if error.__cause__ else error.remedy
             ) from error

@@ -89,7 +89,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         with safetensors.safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        what, remedy = f"not readable safetensors ({error})", "fetch or export it again"
+        what, remedy = f"not readable safetensors ({error})", "download or export it again"
         raise OptionError(what, where=path, remedy=remedy) from error
 
 
@@ -156,7 +156,7 @@ def _note_unnamed(weights: Weights, classes: tuple[str, ...]) -> None:
     if weights.classes is None and not in_imagenets_order(classes):
         logger.info(
             "note: %s holds no class names, and the classes of the betons are not ImageNet's in ImageNet's order; its "
-            "outputs are taken for theirs as numbered: 0 is %s, %d is %s",
+            "outputs are assumed to be in the order of the betons: 0 is %s, %d is %s",
             *(weights.source, printable(classes[0]), len(classes) - 1, printable(classes[-1])),
         )
 

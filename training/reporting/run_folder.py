@@ -103,7 +103,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
 
 def _run(folder: Path, name: str) -> RunFolder:
     if not folder.is_dir():
-        raise OptionError("no such folder", where=folder, remedy="give a run folder, as in runs/titan8")
+        raise OptionError("no such folder", where=folder, remedy="give a run folder, such as runs/titan8")
     if not (rows := read_epochs(folder)):
         what = "no epoch is complete yet" if (folder / EPOCHS).is_file() else f"no {EPOCHS} here; give a run folder"
         raise OptionError(what, where=folder)

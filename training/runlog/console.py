@@ -71,7 +71,7 @@ def print_end(config: RunConfig, epochs: int) -> None:
         print_complete(config, epochs)
     else:
         run_dir = shlex.quote(str(config.run.dir))
-        logger.info("complete; for a report: `.venv/bin/python -m training.report %s`", run_dir)
+        logger.info("complete; `.venv/bin/python -m training.report %s` makes a report", run_dir)
 
 
 def print_complete(config: RunConfig, epochs: int) -> None:

@@ -29,7 +29,7 @@ def read_steps(run_dir: Path) -> list[StepRow]:
     """The rows of a run folder's ``steps.csv``. OptionError if there are none, or if they are damaged."""
     path = run_dir / STEPS
     if not path.is_file():
-        raise OptionError(f"no {STEPS} here", where=run_dir, remedy="give the folder of a run")
+        raise OptionError(f"no {STEPS} here", where=run_dir, remedy="give a run folder")
     rows = [StepRow(**row) for row in read_table(path, STEP_COLUMNS)]
     if not rows:
         raise OptionError("no step is recorded yet", where=path)

@@ -103,7 +103,8 @@ def _fault(each: Any, field: FieldInfo | None, section: type[Section]) -> Option
         return OptionError(NULL)
     if kind == "literal_error":
         choices = re.findall(r"'([^']+)'", cause["expected"])
-        return OptionError(f"{text} is not one of {', '.join(choices)}{nearest(value, choices)}")
+        among = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+        return OptionError(f"{text} is not {among}{nearest(value, choices)}")
     if field and kind.startswith(("greater_than", "less_than")):
         may_be_none = str(value) in ("0", "0.0") and type(None) in leaves(field.annotation)
         bounds = bounds_text(field) or " ".join(f"{BOUNDS[name]} {bound:g}" for name, bound in cause.items())

@@ -308,8 +308,8 @@ def test_name_that_is_taken_is_said_before_anything_is_read(copied: Path, betons
     taken.write_bytes(b"another")
     status, _, err = run(copied)
     assert status == 2
-    assert f"{taken}: is there already; remove it, or give another --data.out" in err
-    assert "has the manifest of its conversion already" in run(betons / "val_160.beton")[2]
+    assert f"{taken}: already exists; remove it, or give another --data.out" in err
+    assert "already has the manifest of its conversion" in run(betons / "val_160.beton")[2]
     taken.unlink()
     another = copied.with_name("train_500_1.00_90.ffcv")
     another.write_bytes(copied.read_bytes())

@@ -121,7 +121,7 @@ def test_no_tool_writes_over_its_input_or_a_checkpoint(
     ):
         status, _, err = run_main(main, arguments)
         assert (status, err.count("error: ")) == (2, 1), arguments
-        assert "which is not replaced; give another name" in err
+        assert "it is not replaced; give another name" in err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     for out in (tmp_path / "out.pth", tmp_path / "out.pth", Path("/dev/null")):  # its own output is
         exported(trained, out, "torchvision")

@@ -132,7 +132,7 @@ def test_machine_that_cannot_be_reached_ends_all_with_a_line(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"WORLD_SIZE": "3"}, "of 3 processes, 1 did not come to first:29500 (MASTER_ADDR, MASTER_PORT): 2; "),
+        ({"WORLD_SIZE": "3"}, "1 of 3 processes did not reach first:29500 (MASTER_ADDR, MASTER_PORT): 2; "),
         ({"MASTER_ADDR": "10.9.0.77"}, " 10.9.0.77:29500 (MASTER_ADDR, MASTER_PORT): "),
         ({"GLOO_SOCKET_IFNAME": "eth7"}, " has no interface eth7 with an address; "),
     ],

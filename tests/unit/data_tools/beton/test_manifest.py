@@ -97,6 +97,6 @@ def test_beton_of_another_size_is_refused(beton: Path) -> None:
 def test_foreign_or_damaged_manifest_is_refused_with_the_remedy(beton: Path, change: dict[str, object] | None) -> None:
     path = manifest_path(beton)
     path.write_text(json.dumps(json.loads(path.read_text()) | change) if change else "{")
-    words = r"\.json: not a manifest of version 2 or 3 or 4 .*; remove it, and run write_datasets\.py or data_tools"
+    words = r"\.json: not a manifest of version 2, 3 or 4 .*; remove it, and run write_datasets\.py or data_tools"
     with pytest.raises(ManifestError, match=words):
         read_manifest(beton)

@@ -110,7 +110,7 @@ def test_values_are_converted_to_their_types(argv: list[str], key: str, value: o
         ("--write.points=[1]", "--write.points: '[1]' is not a list"),
         ("--write.out=", "--write.out: empty, perhaps from an unset variable; give a path"),
         ("--write.log=", "--write.log: empty"),
-        ("--write.scale=none", "--write.scale: 'none' is not a finite number; 'none' is not one of dynamic"),
+        ("--write.scale=none", "--write.scale: 'none' is not a finite number; 'none' is not dynamic"),
         ("--write.caps=160 --write.caps=320", "--write.caps: given twice; give all values at once, comma-separated"),
         ("stray", "unexpected argument 'stray'; options are --section.key=value"),
         ("a.yaml", "unexpected argument 'a.yaml'; give --config-file a.yaml"),

@@ -171,7 +171,7 @@ def test_scaled_greyscale_keeps_its_picture_and_is_announced(caplog: pytest.LogC
     np.testing.assert_array_equal(decode(PNGS["png I;16"]), np.repeat(PIXELS[..., :1], 3, 2))
     decode(PNGS["png I;16"])
     assert [record.getMessage() for record in caplog.records] == [
-        "greyscale pictures of 0 to 65,535 are scaled to 8 bits; they get dark if they use less"
+        "greyscale images of 0 to 65,535 are scaled to 8 bits; those that use less of it are dark"
     ]
 
 
@@ -188,7 +188,7 @@ def test_greyscale_of_unknown_range_is_bad(data: bytes) -> None:
 def test_what_pil_logs_is_the_reason_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadImageError, match=r"^cannot be decoded: More samples per pixel than can be decoded: 13$"):
         decode(tiff(13, 8))
-    with pytest.raises(BadImageError, match="a TIFF picture that is damaged, or of a form that is not read"):
+    with pytest.raises(BadImageError, match="a TIFF image that is damaged, or of a form that is not read"):
         decode(tiff(3, 32, kind=3))
     assert capfd.readouterr() == ("", "")
 

@@ -148,7 +148,7 @@ def test_raw_share_is_kept_and_depends_on_key_and_seed() -> None:
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named() -> None:
-    with pytest.raises(BadImageError, match="an AVIF picture, which is not read"):
+    with pytest.raises(BadImageError, match="an AVIF image, which is not read"):
         decode(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1" + bytes(600))
     with pytest.raises(BadImageError, match="not an image"):
         decode(b"anything else" + bytes(600))

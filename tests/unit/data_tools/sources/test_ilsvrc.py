@@ -45,7 +45,7 @@ def test_what_is_no_image_is_counted_wherever_it_stands(tmp_path: Path) -> None:
     write_tar(paths[0], junk | {f"./{wnid}.tar": inner_tar(inner | files) for wnid, files in inners.items()})
     index = read_index(paths)
     assert indexed_images(index) == indexed_images(wanted)
-    assert left_out(index) == {"other files": len(junk) + 3 * (len(inner) - 1), "pictures in hidden folders": 3}
+    assert left_out(index) == {"other files": len(junk) + 3 * (len(inner) - 1), "images in hidden folders": 3}
 
 
 def test_devkit_that_does_not_match_the_images_is_refused(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_tar_in_a_tar_is_a_folder(tmp_path: Path) -> None:
     splits |= {"val.tar": inner_tar({"a/3.JPEG": b"3", "b/4.JPEG": b"4"})}
     for files in (classes, splits):
         assert indexed_images(read_index([write_tar(tmp_path / "a.tar", files)])) == indexed_images(wanted)
-    with pytest.raises(SourceError, match=r"x\.JPEG: pictures outside of .*: 1 of 5"):
+    with pytest.raises(SourceError, match=r"x\.JPEG: images outside of .*: 1 of 5"):
         read_index([write_tar(tmp_path / "a.tar", {"more.tar": inner_tar({"x.JPEG": b"x"})} | same)])
 
 

@@ -290,7 +290,7 @@ def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:
     table(tmp_path / "train.parquet", {"img": [b"0"], "id": [0]})
     write_folder(tmp_path, {"train/a/1.png": b"x", "README.md": b"x", ".git/x.png": b"x"})
     index = read_index([tmp_path])
-    assert left_out(index) == {"other files": 1, "pictures beside parquet": 1}
+    assert left_out(index) == {"other files": 1, "images beside parquet": 1}
     assert "the images are in column img, the labels in id" in index.notes
 
 

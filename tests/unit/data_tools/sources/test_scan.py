@@ -169,7 +169,7 @@ def test_what_is_no_image_is_counted_and_not_taken(tmp_path: Path) -> None:
     wanted = read_index([write_tar(tmp_path / "sorted.tar", SORTED)])
     for index in both(tmp_path, junk | SORTED):
         assert indexed_images(index) == indexed_images(wanted)
-        assert left_out(index) == {"other files": len(junk) - 3, "pictures in hidden folders": 3}
+        assert left_out(index) == {"other files": len(junk) - 3, "images in hidden folders": 3}
 
 
 def test_pictures_that_are_left_out_have_a_line_and_are_few(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_pictures_that_are_left_out_have_a_line_and_are_few(tmp_path: Path) -> N
         "README": b"x",
         "train/a.zip": b"x",
     }
-    line = r"misc/1\.JPEG: pictures outside of .*: 2 of 11; .*--data\.max_left_out=1"
+    line = r"misc/1\.JPEG: images outside of .*: 2 of 11; .*--data\.max_left_out=1"
     with pytest.raises(SourceError, match=line):
         read_index([write_tar(tmp_path / "a.tar", files)])
     for index in both(tmp_path, files, max_left_out=0.2):
-        counts = {"pictures of the test split": 1, "other files": 1, "archives that are not unpacked": 1}
-        assert left_out(index) == counts | {"pictures in no folder of a split and class": 2}
+        counts = {"images of the test split": 1, "other files": 1, "archives that are not unpacked": 1}
+        assert left_out(index) == counts | {"images in no folder of a split and class": 2}
         assert all(name in "".join(index.notes) for name in ("test/2.JPEG", "README", "train/a.zip", "misc/1.JPEG"))
 
 
@@ -193,7 +193,7 @@ def test_labels_without_a_picture_are_counted(tmp_path: Path) -> None:
     files = tiny()
     files["tiny-imagenet-200/val/val_annotations.txt"] += b"val_9.JPEG\tn01\t0\n"
     for index in both(tmp_path, files):
-        assert left_out(index)["labels without a picture"] == 1 and "e.g. val_9" in "".join(index.notes)
+        assert left_out(index)["labels without an image"] == 1 and "e.g. val_9" in "".join(index.notes)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
@@ -223,8 +223,8 @@ def test_folder_one_tar_and_several_tars_give_the_same_index(tmp_path: Path) -> 
         (gzip.compress(b"x" * 2000, mtime=0), "compressed with gzip.*; gunzip it once"),
         (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed with zstd.*; unzstd it once"),
         (b"PK\x03\x04" + bytes(600), "a zip archive.*; unzip it once"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF picture, not a data set"),
-        (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG picture"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF image, not a data set"),
+        (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG image"),
         (b"short", "neither a tar"),
     ],
 )

@@ -124,7 +124,7 @@ def test_ramp_may_cross_a_change_of_batch_size() -> None:
         ("[{'ep': [], 'sz': 128, 'bs': 512}, {'ep': (0, 3), 'lr': 1.0}]", "no 'ep' of"),
         ("[{'ep': 0, 'sz': 128, 'bs': 512}]", "no entry with 'lr'"),
         ("[{'ep': 0, 'sz': 128, 'bs': 512}, {'ep': 0, 'lr': 1.0}]", "has no end"),
-        ("[{'ep': 0, 'sz': 128, 'bs': 512}, {'ep': (0, 3), 'lr': (1.0,)}]", "has no end"),
+        ("[{'ep': 0, 'sz': 128, 'bs': 512}, {'ep': (0, 3), 'lr': (1.0,)}]", "is not a ramp"),
         ("[{'ep': 0, 'sz': 128, 'bs': 512, 'trndir': '/data'}, {'ep': (0, 3), 'lr': 1.0}]", "neither ''"),
         ("[{'ep': 0, 'bs': 512, 'keep_dl': True}, {'ep': (0, 3), 'lr': 1.0}]", "there is none"),
         ("[{'ep': (0, 3), 'lr': 1.0}]", "no entry with"),

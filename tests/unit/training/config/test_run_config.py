@@ -29,7 +29,7 @@ def test_stem_on_blocks_and_own_batch_norms_are_switches_or_auto(word: str, valu
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--train.loss_scale=0"], "--train.loss_scale: 0 is out of range (at least 1); '0' is not one of dynamic"),
+        (["--train.loss_scale=0"], "--train.loss_scale: 0 is out of range (at least 1); '0' is not dynamic"),
         (["--train.ema_every=20"], "--train.ema_every: nothing is averaged; give --train.ema=DECAY, too"),
         (["--train.nesterov", "--train.momentum=0"], "--train.nesterov: needs momentum"),
         (["--train.ema=1"], "--train.ema: 1 is out of range (above 0, below 1)"),

@@ -341,5 +341,5 @@ def test_network_that_cannot_be_deterministic_is_one_line() -> None:
     step, _ = step_of(nn.Sequential(tiny(), NotDeterministic()))
     with pytest.raises(OptionError) as error:
         step.prepare(32, 4, CPU)
-    assert str(error.value).startswith("run.deterministic: torch's pool_cuda is not; give --run.deterministic=false")
+    assert str(error.value).startswith("run.deterministic: torch's pool_cuda is not deterministic; give --run.")
     assert "\n" not in str(error.value)

@@ -104,17 +104,17 @@ def failing(error: Exception) -> Callable[[Path, pytest.MonkeyPatch], None]:
     [
         (
             failing(PermissionError(errno.EACCES, "Permission denied")),
-            "Permission denied; see to it that it can be read",
+            "Permission denied; make it readable",
         ),
-        (failing(OSError(errno.ESTALE, "Stale file handle")), "Stale file handle; see to it"),
-        (failing(OSError(errno.EIO, "Input/output error")), "Input/output error; see to it"),
-        (failing(MemoryError()), "it does not fit into memory; see to it"),
-        (elsewhere, "No such file or directory; see to it"),
+        (failing(OSError(errno.ESTALE, "Stale file handle")), "Stale file handle; make it readable"),
+        (failing(OSError(errno.EIO, "Input/output error")), "Input/output error; make it readable"),
+        (failing(MemoryError()), "it does not fit into memory; make it readable"),
+        (elsewhere, "No such file or directory; make it readable"),
         (
             newer,
             f"of version {checkpoint.VERSION + 1}, and this program reads version {checkpoint.VERSION}; use",
         ),
-        (foreign, "not a checkpoint of this program; use another"),
+        (foreign, "not a checkpoint of this program; give the last.pt or best.pt"),
     ],
 )
 def test_checkpoint_that_is_not_damaged_is_not_passed_over(

@@ -166,9 +166,9 @@ def named_without(name: str, other: torch.Tensor) -> Callable[[], dict[str, torc
         (network, torch.save, ["no state dict of tensors", "model.state_dict()"]),
         (lambda: {"epoch": 3, "lr": 0.1, "step": 5, "best": 7}, torch.save, ["(its keys: epoch, lr, step, …)"]),
         (lambda: [1, 2], torch.save, ["no state dict of tensors (its keys: none); save"]),
-        (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged; copy or fetch it again"]),
-        (lambda: b"", raw_bytes, ["not a readable checkpoint: empty; copy or fetch it again"]),
-        (lambda: b"hello", raw_bytes, ["not written by torch.save, or damaged; copy or fetch it again"]),
+        (lambda: {"a": 1}, raw_pickle, ["not written by torch.save, or damaged; copy or download it again"]),
+        (lambda: b"", raw_bytes, ["not a readable checkpoint: empty; copy or download it again"]),
+        (lambda: b"hello", raw_bytes, ["not written by torch.save, or damaged; copy or download it again"]),
         (lambda: b"version https://git-lfs.github.com/spec/v1\noid", raw_bytes, ["Git LFS", "`git lfs pull`"]),
         (named_without("fc.bias", torch.tensor(1.0)), torch.save, ["of this network (differing: fc.bias)"]),
         (
@@ -216,7 +216,7 @@ def test_file_that_is_cut_short_is_said_to_be(tmp_path: Path) -> None:
     content = (tmp_path / "whole.pth").read_bytes()
     for size in (len(content) - 10, len(content) // 2, 100):
         (tmp_path / "cut.pth").write_bytes(content[:size])
-        with pytest.raises(OptionError, match="not a readable checkpoint: cut short; copy or fetch it again"):
+        with pytest.raises(OptionError, match="not a readable checkpoint: cut short; copy or download it again"):
             weights.read(tmp_path / "cut.pth")
 
 
