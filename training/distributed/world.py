@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import _broadcast_coalesced
 from torch._inductor import config as inductor_config
 
 from data_tools.common.errors import UserError
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
+MESSAGE_BYTES = 250 << 20  # of one broadcast of tensors, as in DDP
 MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
 
 
@@ -83,11 +85,6 @@ def processes_to_start(options: Dist) -> int:
             remedy=f"give at most {gpus}, or dist.device=cpu",
         )
     return options.processes or gpus or 1
-
-
-def ranks_of_job(options: Dist) -> int:
-    """How many processes the job has: those of torchrun or SLURM, or those that this one will start."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
 
 
 @contextlib.contextmanager
@@ -207,14 +204,7 @@ def from_main(make: Callable[[], T], world: World) -> T:
 
 
 def copy_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:
-    """Give every process the main one's values of ``tensors``, in one message for each dtype."""
-    if world.ranks == 1:
-        return
-    by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        by_dtype.setdefault(tensor.dtype, []).append(tensor.detach())
-    for same in by_dtype.values():
-        message = torch.cat([tensor.reshape(-1) for tensor in same])
-        dist.broadcast(message, src=0)
-        values = message.split([tensor.numel() for tensor in same])
-        torch._foreach_copy_(same, [value.view_as(tensor) for value, tensor in zip(values, same, strict=True)])
+    """Give every process the main one's values of ``tensors``."""
+    if world.ranks > 1:
+        every_process = dist.distributed_c10d._get_default_group()
+        _broadcast_coalesced(every_process, [tensor.detach() for tensor in tensors], MESSAGE_BYTES, 0)
