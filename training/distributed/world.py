@@ -205,6 +205,6 @@ def from_main(make: Callable[[], T], world: World) -> T:
 
 def copy_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:
     """Give every process the main one's values of ``tensors``."""
-    if world.ranks > 1:
-        every_process = dist.distributed_c10d._get_default_group()
-        _broadcast_coalesced(every_process, [tensor.detach() for tensor in tensors], MESSAGE_BYTES, 0)
+    own = [tensor.detach() for tensor in tensors]
+    if own and world.ranks > 1:
+        _broadcast_coalesced(dist.distributed_c10d._get_default_group(), own, MESSAGE_BYTES, 0)

@@ -11,8 +11,12 @@ from torch._inductor import config as inductor_config
 from data_tools.common import resources
 from training.config.run_config import Dist
 from training.distributed import world as world_module
-from training.distributed.world import world
+from training.distributed.world import World, copy_from_main, world
 from training.engine import build
+
+
+def test_network_without_buffers_has_nothing_to_send() -> None:
+    copy_from_main([], World(rank=0, ranks=2, local_rank=0, local_ranks=2, device=torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
