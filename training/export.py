@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
+def export(path: Path, to: str, out: Path, *, ema: bool) -> str:
     """Write the weights of the checkpoint at ``path`` to ``out``; returns a description.
 
     OptionError if the checkpoint cannot be exported to that format.

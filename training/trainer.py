@@ -190,7 +190,7 @@ class Trainer:
             global_batch=loader.batch * self.world.ranks,
             ema_top1=averaged.top1 if averaged else math.nan,
             ema_top5=averaged.top5 if averaged else math.nan,
-            speed=speed,
+            **asdict(speed),
         )
         self.log.epoch_done(row, validation.seconds)
         rank = rank_of(scores, len(self.state.datasets.classes))

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from training.runlog.csv_log import numbers, read_table
@@ -48,7 +47,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EpochRow:
+class EpochRow(Speed):
     """``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is the clock of training and
     validation; ``lr`` is that of the epoch's last batch; ``images_per_s`` and ``global_batch`` are the whole job's; the
     scores of averaged weights are nan if there are none."""
@@ -65,17 +64,14 @@ class EpochRow:
     ema_top1: float
     ema_top5: float
     val_loss: float
-    speed: Speed
 
     def cells(self) -> list[str]:
         """As in ``epochs.csv``."""
         return [str(value) if isinstance(value, int) else f"{value:.8g}" for value in self.flat().values()]
 
     def flat(self) -> dict[str, float]:
-        """The columns of ``epochs.csv``: the row's own, then those of ``speed``."""
-        own = asdict(self)
-        speed: dict[str, float] = own.pop("speed")
-        return own | speed
+        """The values by :data:`COLUMNS`."""
+        return {column: getattr(self, column) for column in COLUMNS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +86,7 @@ class PastEpoch:
 
     @property
     def row(self) -> EpochRow:
-        return _row(numbers(dict(zip(COLUMNS, self.line.split(","), strict=True))))
+        return EpochRow(**numbers(dict(zip(COLUMNS, self.line.split(","), strict=True))))
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -103,7 +99,7 @@ class PastEpoch:
         }
 
 
-COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]
+COLUMNS = [*EpochRow.__annotations__, *Speed.__annotations__]  # of ``epochs.csv``
 
 
 def format_number(value: float, form: str) -> str:
@@ -164,10 +160,4 @@ class EpochTable:
 def read_epochs(run_dir: Path) -> list[EpochRow]:
     """The rows of a run folder's ``epochs.csv``; none if there is no such file. OptionError if it is damaged."""
     path = run_dir / EPOCHS
-    return [_row(each) for each in read_table(path, COLUMNS)] if path.is_file() else []
-
-
-def _row(values: dict[str, Any]) -> EpochRow:
-    """The inverse of :meth:`EpochRow.flat`."""
-    speed = Speed(**{field.name: values.pop(field.name) for field in fields(Speed)})
-    return EpochRow(**values, speed=speed)
+    return [EpochRow(**each) for each in read_table(path, COLUMNS)] if path.is_file() else []
