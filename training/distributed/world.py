@@ -42,12 +42,12 @@ class Preempted(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """This process among all: ``rank`` of ``ranks``, ``local_rank`` of ``local_ranks`` on this machine."""
+    """This process: ``rank`` of ``ranks``, on this machine ``local_rank`` of ``local_ranks``; by default the only one."""
 
-    rank: int
-    ranks: int
-    local_rank: int
-    local_ranks: int
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    local_ranks: int = 1
     device: torch.device
     # Processes agree over gloo, so that no GPU waits for it; None if there is only this process.
     host_group: dist.ProcessGroup | None = None

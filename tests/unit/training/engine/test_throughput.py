@@ -132,7 +132,7 @@ def test_recipe_for_gpus_is_refused_on_a_cpu_that_would_take_weeks(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
     monkeypatch.setattr(Datasets, "images", lambda datasets, phase: 1_281_167)
     imagenet = Datasets(folder=Path(), manifests={}, classes=tuple(map(str, range(1000))))
-    alone = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
+    alone = World(device=torch.device("cpu"))
     if days is None:
         check_cpu_time(config("titan8", *argv), imagenet, alone)
         return
