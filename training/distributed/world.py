@@ -42,7 +42,7 @@ class Preempted(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """This process: ``rank`` of ``ranks``, on this machine ``local_rank`` of ``local_ranks``; by default the only one."""
+    """This process: ``rank`` of ``ranks``, on this machine ``local_rank`` of ``local_ranks``; by default, alone."""
 
     rank: int = 0
     ranks: int = 1
