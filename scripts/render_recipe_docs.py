@@ -42,8 +42,6 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
 
 
 class RecipeDocsOptions(Section):
-    """One page."""
-
     page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
     recipes: Annotated[tuple[Path, ...], Argument("RECIPE.yaml")] = Field(description="the recipes that it shows")
 

@@ -125,8 +125,6 @@ def read(folder: Path) -> dict[str, Schedule]:
 
 
 class ScaleDocsOptions(Section):
-    """One page."""
-
     page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
     recipes: Annotated[Path, Argument("RECIPES")] = Field(description="the folder of the recipes")
 

@@ -44,8 +44,6 @@ class CompareOptions(Section):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that is ``first`` in one run and ``second`` in the other."""
-
     where: str
     name: str
     first: float

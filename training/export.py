@@ -102,7 +102,6 @@ def _has_blurpool(state: dict[str, Any]) -> bool:
 
 
 def _input() -> dict[str, Any]:
-    """What the network expects."""
     from training.engine.step import MEAN, STD
 
     mean, std = ([round(value / 255, 6) for value in values] for values in (MEAN, STD))

@@ -20,8 +20,6 @@ from training.distributed.ranks import join_job
 
 
 class WarmUpOptions(RunConfig):
-    """One warm-up; the recipe's options can be changed, too."""
-
     classes: int = Field(1000, ge=1, description="number of classes in the betons")
 
 

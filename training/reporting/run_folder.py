@@ -53,7 +53,6 @@ class RunFolder:
 
     @property
     def table(self) -> EpochTable:
-        """How its epochs are printed."""
         unit, an_hour = time_unit(self.rows[-1].hours)
         images = validation_images(self.sessions[-1].images if self.sessions else {})
         return EpochTable(images=images, unit=unit, an_hour=an_hour)

@@ -149,7 +149,6 @@ class EpochTable:
         return format_number(value, f".{score_digits(self.images)}f")
 
     def line(self, row: EpochRow) -> str:
-        """The line of an epoch, under :attr:`heading`."""
         loss, images_per_s = format_number(row.train_loss, ".4f"), format_number(row.images_per_s, ".0f")
         return (
             f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} {loss:>8} "

@@ -59,7 +59,6 @@ def as_plain(sessions: Sequence[Session]) -> list[dict[str, Any]]:
 
 
 def from_plain(values: Sequence[Mapping[str, Any]]) -> tuple[Session, ...]:
-    """The inverse of :func:`as_plain`."""
     return _SESSIONS.validate_python(values)
 
 
@@ -81,7 +80,6 @@ def read_sessions(run_dir: Path) -> tuple[Session, ...]:
 
 
 def hardware(session: Session) -> str:
-    """The hardware of ``session``, in a line."""
     host = f"{session.cpu}, {plural(session.cores, 'core')}, {session.memory_gib:.0f} GiB"
     if not session.gpus:
         return f"no GPU; {plural(session.processes, 'process')} on {host}"
