@@ -1,6 +1,5 @@
 """A run as its folder records it, and a summary of it."""
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import OptionError, mistakes_in
 from training.config.schedule import Schedule
+from training.runlog.csv_log import read_table
 from training.runlog.epoch_table import (
     CONFIG,
     EPOCHS,
@@ -127,9 +127,9 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
 
 def published() -> dict[str, list[float]]:
     """The published titan8 run: its epochs, hours, top-1 and top-5."""
-    with PUBLISHED.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {column: [float(row[column]) for row in rows] for column in rows[0]}
+    columns = ("epoch", "hours", "top1", "top5")
+    rows = read_table(PUBLISHED, columns)
+    return {column: [row[column] for row in rows] for column in columns}
 
 
 def run_summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:

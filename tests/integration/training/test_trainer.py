@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ import pytest
 import torch
 from ffcv.loader import Loader
 from helpers.betons import overwrite
-from helpers.processes import largest_file
+from helpers.processes import free_port, largest_file
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
 from helpers.training_runs import (
     TrainingProcess,
@@ -371,9 +370,7 @@ def test_cuda_without_a_gpu_is_refused(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_nodes_on_loopback_train_together(recipe: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     node = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
     nodes = [
         subprocess.Popen(
