@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import Field
 
 from data_tools.beton import contact_sheet
@@ -165,10 +165,10 @@ def sheet_row(layout: Layout, manifest: Manifest | None) -> contact_sheet.Row:
         label = _class(int(layout.samples["f1"][sample]), manifest)
         try:
             picture = Image.fromarray(_pixels(data, layout.samples["f0"][sample]))
-            picture.thumbnail((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
         except (transcode.BadImageError, ValueError) as error:
             picture, label = Image.new("RGB", (CELL_PX, CELL_PX)), f"unreadable: {error}"
-        crops.append(contact_sheet.Crop(np.asarray(picture), printable(f"{sample}: {label}")))
+        cell = ImageOps.pad(picture, (CELL_PX, CELL_PX), Image.Resampling.LANCZOS, "white")
+        crops.append(contact_sheet.Crop(np.asarray(cell), printable(f"{sample}: {label}")))
     return contact_sheet.Row(printable(layout.path.name), crops)
 
 
