@@ -38,10 +38,6 @@ MAX_BAD_STEPS = 10  # in a row, without a finite loss or finite gradients
 logger = logging.getLogger(__name__)
 
 
-class Diverged(JobError, RuntimeError):
-    """The weights, or too many losses or gradients in a row, are not finite."""
-
-
 def run(config: RunConfig, datasets: Datasets) -> int:
     """Train in this process; every process of the job calls it. Returns the exit status."""
     return run_in_job(PROGRAM, config, lambda world, signals: Trainer(config, datasets, world, signals).run())
@@ -167,7 +163,7 @@ class Trainer:
     def end_epoch(self, loader: TrainLoader, speed: Speed, validation: Validation) -> None:
         """Log the epoch; save ``last.pt``, and ``best.pt`` if no epoch was better; stop if asked to.
 
-        Diverged if this was the last epoch and it could not be saved.
+        JobError if this was the last epoch and it could not be saved.
         """
         progress, scores, averaged = self.progress, validation.scores, validation.averaged
         trained, (lr, _) = scores_of(progress.sums), self.rates(loader.batch * self.world.ranks)
@@ -200,7 +196,7 @@ class Trainer:
                 self.stop(f"the end of epoch {progress.epoch}", saved)
         elif not saved:
             what = f"the run has ended, but its last weights were not saved; {last_good(self.config.run.dir)}"
-            raise Diverged(what, remedy="the same command continues from there")
+            raise JobError(what, remedy="the same command continues from there")
 
     # ---------------------------------------------------------------------------------------- saving and stopping
     def save(self, best: list[float] | None = None) -> bool:
@@ -220,11 +216,11 @@ class Trainer:
         raise Preempted(f"stopped at {where}; {end}", self.signals.number, saved)
 
     def check_finite(self, lr: float, px: int) -> None:
-        """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
+        """Raise JobError, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
         were bad."""
         bad = int(max_over_ranks(self.state.step.longest_bad_run, self.world))
         if bad >= min(MAX_BAD_STEPS, self.state.work.total_batches):
-            raise Diverged(
+            raise JobError(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
                 f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",
                 remedy="continue from it, with --run.accept_changes, at a lower learning rate, with "
