@@ -97,9 +97,9 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
 
 
 def _phases(runs: Sequence[RunFolder]) -> tuple[list[str], list[list[tuple[str, ...]]]]:
-    """Columns, and the cells of each run's phases, without the global batch, which is in the epochs below."""
-    tables = [schedule_plot.phase_cells(run.schedule, 1) for run in runs]
-    columns = list(dict.fromkeys(name for table in tables for name in table[0] if name != "global batch"))
+    """Columns, and the cells of each run's phases."""
+    tables = [schedule_plot.phase_cells(run.schedule) for run in runs]
+    columns = list(dict.fromkeys(name for table in tables for name in table[0]))
     return columns, [[tuple(cells.get(name, "") for name in columns) for cells in table] for table in tables]
 
 
