@@ -123,7 +123,7 @@ def world(options: Dist) -> Iterator[World]:
         raise
     except Exception as error:
         # Leave the group open: closing it would break other processes before the launcher knows of this error.
-        if _is_consequence(error):
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # the connection to a process that failed first
             time.sleep(FAILURE_GRACE_SECONDS)
         raise
     else:
@@ -151,11 +151,6 @@ def _check_restarts() -> None:
             "torchrun --max-restarts: attempts would mix up each other's addresses",
             remedy="start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
         )
-
-
-def _is_consequence(error: Exception) -> bool:
-    """Whether this process only lost its connection to one that failed first."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 _SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
