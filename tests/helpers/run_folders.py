@@ -78,8 +78,7 @@ def run_folder(
     """A run of titan8 as it lies in ``path``."""
     path.mkdir(parents=True)
     write_epochs(path, rows(top5, hours_an_epoch))
-    if sessions:
-        write_sessions(path, sessions)
+    write_sessions(path, sessions)
     config = from_argv(["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv])
     (path / "config.json").write_text(json.dumps(as_mapping(config)))
     return path

@@ -75,7 +75,7 @@ def _charts(runs: Sequence[RunFolder]) -> Iterator[str]:
 
 def _warning_of_other_classes(runs: Sequence[RunFolder]) -> str:
     """A warning, since accuracies over other classes cannot be compared with ImageNet's."""
-    counts = {run.name: run.sessions[-1].classes for run in runs if run.sessions}
+    counts = {run.name: run.sessions[-1].classes for run in runs}
     others = ", ".join(f"{name} has {count:,}" for name, count in counts.items() if count != IMAGENET_CLASSES)
     return f"<p>The published run is over {IMAGENET_CLASSES:,} classes; {escape(others)}.</p>\n" if others else ""
 

@@ -108,8 +108,8 @@ def format_number(value: float, form: str) -> str:
 
 
 def validation_images(images: Mapping[str, int]) -> int:
-    """Images that an epoch is validated on, of the ``images`` of each set (``val_160``, ...); ImageNet's if unknown."""
-    return max((count for name, count in images.items() if name.startswith("val_")), default=IMAGENET_IMAGES["val"])
+    """Images that an epoch is validated on, of the ``images`` of each set (``val_160``, ...)."""
+    return max(count for name, count in images.items() if name.startswith("val_"))
 
 
 def score_digits(images: int) -> int:
