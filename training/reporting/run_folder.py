@@ -61,9 +61,8 @@ class RunFolder:
         return next((row for row in self.rows if self.by_top5 and row.top5 >= TARGET_TOP5), None)
 
     def best(self, column: str) -> EpochRow:
-        """The first epoch in which ``column`` is highest, of those that have a value if any do."""
-        known = [row for row in self.rows if math.isfinite(getattr(row, column))]
-        return max(known or self.rows, key=lambda row: float(getattr(row, column)))
+        """The first epoch in which ``column`` is highest."""
+        return max(self.rows, key=lambda row: float(getattr(row, column)))
 
     def gpu_hours(self, hours: float) -> float:
         """GPU-hours of the first ``hours``, each session by its own GPUs."""
@@ -138,8 +137,7 @@ def run_summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]
         yield f"{TARGET_TOP5:g} % top-5", where
     for column, label in columns.items():
         best = run.best(column)
-        value = getattr(best, column)
-        yield f"best {label}", f"{score(value)} %, epoch {best.epoch}" if math.isfinite(value) else "n/a"
+        yield f"best {label}", f"{score(getattr(best, column))} %, epoch {best.epoch}"
     if not math.isnan(last.ema_top1):
         scores = [f"{score(getattr(last, f'ema_{column}'))} % {label}" for column, label in columns.items()]
         yield "averaged weights, last", ", ".join(scores)

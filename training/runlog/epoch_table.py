@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.common.imagenet import IMAGENET_IMAGES
 from training.runlog.csv_log import numbers, read_table
 
 EPOCHS = "epochs.csv"
@@ -103,7 +102,7 @@ COLUMNS = [*EpochRow.__annotations__, *Speed.__annotations__]  # of ``epochs.csv
 
 
 def format_number(value: float, form: str) -> str:
-    """``value`` in the format ``form``, or ``n/a`` where it was not recorded."""
+    """``value`` in the format ``form``, or ``n/a`` where there is none."""
     return format(value, form) if math.isfinite(value) else "n/a"
 
 
@@ -134,7 +133,7 @@ class EpochTable:
     """How epochs are printed: scores over ``images`` validation images, times in ``unit``, of which an hour has
     ``an_hour``."""
 
-    images: int = IMAGENET_IMAGES["val"]
+    images: int
     unit: str = "hours"
     an_hour: float = 1.0
 
@@ -146,13 +145,13 @@ class EpochTable:
         return f"{row.hours * self.an_hour:.{4 if self.unit == 'hours' else 2}f}"
 
     def score(self, value: float) -> str:
-        return format_number(value, f".{score_digits(self.images)}f")
+        return f"{value:.{score_digits(self.images)}f}"
 
     def line(self, row: EpochRow) -> str:
-        loss, images_per_s = format_number(row.train_loss, ".4f"), format_number(row.images_per_s, ".0f")
+        loss = format_number(row.train_loss, ".4f")
         return (
             f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} {loss:>8} "
-            f"{row.lr:>9.6f} {images_per_s:>8} {row.px:>4}"
+            f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
         )
 
 

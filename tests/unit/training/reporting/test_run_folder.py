@@ -33,12 +33,6 @@ def test_summary_says_what_is_not_known(tmp_path: Path) -> None:
     assert "GPU-hours" not in said
 
 
-def test_best_epoch_is_of_those_with_a_score(tmp_path: Path) -> None:
-    for name, top5, best in (("some", [float("nan"), 91, 90], "91.000 %, epoch 2"), ("none", [float("nan")], "n/a")):
-        (run,) = read_runs([run_folder(tmp_path / name, top5)])
-        assert dict(run_summary(run, None))["best top-5"] == best
-
-
 def test_summary_of_few_classes_has_top1_alone(tmp_path: Path) -> None:
     few = replace(SESSION, classes=10, images={"val_160": 400})
     (run,) = read_runs([run_folder(tmp_path / "run", [97.25, 100], [few], hours_an_epoch=0.001)])
