@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             console.print_start(config)
             from training.distributed import world
 
-            ranks = world.ranks_of_job(config.dist)
+            ranks = world.processes_to_start(config.dist)
         images = {phase.data: datasets.images(phase) for phase in config.schedule.phases}
         check_batches(images, config.schedule, ranks * startup_checks.accumulation_steps(config.dist, ranks))
         console.print_start(config)

@@ -33,10 +33,10 @@ import plain_training
 import torch
 from equivalence import ROOT, Result, beton_digests, convert, prepare, read_results, setting_of
 from PIL import Image
+from scipy import stats  # type: ignore[import-untyped]
 from torch import nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional, v2
-from tost import t_quantile
 
 from training.config.schedule import Phase, Schedule
 from training.config.train_config import Train
@@ -256,7 +256,7 @@ def report(results: list[Result]) -> str:
         for key, form in (("top1", ".2f"), ("val_loss", ".4f")):
             differences = [by_seed[0][seed][key] - by_seed[1][seed][key] for seed in seeds]
             mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-            half = t_quantile(0.975, len(seeds) - 1) * deviation / len(seeds) ** 0.5
+            half = stats.t.ppf(0.975, len(seeds) - 1) * deviation / len(seeds) ** 0.5
             cells += [f"{mean:+{form}}", f"{mean - half:+{form}} to {mean + half:+{form}}"]
             cells += [f"{deviation:.2f}"] if key == "top1" else []
         lines.append(f"| {' | '.join(cells)} |")

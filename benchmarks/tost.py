@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import mpmath  # comes with torch, which needs sympy
+from scipy import stats  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,24 +29,23 @@ def compare(first: Sequence[float], second: Sequence[float], margin: float, alph
 
     Each needs two values, and one of them values that differ.
     """
-    parts = [statistics.variance(values) / len(values) for values in (first, second)]
-    error = math.sqrt(sum(parts))
-    if not error:
+    if len({*first}) == len({*second}) == 1:
         raise ValueError("the values of neither side differ")
-    # Welch and Satterthwaite
-    freedom = error**4 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (first, second), strict=True))
-    difference = statistics.mean(first) - statistics.mean(second)
-    half = t_quantile(1 - alpha, freedom) * error
-    p_lower = t_tail((difference + margin) / error, freedom)
-    p_upper = t_tail((margin - difference) / error, freedom)
+    low, high = welch(first, second).confidence_interval(1 - 2 * alpha)
+    p_lower = float(welch([value + margin for value in first], second, "greater").pvalue)
+    p_upper = float(welch([value - margin for value in first], second, "less").pvalue)
     return Comparison(
-        difference=difference,
-        low=difference - half,
-        high=difference + half,
+        difference=statistics.mean(first) - statistics.mean(second),
+        low=float(low),
+        high=float(high),
         p_lower=p_lower,
         p_upper=p_upper,
         equivalent=max(p_lower, p_upper) < alpha,
     )
+
+
+def welch(first: Sequence[float], second: Sequence[float], alternative: str = "two-sided") -> Any:
+    return stats.ttest_ind(first, second, equal_var=False, alternative=alternative)
 
 
 def values_needed(deviation: float, margin: float, alpha: float, power: float) -> int:
@@ -57,17 +57,6 @@ def values_needed(deviation: float, margin: float, alpha: float, power: float) -
     values = 2
     while True:
         freedom, error = 2 * values - 2, deviation * math.sqrt(2 / values)
-        if 1 - 2 * t_tail(margin / error - t_quantile(1 - alpha, freedom), freedom) >= power:
+        if 1 - 2 * stats.t.sf(margin / error - stats.t.ppf(1 - alpha, freedom), freedom) >= power:
             return values
         values += 1
-
-
-def t_tail(t: float, freedom: float) -> float:
-    """The probability that Student's t is above ``t``."""
-    outside = float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True))
-    return outside / 2 if t > 0 else 1 - outside / 2
-
-
-def t_quantile(share: float, freedom: float) -> float:
-    """The value that Student's t is below with probability ``share``, from 0.5 to 0.99."""
-    return float(mpmath.findroot(lambda t: 1 - share - t_tail(float(t), freedom), (0, 40), solver="bisect"))

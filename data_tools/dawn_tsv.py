@@ -23,14 +23,10 @@ PUBLISHED_NAMES = {"first": FIRST}  # renamed here, since TensorBoard shows "fir
 Scalars = dict[int, tuple[float, float]]  # (wall time, value) by step
 
 
-class EventsError(UserError):
-    """No table can be made of these events; the message says why."""
-
-
 def read(path: Path) -> dict[str, Scalars]:
     """The scalars of the four tags in an event file, or in the event files of a folder, in order of time.
 
-    A record that is cut off ends its file; what a continued run logged again replaces the earlier scalars. EventsError
+    A record that is cut off ends its file; what a continued run logged again replaces the earlier scalars. UserError
     if there are no events.
     """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -59,20 +55,20 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise EventsError("no such file or folder", where=path, remedy="give an event file or a run folder")
+        raise UserError("no such file or folder", where=path, remedy="give an event file or a run folder")
     files = sorted(file for file in path.iterdir() if "tfevents" in file.name and file.is_file())
     if not files:
-        raise EventsError("no event files (events.out.tfevents.*) here", where=path, remedy="give a run folder")
+        raise UserError("no event files (events.out.tfevents.*) here", where=path, remedy="give a run folder")
     return files
 
 
 def rows(found: dict[str, Scalars], ignore_eval: bool, path: Path) -> Iterator[tuple[int, float, float, float]]:
     """(epoch from 1, hours, top-1, top-5) of ``path``, up to the first epoch at or above 93 % top-5; ``ignore_eval``
-    takes the seconds of all evaluations so far, including its own, out of its hours. EventsError for a tag that is
+    takes the seconds of all evaluations so far, including its own, out of its hours. UserError for a tag that is
     missing."""
     if not found[FIRST]:
         what = f"no scalar 'first' or {FIRST!r}, which marks the start"
-        raise EventsError(what, where=path, remedy="give the events of a run")
+        raise UserError(what, where=path, remedy="give the events of a run")
     start = next(iter(found[FIRST].values()))[0]
     evaluating = 0.0
     for epoch, (step, (wall_time, top5)) in enumerate(found[TOP5].items(), start=1):
@@ -80,7 +76,7 @@ def rows(found: dict[str, Scalars], ignore_eval: bool, path: Path) -> Iterator[t
             if step not in found[tag]:
                 if step == max(found[TOP5]):  # the run ended while it logged this epoch
                     return
-                raise EventsError(f"no scalar {tag!r} of epoch {epoch} (step {step})", where=path)
+                raise UserError(f"no scalar {tag!r} of epoch {epoch} (step {step})", where=path)
         evaluating += found[EVAL][step][1] if ignore_eval else 0.0
         yield epoch, (wall_time - start - evaluating) / 3600, found[TOP1][step][1], top5
         if top5 >= TARGET_TOP5:
@@ -97,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
     table = list(rows(read(options.run), options.ignore_eval, options.run))
     if not table:
-        raise EventsError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.run)
+        raise UserError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.run)
     print("epoch\thours\ttop1\ttop5")
     for epoch, hours, top1, top5 in table:
         print(f"{epoch}\t{hours:.4f}\t{top1:.4f}\t{top5:.4f}")

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from pydantic import Field
 
+from data_tools.beton import contact_sheet
 from data_tools.beton.checks import check_structure
 from data_tools.beton.format import JPG, RAW, Layout, read_layout
 from data_tools.beton.manifest import Manifest, read_manifest
@@ -22,7 +24,7 @@ from data_tools.convert import transcode
 from data_tools.native import codec
 
 PROBED = 1000  # samples whose JPEG headers are read
-SHEET = (8, 6)  # columns, rows
+SHEET = 48  # samples on a contact sheet
 CELL_PX = 160
 SOURCES = 5  # that are named
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     for line in describe(layout, manifest):
         print(printable(line))
     if options.sheet:
-        contact_sheet(layout, manifest).save(options.sheet)
+        contact_sheet.save([sheet_row(layout, manifest)], 1, options.sheet)
         print(f"\ncontact sheet: {printable(str(options.sheet))}")
     return 0
 
@@ -102,15 +104,16 @@ def _sizes(layout: Layout) -> Iterator[str]:
 
 def _classes(layout: Layout, manifest: Manifest | None) -> Iterator[str]:
     labels, counts = np.unique(layout.samples["f1"], return_counts=True)
-    names = [*map(str, labels)]
-    if manifest:
-        counts = np.bincount(layout.samples["f1"], minlength=len(manifest.classes))
-        names = [f"{label} {name}" for label, name in enumerate(manifest.classes)]
-    low, high = int(counts.argmin()), int(counts.argmax())
+    if manifest:  # some of its classes may have no image
+        labels = np.arange(len(manifest.classes))
+        counts = np.bincount(layout.samples["f1"], minlength=len(labels))
+    fewest, most = (
+        f"{counts[at]:,} ({_class(int(labels[at]), manifest)})" for at in (counts.argmin(), counts.argmax())
+    )
     yield ""
     yield (
         f"{plural(len(counts), 'class')}, {int((counts > 0).sum()):,} with images: "
-        f"fewest {counts[low]:,} ({names[low]}), median {np.median(counts):,.0f}, most {counts[high]:,} ({names[high]})"
+        f"fewest {fewest}, median {np.median(counts):,.0f}, most {most}"
     )
 
 
@@ -119,7 +122,7 @@ def _storage(layout: Layout) -> Iterator[str]:
     jpg = np.flatnonzero(modes == JPG)
     yield ""
     yield f"stored as JPEG {len(jpg):,}, as pixels {int((modes == RAW).sum()):,}"
-    probed = jpg[np.unique(np.linspace(0, len(jpg) - 1, min(len(jpg), PROBED)).astype(int))] if len(jpg) else jpg
+    probed = _spread(jpg, PROBED)
     sampling: Counter[str] = Counter()
     quality: Counter[str] = Counter()
     for data in _stored(layout, probed):
@@ -136,7 +139,17 @@ def _storage(layout: Layout) -> Iterator[str]:
             yield f"{name} of {len(probed):,} looked at: {shares}"
 
 
-def _stored(layout: Layout, samples: NDArray[Any]) -> Iterator[bytes]:
+def _class(label: int, manifest: Manifest | None) -> str:
+    return f"{label} {manifest.classes[label]}" if manifest and label < len(manifest.classes) else str(label)
+
+
+def _spread(samples: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """At most ``count`` of the samples, evenly spaced."""
+    spread: NDArray[np.intp] = samples[np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)]
+    return spread
+
+
+def _stored(layout: Layout, samples: NDArray[np.intp]) -> Iterator[bytes]:
     sizes = layout.sizes()
     handle = os.open(layout.path, os.O_RDONLY)
     try:
@@ -146,29 +159,19 @@ def _stored(layout: Layout, samples: NDArray[Any]) -> Iterator[bytes]:
         os.close(handle)
 
 
-def contact_sheet(layout: Layout, manifest: Manifest | None) -> Any:
-    """A PIL image of evenly spaced samples, each with its number and class."""
-    from PIL import Image, ImageDraw
-
-    columns, rows = SHEET
-    line = 14
-    sheet = Image.new("RGB", (columns * CELL_PX, rows * (CELL_PX + line)), "white")
-    draw = ImageDraw.Draw(sheet)
-    samples = np.unique(np.linspace(0, len(layout.samples) - 1, min(columns * rows, len(layout.samples))).astype(int))
-    for at, (sample, data) in enumerate(zip(samples, _stored(layout, samples), strict=True)):
-        image = layout.samples["f0"][sample]
-        left, top = at % columns * CELL_PX, at // columns * (CELL_PX + line)
-        label = int(layout.samples["f1"][sample])
-        name = printable(manifest.classes[label]) if manifest and label < len(manifest.classes) else str(label)
-        draw.text((left + 2, top + 1), f"{sample}: {name}"[:26], fill="black")
+def sheet_row(layout: Layout, manifest: Manifest | None) -> contact_sheet.Row:
+    """Evenly spaced samples, each with its number and class."""
+    crops = []
+    samples = _spread(np.arange(len(layout.samples)), SHEET)
+    for sample, data in zip(samples, _stored(layout, samples), strict=True):
+        label = _class(int(layout.samples["f1"][sample]), manifest)
         try:
-            picture = Image.fromarray(_pixels(data, image))
+            picture = Image.fromarray(_pixels(data, layout.samples["f0"][sample]))
         except (transcode.BadImageError, ValueError) as error:
-            draw.text((left + 2, top + line + 2), f"unreadable\n{error}"[:60], fill="red")
-            continue
-        picture.thumbnail((CELL_PX - 4, CELL_PX - 4), Image.Resampling.LANCZOS)
-        sheet.paste(picture, (left + 2, top + line))
-    return sheet
+            picture, label = Image.new("RGB", (CELL_PX, CELL_PX)), f"unreadable: {error}"
+        cell = ImageOps.pad(picture, (CELL_PX, CELL_PX), Image.Resampling.LANCZOS, "white")
+        crops.append(contact_sheet.Crop(np.asarray(cell), printable(f"{sample}: {label}")))
+    return contact_sheet.Row(printable(layout.path.name), crops)
 
 
 def _pixels(data: bytes, image: Any) -> NDArray[np.uint8]:

@@ -92,8 +92,6 @@ def rendered(text: str) -> str:
 
 
 class OptionDocsOptions(Section):
-    """One page."""
-
     page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
 
 

@@ -16,17 +16,12 @@ from pydantic import Field
 from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.options import Argument, Section, parse
-from training.config.run_config import RunConfig
+from training.config.run_config import from_argv
 from training.config.schedule import Schedule
 from training.reporting import plotting
 from training.reporting.schedule_plot import plot
 
 BEGIN, END = "<!-- recipes: made by make docs -->", "<!-- end of recipes -->"
-
-
-def load(recipe: Path) -> RunConfig:
-    """The configuration of a recipe. OptionError for a mistake in it."""
-    return parse(RunConfig, ["--config-file", str(recipe)], prog="scripts/render_recipe_docs.py")
 
 
 def mark(schedule: Schedule, gpus: int) -> str:
@@ -47,8 +42,6 @@ def sections(recipes: Sequence[Path]) -> Iterator[str]:
 
 
 class RecipeDocsOptions(Section):
-    """One page."""
-
     page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
     recipes: Annotated[tuple[Path, ...], Argument("RECIPE.yaml")] = Field(description="the recipes that it shows")
 
@@ -61,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     text = replace_between(options.page.read_text(encoding="utf-8"), BEGIN, END, content)
     plots.mkdir(exist_ok=True)
     for recipe in options.recipes:
-        schedule = load(recipe).schedule
+        schedule = from_argv(["--config-file", str(recipe)]).schedule
         write_atomically(plots / f"{recipe.stem}.svg", picture(recipe.stem, schedule, schedule.gpus).encode())
     write_atomically(options.page, text.encode())
     print(f"{options.page}: {len(options.recipes)} recipes, plots in {plots}")

@@ -17,7 +17,7 @@ from data_tools.common.errors import program
 from data_tools.common.files import replace_between, write_atomically
 from data_tools.common.imagenet import IMAGENET_IMAGES
 from data_tools.common.options import Argument, Section, parse
-from training.config.run_config import RunConfig
+from training.config.run_config import from_argv
 from training.config.schedule import Phase, Schedule
 from training.estimation.cards import CARDS
 from training.estimation.run_time import Site, card_times, hours_after
@@ -120,14 +120,11 @@ def curves_of(schedule: Schedule) -> dict[str, list[float]]:
 
 def read(folder: Path) -> dict[str, Schedule]:
     """The schedules of the recipes that the page shows."""
-    prog = "scripts/render_scale_docs.py"
     paths = {name: folder / f"{name}.yaml" for name, *_ in PUBLISHED}
-    return {n: parse(RunConfig, ["--config-file", str(p)], prog=prog).schedule for n, p in paths.items()}
+    return {name: from_argv(["--config-file", str(path)]).schedule for name, path in paths.items()}
 
 
 class ScaleDocsOptions(Section):
-    """One page."""
-
     page: Annotated[Path, Argument("PAGE.md")] = Field(description="the page to update")
     recipes: Annotated[Path, Argument("RECIPES")] = Field(description="the folder of the recipes")
 

@@ -88,8 +88,8 @@ def measured(run: RunFolder, folder: Path, log: str, memory: Mapping[str, float]
                 "epoch_end_s": end_of_epoch,
                 "seconds": clock + (first or 0.0) + len(epochs) * (end_of_epoch or 0.0),
             },
-            data_wait_percent=statistics.median(row.speed.data_wait_percent for row in rows),
-            gpu_memory_gib=max(row.speed.gpu_memory_gib for row in rows),
+            data_wait_percent=statistics.median(row.data_wait_percent for row in rows),
+            gpu_memory_gib=max(row.gpu_memory_gib for row in rows),
             host_memory_gib=max(memory.get(str(epoch + 1), 0.0) for epoch in epochs),
             top1=rows[-1].top1,
         )

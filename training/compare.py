@@ -44,8 +44,6 @@ class CompareOptions(Section):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that is ``first`` in one run and ``second`` in the other."""
-
     where: str
     name: str
     first: float
@@ -90,9 +88,8 @@ def possible_causes(folders: Sequence[Path]) -> Iterator[str]:
         options.append({k: v for k, v in flat.items() if k not in NO_CAUSE and not k.startswith("log.")})
         sessions.append(read_sessions(folder))
     yield from _unlike(*options)
-    if all(sessions):
-        names = ("processes", "gpus", "cpu", "precision")
-        yield from _unlike(*({n: getattr(s[-1], n) for n in names} | dict(s[-1].versions) for s in sessions))
+    names = ("processes", "gpus", "cpu", "precision")
+    yield from _unlike(*({n: getattr(s[-1], n) for n in names} | dict(s[-1].versions) for s in sessions))
 
 
 def _unlike(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:

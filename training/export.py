@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def export(path: Path, to: str, out: Path, *, ema: bool = False) -> str:
+def export(path: Path, to: str, out: Path, *, ema: bool) -> str:
     """Write the weights of the checkpoint at ``path`` to ``out``; returns a description.
 
     OptionError if the checkpoint cannot be exported to that format.
@@ -108,7 +108,6 @@ def _has_blurpool(state: dict[str, Any]) -> bool:
 
 
 def _input() -> dict[str, Any]:
-    """What the network expects."""
     from training.engine.step import MEAN, STD
 
     mean, std = ([round(value / 255, 6) for value in values] for values in (MEAN, STD))

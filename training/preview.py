@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import Field
 
+from data_tools.beton import contact_sheet
+from data_tools.beton.contact_sheet import Crop, Row
 from data_tools.common.errors import printable, program
 from data_tools.common.options import Picture, parse
 from training.config.datasets import Datasets, read_datasets
 from training.config.run_config import RunConfig
 from training.config.schedule import Phase
-from training.reporting import contact_sheet
-from training.reporting.contact_sheet import Crop, Row
 
 TRAINING_ROWS = 2
 MIN_PX = 112  # smaller crops are enlarged by a whole number

@@ -42,10 +42,6 @@ AFTER_NAN = (
 logger = logging.getLogger(__name__)
 
 
-class Diverged(JobError, RuntimeError):
-    """The weights, or too many losses or gradients in a row, are not finite."""
-
-
 def run(config: RunConfig, datasets: Datasets) -> int:
     """Train in this process; every process of the job calls it. Returns the exit status."""
     return run_in_job(PROGRAM, config, lambda world, signals: Trainer(config, datasets, world, signals).run())
@@ -171,7 +167,7 @@ class Trainer:
     def end_epoch(self, loader: TrainLoader, speed: Speed, validation: Validation) -> None:
         """Log the epoch; save ``last.pt``, and ``best.pt`` if no epoch was better; stop if asked to.
 
-        Diverged if this was the last epoch and it could not be saved.
+        JobError if this was the last epoch and it could not be saved.
         """
         progress, scores, averaged = self.progress, validation.scores, validation.averaged
         trained, (lr, _) = scores_of(progress.sums), self.rates(loader.batch * self.world.ranks)
@@ -194,7 +190,7 @@ class Trainer:
             global_batch=loader.batch * self.world.ranks,
             ema_top1=averaged.top1 if averaged else math.nan,
             ema_top5=averaged.top5 if averaged else math.nan,
-            speed=speed,
+            **asdict(speed),
         )
         self.log.epoch_done(row, validation.seconds)
         rank = rank_of(scores, len(self.state.datasets.classes))
@@ -205,7 +201,7 @@ class Trainer:
         elif not saved:
             what = f"the run has ended, but its last weights were not saved; {last_good(self.config.run.dir)}"
             is_sound = self.state.is_sound()  # else the same command would do the same
-            raise Diverged(what, remedy="the same command continues from there" if is_sound else AFTER_NAN)
+            raise JobError(what, remedy="the same command continues from there" if is_sound else AFTER_NAN)
 
     # ---------------------------------------------------------------------------------------- saving and stopping
     def save(self, best: list[float] | None = None) -> bool:
@@ -224,11 +220,11 @@ class Trainer:
         raise Preempted(f"stopped at {where}; {end}", self.signals.number, saved)
 
     def check_finite(self, lr: float, px: int) -> None:
-        """Raise Diverged, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
+        """Raise JobError, in every process, if there were MAX_BAD_STEPS bad steps in a row, or all steps of the run
         were bad."""
         bad = int(max_over_ranks(self.state.step.longest_bad_run, self.world))
         if bad >= min(MAX_BAD_STEPS, self.state.work.total_batches):
-            raise Diverged(
+            raise JobError(
                 f"no finite loss or gradient for {bad} steps in a row, up to batch {self.progress.batch} of epoch "
                 f"{self.progress.epoch + 1} at {px} px, lr {lr:.6g}; {last_good(self.config.run.dir)}",
                 remedy=AFTER_NAN,

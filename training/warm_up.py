@@ -15,13 +15,11 @@ from data_tools.common.console import show
 from data_tools.common.errors import program
 from data_tools.common.options import parse
 from training.config.run_config import RunConfig
-from training.config.startup_checks import accumulation_steps
+from training.config.startup_checks import accumulation_steps, known_ranks
 from training.distributed.ranks import join_job
 
 
 class WarmUpOptions(RunConfig):
-    """One warm-up; the recipe's options can be changed, too."""
-
     classes: int = Field(1000, ge=1, description="number of classes in the betons")
 
 
@@ -56,7 +54,8 @@ def main(argv: Sequence[str]) -> int:
     from training.engine.compilation import compile_mode
 
     device = "cuda" if world.use_cuda(options.dist) else "cpu"
-    accumulated = accumulation_steps(options.dist, world.ranks_of_job(options.dist))
+    ranks = known_ranks(options.dist, os.environ) or world.processes_to_start(options.dist)
+    accumulated = accumulation_steps(options.dist, ranks)
     if compile_mode(options.train, device, accumulated) is None:
         show(f"nothing to compile: train.compile={options.train.compile} is off on a {device.upper()}")
         return 0

@@ -44,10 +44,6 @@ class UserError(Exception):
         return f"{self.fault}; {self.remedy}" if self.remedy else self.fault
 
 
-class HelpPrinted(Exception):
-    """``--help`` was given, and there is nothing else to do."""
-
-
 class MissingFileError(UserError, FileNotFoundError):
     """A file that is needed is not there."""
 
@@ -75,8 +71,6 @@ def program(name: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[S
                     status = main(argv)
                 sys.stdout.flush()
                 return status
-            except HelpPrinted:
-                return 0
             except UserError as error:
                 return print_error(name, error)
             except KeyboardInterrupt as stopped:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,12 @@ def peak_megabytes(*command: object) -> int:
         time.sleep(0.1)
     assert process.returncode == 0
     return peak
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

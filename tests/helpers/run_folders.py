@@ -10,7 +10,7 @@ from pathlib import Path
 from helpers import ROOT
 from training.config.run_config import as_mapping, from_argv
 from training.runlog.csv_log import CsvLog
-from training.runlog.epoch_table import COLUMNS, EPOCHS, EpochRow, Speed
+from training.runlog.epoch_table import COLUMNS, EPOCHS, EpochRow
 from training.runlog.sessions import Session, write_sessions
 
 SESSION = Session(
@@ -50,16 +50,14 @@ def rows(top5: Sequence[float], hours_an_epoch: float = 0.1) -> list[EpochRow]:
             global_batch=4096 if epoch < 14 else 1792,
             ema_top1=float("nan"),
             ema_top5=float("nan"),
-            speed=Speed(
-                images_per_s_per_gpu=1000,
-                data_wait_percent=0.5 * epoch,
-                host_wait_percent=1,
-                step_p50_ms=400,
-                step_p99_ms=450 + epoch,
-                gpu_memory_gib=20,
-                tflops=24,
-                mfu_percent=37,
-            ),
+            images_per_s_per_gpu=1000,
+            data_wait_percent=0.5 * epoch,
+            host_wait_percent=1,
+            step_p50_ms=400,
+            step_p99_ms=450 + epoch,
+            gpu_memory_gib=20,
+            tflops=24,
+            mfu_percent=37,
         )
         for epoch, score in enumerate(top5, start=1)
     ]
@@ -80,8 +78,7 @@ def run_folder(
     """A run of titan8 as it lies in ``path``."""
     path.mkdir(parents=True)
     write_epochs(path, rows(top5, hours_an_epoch))
-    if sessions:
-        write_sessions(path, sessions)
+    write_sessions(path, sessions)
     config = from_argv(["--config-file", str(ROOT / "rn50_configs/titan8.yaml"), *argv])
     (path / "config.json").write_text(json.dumps(as_mapping(config)))
     return path

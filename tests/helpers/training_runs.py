@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 import train_imagenet
@@ -47,6 +49,21 @@ def train(recipe: Path, run_dir: Path, *options: str) -> str:
     status, out, err = attempt(recipe, run_dir, *options)
     assert status == 0, err
     return out
+
+
+def stop_at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Send SIGTERM to this process as its evaluation ``number`` begins."""
+    from training import trainer  # not for all: it loads FFCV
+
+    validate, begun = trainer.evaluate, []
+
+    def stop(*args: Any) -> Any:
+        begun.append(1)
+        if len(begun) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args)
+
+    monkeypatch.setattr(trainer, "evaluate", stop)
 
 
 def evaluated(recipe: Path, weights: Path, *options: str) -> str:

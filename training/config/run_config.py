@@ -141,6 +141,6 @@ def as_mapping(config: RunConfig) -> dict[str, dict[str, Any]]:
 DESCRIPTION = "Train a network on ImageNet betons with a progressive schedule. Recipes: rn50_configs/*.yaml."
 
 
-def from_argv(argv: Sequence[str], *, prog: str = "train_imagenet.py") -> RunConfig:
+def from_argv(argv: Sequence[str]) -> RunConfig:
     """The configuration of a command line and its ``--config-file``. OptionError for a mistake."""
-    return parse(RunConfig, argv, prog=prog, description=DESCRIPTION)
+    return parse(RunConfig, argv, prog="train_imagenet.py", description=DESCRIPTION)

@@ -79,7 +79,6 @@ class Schedule(Section):
 
     @property
     def highest_lr(self) -> float:
-        """The highest learning rate of all."""
         return max(rate for ramp in self.lr_ramps for rate in (ramp.first, ramp.last))
 
     def phase(self, epoch: int) -> Phase:

@@ -11,14 +11,10 @@ _STEPS = 101  # has no factor in common with _PORTS
 _SLURMS_OWN_STEPS = 1 << 31  # and more: batch scripts, interactive shells
 
 
-class JobError(UserError, ValueError):
-    """An environment that does not say which process of a job this is."""
-
-
 def join_job(environment: MutableMapping[str, str]) -> bool:
     """Whether this process is one of a job's. SLURM's variables are translated into torchrun's, in ``environment``.
 
-    A batch script itself, which has SLURM's variables too, is no task of ``srun``. Raises JobError if variables
+    A batch script itself, which has SLURM's variables too, is no task of ``srun``. Raises UserError if variables
     contradict each other, and for a script on several machines.
     """
     if "RANK" not in environment and "SLURM_PROCID" in environment and _slurm_tasks(environment) > 1:
@@ -26,35 +22,35 @@ def join_job(environment: MutableMapping[str, str]) -> bool:
             environment.update(from_slurm(environment))
         elif (machines := _number(environment, "SLURM_NNODES", 1)) > 1:
             what = f"the job has {machines} machines, but srun did not start this process"
-            raise JobError(what, where="environment", remedy="start it with srun, as scripts/slurm.sbatch does")
+            raise UserError(what, where="environment", remedy="start it with srun, as scripts/slurm.sbatch does")
     given = [key for key in _RANKS if key in environment]
     if not {"RANK", "WORLD_SIZE"} & set(given):
         return False
     missing = [key for key in _RANKS if key not in given]
     if missing:
         what = f"{', '.join(given)} set, but not {', '.join(missing)}"
-        raise JobError(what, where="environment", remedy="start with torchrun or srun, or unset them")
+        raise UserError(what, where="environment", remedy="start with torchrun or srun, or unset them")
     for number, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         if not 0 <= _number(environment, number) < _number(environment, count):
             what = f"{number}={environment[number]}, but {count}={environment[count]}"
-            raise JobError(what, where="environment", remedy="start with torchrun or srun, or unset them")
+            raise UserError(what, where="environment", remedy="start with torchrun or srun, or unset them")
     if _number(environment, "WORLD_SIZE") > 1:
         port = _number(environment, "MASTER_PORT")
         if not (environment.get("MASTER_ADDR") and 0 < port < 1 << 16):
             what = f"the processes cannot meet at MASTER_ADDR={environment.get('MASTER_ADDR')}, MASTER_PORT={port}"
-            raise JobError(what, where="environment", remedy="give the machine of process 0, and a free port of it")
+            raise UserError(what, where="environment", remedy="give the machine of process 0, and a free port of it")
     return True
 
 
 def from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """torchrun's variables for a task of ``srun``, one process a task. The first machine of its step keeps the store,
-    unless MASTER_ADDR names another; JobError if neither is known and there are several."""
+    unless MASTER_ADDR names another; UserError if neither is known and there are several."""
     tasks = _slurm_tasks(environment)
     machines = _number(environment, "SLURM_STEP_NUM_NODES", _number(environment, "SLURM_NNODES", 1))
     first = _first_machine(environment.get("SLURM_STEP_NODELIST", "")) if machines > 1 else "127.0.0.1"
     if not first and "MASTER_ADDR" not in environment:
         what = f"the tasks are on {machines} machines, but neither SLURM_STEP_NODELIST nor MASTER_ADDR is set"
-        raise JobError(what, where="environment", remedy="set MASTER_ADDR to the name of the first")
+        raise UserError(what, where="environment", remedy="set MASTER_ADDR to the name of the first")
     # Jobs and steps that run at the same time have numbers close to each other.
     place = _number(environment, "SLURM_JOB_ID", 0) * _STEPS + _number(environment, "SLURM_STEP_ID", 0)
     return {
@@ -84,10 +80,10 @@ def _first_machine(machines: str) -> str:
 
 
 def _number(environment: Mapping[str, str], key: str, default: int | None = None) -> int:
-    """A variable as a number. JobError if it is not one."""
+    """A variable as a number. UserError if it is not one."""
     text = environment.get(key)
     if text is None and default is not None:
         return default
     if text is None or not text.strip().isdecimal():
-        raise JobError(f"{key}={text!r} is not a number", where="environment", remedy="start with torchrun or srun")
+        raise UserError(f"{key}={text!r} is not a number", where="environment", remedy="start with torchrun or srun")
     return int(text)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import _broadcast_coalesced
 from torch._inductor import config as inductor_config
 
 from data_tools.common.errors import UserError
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, and the same command continues
 FAILURE_GRACE_SECONDS = 2.0  # the launcher polls for failed processes several times within it
+MESSAGE_BYTES = 250 << 20  # of one broadcast of tensors, as in DDP
 MOST_COMPILE_WORKERS = 32  # of a process; torch's own limit
 
 
@@ -40,12 +42,12 @@ class Preempted(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """This process among all: ``rank`` of ``ranks``, ``local_rank`` of ``local_ranks`` on this machine."""
+    """This process: ``rank`` of ``ranks``, on this machine ``local_rank`` of ``local_ranks``; by default, alone."""
 
-    rank: int
-    ranks: int
-    local_rank: int
-    local_ranks: int
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    local_ranks: int = 1
     device: torch.device
     # Processes agree over gloo, so that no GPU waits for it; None if there is only this process.
     host_group: dist.ProcessGroup | None = None
@@ -85,11 +87,6 @@ def processes_to_start(options: Dist) -> int:
     return options.processes or gpus or 1
 
 
-def ranks_of_job(options: Dist) -> int:
-    """How many processes the job has: those of torchrun or SLURM, or those that this one will start."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else processes_to_start(options)
-
-
 @contextlib.contextmanager
 def world(options: Dist) -> Iterator[World]:
     """This process's world; if it has more than one process, their process group is open inside the block."""
@@ -126,7 +123,7 @@ def world(options: Dist) -> Iterator[World]:
         raise
     except Exception as error:
         # Leave the group open: closing it would break other processes before the launcher knows of this error.
-        if _is_consequence(error):
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # the connection to a process that failed first
             time.sleep(FAILURE_GRACE_SECONDS)
         raise
     else:
@@ -154,11 +151,6 @@ def _check_restarts() -> None:
             "torchrun --max-restarts: attempts would mix up each other's addresses",
             remedy="start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment",
         )
-
-
-def _is_consequence(error: Exception) -> bool:
-    """Whether this process only lost its connection to one that failed first."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 _SINGLE_PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
@@ -207,14 +199,7 @@ def from_main(make: Callable[[], T], world: World) -> T:
 
 
 def copy_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:
-    """Give every process the main one's values of ``tensors``, in one message for each dtype."""
-    if world.ranks == 1:
-        return
-    by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        by_dtype.setdefault(tensor.dtype, []).append(tensor.detach())
-    for same in by_dtype.values():
-        message = torch.cat([tensor.reshape(-1) for tensor in same])
-        dist.broadcast(message, src=0)
-        values = message.split([tensor.numel() for tensor in same])
-        torch._foreach_copy_(same, [value.view_as(tensor) for value, tensor in zip(values, same, strict=True)])
+    """Give every process the main one's values of ``tensors``."""
+    own = [tensor.detach() for tensor in tensors]
+    if own and world.ranks > 1:
+        _broadcast_coalesced(dist.distributed_c10d._get_default_group(), own, MESSAGE_BYTES, 0)

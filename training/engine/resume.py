@@ -97,5 +97,5 @@ def _written(name: str, write: Callable[[], None]) -> bool:
 
 def last_good(run_dir: Path) -> str:
     """Which checkpoint there is to go back to, in words."""
-    found = next((name for name in (checkpoint.LAST, checkpoint.PREVIOUS) if (run_dir / name).exists()), None)
-    return f"the last good checkpoint is {run_dir / found}" if found else f"there is no checkpoint in {run_dir}"
+    last = run_dir / checkpoint.LAST
+    return f"the last good checkpoint is {last if last.exists() else run_dir / checkpoint.PREVIOUS}"

@@ -18,8 +18,7 @@ class SyntheticRun:
     """Repeats ``step`` on one random batch of ``batch`` images of ``px`` x ``px``."""
 
     def __init__(self, net: Model, train: Train, px: int, batch: int, device: torch.device) -> None:
-        alone = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=device)
-        self.step = build_step(net, train, CLASSES, alone, highest_lr=1e-3)
+        self.step = build_step(net, train, CLASSES, World(device=device), highest_lr=1e-3)
         self.steps = 0
         self.ema = MovingAverage(self.step.model, train.ema, train.ema_every) if train.ema else None
         self.step.prepare(px, batch, device)

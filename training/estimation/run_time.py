@@ -93,7 +93,6 @@ class StepTime:
 
     @property
     def bound(self) -> str:
-        """What bounds the step, in words."""
         if self.disk >= max(self.device, self.loader):
             return f"the disk: {_ms(self.disk)} a step, the cards {_ms(self.device)}"
         if self.loader >= self.device:
@@ -133,7 +132,6 @@ class PhaseTime:
 
     @property
     def bound(self) -> str:
-        """What bounds the phase, in words."""
         cold = self.first.disk >= max(self.first.device, self.first.loader) and self.first.disk > 0
         warm = self.last.bound
         return f"{warm}; its first epoch by the disk" if cold and not warm.startswith("the disk") else warm
@@ -192,11 +190,9 @@ def phase_times(
 
 
 def card_times(schedule: Schedule, card: Card, site: Site, train: int, val: int) -> list[PhaseTime]:
-    """Times on a tabulated card."""
     seconds_of = {phase: (card.software.phase_s, card.seconds(phase.px)) for phase in schedule.phases}
     return phase_times(schedule, seconds_of.__getitem__, card.software, site, train, val)
 
 
 def hours_after(times: list[PhaseTime], epochs: int) -> float:
-    """Hours until ``epochs`` epochs are complete."""
     return sum(seconds for time in times for seconds in time.epochs[: max(epochs - time.phase.start, 0)]) / 3600

@@ -48,8 +48,6 @@ def page_order(seed: int, epoch: int, pages: NDArray[np.uint64], window: int) ->
     `window` of them have to stay in the page cache. It is global like `epoch_order`, so it is dealt to processes
     in the same way.
     """
-    if window < 1:
-        raise ValueError(f"a window of {window} pages holds no sample")
     _, number = np.unique(pages, return_inverse=True)
     place = np.empty(int(number.max()) + 1, np.int64)
     place[epoch_order(seed, ~epoch, len(place))] = np.arange(len(place))  # another stream than the samples'

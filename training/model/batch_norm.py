@@ -41,8 +41,6 @@ def fuse(model: nn.Module) -> None:
 
 
 class BatchNormReLU(UncountedBatchNorm):
-    """BatchNorm and ReLU."""
-
     def forward(self, x: torch.Tensor) -> Any:
         return norm_relu(x, self)
 

@@ -69,14 +69,14 @@ BOTH = (at_ends(lambda row: row.top5), at_ends(lambda row: row.top1))
 ACCURACY = Chart(title="top-5, and top-1 (dashed), %", curves=BOTH, percent=True, behind=("top5", "top1"))
 TOP1 = Chart(title="top-1, %", curves=BOTH[1:], percent=True)
 LOSSES = (at_ends(lambda row: row.train_loss), at_ends(lambda row: row.val_loss))
-STEP_TIMES = (at_ends(lambda row: row.speed.step_p50_ms), at_ends(lambda row: row.speed.step_p99_ms))
+STEP_TIMES = (at_ends(lambda row: row.step_p50_ms), at_ends(lambda row: row.step_p99_ms))
 OTHERS = (
     Chart(title="training loss, and validation loss (dashed)", curves=LOSSES),
     Chart(title="learning rate, as scheduled", curves=(scheduled_lr,)),
     Chart(title="px of a training crop", curves=(steps(lambda row: row.px),)),
     Chart(title="global batch", curves=(steps(lambda row: row.global_batch),)),
     Chart(title="images/s, training", curves=(at_ends(lambda row: row.images_per_s),)),
-    Chart(title="waiting for images, % of training", curves=(at_ends(lambda row: row.speed.data_wait_percent),)),
+    Chart(title="waiting for images, % of training", curves=(at_ends(lambda row: row.data_wait_percent),)),
     Chart(title="ms a step: median, and slowest in 100 (dashed)", curves=STEP_TIMES),
 )
 CHARTS = (replace(ACCURACY, by_time=True), ACCURACY, *OTHERS)

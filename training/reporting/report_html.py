@@ -75,7 +75,7 @@ def _charts(runs: Sequence[RunFolder]) -> Iterator[str]:
 
 def _warning_of_other_classes(runs: Sequence[RunFolder]) -> str:
     """A warning, since accuracies over other classes cannot be compared with ImageNet's."""
-    counts = {run.name: run.sessions[-1].classes for run in runs if run.sessions}
+    counts = {run.name: run.sessions[-1].classes for run in runs}
     others = ", ".join(f"{name} has {count:,}" for name, count in counts.items() if count != IMAGENET_CLASSES)
     return f"<p>The published run is over {IMAGENET_CLASSES:,} classes; {escape(others)}.</p>\n" if others else ""
 
@@ -97,9 +97,9 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[str]:
 
 
 def _phases(runs: Sequence[RunFolder]) -> tuple[list[str], list[list[tuple[str, ...]]]]:
-    """Columns, and the cells of each run's phases, without the global batch, which is in the epochs below."""
-    tables = [schedule_plot.phase_cells(run.schedule, 1) for run in runs]
-    columns = list(dict.fromkeys(name for table in tables for name in table[0] if name != "global batch"))
+    """Columns, and the cells of each run's phases."""
+    tables = [schedule_plot.phase_cells(run.schedule) for run in runs]
+    columns = list(dict.fromkeys(name for table in tables for name in table[0]))
     return columns, [[tuple(cells.get(name, "") for name in columns) for cells in table] for table in tables]
 
 
@@ -126,8 +126,8 @@ def _epochs(run: RunFolder) -> tuple[list[str], list[list[str]]]:
         "lr": lambda row: f"{row.lr:.6f}",
         "px": lambda row: f"{row.px}",
         "batch": lambda row: f"{row.global_batch:,}",
-        "img/s": lambda row: format_number(row.images_per_s, ",.0f"),
-        "waiting %": lambda row: format_number(row.speed.data_wait_percent, ".1f"),
+        "img/s": lambda row: f"{row.images_per_s:,.0f}",
+        "waiting %": lambda row: f"{row.data_wait_percent:.1f}",
     }
     if not run.by_top5:
         del columns["top-5"]

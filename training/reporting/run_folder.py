@@ -1,6 +1,5 @@
 """A run as its folder records it, and a summary of it."""
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from data_tools.common.errors import printable
 from data_tools.common.imagenet import TARGET_TOP5
 from data_tools.common.options import OptionError, mistakes_in
 from training.config.schedule import Schedule
+from training.runlog.csv_log import read_table
 from training.runlog.epoch_table import (
     CONFIG,
     EPOCHS,
@@ -37,8 +37,8 @@ PHASE_OPTIONS = {"schedule.phases", "schedule.imagenet18"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
-    """A run folder; ``rows`` is not empty, ``sessions`` may be if none were recorded, ``config`` is by section, and
-    ``schedule`` is parsed from it."""
+    """A run folder; ``rows`` and ``sessions`` are not empty, ``config`` is by section, and ``schedule`` is parsed from
+    it."""
 
     name: str
     rows: Sequence[EpochRow]
@@ -49,28 +49,23 @@ class RunFolder:
     @property
     def by_top5(self) -> bool:
         """Whether top-5 says anything: among a few classes, five guesses are nearly always right."""
-        return not self.sessions or tells_top5(self.sessions[-1].classes)
+        return tells_top5(self.sessions[-1].classes)
 
     @property
     def table(self) -> EpochTable:
-        """How its epochs are printed."""
         unit, an_hour = time_unit(self.rows[-1].hours)
-        images = validation_images(self.sessions[-1].images if self.sessions else {})
-        return EpochTable(images=images, unit=unit, an_hour=an_hour)
+        return EpochTable(images=validation_images(self.sessions[-1].images), unit=unit, an_hour=an_hour)
 
     def reached(self) -> EpochRow | None:
         """The first epoch at or above 93 % top-5, where that says anything."""
         return next((row for row in self.rows if self.by_top5 and row.top5 >= TARGET_TOP5), None)
 
     def best(self, column: str) -> EpochRow:
-        """The first epoch in which ``column`` is highest, of those that have a value if any do."""
-        known = [row for row in self.rows if math.isfinite(getattr(row, column))]
-        return max(known or self.rows, key=lambda row: float(getattr(row, column)))
+        """The first epoch in which ``column`` is highest."""
+        return max(self.rows, key=lambda row: float(getattr(row, column)))
 
-    def gpu_hours(self, hours: float) -> float | None:
-        """GPU-hours of the first ``hours``, each session by its own GPUs; None if no session or no GPU was recorded."""
-        if not any(session.gpus for session in self.sessions) or self.sessions[0].from_hours > 0:
-            return None
+    def gpu_hours(self, hours: float) -> float:
+        """GPU-hours of the first ``hours``, each session by its own GPUs."""
         starts = [min(session.from_hours, hours) for session in self.sessions]
         spans = [end - start for start, end in pairwise([*starts, hours])]
         return sum(span * len(session.gpus) for span, session in zip(spans, self.sessions, strict=True))
@@ -128,9 +123,9 @@ def read_config(folder: Path) -> tuple[dict[str, dict[str, Any]], Schedule]:
 
 def published() -> dict[str, list[float]]:
     """The published titan8 run: its epochs, hours, top-1 and top-5."""
-    with PUBLISHED.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {column: [float(row[column]) for row in rows] for column in rows[0]}
+    columns = ("epoch", "hours", "top1", "top5")
+    rows = read_table(PUBLISHED, columns)
+    return {column: [row[column] for row in rows] for column in columns}
 
 
 def run_summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]]:
@@ -142,8 +137,7 @@ def run_summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]
         yield f"{TARGET_TOP5:g} % top-5", where
     for column, label in columns.items():
         best = run.best(column)
-        value = getattr(best, column)
-        yield f"best {label}", f"{score(value)} %, epoch {best.epoch}" if math.isfinite(value) else "n/a"
+        yield f"best {label}", f"{score(getattr(best, column))} %, epoch {best.epoch}"
     if not math.isnan(last.ema_top1):
         scores = [f"{score(getattr(last, f'ema_{column}'))} % {label}" for column, label in columns.items()]
         yield "averaged weights, last", ", ".join(scores)
@@ -156,28 +150,19 @@ def run_summary(run: RunFolder, price: float | None) -> Iterator[tuple[str, str]
 
 def _cost(run: RunFolder, reached: EpochRow | None, price: float | None) -> Iterator[tuple[str, str]]:
     total = run.gpu_hours(run.rows[-1].hours)
-    if total is None:
+    if not total:
         if price is not None:
-            before = run.sessions[0].from_hours if any(session.gpus for session in run.sessions) else 0.0
-            yield (
-                "cost",
-                f"unknown: {f'the GPUs of the first {duration(before)} are not' if before else 'no GPU was'} recorded",
-            )
+            yield "cost", "unknown: no GPU was recorded"
         return
     unit, an_hour = time_unit(total)
     yield f"GPU-{unit}", f"{total * an_hour:.4f}"
     if price is None:
         return
-    until = run.gpu_hours(reached.hours) if reached is not None else None
-    to_target = f"{until * price:,.2f} to {TARGET_TOP5:g} %, " if until is not None else ""
+    to_target = f"{run.gpu_hours(reached.hours) * price:,.2f} to {TARGET_TOP5:g} %, " if reached is not None else ""
     yield "cost", f"{to_target}{total * price:,.2f} in all, at {price:g} per GPU-hour"
 
 
 def _environment(run: RunFolder) -> Iterator[tuple[str, str]]:
-    if not run.sessions:
-        yield "hardware", "not recorded"
-        return
-
     def joined(values: Iterator[str]) -> str:
         return "; then ".join(dict.fromkeys(values))
 

@@ -35,7 +35,7 @@ def recipe(run: RunFolder) -> str:
         for key, value in run.options().items()
         if (key.startswith(("model.", "train.")) or key in ALSO) and key not in OTHERS
     }
-    setting = [(each.classes, each.precision) for each in run.sessions[-1:]]
+    setting = run.sessions[-1].classes, run.sessions[-1].precision
     # With the schedule's batch per GPU, the first epoch's global batch stands for the number of GPUs, real or emulated.
     return repr((run.schedule, sorted(options.items()), setting, run.rows[0].global_batch))
 
@@ -96,7 +96,7 @@ def _target(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str]]:
             "the run over an epoch fixed beforehand"
         )
         yield f"time to {TARGET_TOP5:g} %", f"mean {duration(statistics.fmean(hours))}{sd}{of}; {said}"
-    if not runs[0].sessions or runs[0].sessions[-1].classes == IMAGENET_CLASSES:
+    if runs[0].sessions[-1].classes == IMAGENET_CLASSES:
         # NVIDIA's ResNet-50 v1.5 for PyTorch gives 0.04 to 0.18 points of top-1 for its schedules.
         yield (
             "against the published",

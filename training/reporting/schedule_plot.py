@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def phase_cells(schedule: Schedule, gpus: int) -> list[dict[str, str]]:
-    """For each phase on ``gpus`` GPUs, its cells by column; with momentum if the schedule has ramps of it."""
+def phase_cells(schedule: Schedule) -> list[dict[str, str]]:
+    """For each phase, its cells by column; with momentum if the schedule has ramps of it."""
     table = []
     for phase in schedule.phases:
         kind = "rectangles" if phase.rectangular_val else "squares"
@@ -25,7 +25,6 @@ def phase_cells(schedule: Schedule, gpus: int) -> list[dict[str, str]]:
             "epochs": phase.span,
             "px": f"{phase.px}",
             "batch per GPU": f"{phase.batch_per_gpu}",
-            "global batch": f"{phase.batch_per_gpu * gpus:,}",
             "set": phase.data,
             "least crop": f"{phase.min_scale:g}",
             "validation": f"{kind} of {phase.val_px} px{resized} from {phase.val_data}",

@@ -87,9 +87,9 @@ class Console(ProgressDisplay):
     """Prints epochs to standard output, as ``table`` has them or as JSON objects. Progress goes there as JSON;
     otherwise to standard error, as a bar on a terminal, else as a plain line every ``log.seconds``."""
 
-    def __init__(self, options: Log, table: EpochTable | None = None) -> None:
+    def __init__(self, options: Log, table: EpochTable) -> None:
         self._json = options.format == "json"
-        self._table = table or EpochTable()
+        self._table = table
         super().__init__(options.seconds, lines_to_stdout=self._json)
         if not self._json:
             show(self._table.heading)

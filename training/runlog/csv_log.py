@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,6 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
             if None in cells or None in cells.values():
                 raise ValueError(f"not {len(columns)} cells")
             rows.append(numbers({column: cells[column] for column in columns}))
-        places = [(row["epoch"], row.get("batch", 0)) for row in rows]
-        if any(a >= b for a, b in pairwise(places)):
-            raise ValueError("not in order")
     except (ValueError, csv.Error) as error:
         what = f"damaged, or of another version (row {len(rows) + 1}: {error})"
         raise OptionError(what, where=path, remedy="restore it, or remove it") from None

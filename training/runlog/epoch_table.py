@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data_tools.common.imagenet import IMAGENET_IMAGES
 from training.runlog.csv_log import numbers, read_table
 
 EPOCHS = "epochs.csv"
@@ -48,7 +46,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EpochRow:
+class EpochRow(Speed):
     """``epoch`` counts completed epochs from 1, as the published table does; ``hours`` is the clock of training and
     validation; ``lr`` is that of the epoch's last batch; ``images_per_s`` and ``global_batch`` are the whole job's; the
     scores of averaged weights are nan if there are none."""
@@ -65,17 +63,14 @@ class EpochRow:
     ema_top1: float
     ema_top5: float
     val_loss: float
-    speed: Speed
 
     def cells(self) -> list[str]:
         """As in ``epochs.csv``."""
         return [str(value) if isinstance(value, int) else f"{value:.8g}" for value in self.flat().values()]
 
     def flat(self) -> dict[str, float]:
-        """The columns of ``epochs.csv``: the row's own, then those of ``speed``."""
-        own = asdict(self)
-        speed: dict[str, float] = own.pop("speed")
-        return own | speed
+        """The values by :data:`COLUMNS`."""
+        return {column: getattr(self, column) for column in COLUMNS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +85,7 @@ class PastEpoch:
 
     @property
     def row(self) -> EpochRow:
-        return _row(numbers(dict(zip(COLUMNS, self.line.split(","), strict=True))))
+        return EpochRow(**numbers(dict(zip(COLUMNS, self.line.split(","), strict=True))))
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -103,17 +98,17 @@ class PastEpoch:
         }
 
 
-COLUMNS = [field.name for field in (*fields(EpochRow)[:-1], *fields(Speed))]
+COLUMNS = [*EpochRow.__annotations__, *Speed.__annotations__]  # of ``epochs.csv``
 
 
 def format_number(value: float, form: str) -> str:
-    """``value`` in the format ``form``, or ``n/a`` where it was not recorded."""
+    """``value`` in the format ``form``, or ``n/a`` where there is none."""
     return format(value, form) if math.isfinite(value) else "n/a"
 
 
 def validation_images(images: Mapping[str, int]) -> int:
-    """Images that an epoch is validated on, of the ``images`` of each set (``val_160``, ...); ImageNet's if unknown."""
-    return max((count for name, count in images.items() if name.startswith("val_")), default=IMAGENET_IMAGES["val"])
+    """Images that an epoch is validated on, of the ``images`` of each set (``val_160``, ...)."""
+    return max(count for name, count in images.items() if name.startswith("val_"))
 
 
 def score_digits(images: int) -> int:
@@ -138,7 +133,7 @@ class EpochTable:
     """How epochs are printed: scores over ``images`` validation images, times in ``unit``, of which an hour has
     ``an_hour``."""
 
-    images: int = IMAGENET_IMAGES["val"]
+    images: int
     unit: str = "hours"
     an_hour: float = 1.0
 
@@ -150,24 +145,17 @@ class EpochTable:
         return f"{row.hours * self.an_hour:.{4 if self.unit == 'hours' else 2}f}"
 
     def score(self, value: float) -> str:
-        return format_number(value, f".{score_digits(self.images)}f")
+        return f"{value:.{score_digits(self.images)}f}"
 
     def line(self, row: EpochRow) -> str:
-        """The line of an epoch, under :attr:`heading`."""
-        loss, images_per_s = format_number(row.train_loss, ".4f"), format_number(row.images_per_s, ".0f")
+        loss = format_number(row.train_loss, ".4f")
         return (
             f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} {loss:>8} "
-            f"{row.lr:>9.6f} {images_per_s:>8} {row.px:>4}"
+            f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
         )
 
 
 def read_epochs(run_dir: Path) -> list[EpochRow]:
     """The rows of a run folder's ``epochs.csv``; none if there is no such file. OptionError if it is damaged."""
     path = run_dir / EPOCHS
-    return [_row(each) for each in read_table(path, COLUMNS)] if path.is_file() else []
-
-
-def _row(values: dict[str, Any]) -> EpochRow:
-    """The inverse of :meth:`EpochRow.flat`."""
-    speed = Speed(**{field.name: values.pop(field.name) for field in fields(Speed)})
-    return EpochRow(**values, speed=speed)
+    return [EpochRow(**each) for each in read_table(path, COLUMNS)] if path.is_file() else []

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from data_tools.common.console import plural
@@ -50,6 +50,7 @@ class Session:
 
 
 _SESSIONS = TypeAdapter(tuple[Session, ...])
+_RECORDED = TypeAdapter(Annotated[tuple[Session, ...], Field(min_length=1)])
 
 
 def as_plain(sessions: Sequence[Session]) -> list[dict[str, Any]]:
@@ -59,7 +60,6 @@ def as_plain(sessions: Sequence[Session]) -> list[dict[str, Any]]:
 
 
 def from_plain(values: Sequence[Mapping[str, Any]]) -> tuple[Session, ...]:
-    """The inverse of :func:`as_plain`."""
     return _SESSIONS.validate_python(values)
 
 
@@ -68,12 +68,12 @@ def write_sessions(run_dir: Path, sessions: Sequence[Session]) -> None:
 
 
 def read_sessions(run_dir: Path) -> tuple[Session, ...]:
-    """The sessions recorded in ``run_dir``, in order; none without the file. OptionError if it is damaged."""
+    """The sessions recorded in ``run_dir``, in order, one at least. OptionError if the file is missing or damaged."""
     path = run_dir / ENVIRONMENT
-    if not path.is_file():
-        return ()
     try:
-        return _SESSIONS.validate_json(path.read_bytes())
+        return _RECORDED.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise OptionError("missing", where=path, remedy="give a run folder") from None
     except ValidationError as error:
         first = error.errors()[0]
         what = f"damaged, or of another version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
@@ -81,7 +81,6 @@ def read_sessions(run_dir: Path) -> tuple[Session, ...]:
 
 
 def hardware(session: Session) -> str:
-    """The hardware of ``session``, in a line."""
     host = f"{session.cpu}, {plural(session.cores, 'core')}, {session.memory_gib:.0f} GiB"
     if not session.gpus:
         return f"no GPU; {plural(session.processes, 'process')} on {host}"
@@ -123,7 +122,6 @@ def _versions() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

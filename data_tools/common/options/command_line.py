@@ -4,6 +4,7 @@ YAML 1.2: `off` is text, `1e-4` is a number, and `010` is ten.
 """
 
 import shlex
+import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from data_tools.common.errors import HelpPrinted
 from data_tools.common.options.help import CONFIG_FILE, help_text
 from data_tools.common.options.mistakes import OptionError, mistakes_in, unknown
 from data_tools.common.options.section import Section, as_meant, item_of, options_of, sections_of, shown
@@ -27,14 +27,14 @@ _TRUE_OR_FALSE = ("1", "true", "yes", "on", "0", "false", "no", "off")
 def parse(schema: type[S], argv: Sequence[str], *, prog: str, description: str = "") -> S:
     """The options in `argv`, over those of the YAML files that its `--config-file` names, as a `schema`.
 
-    OptionError names the option or key at fault, and has further mistakes as its `others`; HelpPrinted is raised
-    for `--help`.
+    OptionError names the option or key at fault, and has further mistakes as its `others`; `--help` is printed, and
+    ends with SystemExit, as argparse's does.
     """
     known, sections = options_of(schema), sections_of(schema)
     given, files, words = _command_line(argv, known)
     if "help" in given:
         print(help_text(schema, prog, description), flush=True)
-        raise HelpPrinted
+        sys.exit(0)
     sources = [*((file, _read_yaml(file, sections)) for file in files), ("", given | _placed(words, known))]
     mistakes = [
         unknown(key, [*known, CONFIG_FILE], file) for file, values in sources for key in values if key not in known

@@ -22,11 +22,11 @@ from helpers.training_runs import (
     attempt,
     batches_done,
     ranks_of,
+    stop_at_evaluation,
     training_script,
 )
 
 from data_tools.common.files import locked
-from training import trainer
 from training.model import checkpoint
 
 SAVE_EVERY_BATCH = "--run.checkpoint_minutes=0"
@@ -134,19 +134,6 @@ def assert_nothing_was_trained(run_dir: Path) -> None:
     assert checkpoint.load(run_dir / checkpoint.LAST)["progress"]["images_seen"] == 0
 
 
-def stopped_by(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at_evaluation: int = 1) -> None:
-    """Send a signal to this process as its validation number ``at_evaluation`` begins."""
-    evaluate, begun = trainer.evaluate, []
-
-    def stop(*args: Any) -> Any:
-        begun.append(1)
-        if len(begun) == at_evaluation:
-            os.kill(os.getpid(), number)
-        return evaluate(*args)
-
-    monkeypatch.setattr(trainer, "evaluate", stop)
-
-
 def test_stop_that_cannot_save_says_so_and_does_not_exit_75(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +144,7 @@ def test_stop_that_cannot_save_says_so_and_does_not_exit_75(
             raise OSError(errno.ENOSPC, "No space left on device")
         save_last(run_dir, state)
 
-    stopped_by(monkeypatch, signal.SIGTERM)
+    stop_at_evaluation(monkeypatch, 1)
     monkeypatch.setattr(checkpoint, "save_last", full_but_at_the_start)
     status, _, err = attempt(recipe, tmp_path)
     assert status == 128 + signal.SIGTERM
@@ -177,7 +164,7 @@ def test_best_that_cannot_be_written_is_named_and_not_recorded(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", full)
-        stopped_by(patch, signal.SIGTERM, at_evaluation=3)
+        stop_at_evaluation(patch, 3)
         status, _, err = attempt(recipe, tmp_path)
     assert status == 75
     assert "warning: best.pt not written: [Errno 28]" in err

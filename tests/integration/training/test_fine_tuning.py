@@ -33,6 +33,3 @@ def test_run_begins_with_given_weights_and_goes_on_from_its_own(betons: Path, tm
     (tmp_path / "theirs.pth").unlink()
     status, _, err = attempt(recipe, tmp_path / "run", *options)
     assert (status, "begins with" in err) == (0, False), err
-    status, _, err = attempt(recipe, tmp_path / "other", *options)
-    assert status == 2
-    assert "run.init_from:" in err and "no checkpoint here" in err

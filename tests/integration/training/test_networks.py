@@ -15,7 +15,6 @@ from helpers.training_runs import assert_same_result, attempt, evaluated, run_ma
 
 from training import export
 from training.engine.step import TrainStep
-from training.model import checkpoint
 from training.runlog.epoch_table import read_epochs
 
 # With dropout and stochastic depth, BatchNorm and LayerNorm, attention and buffers of integers among them.
@@ -66,7 +65,7 @@ def test_run_of_any_family_is_continued_to_the_same_bits_evaluated_and_exported(
     assert_same_result(stopped, whole)
 
     (row,) = read_epochs(whole)
-    assert row.speed.tflops > 0
+    assert row.tflops > 0
     assert f"top-1 {row.top1:.4f} %, top-5 {row.top5:.4f} %" in evaluated(recipe, whole / "last.pt")
     status, printed, err = run_main(export.main, [str(whole / "last.pt"), "--to", "torchvision"])
     assert (status, f"torchvision.models.{arch}(num_classes=4) loads it" in printed) == (0, True), err
@@ -74,29 +73,9 @@ def test_run_of_any_family_is_continued_to_the_same_bits_evaluated_and_exported(
     theirs.load_state_dict(torch.load(whole / "last.pth", weights_only=True), strict=True)
 
 
-def test_weights_of_another_family_begin_a_run(betons: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, betons, "shufflenet_v2_x0_5", 32)
-    theirs = torchvision.models.shufflenet_v2_x0_5(num_classes=7).state_dict()
-    torch.save(theirs, tmp_path / "theirs.pth")
-    recipe.write_text(recipe.read_text().replace('"from": 0.01, "to": 0.02', '"from": 0.0, "to": 0.0'))
-    status, _, err = attempt(recipe, tmp_path / "run", f"--run.init_from={tmp_path / 'theirs.pth'}")
-    assert (status, "but with a new last layer for 4 classes" in err) == (0, True), err
-    saved = checkpoint.load(tmp_path / "run/last.pt")["model"]
-    assert torch.equal(saved["conv5.0.weight"], theirs["conv5.0.weight"])
-
-
-def test_size_that_the_network_does_not_take_is_one_line_before_anything_starts(
-    recipe: Path, betons: Path, tmp_path: Path
-) -> None:
-    for options, said in (
-        (
-            ["--model.arch=vit_b_16", "--dist.device=auto"],
-            "model.arch: vit_b_16 does not take 32 x 32 px (Wrong image height!",
-        ),
-        (["--model.arch=googlenet"], "--model.arch: googlenet has auxiliary outputs"),
-        (["--model.arch=swin_t", "--model.blurpool=1"], "--model.blurpool: only ResNets have it, not swin_t"),
-    ):
-        status, out, err = attempt(recipe, tmp_path / "run", *options)
-        assert (status, out) == (2, ""), err
-        assert err.splitlines()[-1].startswith(f"train_imagenet.py: error: {said}"), err
-        assert not (tmp_path / "run/last.pt").exists()
+def test_size_that_the_network_does_not_take_is_one_line_before_anything_starts(recipe: Path, tmp_path: Path) -> None:
+    status, out, err = attempt(recipe, tmp_path / "run", "--model.arch=vit_b_16", "--dist.device=auto")
+    assert (status, out) == (2, ""), err
+    said = "model.arch: vit_b_16 does not take 32 x 32 px (Wrong image height!"
+    assert err.splitlines()[-1].startswith(f"train_imagenet.py: error: {said}"), err
+    assert not (tmp_path / "run/last.pt").exists()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_tools.beton import contact_sheet
 from data_tools.common.errors import UserError
 from training import preview
 from training.config.datasets import read_datasets
@@ -17,7 +18,6 @@ from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase, Ramp, Schedule
 from training.config.train_config import Train
 from training.loader.loaders import TrainLoader, ValLoader
-from training.reporting import contact_sheet
 
 RATES = (Ramp(epochs=(0, 3), first=0.1, last=0.0),)
 SCHEDULE = Schedule(

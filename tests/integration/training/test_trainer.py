@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ import pytest
 import torch
 from ffcv.loader import Loader
 from helpers.betons import overwrite
-from helpers.processes import largest_file
+from helpers.processes import free_port, largest_file
 from helpers.recipes import ONE_EPOCH, TINY_PHASES, write_recipe
 from helpers.training_runs import (
     TrainingProcess,
@@ -32,6 +31,7 @@ from helpers.training_runs import (
     attempt,
     evaluated,
     run_main,
+    stop_at_evaluation,
     train,
     training_script,
 )
@@ -121,27 +121,32 @@ def test_beton_cut_during_the_run_ends_it_where_its_phase_begins(recipe: Path, t
     assert [row.epoch for row in read_epochs(tmp_path / "run")] == [1, 2]
 
 
-def test_damaged_beton_of_any_phase_is_refused_before_the_first(recipe: Path, tmp_path: Path, betons: Path) -> None:
-    copies = tmp_path / "betons"
-    shutil.copytree(betons, copies)
+def overwrite_table(copies: Path) -> None:
     overwrite(copies / "val_full.beton", SAMPLES_START + 5, b"\1\2\3")
-    status, out, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
-    assert (status, out) == (2, "")
-    assert err.startswith("train_imagenet.py: error: data.dir: ")
-    assert "val_full.beton: " in err and "run write_datasets.py again" in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
 
 
-def test_missing_checksums_of_a_later_phase_are_reported_before_the_first(
-    recipe: Path, tmp_path: Path, betons: Path
+def remove_checksums(copies: Path) -> None:
+    (copies / "val_full.beton.xxh64").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (overwrite_table, "run write_datasets.py again"),
+        (remove_checksums, "val_full.beton.xxh64: no checksums beside the beton"),
+    ],
+)
+def test_damaged_beton_of_any_phase_is_refused_before_the_first(
+    recipe: Path, tmp_path: Path, betons: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     copies = tmp_path / "betons"
     shutil.copytree(betons, copies)
-    (copies / "val_full.beton.xxh64").unlink()
-    status, _, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
-    assert status == 2
-    assert "val_full.beton.xxh64: no checksums beside the beton" in err
+    damage(copies)
+    status, out, err = attempt(recipe, tmp_path / "run", f"--data.dir={copies}")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("train_imagenet.py: error: data.dir: ")
+    assert "val_full.beton" in err and message in err
+    assert not (tmp_path / "run").exists()
 
 
 def truncates_in_first_epoch(path: Path) -> Callable[..., Any]:
@@ -256,14 +261,6 @@ def test_other_options_are_refused_a_line_each_until_they_are_accepted_and_recor
     ]
 
 
-def test_folder_with_another_runs_files_and_no_checkpoint_is_refused(recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "epochs.csv").write_text("of a run before")
-    status, out, err = attempt(recipe, tmp_path)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "holds epochs.csv of another run, but no checkpoint to continue from; give another --run.dir" in err
-    assert (tmp_path / "epochs.csv").read_text() == "of a run before"
-
-
 def test_run_killed_at_its_very_start_is_begun_again(
     recipe: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,16 +274,8 @@ def test_run_killed_at_its_very_start_is_begun_again(
 def test_sigterm_during_validation_saves_and_exits_75(
     finished_run: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, begun = trainer.evaluate, []
-
-    def stopped(*args: Any) -> Any:
-        begun.append(1)
-        if len(begun) == 3:  # in the second epoch: averaged weights are validated, too
-            os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", stopped)
+        stop_at_evaluation(patch, 3)  # in the second epoch: averaged weights are validated, too
         status, _, err = attempt(recipe, tmp_path)
     assert status == 75
     assert "stopped at batch 5 of epoch 2; the same command continues" in err
@@ -379,17 +368,9 @@ def test_cuda_without_a_gpu_is_refused(recipe: Path, tmp_path: Path) -> None:
     assert "torch sees no GPU here" in err
 
 
-def test_batch_larger_than_the_dataset_is_refused(recipe: Path, tmp_path: Path) -> None:
-    status, _, err = attempt(recipe, tmp_path, "--dist.processes=1000")
-    assert status == 2
-    assert "on 1,000 GPUs is 8000, but train_160 holds 40 images" in err
-
-
 @pytest.mark.slow
 def test_two_nodes_on_loopback_train_together(recipe: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     node = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
     nodes = [
         subprocess.Popen(

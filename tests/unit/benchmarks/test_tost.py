@@ -1,4 +1,4 @@
-"""The statistics of benchmarks/equivalence.py, against tables of Student's t and cases worked out by hand."""
+"""The statistics of benchmarks/equivalence.py, against cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ def around(mean: float) -> list[float]:
     return [mean + offset for offset in SPREAD]
 
 
-@pytest.mark.parametrize(
-    ("share", "freedom", "tabulated"),
-    [(0.95, 1, 6.314), (0.95, 10, 1.812), (0.95, 18, 1.734), (0.95, 30, 1.697), (0.975, 5, 2.571), (0.99, 1, 31.821)],
-)
-def test_quantiles_and_tails_are_those_of_the_tables(share: float, freedom: float, tabulated: float) -> None:
-    assert tost.t_quantile(share, freedom) == pytest.approx(tabulated, abs=5e-4)
-    assert tost.t_tail(tabulated, freedom) == pytest.approx(1 - share, abs=5e-5)
-    assert tost.t_tail(-tabulated, freedom) == pytest.approx(share, abs=5e-5)
-
-
 def test_interval_is_that_worked_out_by_hand() -> None:
     """Equal variances of 7/9 and 10 values a side: 18 degrees of freedom, error sqrt(2 * 7/90), t 1.734."""
     found = tost.compare(around(50.3), around(50), margin=2, alpha=0.05)
@@ -33,10 +23,9 @@ def test_interval_is_that_worked_out_by_hand() -> None:
 
 
 def test_unequal_variances_take_the_freedom_of_welch() -> None:
-    """Variances 1 and 25 of 3 values: error^2 26/3, freedom 26^2 / ((1 + 625) / 2) = 2.16."""
+    """Variances 1 and 25 of 3 values: error^2 26/3, freedom 26^2 / ((1 + 625) / 2) = 2.16; t 2.92 of 2, 2.353 of 3."""
     found = tost.compare([1, 2, 3], [-3, 2, 7], margin=1, alpha=0.05)
-    assert found.high == pytest.approx(tost.t_quantile(0.95, 26**2 / 313) * math.sqrt(26 / 3))
-    assert tost.t_quantile(0.95, 3) < found.high / math.sqrt(26 / 3) < tost.t_quantile(0.95, 2)
+    assert 2.353 < found.high / math.sqrt(26 / 3) < 2.92
 
 
 @pytest.mark.parametrize(

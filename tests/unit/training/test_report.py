@@ -19,6 +19,8 @@ from training.runlog.epoch_table import COLUMNS
         ("config.json", b"{", "config.json: damaged"),
         ("config.json", b"[]", "config.json: damaged"),
         ("config.json", b'{"schedule": {"phases": 3}}', "phases: 3 is not a list"),
+        ("environment.json", None, "environment.json: missing"),
+        ("environment.json", b"[]", "environment.json: damaged"),
         ("environment.json", b"[{}]", "environment.json: damaged"),
         ("environment.json", b"3", "environment.json: damaged"),
     ],

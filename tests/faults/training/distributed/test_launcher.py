@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 from helpers.betons import overwrite, sample_place
-from helpers.processes import processes_of_session, wait_for_end_of_session, wait_until
+from helpers.processes import free_port, processes_of_session, wait_for_end_of_session, wait_until
 from helpers.training_runs import (
     SERVER,
     TrainingProcess,
@@ -217,9 +217,7 @@ class Torchrun:
 
 @pytest.mark.slow
 def test_lost_machine_ends_the_job_on_the_others(recipe: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     shared = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
     here, other = (Torchrun(recipe, tmp_path, *shared, f"--node-rank={rank}") for rank in (0, 1))
     wait_until(lambda: batches_done(tmp_path) > 0, 240)
@@ -230,7 +228,7 @@ def test_lost_machine_ends_the_job_on_the_others(recipe: Path, tmp_path: Path) -
     assert "onnection closed by peer" in said or "onnection reset by peer" in said
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", port))
+        again.bind(("127.0.0.1", int(port)))
 
 
 @pytest.mark.slow

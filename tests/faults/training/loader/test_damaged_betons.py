@@ -172,16 +172,12 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("damage", [wrong_width, wrong_height, swapped, same_place_as_another])
-def test_changed_tables_are_refused_on_opening(copy: Path, damage: Callable[[Path], None]) -> None:
-    damage(copy)
-    with pytest.raises(ValueError, match=r"train_160\.beton: .*run write_datasets\.py again"):
-        loader(copy)
-
-
 @pytest.mark.parametrize(
     "damage",
-    [same_place_as_another, same_place_in_both_tables, past_the_end, near_2_64, huge, unknown_label, cut, half, empty],
+    [
+        *(wrong_width, wrong_height, swapped, same_place_as_another, same_place_in_both_tables, past_the_end),
+        *(near_2_64, huge, unknown_label, cut, half, empty),
+    ],
 )
 @pytest.mark.parametrize(
     "make",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.processes import free_port
 from helpers.training_runs import SERVER
 
 from training.config.run_config import from_argv
@@ -23,12 +24,6 @@ from training.distributed.world import World, gather
 
 NAMESPACES = 0x00020000 | 0x04000000 | 0x40000000  # of mounts, host name and network
 HOSTS = "127.0.0.1 localhost\n127.0.1.1 node{0}\n10.9.0.1 first\n10.9.0.{1} node{1}\n"  # Debian's second line
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def separate() -> bool:

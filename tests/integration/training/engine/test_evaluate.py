@@ -11,7 +11,7 @@ from training.engine.evaluate import evaluate
 from training.engine.step import Predictor
 
 CPU = torch.device("cpu")
-ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+ALONE = World(device=CPU)
 
 
 class Loader(SimpleNamespace):

@@ -15,7 +15,7 @@ from training.engine.step import LossModule, Predictor, TrainStep
 from training.model import networks, optimizer
 
 CPU = torch.device("cpu")
-SINGLE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+SINGLE = World(device=CPU)
 CLASSES, STEPS, BATCH = 10, 2, 4
 GOLDEN = Path(__file__).with_name("golden_network_losses.json")
 # At 64 px, so that BatchNorms see more than one pixel of each image: the spread of two values alone amplifies rounding.

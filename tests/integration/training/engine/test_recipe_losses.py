@@ -33,7 +33,7 @@ from training.loader.sample_order import batch_key
 from training.model import resnet
 
 BATCH, PX = 8, 32
-SINGLE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
+SINGLE = World(device=torch.device("cpu"))
 GOLDEN = Path(__file__).with_name("golden_recipe_losses.json")
 
 

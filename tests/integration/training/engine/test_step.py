@@ -26,7 +26,7 @@ from training.model.mixing import MixupCutmix
 from training.model.moving_average import MovingAverage
 
 CPU = torch.device("cpu")
-SINGLE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+SINGLE = World(device=CPU)
 CLASSES, STEPS, BATCH, PX = 10, 10, 8, 24
 # Half a ResNet-18, because convolutions in double precision are slow.
 ARCH = "resnet10"

@@ -62,7 +62,7 @@ def state_of(
         dist=Dist(emulate_gpus=emulate_gpus),
     )
     datasets = Datasets(folder=Path("unused"), manifests={}, classes=tuple("abcdefghij"))
-    return TrainState(config, datasets, World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU))
+    return TrainState(config, datasets, World(device=CPU))
 
 
 def batch_of(samples: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,8 +53,3 @@ def test_page_order_reads_each_page_in_one_window() -> None:
     assert len({page for window in windows for page in set(window)}) == 20
     assert len(set(windows[0][:30])) == 4  # mixed within the window
     assert not np.array_equal(samples, sample_order.page_order(2, 1, pages, window=4))
-
-
-def test_window_of_0_pages_is_refused() -> None:
-    with pytest.raises(ValueError, match="window of 0 pages"):
-        sample_order.page_order(0, 0, np.zeros(3, np.uint64), window=0)

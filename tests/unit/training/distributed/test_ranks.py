@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.distributed.ranks import JobError, join_job
+from data_tools.common.errors import UserError
+from training.distributed.ranks import join_job
 
 STORE = {"MASTER_ADDR": "here", "MASTER_PORT": "29500"}
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"} | STORE
@@ -50,7 +51,7 @@ def test_given_address_of_the_store_counts() -> None:
 
 def test_tasks_on_several_machines_need_an_address() -> None:
     environment = {key: value for key, value in SLURM.items() if key != "SLURM_STEP_NODELIST"}
-    with pytest.raises(JobError, match="neither SLURM_STEP_NODELIST nor MASTER_ADDR is set"):
+    with pytest.raises(UserError, match="neither SLURM_STEP_NODELIST nor MASTER_ADDR is set"):
         join_job(environment)
 
 
@@ -68,7 +69,7 @@ def test_batch_script_without_srun_starts_its_own_processes_on_one_machine_alone
     script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_NNODES": "1"}
     assert not join_job(dict(script))
     assert not join_job(script | {"SLURM_STEP_ID": "4294967291"})  # the number of the script's own step
-    with pytest.raises(JobError, match="the job has 2 machines, but srun did not start this process"):
+    with pytest.raises(UserError, match="the job has 2 machines, but srun did not start this process"):
         join_job(script | {"SLURM_NNODES": "2"})
 
 
@@ -107,5 +108,5 @@ def test_torchrun_inside_srun_counts() -> None:
 )
 def test_contradicting_variables_are_refused(change: dict[str, str | None], message: str) -> None:
     environment = {key: value for key, value in (TORCHRUN | change).items() if value is not None}
-    with pytest.raises(JobError, match=message):
+    with pytest.raises(UserError, match=message):
         join_job(environment)

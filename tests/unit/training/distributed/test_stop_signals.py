@@ -11,7 +11,7 @@ from training.distributed import stop_signals
 from training.distributed.stop_signals import StopSignals
 from training.distributed.world import World
 
-ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=torch.device("cpu"))
+ALONE = World(device=torch.device("cpu"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from training.distributed.world import World
 from training.engine.metrics import MetricSums
 
 CPU = torch.device("cpu")
-ALONE = World(rank=0, ranks=1, local_rank=0, local_ranks=1, device=CPU)
+ALONE = World(device=CPU)
 
 
 def test_accuracy_and_mean_loss_over_batches() -> None:

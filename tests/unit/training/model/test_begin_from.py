@@ -6,14 +6,13 @@ import pytest
 import torch
 import torchvision
 
-from data_tools.common.options import OptionError
 from training.model import checkpoint, resnet, weights
 
 CATS = ("lion", "lynx", "puma")
 
 
-def new(classes: int = 3, **options: bool) -> torch.nn.Module:
-    return resnet.build("resnet18", classes, init_bn0=True, **options)
+def new() -> torch.nn.Module:
+    return resnet.build("resnet18", 3, init_bn0=True)
 
 
 @pytest.mark.parametrize(("classes", "new_fc"), [(3, False), (5, True)])
@@ -41,9 +40,3 @@ def test_own_checkpoint_has_a_new_fc_for_other_classes(tmp_path: Path, names: tu
 def test_start_without_an_fc_layer(tmp_path: Path) -> None:
     headless = {name: tensor for name, tensor in new().state_dict().items() if not name.startswith("fc.")}
     assert weights.begin_from(new(), weights.Weights(source=tmp_path, tensors=headless), CATS)
-
-
-def test_start_with_another_network_is_refused(tmp_path: Path) -> None:
-    blurred = weights.Weights(source=tmp_path, tensors=new(blurpool=True).state_dict())
-    with pytest.raises(OptionError, match=r"give --model\.arch=resnet18 --model\.blurpool=true"):
-        weights.begin_from(new(), blurred, CATS)

@@ -24,16 +24,18 @@ def test_stem_on_blocks_is_torchvisions_but_for_rounding(sides: tuple[int, int])
     torch.testing.assert_close(ours.conv1.weight.grad, theirs.conv1.weight.grad, rtol=1e-9, atol=1e-9)
 
 
-def test_stem_on_blocks_has_the_same_draws_and_parameters() -> None:
+@pytest.mark.parametrize("option", ["stem_blocks", "fused_batch_norm"])
+def test_option_that_only_speeds_up_has_the_same_draws_and_parameters(option: str) -> None:
     nets = []
-    for stem_blocks in (False, True):
+    for options in ({}, {option: True}):
         torch.manual_seed(0)
-        nets.append(resnet.build("resnet18", 5, init_bn0=True, stem_blocks=stem_blocks))
-    plain, blocks = (net.state_dict() for net in nets)
-    assert list(plain) == list(blocks)
-    assert all(torch.equal(plain[name], blocks[name]) for name in plain)
+        nets.append(resnet.build("resnet50", 5, init_bn0=True, blurpool=True, **options))
+    plain, fast = (net.state_dict() for net in nets)
+    assert list(plain) == list(fast)
+    assert all(torch.equal(plain[name], fast[name]) for name in plain)
     shapes = [[[p.shape for p in g["params"]] for g in resnet.parameter_groups(n, 1e-4, False, False)] for n in nets]
     assert shapes[0] == shapes[1]
+    assert [len(batch_counts(net)) for net in nets] == [53, 53]
 
 
 def test_batch_norms_are_torchs_but_for_the_count_of_batches() -> None:

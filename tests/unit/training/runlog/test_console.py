@@ -19,9 +19,10 @@ from data_tools.common import console as common
 from training.config.run_config import Log
 from training.runlog import console
 from training.runlog.console import Console
-from training.runlog.epoch_table import Scores
+from training.runlog.epoch_table import EpochTable, Scores
 from training.runlog.progress import Progress
 
+TABLE = EpochTable(images=50_000)
 PROGRESS = {
     "epoch": 3,
     "epochs": 28,
@@ -100,7 +101,7 @@ def test_notes_name_what_is_left_out_and_not_finite(capsys: pytest.CaptureFixtur
 
 
 def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Console(Log(seconds=0))
+    shown = Console(Log(seconds=0), TABLE)
     shown.epoch_begins(3, 0, 312)
     assert shown.is_due()
     shown.progress(PROGRESS)
@@ -120,7 +121,7 @@ def test_log_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_log_prints_every_log_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("data_tools.common.progress_bar.time.monotonic", lambda: now[0])
-    shown, wanted = Console(Log(seconds=30)), []
+    shown, wanted = Console(Log(seconds=30), TABLE), []
     for _ in range(100):
         now[0] += 1
         wanted.append(shown.is_due())
@@ -134,7 +135,7 @@ def test_terminal_shows_a_bar_and_clears_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal(monkeypatch) as screen:
-        shown = Console(Log(seconds=0))
+        shown = Console(Log(seconds=0), TABLE)
         shown.epoch_begins(3, 0, 312)
         shown.progress(PROGRESS)
         bar = screen("loss 4")
@@ -152,7 +153,7 @@ def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pyte
     with terminal(monkeypatch) as screen:
         now = [1000.0]
         monkeypatch.setattr("data_tools.common.progress_bar.time.monotonic", lambda: now[0])
-        shown = Console(Log(seconds=30))
+        shown = Console(Log(seconds=30), TABLE)
         shown.epoch_begins(3, 0, 312)
         assert "  0 %|" in screen("0/312")
         shown.advance(1)  # too soon to be drawn
@@ -176,7 +177,7 @@ def test_bar_moves_on_without_metrics_and_follows_the_terminal(monkeypatch: pyte
 
 
 def test_json_prints_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Console(Log(format="json", seconds=0))
+    shown = Console(Log(format="json", seconds=0), TABLE)
     shown.epoch_begins(3, 0, 312)
     shown.progress(PROGRESS | {"run_seconds_left": float("nan"), "loss": float("inf")})
     shown.epoch_done(rows([1, 2, 3])[2])

@@ -25,6 +25,7 @@ def test_short_times_are_not_in_hours(hours: float, text: str) -> None:
     assert duration(hours) == text
 
 
-def test_line_says_what_was_not_recorded() -> None:
-    row = replace(rows([50])[0], top5=math.nan, hours=0.002)
-    assert EpochTable(images=400, unit="seconds", an_hour=3600).line(row).split()[:4] == ["1", "7.20", "30.0", "n/a"]
+def test_line_says_that_there_is_no_finite_loss() -> None:
+    row = replace(rows([50])[0], train_loss=math.nan, hours=0.002)
+    line = EpochTable(images=400, unit="seconds", an_hour=3600).line(row)
+    assert line.split()[:5] == ["1", "7.20", "30.0", "50.0", "n/a"]
