@@ -1,16 +1,13 @@
 """DDP of eight processes under torch.compile, seven of them made up by torch's fake process group."""
 
-# Without postponed annotations: DDP reads those of the hook.
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from helpers.fake_ranks import fake_ranks, own_gradients
 from torch._dynamo.backends.debugging import aot_eager
 from torch.nn.parallel import DistributedDataParallel
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from training.config.train_config import Train
 from training.engine.metrics import MetricSums
@@ -20,24 +17,8 @@ from training.model import resnet
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def first_of_eight() -> Iterator[None]:
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-    yield
-    dist.destroy_process_group()
-
-
-def own_gradients(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """In place of the sum over processes, since the fake group's work has no result."""
-    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    future.set_result(bucket.buffer())
-    return future
-
-
 @pytest.mark.slow
-def test_every_phase_is_compiled_in_prepare_a_graph_for_each_bucket(
-    first_of_eight: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_phase_is_compiled_in_prepare_a_graph_for_each_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[torch.fx.GraphModule] = []
 
     def counting(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -49,7 +30,7 @@ def test_every_phase_is_compiled_in_prepare_a_graph_for_each_bucket(
     net = resnet.build("resnet50", 1000, init_bn0=True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9, fused=True)
     loss_module = LossModule(Predictor(net, torch.bfloat16, CPU), 0.0)
-    with warnings.catch_warnings():
+    with fake_ranks(8), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         parallel = DistributedDataParallel(loss_module, broadcast_buffers=False, gradient_as_bucket_view=True)
         parallel.register_comm_hook(None, own_gradients)
