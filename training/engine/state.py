@@ -12,7 +12,7 @@ from training.config.run_config import Run, RunConfig, as_mapping
 from training.config.schedule import Phase
 from training.distributed.world import World, gather
 from training.engine.build import step_of_run
-from training.engine.step import Predictor, begin_momentum
+from training.engine.step import Predictor
 from training.model import resnet
 from training.model.moving_average import MovingAverage
 from training.runlog.eta import WorkModel
@@ -64,9 +64,13 @@ class TrainState:
 
     def is_sound(self) -> bool:
         """Whether training can continue from here: every weight, statistic and momentum is finite."""
-        tensors = [*self.model.state_dict().values()]
-        tensors += [v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
+        tensors = [*self.model.state_dict().values(), *self.momenta().values()]
         return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+    def momenta(self) -> dict[str, torch.Tensor]:
+        """By parameter, all that the optimizer keeps from step to step; none without momentum."""
+        state = ((name, self.optimizer.state[parameter]) for name, parameter in self.model.named_parameters())
+        return {name: kept["momentum_buffer"] for name, kept in state if "momentum_buffer" in kept}
 
     def to_checkpoint(self) -> dict[str, Any]:
         """All that a continued run or an export needs."""
@@ -78,7 +82,7 @@ class TrainState:
             "config": as_mapping(self.config),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.momenta(),
             "scaler": self.step.scaler.state_dict(),
             "progress": asdict(self.progress),
             "sessions": as_plain(self.sessions),
@@ -106,13 +110,9 @@ class TrainState:
                 self.ema.load_state_dict(saved["ema"])
             else:  # the averages begin here
                 self.ema.module.load_state_dict(saved["model"])
-        options = [
-            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, options, strict=True):
-            group |= own  # an accepted change holds, not what the checkpoint had
-        begin_momentum(self.optimizer)
+        own = self.momenta()
+        for name in own.keys() & saved["optimizer"].keys():  # none if momentum begins here
+            own[name].copy_(saved["optimizer"][name])
         if saved["scaler"] and self.step.scaler.is_enabled() and self.step.fixed_scale is None:
             self.step.scaler.load_state_dict(saved["scaler"])
         self.progress = Progress(**saved["progress"])
@@ -121,9 +121,7 @@ class TrainState:
     def tensors(self) -> Iterator[torch.Tensor]:
         """Weights, statistics, momenta and averages, in the same order in every process."""
         yield from self.model.state_dict().values()
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                yield from (v for v in self.optimizer.state[parameter].values() if isinstance(v, torch.Tensor))
+        yield from self.momenta().values()
         if self.ema is not None:
             yield from self.ema.module.state_dict().values()
 

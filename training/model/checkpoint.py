@@ -18,7 +18,7 @@ from data_tools.common.files import partial_file, sync_folder
 from data_tools.common.options import OptionError
 
 logger = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 FRESH = "fresh.pt"  # is there if the machine stopped before it became last.pt
 WEIGHTS_ALONE = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"

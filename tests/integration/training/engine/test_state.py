@@ -11,6 +11,7 @@ import torch
 from helpers.training_runs import attempt
 
 from training.model import checkpoint, resnet
+from training.trainer import Trainer
 
 COMPLETE = "complete after 3 epochs"
 SCALE = {"scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
@@ -75,7 +76,20 @@ def test_checkpoint_of_a_newer_version_is_left_as_it_is(finished_run: Path, reci
 
 
 def test_checkpoint_without_momentum_is_continued(finished_run: Path, recipe: Path, tmp_path: Path) -> None:
-    saved = checkpoint.load(finished_run / checkpoint.LAST)["optimizer"]
-    run_dir = run_with(finished_run, tmp_path / "run", optimizer=saved | {"state": {}})
+    run_dir = run_with(finished_run, tmp_path / "run", optimizer={})
     status, out, err = attempt(recipe, run_dir)
     assert (status, COMPLETE in out) == (0, True), err
+
+
+def test_momentum_goes_on_where_other_parameters_decay(
+    finished_run: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    saved = checkpoint.load(run_dir / checkpoint.LAST)["optimizer"]
+    found: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(Trainer, "run", lambda trainer: found.update(trainer.state.momenta()))
+    changed = "--train.decay_norm=true", "--train.decay_bias=false", "--run.accept_changes"
+    status, _, err = attempt(recipe, run_dir, *changed)
+    assert (status, err.count("continues with a change")) == (0, 2), err
+    assert saved.keys() == found.keys()
+    assert all(torch.equal(saved[name], found[name]) and saved[name].any() for name in saved)
