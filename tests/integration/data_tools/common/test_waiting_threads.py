@@ -13,7 +13,6 @@ from helpers import ROOT
 
 from data_tools.common.runtime import WAITING
 
-EVALUATE = ("-m", "training.evaluate", "--dist.device=cpu")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
 
 
@@ -27,9 +26,16 @@ def policies(arguments: tuple[str, ...], **chosen: str) -> list[str]:
     return re.findall(r"OMP_WAIT_POLICY *= *'(\w+)'", done.stderr)
 
 
-def test_a_program_lets_waiting_threads_sleep() -> None:
-    assert set(policies(("-m", "data_tools.doctor"))) == {"PASSIVE"}
-    assert set(policies(("-m", "data_tools.doctor"), OMP_WAIT_POLICY="active")) == {"ACTIVE"}
+@pytest.fixture
+def evaluate(recipe: Path, tmp_path: Path) -> tuple[str, ...]:
+    """A command that loads torch and then fails."""
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    return ("-m", "training.evaluate", str(tmp_path / "bad.pt"), "--config-file", str(recipe), "--dist.device=cpu")
+
+
+def test_a_program_lets_waiting_threads_sleep(evaluate: tuple[str, ...]) -> None:
+    assert set(policies(evaluate)) == {"PASSIVE"}
+    assert set(policies(evaluate, OMP_WAIT_POLICY="active")) == {"ACTIVE"}
 
 
 @pytest.mark.slow
@@ -37,11 +43,9 @@ def test_a_program_lets_waiting_threads_sleep() -> None:
     ("start", "options", "loaded"), [((), ("--dist.processes=2",), 3), (TORCHRUN, (), 2)], ids=["launcher", "torchrun"]
 )
 def test_so_do_the_processes_of_a_job(
-    start: tuple[str, ...], options: tuple[str, ...], loaded: int, recipe: Path, tmp_path: Path
+    start: tuple[str, ...], options: tuple[str, ...], loaded: int, evaluate: tuple[str, ...]
 ) -> None:
-    (tmp_path / "bad.pt").write_bytes(b"bad")  # read when torch is loaded
-    given = str(tmp_path / "bad.pt"), "--config-file", str(recipe)
-    found = policies((*start, *EVALUATE, *given, *options))
+    found = policies((*start, *evaluate, *options))
     # torchrun itself is no program of ours; its environment is the user's.
     ours = found[1:] if start else found
     assert len(found) >= loaded
