@@ -10,7 +10,7 @@ from data_tools.beton.format import RAW, SAMPLE, SAMPLES_START, Array, BetonErro
 from data_tools.beton.manifest import Manifest, checksums_path
 from data_tools.common.errors import MissingFileError
 
-AGAIN = "copy it again, or run write_datasets.py again"
+AGAIN = "copy it again, or remove the beton and run write_datasets.py again"
 
 
 def structure_faults(path: Path, manifest: Manifest | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.beton.checks import read_checksums, structure_faults
+from data_tools.beton.checks import AGAIN, read_checksums, structure_faults
 from data_tools.beton.format import BetonError, read_layout
 from data_tools.beton.manifest import checksums_path, read_manifest
 from data_tools.common.errors import UserError
@@ -43,7 +43,7 @@ class BetonReader:
         faults = structure_faults(self.path, self.manifest)
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            raise BetonError(f"{faults[0]}{more}", remedy="run write_datasets.py again")
+            raise BetonError(f"{faults[0]}{more}", remedy=AGAIN)
         layout = read_layout(self.path)
         # If there are checksums, their digests also show that the tables are those that were written.
         kept = read_checksums(layout, self.manifest) if checksums or checksums_path(self.path).exists() else None
