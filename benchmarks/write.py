@@ -91,7 +91,12 @@ def _ours(work: Path, case: str, workers: int, filter: str) -> float:
     out = work / "ours"
     spec = WriteSpec(
         data=Data(
-            source=(work / "sorted.tar",), out=out, splits=("train",), caps=("160", "320", "full"), side="longer"
+            source=(work / "sorted.tar",),
+            out=out,
+            splits=("train",),
+            caps=("160", "320", "full"),
+            side="longer",
+            expect="any",  # one class
         ),
         write=Write(full=case, workers=workers, filter=filter),  # type: ignore[arg-type]
     )

@@ -22,8 +22,9 @@ from data_tools.convert.plan import ConversionError
 
 LOG_SECONDS = 30.0  # between the lines of a log
 ANNOUNCE_SECONDS = 0.2
-# What a second try does not change.
+# What a second try does not change. EFBIG: on FAT, a file has 4 GB at most.
 _OF_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_OF_PATHS |= {errno.EFBIG}
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -81,7 +81,8 @@ def convert(spec: WriteSpec, *, report: ProgressCallback = ignore, print_line: P
         passes = plan(index, spec)
         if difference := class_difference(index):
             print_line(f"note: {difference}")
-        summaries = [_summary(beton.path) for p in passes if p.is_done for beton in p.betons]
+        kept = [path for p in passes for path in (*p.kept, *(beton.path for beton in p.betons if p.is_done))]
+        summaries = list(map(_summary, kept))
         passes = [p for p in passes if not p.is_done]
         if passes:
             summaries += _write(passes, index, spec, report, print_line)

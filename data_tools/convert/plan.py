@@ -13,7 +13,7 @@ import numpy as np
 
 from data_tools.beton.classes import are_wnids, may_be_imagenets, shortfalls
 from data_tools.beton.format import PAGE_BYTES
-from data_tools.beton.manifest import read_manifest
+from data_tools.beton.manifest import checksums_path, read_manifest
 from data_tools.beton.writer import partial_path
 from data_tools.common.errors import UserError
 from data_tools.convert import journal
@@ -48,10 +48,12 @@ class PlannedBeton:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConversionPass:
-    """One pass over a split and the betons that it writes, in the order of `storage.caps`."""
+    """One pass over a split and the betons that it writes, in the order of `storage.caps`. kept: others of the split,
+    which are complete."""
 
     split_index: SplitIndex
     betons: tuple[PlannedBeton, ...]
+    kept: tuple[Path, ...]
     storage: StorageOptions
     journal: Path
 
@@ -147,7 +149,8 @@ def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: Writ
         seed=spec.write.seed,
         page_bytes=tuple(betons[cap].settings["page_bytes"] for cap in caps),
     )
-    return ConversionPass(split_index, tuple(betons[cap] for cap in caps), storage, journal_path)
+    kept = tuple(betons[cap].path for cap in betons.keys() - set(caps))
+    return ConversionPass(split_index, tuple(betons[cap] for cap in caps), kept, storage, journal_path)
 
 
 def _plan_beton(split_index: SplitIndex, cap: int | None, spec: WriteSpec) -> PlannedBeton:
@@ -185,7 +188,7 @@ def _page_bytes(split_index: SplitIndex, cap: int | None) -> int:
 
 
 def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
-    """Whether the beton exists and has these settings. Raises ConversionError if it has others."""
+    """Whether the beton and its files exist, with these settings. Raises ConversionError if it has others."""
     if not beton.exists():
         return False
     try:
@@ -205,7 +208,7 @@ def is_complete(beton: Path, settings: dict[str, Any]) -> bool:
             raise ConversionError(
                 f"already exists, made {what}", where=beton, remedy="remove it or give another --data.out"
             )
-    return True
+    return checksums_path(beton).exists()  # else it is written again
 
 
 def _wanted_caps(index: Index, spec: WriteSpec) -> tuple[int | None, ...]:

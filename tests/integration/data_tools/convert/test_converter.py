@@ -68,6 +68,11 @@ def test_command_line_converts_and_skips_what_is_there(tmp_path: Path, sorted_ta
     again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
     assert again.returncode == 0
     assert again.stdout.count("kept") == 4
+    whole = file_digests(out)
+    (out / "train_160.beton.xxh64").unlink()
+    again = run(f"--data.source={sorted_tar}", f"--data.out={out}", "--data.caps=160,full")
+    assert again.stdout.count("kept") == 3
+    assert file_digests(out) == whole
 
 
 @pytest.mark.parametrize(

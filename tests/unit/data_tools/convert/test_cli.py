@@ -1,5 +1,7 @@
 """What the conversion prints: progress where there is no terminal, the table at its end, and the next commands."""
 
+import errno
+import os
 import re
 import shlex
 from pathlib import Path
@@ -89,3 +91,19 @@ def test_mistake_is_one_line(
     err = capsys.readouterr().err
     assert (status, err.count("\n")) == (2, 1), err
     assert message.format(tmp_path) in err
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EFBIG, "give another path"), (errno.EIO, "run the same command again"), (errno.ENOSPC, "make room")],
+)
+def test_failed_system_call_has_a_remedy_that_may_help(
+    number: int, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "convert", fail)
+    assert write_datasets.main([f"--data.source={tmp_path}", f"--data.out={tmp_path}"]) == 2
+    assert remedy in capsys.readouterr().err
