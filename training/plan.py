@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(epoch_lines(schedule, images, gpus)))
     else:
         rows = write_csv(options.csv, schedule, images, gpus)
-        print(f"{options.csv}: {rows:,} batches of {plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}")
+        of = f"{rows:,} batches of {plural(schedule.epochs, 'epoch')} on {plural(gpus, 'GPU')}"
+        logger.info("%s: %s", options.csv, of)  # the file may be standard output
     return 0
 
 

@@ -201,7 +201,7 @@ class Trainer:
         elif not saved:
             what = f"the run has ended, but its last weights were not saved; {last_good(self.config.run.dir)}"
             is_sound = self.state.is_sound()  # else the same command would do the same
-            raise JobError(what, remedy="the same command continues from there" if is_sound else AFTER_NAN)
+            raise JobError(what, remedy="run the same command again" if is_sound else AFTER_NAN)
 
     # ---------------------------------------------------------------------------------------- saving and stopping
     def save(self, best: list[float] | None = None) -> bool:

@@ -86,8 +86,8 @@ class Run(Section):
     init_from: Path | None = Field(
         None,
         description="weights to begin with, for fine-tuning: a checkpoint, a `.pth` of torchvision's kind, or "
-        "safetensors; by default random weights. If the classes differ, the last layer is new. Ignored if the run has "
-        "a checkpoint",
+        "safetensors; by default random weights. If the classes differ, the last layer is new. Read only when a run "
+        "begins",
     )
     accept_changes: bool = Field(False, description="continue although options that change the result differ")
     checkpoint_minutes: float = Field(10.0, ge=0, description="minutes between checkpoints within an epoch")

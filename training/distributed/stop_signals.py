@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -25,8 +26,8 @@ Handler = Callable[[int, FrameType | None], None]
 def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
     """Handle these signals inside the block, except those that were ignored at the start, as under ``nohup``.
 
-    Once one has come, the process is about to end, and another one, as SLURM sends them, must not change its exit
-    status: they are ignored, but for Ctrl-C. A handler would be gone before Python itself ends.
+    Once one has come, the handler stays: the process is about to end, and another one, as SLURM sends them, must not
+    change its exit status. Python drops handlers before it ends: from then on, all but a second Ctrl-C are ignored.
     """
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number, earlier in before.items() if earlier is not signal.SIG_IGN]
@@ -43,8 +44,10 @@ def handling(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[No
         yield
     finally:
         for number in taken:
-            if not received or number != signal.SIGINT:
-                signal.signal(number, signal.SIG_IGN if received else before[number])
+            if not received:
+                signal.signal(number, before[number])
+            elif number != signal.SIGINT:
+                atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 class StopSignals:

@@ -68,10 +68,11 @@ def read(path: Path) -> Weights:
             others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Unread, name) for name in others]):
             content = checkpoint.read(path)
-        if isinstance(content, Mapping) and content.keys() >= OURS:
-            classes = checkpoint.check_version(path, content)["classes"]
+        if isinstance(content, Mapping) and content.keys() >= OURS:  # of any version
+            classes = content["classes"]
     tensors, averaged = find(path, content)
-    return Weights(source=path, tensors=tensors, classes=classes and tuple(classes), averaged=averaged)
+    named = tuple(classes) if isinstance(classes, list) else None
+    return Weights(source=path, tensors=tensors, classes=named, averaged=averaged)
 
 
 class Unread:

@@ -50,9 +50,9 @@ def print_continued(source: Path, epoch: int, batch: int) -> None:
 def note_left_out(at: Progress, images: int, global_batch: int, steps: int) -> None:
     """Say how many of its ``images`` an epoch leaves out if it began with another batch, which does not divide the
     same."""
-    if steps * global_batch < at.epoch_images - at.images:
+    left_out = images - at.images - steps * global_batch  # none of a smaller set
+    if left_out > 0 and steps * global_batch < at.epoch_images - at.images:
         rest = f"the rest of epoch {at.epoch + 1} is {plural(steps, 'batch')} of {global_batch}"
-        left_out = images - at.images - steps * global_batch
         logger.info("note: %s; %d of its %s are left out", rest, left_out, plural(images, "image"))
 
 

@@ -12,28 +12,41 @@ from data_tools.common.options import OptionError
 COUNTS = {"epoch", "batch", "px", "global_batch"}  # the other columns are fractions
 
 
-class CsvLog:
-    """Appends rows to the table at ``path``, which keeps its first ``rows``: those that it had when the checkpoint was
-    saved that the run continues from. 0, or a file that is not there, begins it anew with ``lines``.
+class GrowingFile:
+    """A file that is only ever appended to. What cannot be written, as to a full disk, is written with what follows."""
 
-    Rows that cannot be written, as to a full disk, are written with the next ones.
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten = b""
+
+    def append(self, content: bytes) -> None:
+        self._unwritten += content
+        with warn_on_write_error(self.path.name):
+            append_whole(self.path, self._unwritten)
+            self._unwritten = b""
+
+
+class CsvLog(GrowingFile):
+    """Appends rows to the table at ``path``, which keeps its first ``rows``: those that it had when the checkpoint was
+    saved that the run continues from. 0, or a file that is not there, begins it anew with ``lines``."""
 
     def __init__(self, path: Path, columns: Sequence[str], rows: int = 0, lines: Sequence[str] = ()) -> None:
-        self.path = path
-        self._unwritten = ""
+        super().__init__(path)
         kept = [line.encode() for line in (",".join(columns), *lines)]
         if rows and path.is_file():
             kept = path.read_bytes().splitlines()[: rows + 1] or kept  # lines, as a spreadsheet ends them otherwise
         write_atomically(path, b"".join(line + b"\n" for line in kept))
-        self.rows = len(kept) - 1
+        self._rows = len(kept) - 1
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return self._rows - self._unwritten.count(b"\n")
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
-        self._unwritten += "".join(f"{','.join(cells)}\n" for cells in rows)
-        with warn_on_write_error(self.path.name):
-            append_whole(self.path, self._unwritten.encode())
-            self.rows += self._unwritten.count("\n")
-            self._unwritten = ""
+        lines = [f"{','.join(cells)}\n" for cells in rows]
+        self._rows += len(lines)
+        self.append("".join(lines).encode())
 
 
 def numbers(cells: Mapping[str, str]) -> dict[str, Any]:

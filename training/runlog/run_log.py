@@ -1,17 +1,21 @@
 """The log of a run: config, environment, epochs.csv, steps.csv, TensorBoard events, W&B and the console."""
 
+import io
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from data_tools.common.files import warn_on_write_error, write_atomically
+from data_tools.common.files import write_atomically
 from training.config.run_config import RunConfig, as_mapping
 from training.config.schedule import Phase
 from training.runlog.console import Console
-from training.runlog.csv_log import CsvLog
+from training.runlog.csv_log import CsvLog, GrowingFile
 from training.runlog.epoch_table import (
     COLUMNS,
     CONFIG,
@@ -70,13 +74,40 @@ class Log:
         """The run ends here, complete or not."""
 
 
+class EventLog(GrowingFile):
+    """A new event file of TensorBoard in ``folder``; what earlier ones have from ``purge_step`` on is void.
+
+    Torch's SummaryWriter writes in a thread, which a full disk ends for good, with a traceback.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        super().__init__(folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0")
+        restart = SessionLog(status=SessionLog.START)
+        self._write({"file_version": "brain.Event:2"}, {"step": purge_step, "session_log": restart})
+
+    def add(self, values: Mapping[str, float], step: int, at: float) -> None:
+        """Log ``values`` by tag at ``step``, and a time in seconds since 1970."""
+        scalars = [{"value": [{"tag": tag, "simple_value": value}]} for tag, value in values.items()]
+        self._write(*({"step": step, "wall_time": at, "summary": each} for each in scalars))
+
+    def _write(self, *events: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        records = io.BytesIO()
+        writer = RecordWriter(records)
+        for event in events:
+            writer.write(Event(**{"wall_time": time.time(), **event}).SerializeToString())
+        self.append(records.getvalue())
+
+
 class RunLog(Log):
     """The log of the main process, from ``progress`` on, which has the complete epochs. OptionError if wandb
     refuses."""
 
     def __init__(self, config: RunConfig, progress: Progress, sessions: Sequence[Session], work: WorkModel) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.dir = config.run.dir
         self.progress, self.eta = progress, EtaEstimator(work)
         history = [PastEpoch(**each) for each in progress.history]
@@ -91,7 +122,7 @@ class RunLog(Log):
         has_events = any("tfevents" in path.name for path in self.dir.iterdir())
         # Discard events beyond the checkpoint. An epoch's scores have the same step as the start of the next epoch, and
         # so of a continued run: keep them.
-        self.events = SummaryWriter(str(self.dir), purge_step=progress.images_seen + 1 if progress.images_seen else 0)
+        self.events = EventLog(self.dir, progress.images_seen + 1 if progress.images_seen else 0)
         progress.started = progress.started or time.time()
         if not (progress.images_seen and has_events):  # or only the checkpoint was moved here
             self._scalars({"times/first": progress.started}, 0, progress.started)  # data_tools.dawn_tsv counts from it
@@ -103,17 +134,13 @@ class RunLog(Log):
 
     def close(self) -> None:
         self.console.close()
-        with warn_on_write_error("the event file"):
-            self.events.close()
         if self.tracker is not None:
             self.tracker.close()
 
     def _scalars(self, values: Mapping[str, float], images_seen: int | None = None, at: float | None = None) -> None:
         """Log ``values`` after ``images_seen`` images, at a time in seconds since 1970; by default here and now."""
         seen = self.progress.images_seen if images_seen is None else images_seen
-        with warn_on_write_error("the event file"):
-            for tag, value in values.items():
-                self.events.add_scalar(tag, value, seen, at)
+        self.events.add(values, seen, time.time() if at is None else at)
         if self.tracker is not None:
             self.tracker.log(values, seen)
 
@@ -180,8 +207,6 @@ class RunLog(Log):
         past = PastEpoch(line=line, images_seen=seen, ended=time.time(), eval_seconds=eval_seconds)
         self.progress.history.append(asdict(past))
         self._scalars(past.scalars, seen, past.ended)
-        with warn_on_write_error("the event file"):
-            self.events.flush()
         self.epochs.add([row.cells()])
         self.console.epoch_done(row)
 

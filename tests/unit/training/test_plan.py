@@ -50,7 +50,8 @@ def test_csv_has_a_row_per_batch(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = tmp_path / "plan.csv"
     one_gpu = ["--schedule.gpus=1", "--train_images=12500"]
     assert plan.main([*TITAN8, f"--csv={path}", *one_gpu]) == 0
-    assert capsys.readouterr().out == f"{path}: 1,263 batches of 28 epochs on 1 GPU\n"
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[-1]) == ("", f"{path}: 1,263 batches of 28 epochs on 1 GPU")
     rows = path.read_text().splitlines()
     assert rows[0] == "epoch,batch,batches,px,batch_per_gpu,set,lr"
     assert len(rows) == 1 + 13 * 24 + 12 * 55 + 3 * 97

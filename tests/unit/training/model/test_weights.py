@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 from data_tools.common.options import OptionError
-from training.model import checkpoint, resnet, weights
+from training.model import resnet, weights
 
 CLASSES = ("n01", "n02", "n03")
 ARGUMENTS = argparse.Namespace(lr=0.1, output_dir=Path("runs"))
@@ -223,14 +223,14 @@ def test_file_that_is_cut_short_is_said_to_be(tmp_path: Path) -> None:
 def test_classes_and_averaged_weights_of_an_own_checkpoint_are_found(tmp_path: Path) -> None:
     own = {"classes": list(CLASSES), "arch": "resnet18", "options": {}, "model": named("")}
     for ema, entry in (({}, ""), (named("module."), "ema")):
-        checkpoint.save(tmp_path / "last.pt", own | {"ema": ema})
+        torch.save(own | {"ema": ema, "version": 2}, tmp_path / "last.pt")  # the weights of any version
         found = weights.read(tmp_path / "last.pt")
         assert (found.classes, found.averaged) == (CLASSES, entry)
 
 
 def test_classes_of_another_program_are_not_ours(tmp_path: Path) -> None:
-    for classes in (3, ["a"]):
-        torch.save({"model": named(""), "version": "8.0.1", "classes": classes}, tmp_path / "other.pth")
+    for more in ({"classes": 3, "arch": "a", "options": {}}, {"classes": ["a"]}):
+        torch.save({"model": named(""), "version": "8.0.1", **more}, tmp_path / "other.pth")
         assert weights.read(tmp_path / "other.pth").classes is None
 
 

@@ -92,6 +92,7 @@ def test_notes_name_what_is_left_out_and_not_finite(capsys: pytest.CaptureFixtur
     common.set_up()
     console.note_left_out(Progress(images=24, epoch_images=80), 85, 16, 3)
     console.note_left_out(Progress(images=16, epoch_images=80), 85, 16, 4)
+    console.note_left_out(Progress(images=80, epoch_images=96), 64, 16, 0)  # continued with a smaller set
     all_finite = Scores(images=20, finite=20, loss=1.0, top1=0.0, top5=0.0)
     console.note_not_finite(2, {"training": replace(all_finite, images=30), "validation": all_finite})
     assert capsys.readouterr().err == (

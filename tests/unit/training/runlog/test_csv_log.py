@@ -7,9 +7,11 @@ import pytest
 from helpers.processes import largest_file
 from helpers.run_folders import rows, write_epochs
 
+from data_tools import dawn_tsv
 from data_tools.common.options import OptionError
 from training.runlog.csv_log import CsvLog
 from training.runlog.epoch_table import EPOCHS, read_epochs
+from training.runlog.run_log import EventLog
 from training.runlog.step_table import STEP_COLUMNS, STEPS, StepRow, read_steps
 
 LOSSES = (0.1 + 0.2, 1 / 3, 5e-324, 6.907755278982137, math.inf)
@@ -75,6 +77,19 @@ def test_rows_that_do_not_fit_on_the_disk_are_written_with_the_next_ones(
     assert table.rows == 2
     add(table, steps()[3:])
     assert read_steps(tmp_path) == steps()
+
+
+def test_events_of_a_full_disk_are_written_with_the_next_ones(tmp_path: Path) -> None:
+    events = EventLog(tmp_path, 0)
+    events.add({"losses/test_1": 10.5}, 40, 1e9)
+    with largest_file(events.path.stat().st_size):
+        events.add({"losses/test_1": 11.5}, 80, 1e9 + 7)
+    assert list(dawn_tsv.read(tmp_path)[dawn_tsv.TOP1].values()) == [(1e9, 10.5)]
+    events.add({"losses/test_1": 12.5}, 120, 1e9 + 9)
+    wanted = {40: (1e9, 10.5), 80: (1e9 + 7, 11.5), 120: (1e9 + 9, 12.5)}
+    assert dawn_tsv.read(tmp_path)[dawn_tsv.TOP1] == wanted
+    EventLog(tmp_path, 81).path.rename(tmp_path / "tfevents.z")
+    assert list(dawn_tsv.read(tmp_path)[dawn_tsv.TOP1]) == [40, 80]
 
 
 def test_last_row_without_its_end_is_still_being_written(tmp_path: Path) -> None:
