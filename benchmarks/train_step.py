@@ -225,14 +225,15 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     options = parser.parse_args(argv)
+    if any(count is not None and count < 1 for count in (options.batch, options.rounds, options.steps)):
+        parser.error("--batch, --rounds, --steps: give 1 or more")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     options.steps = options.steps or (20 if on_gpu else 2)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    where = (
-        torch.cuda.get_device_name(device) if on_gpu else f"CPU only, {usable_cores()} cores: ResNet-18, batch 16, fp32"
-    )
+    cpu = f"CPU only, {usable_cores()} cores: ResNet-18, batch {options.batch or 16}, fp32"
+    where = torch.cuda.get_device_name(device) if on_gpu else cpu
     print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}; medians of {options.rounds} rounds")
     print(f"{'px':>4} {'name':<22} {'img/s':>9} {'against':<14} {'ratio':>6} {'TFLOP/s':>8} {'MFU %':>6} {'wait %':>7}")
     table = []

@@ -63,6 +63,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(argv)
+    if min(options.images, options.repeats) < 1:
+        parser.error("--images, --repeats: give 1 or more")
     if not options.source.is_file():
         parser.error(f"{options.source}: no such file; give --source a sorted tar of photographs")
     return options

@@ -159,7 +159,7 @@ def known_checksums(layout: Layout, own: Path) -> NDArray[np.uint64] | None:
         return None
     manifest = manifests.read_manifest(own)
     if manifest.source_digest:
-        raise UserError("has the manifest of its conversion already", where=own)
+        raise UserError("already has the manifest of its conversion", where=own)
     return read_checksums(replace(layout, path=own), manifest)
 
 

@@ -93,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(DawnOptions, argv, prog="data_tools.dawn_tsv", description=__doc__ or "")
     table = list(rows(read(options.run), options.ignore_eval, options.run))
     if not table:
-        raise UserError(f"no epoch was evaluated (no scalar {TOP5!r})", where=options.run)
+        needed = [TOP5, TOP1] + [EVAL] * options.ignore_eval
+        raise UserError(f"no epoch has been evaluated, with all of {', '.join(needed)}", where=options.run)
     print("epoch\thours\ttop1\ttop5")
     for epoch, hours, top1, top5 in table:
         print(f"{epoch}\t{hours:.4f}\t{top1:.4f}\t{top5:.4f}")

@@ -31,7 +31,9 @@ SOURCES = 5  # that are named
 
 class DescribeOptions(Section):
     file: Annotated[Path, Argument("FILE.beton")] = Field(description="beton to describe")
-    sheet: Picture | None = Field(None, description="draw 48 of its images into this file (.png); by default no sheet")
+    sheet: Picture | None = Field(
+        None, description="draw 48 of its images into this file (.png, .jpg, .webp); by default no sheet"
+    )
 
 
 @program("data_tools.describe")

@@ -63,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
         for sample, start, size in list(struct.iter_unpack("<QQQ", allocation))[:20]:
             file.seek(start)
             assert xxh64(file.read(size)) == struct.unpack_from("<Q", checksums, 8 * sample)[0]
-            mode, width, height, _, label = struct.unpack_from("<BHHQ3xq", head, 24 + fields * 1041 + 24 * sample)
+            form = "<qBHHQ3x" if head[24] == 1 else "<BHHQ3xq"  # stock FFCV may have written the label first
+            row = struct.unpack_from(form, head, 24 + fields * 1041 + 24 * sample)
+            label, mode, width, height, _ = row if head[24] == 1 else (row[-1], *row[:-1])
             print(sample, "pixels" if mode else "JPEG", f"{width} x {height}", size, manifest["classes"][label])
     return 0
 

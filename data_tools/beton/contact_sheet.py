@@ -46,7 +46,8 @@ def fit(crops: Sequence[Crop], zoom: int) -> bool:
 def save(rows: Sequence[Row], zoom: int, path: Path) -> None:
     """Draw ``rows`` with every crop enlarged ``zoom`` times; the suffix of ``path`` gives the format."""
     strips = [strip for row in rows for strip in _strips(row, zoom)]
-    picture = Image.new("RGB", (WIDTH, MARGIN + sum(strip.height for strip in strips)), "white")
+    size = max(strip.width for strip in strips), MARGIN + sum(strip.height for strip in strips)
+    picture = Image.new("RGB", size, "white")
     top = MARGIN // 2
     for strip in strips:
         picture.paste(strip, (0, top))
@@ -86,7 +87,8 @@ def _line(crops: Sequence[Crop], zoom: int) -> Image.Image:
     """Crops side by side, their labels under them."""
     images = [Image.fromarray(crop.pixels) for crop in crops]
     images = [image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST) for image in images]
-    strip = Image.new("RGB", (WIDTH, max(image.height for image in images) + LABEL + 12), "white")
+    width = max(WIDTH, images[0].width + 2 * MARGIN)  # a crop that is too wide stands alone
+    strip = Image.new("RGB", (width, max(image.height for image in images) + LABEL + 12), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(LABEL)
     # Justify a line that is nearly full.
     spare = ROOM - sum(image.width for image in images)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from data_tools.common.imagenet import TARGET_TOP5
 from training.reporting.plotting import LIGHT, SERIES, figure, style_axes, svg
 from training.reporting.run_folder import PUBLISHED_NAME, RunFolder, published
+from training.reporting.schedule_plot import points
 from training.runlog.epoch_table import EpochRow, time_unit
 
 if TYPE_CHECKING:
@@ -41,16 +42,10 @@ def steps(value: Callable[[EpochRow], float]) -> Curve:
 
 
 def scheduled_lr(run: RunFolder, _: float | None) -> tuple[list[float], list[float]]:
-    """The learning rate over the recorded epochs as the schedule has it for each batch: straight lines, and jumps."""
-    first, last = run.rows[0].epoch - 1, run.rows[-1].epoch
-    x: list[float] = []
-    y: list[float] = []
-    for ramp in run.schedule.lr_ramps:
-        start, end = max(ramp.start, first), min(ramp.end, last)
-        if start < end:
-            x += [start, end]
-            y += [ramp.at(start, 0, 1), ramp.at(end - 1, 1, 1)]
-    return x, y
+    """The learning rate over the recorded epochs as the schedule has it for each batch, with its jumps."""
+    recorded = run.rows[0].epoch - 1, run.rows[-1].epoch
+    shown = [point for ramp in run.schedule.lr_ramps for point in points(ramp, *recorded)]
+    return [epoch for epoch, _ in shown], [value for _, value in shown]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +103,11 @@ def png(runs: Sequence[RunFolder]) -> bytes:
     if any(chart.behind for chart in charts):
         legend[PUBLISHED_NAME] = LIGHT["published"]
     keys, ink = [Line2D([], [], color=colour, linewidth=2.4) for colour in legend.values()], LIGHT["ink"]
-    fig.legend(keys, list(legend), loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=ink)
+    shown = fig.legend(
+        keys, list(legend), loc="outside upper left", ncols=4, frameon=False, fontsize=10, labelcolor=ink
+    )
+    for text in shown.get_texts():
+        text.set_parse_math(False)  # a run's name may have dollar signs
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     return out.getvalue()

@@ -64,15 +64,19 @@ def plot(schedule: Schedule, gpus: int) -> Figure:
     return fig
 
 
+def points(ramp: Ramp, first: float, last: float) -> list[tuple[float, float]]:
+    """Epochs and values of ``ramp`` from epoch ``first`` to ``last``, as far as it has them: of a line its ends, of a
+    curve 33."""
+    start, end = max(ramp.start, first), min(ramp.end, last)
+    count = 1 if ramp.shape == "linear" else 32
+    epochs = [start + (end - start) * part / count for part in range(count + 1)]
+    return [(epoch, ramp.at(0, epoch, 1)) for epoch in epochs] if start < end else []
+
+
 def _ramps(axes: Axes, schedule: Schedule, ramps: Sequence[Ramp], title: str) -> None:
     lines = []
     for ramp in ramps:
-        # A curve as 32 batches of one epoch that is as long as the ramp; a line by its ends.
-        count = 1 if ramp.shape == "linear" else 32
-        whole = ramp.model_copy(update={"epochs": (0, 1)})
-        lines.append(
-            [(ramp.start + (ramp.end - ramp.start) * b / count, whole.at(0, b, count)) for b in range(count + 1)]
-        )
+        lines.append(points(ramp, ramp.start, ramp.end))
         axes.plot(*zip(*lines[-1], strict=True), color=SERIES[0], linewidth=1.8, clip_on=False)
     for before, after in pairwise(lines):
         jump = zip(before[-1], after[0], strict=True)

@@ -148,6 +148,8 @@ def test_images_and_betons_are_made_once_and_only_for_their_source(
         ("equivalence", ["--source=."], ".: no such file"),
         ("load", ["--cases=none"], "--cases: invalid choice: 'none'"),
         ("load", ["--cores=9999"], "--cores: invalid choice: 9999"),
+        ("load", ["--images=0"], "--images, --repeats: give 1 or more"),
+        ("write", ["--repeats=0"], "--images, --repeats: give 1 or more"),
     ],
 )
 def test_mistakes_are_one_line(

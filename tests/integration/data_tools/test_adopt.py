@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from helpers.betons import batches_in_order, decoded_samples, overwrite, sample_place
 from helpers.recipes import RECIPES
 from helpers.stock import MODES, Photos, write_stock, write_stock_sets
@@ -164,6 +167,9 @@ def test_fields_may_have_any_names_and_order(tmp_path: Path, label_first: bool) 
     layout = read_layout(path)
     assert layout.fields == ("pixels", "a_name_of_16_let")
     assert layout.samples["f1"].tolist() == [at % 4 for at in range(12)]
+    example = [sys.executable, ROOT / "examples/check_beton.py", path]
+    shown = subprocess.run(example, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[-1] for line in shown] == [str(at % 4) for at in range(12)]
     with TrainLoader(path, px=100, batch=6, min_scale=1.0) as loader, loader.epoch(0) as batches:
         pictures = decoded_samples(path)
         for chosen, (images, labels) in zip(batches_in_order(loader, 0), batches, strict=True):

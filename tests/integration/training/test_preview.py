@@ -110,6 +110,13 @@ def test_rows_hold_as_many_crops_as_fit() -> None:
         assert contact_sheet.fit(crops, 1) and not contact_sheet.fit([*crops, crops[0]], 1)
 
 
+def test_crop_that_is_wider_than_the_sheet_is_shown_whole(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 3000, 3), np.uint8)
+    contact_sheet.save([contact_sheet.Row("", [contact_sheet.Crop(pixels, "")])], 1, tmp_path / "x.png")
+    shown = as_numbers(np.asarray(Image.open(tmp_path / "x.png")))
+    assert any(np.array_equal(row[left : left + 3000], as_numbers(pixels)[0]) for row in shown for left in (31, 32, 33))
+
+
 def test_picture_that_is_too_large_for_its_format_is_one_line(tmp_path: Path) -> None:
     row = contact_sheet.Row("", [contact_sheet.Crop(np.zeros((16_400, 8, 3), np.uint8), "")])
     with pytest.raises(UserError, match=r"x\.webp: .*16383 pixels; give a \.png"):

@@ -34,7 +34,7 @@ class NestingChecker(HTMLParser):
 
 def test_report_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast = run_folder(tmp_path / "fast", [50, 80, 92.9, 93, 95])
-    slow = run_folder(tmp_path / "slow <b>", [40, 60], argv=["--run.seed=7"])
+    slow = run_folder(tmp_path / r"slow <b> $\frac$", [40, 60], argv=["--run.seed=7"])
     out = tmp_path / "new" / "out"
     assert report.main([str(fast), str(slow), "--out", str(out), "--price", "2.5"]) == 0
     printed = capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_report_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not checker.open
     text = unescape(re.sub("<[^>]+>", "", html))
     assert "8 × NVIDIA TITAN RTX, driver 580.65; AMD EPYC 7742, 48 cores, 504 GiB" in text
-    assert "fast: 0; slow <b>: 7" in text
+    assert r"fast: 0; slow <b> $\frac$: 7" in text
     assert "slow <b>" in text
     assert html.count("<svg") == len(charts.CHARTS)
     ids = re.findall(r"""\sid=["']([^"']+)""", html)

@@ -143,7 +143,8 @@ def test_unusable_events_end_in_one_line_and_status_2(tmp_path: Path, capsys: py
     run = Run(tmp_path)
     run.begin()
     run.end()
-    assert "no epoch was evaluated" in error(tmp_path)
+    assert "no epoch has been evaluated, with all of losses/test_5, losses/test_1\n" in error(tmp_path)
+    assert "all of losses/test_5, losses/test_1, times/eval_sec\n" in error(tmp_path, "--ignore_eval")
     run = Run(tmp_path, "z")
     for step in (1, 2):
         run.log("losses/test_5", 50, step, 10 * step)

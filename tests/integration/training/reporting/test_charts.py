@@ -1,11 +1,13 @@
 """The charts of a run draw its numbers."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.run_folders import SESSION, run_folder
 
+from training.config.schedule import Schedule
 from training.reporting import charts
 from training.reporting.plotting import LIGHT, SERIES
 from training.reporting.run_folder import RunFolder, published, read_runs
@@ -42,6 +44,17 @@ def test_learning_rate_jumps_where_the_schedule_does(tmp_path: Path) -> None:
     # titan8: up to epoch 7, down to 13, there a jump, and two of the nine epochs from 0.4375 to 0.04375.
     assert x == [0, 7, 7, 13, 13, 15]
     assert y == pytest.approx([1, 2, 2, 0.25, 0.4375, 0.4375 - (0.4375 - 0.04375) * 2 / 9])
+
+
+def test_learning_rate_is_as_curved_as_the_schedule(tmp_path: Path) -> None:
+    phase = {"epochs": [0, 4], "px": 64, "batch_per_gpu": 8, "data": "160"}
+    ramps = [{"epochs": [0, 4], "from": 1.0, "to": 0.0, "shape": "cosine"}]
+    (run,) = read_runs([run_folder(tmp_path / "run", [50] * 2)])
+    schedule = Schedule.model_validate({"phases": [phase | {"lr": ramps}]})
+    ((x, y),) = drawn(charts.CHARTS[3], replace(run, schedule=schedule))
+    assert (x[0], x[-1]) == (0, 2)
+    assert y == pytest.approx([(1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in x])
+    assert len(y) > 9
 
 
 def test_few_classes_have_top1_alone(tmp_path: Path) -> None:
