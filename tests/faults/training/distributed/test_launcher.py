@@ -57,14 +57,14 @@ def test_signal_to_a_launcher_that_is_still_starting_reaches_its_processes() -> 
 
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 from training.config.run_config import Dist
 from training.distributed.launcher import launch
 
 def main(seconds):
-    print("started", flush=True)
+    os.write(1, b"started\\n")  # at once: what `print` writes in two parts can run together with another process's
     time.sleep(seconds)
-    print("ended", flush=True)
+    os.write(1, b"ended\\n")
     return 0
 
 if __name__ == "__main__":
