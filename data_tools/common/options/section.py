@@ -24,9 +24,9 @@ class Argument:
 
 
 def _may_be_drawn(path: Path) -> Path:
+    check_output(path, *PICTURES)
     if path.suffix.lower() not in PICTURES:
         raise ValueError(f"unknown file extension {path.suffix!r}; give a .png")
-    check_output(path, *PICTURES)
     return path
 
 
