@@ -100,7 +100,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------- before it is read
 def file_itself(path: Path) -> Path:
     """Where ``path`` leads, if that is beside it: to a file that was adopted, its link is another name."""
-    resolved = path.resolve()
+    resolved = path.resolve() if path.exists() else path  # which a circle of links has no end for
     return path.with_name(resolved.name) if resolved.parent == path.parent.resolve() else path
 
 

@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ CALL_AGAIN = 75
 STOPS = 2
 AMID = 0.4  # of an epoch's time, when it is stopped
 SAVING_S = 20.0  # left for a training to save before the time is over
+STOPPED_STATUSES = (0, CALL_AGAIN, -signal.SIGTERM)  # the last before it is loaded
 STOPPED = re.compile(r"stopped at batch (\d+) of epoch (\d+)")
 
 
@@ -156,7 +158,7 @@ class WholeRun:
             seconds, end = round(time.monotonic() - began, 1), where[0] if where else ""
             entry["starts"].append({"seconds": seconds, "exit": process.returncode, "amid": amid, "end": end})
             self.keep(name, entry)
-            if time.monotonic() < self.deadline and process.returncode not in (0, CALL_AGAIN):
+            if time.monotonic() < self.deadline and process.returncode not in STOPPED_STATUSES:
                 raise Failed(f"{name}: exit status {process.returncode}; see {self.log(name)}")
 
     def batches(self, epoch: int, images: int) -> int:

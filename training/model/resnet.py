@@ -77,15 +77,17 @@ def _blur_strided_convolutions(module: nn.Module) -> None:
 def parameter_groups(model: nn.Module, weight_decay: float, decay_norm: bool, decay_bias: bool) -> list[dict[str, Any]]:
     """Two groups for the optimizer, with and without ``weight_decay``; each trainable parameter is in one of them.
 
-    Normalisation layers are found by type: torchvision names some of them ``downsample.1``.
+    Normalisation layers are found by type: torchvision names some of them ``downsample.1``. timm's own, as its RmsNorm,
+    are no subclasses of torch's, but are called so.
     """
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
     for module in model.modules():
+        is_norm = isinstance(module, NORM_LAYERS) or "norm" in type(module).__name__.lower()
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            decays = decay_norm if isinstance(module, NORM_LAYERS) else decay_bias or not name.endswith("bias")
+            decays = decay_norm if is_norm else decay_bias or not name.endswith("bias")
             (decayed if decays else not_decayed).append(parameter)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert sum(p.numel() for p in decayed + not_decayed) == total, "a parameter is in no group or in two"

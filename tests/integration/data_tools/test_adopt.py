@@ -278,6 +278,8 @@ def test_link_is_the_file_that_was_adopted(copied: Path) -> None:
     adopted(link, copied)  # as `adopt_command` of an unadopted folder says
     assert manifest_path(link).readlink() == Path(manifest_path(copied).name)
     assert read_manifest(link).beton == copied.name
+    (circle := copied.with_name("train.ffcv")).symlink_to(circle.name)
+    assert run(circle)[2] == f"data_tools.adopt: error: {circle}: Too many levels of symbolic links\n"
 
 
 def test_fault_before_an_interruption_is_found_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from helpers import ROOT
 
 from data_tools.common import options
+from scripts import whole_run as module
+from scripts.gpu_acceptance import start
 from scripts.whole_run import CALL_AGAIN, Failed, OutOfTime, Plan, WholeRun, main
 from scripts.whole_run_report import Measured, phase_tables, predict, table, warnings
 from training.config.run_config import from_argv
@@ -35,6 +38,17 @@ def test_part_that_fails_or_is_out_of_time_is_done_again(tmp_path: Path) -> None
     with pytest.raises(OutOfTime):
         whole_run(tmp_path, seconds=1).part("endless", "-c", "import time; time.sleep(600)")
     assert whole_run(tmp_path).record == {}
+
+
+def test_training_that_is_stopped_before_it_is_loaded_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = ("-c", "import time; time.sleep(600)")
+    monkeypatch.setattr(module, "start", lambda command, *others: start(begin, *others))
+    run = whole_run(tmp_path, recipe="cpu_demo", seconds=module.SAVING_S + 1)
+    with pytest.raises(OutOfTime):
+        run.train("train", tmp_path / "run", "betons", 512)
+    assert [each["exit"] for each in run.record["train"]["starts"]] == [-signal.SIGTERM]
 
 
 def test_recipe_for_eight_gpus_keeps_its_batch_on_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torchvision.models import ResNet50_Weights
 from data_tools import describe
 from data_tools.beton.manifest import read_manifest
 from data_tools.sample import __main__ as sample
-from training import export, plan
+from training import export, plan, preview
 from training.model import checkpoint, resnet, weights
 
 
@@ -115,6 +115,7 @@ def test_no_tool_writes_over_its_input_or_a_checkpoint(
         (export.main, [str(tmp_path / "renamed.pth"), *to]),
         (plan.main, ["--config-file", str(recipe), "--csv", last]),
         (plan.main, ["--config-file", str(options), "--csv", str(options)]),
+        (preview.main, ["--config-file", str(recipe), "--out", last]),
         (describe.main, [str(betons / "val_160.beton"), "--sheet", last]),
         (describe.main, [str(beton), "--sheet", str(beton)]),
         (sample.main, [last]),

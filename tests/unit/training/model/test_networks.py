@@ -246,6 +246,20 @@ def test_every_head_that_timm_names_is_the_last_layer(monkeypatch: pytest.Monkey
     assert torch.equal(other.norm.weight, weights_of_norm)
 
 
+class RmsNorm(nn.Module):
+    """As timm's, which is no subclass of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+
+def test_timms_own_norms_have_no_weight_decay() -> None:
+    network = nn.Sequential(RmsNorm(), nn.Linear(3, 2))
+    kept, spared = resnet.parameter_groups(network, 1e-4, decay_norm=False, decay_bias=True)
+    assert [len(group["params"]) for group in (kept, spared)] == [2, 1]
+
+
 class Distilled(nn.Module):
     """Two heads before a norm, as timm names them."""
 
