@@ -262,7 +262,7 @@ def test_missing_or_other_checksums_are_refused(copy: Path) -> None:
     with pytest.raises(ValueError, match=r"xxh64: .*run write_datasets\.py again"):
         loader(copy, checksums=True)
     sidecar.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no checksums beside the beton; .*or remove the beton and run"):
+    with pytest.raises(FileNotFoundError, match=r"no checksums beside the beton; .*or remove it and run"):
         loader(copy, checksums=True)
 
 
