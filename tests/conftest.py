@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -27,13 +26,6 @@ for number, handler in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish() -> None:
-    """Collect numba's dispatchers now: pytest's summary imports hypothesis, and a finalizer of numba that raises while
-    Python 3.11.7 parses a module ends in `SystemError: AST constructor recursion depth mismatch`."""
-    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,8 @@ class Data(Section):
     side: Literal["shorter", "longer"] = Field("shorter", description="the side that a cap limits")
     expect: Literal["imagenet1k", "any"] | None = Field(
         None,
-        description="what a source must hold; by default `imagenet1k` if its classes are 1000 wnids, else two classes",
+        description="what a source must hold: all of `imagenet1k`, or `any` images; by default `imagenet1k` if its "
+        "classes are 1000 wnids, else two or more classes",
     )
 
     image_column: str | None = Field(

@@ -28,7 +28,6 @@ from data_tools.doctor.machine_checks import betons as examine_betons
 from training.loader.loaders import TrainLoader
 from training.runlog.epoch_table import read_epochs
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numba's finalizers
 THEIRS = sorted(name for name in RECIPES if name.startswith("rn50_"))  # ffcv-imagenet's recipes
 RECIPE_OF = dict(zip(MODES, (*THEIRS[:2], *THEIRS[-2:]), strict=True))
 

@@ -52,7 +52,6 @@ def several_pages(tmp_path_factory: pytest.TempPathFactory, sorted_tar: Path) ->
     return out / "train_full.beton"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numba's finalizers
 @pytest.mark.parametrize("mode", ["os_cache", "process_cache", "quasi_random"])
 @pytest.mark.parametrize("which", ["train_160", "val_full", "several pages"])
 def test_stock_ffcv_reads_betons(betons: Path, several_pages: Path, which: str, mode: str) -> None:
