@@ -141,6 +141,8 @@ def _measure(case: Case, cores: int, work: Path, repeats: int, only: list[str]) 
     pairs = [("ours", baseline) for baseline in ("stock", "c_loop", "unchecked", "ours_other")]
     pairs += [(name, "stock") for name in speeds if name != "ours"]
     rows = [_row(case, cores, name, of, speeds) for name, of in pairs if name in speeds and of in speeds]
+    compared = {row["name"] for row in rows}
+    rows += [_row(case, cores, name, name, speeds) for name in speeds if name not in compared]
     _show(case, cores, _bytes_an_image(case, work), rows, speeds, first)
     return rows
 
