@@ -22,7 +22,7 @@ FREE = Software(step_s=0.0, epoch_s=0.0, phase_s=0.0, gradient_bytes=4)
 NEAR = (0.03, 0.03, 0.10, 0.10, 0.10, 0.15, 0.15)
 
 
-@pytest.mark.parametrize(("published", "near"), zip(PUBLISHED, NEAR, strict=True))
+@pytest.mark.parametrize(("published", "near"), list(zip(PUBLISHED, NEAR, strict=True)))
 def test_published_times_are_met(published: tuple[str, int, str, float | None, int, float], near: float) -> None:
     recipe, machines, card, disk_mb_s, epochs, minutes = published
     site = Site(gpus=8 * machines, machines=machines, network_gbit=25, disk_mb_s=disk_mb_s)
