@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config.schedule import Schedule
-from training.loader.sample_order import epoch_order, rank_slice
 from training.runlog.progress import Progress
 
 RAMP = Schedule(
@@ -19,6 +18,8 @@ PARTS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0,
 
 def trained(images: int, parts: list[tuple[int, int, int]]) -> tuple[list[int], list[float], list[int]]:
     """Samples, rates and global batches of the second epoch, one step after another. The last part has no stop."""
+    from training.loader.sample_order import epoch_order, rank_slice  # loads FFCV, which takes seconds
+
     progress, order = Progress(epoch=1), epoch_order(3, 1, images)
     samples: list[int] = []
     rates, batches = [], []
