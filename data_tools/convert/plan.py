@@ -149,7 +149,7 @@ def _plan_pass(split_index: SplitIndex, caps: tuple[int | None, ...], spec: Writ
         seed=spec.write.seed,
         page_bytes=tuple(betons[cap].settings["page_bytes"] for cap in caps),
     )
-    kept = tuple(betons[cap].path for cap in betons.keys() - set(caps))
+    kept = tuple(beton.path for cap, beton in betons.items() if cap not in caps)
     return ConversionPass(split_index, tuple(betons[cap] for cap in caps), kept, storage, journal_path)
 
 

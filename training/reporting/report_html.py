@@ -126,8 +126,8 @@ def _epochs(run: RunFolder) -> tuple[list[str], list[list[str]]]:
         "lr": lambda row: f"{row.lr:.6f}",
         "px": lambda row: f"{row.px}",
         "batch": lambda row: f"{row.global_batch:,}",
-        "img/s": lambda row: f"{row.images_per_s:,.0f}",
-        "waiting %": lambda row: f"{row.data_wait_percent:.1f}",
+        "img/s": lambda row: format_number(row.images_per_s, ",.0f"),
+        "waiting %": lambda row: format_number(row.data_wait_percent, ".1f"),
     }
     if not run.by_top5:
         del columns["top-5"]

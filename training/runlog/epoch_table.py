@@ -148,10 +148,10 @@ class EpochTable:
         return f"{value:.{score_digits(self.images)}f}"
 
     def line(self, row: EpochRow) -> str:
-        loss = format_number(row.train_loss, ".4f")
+        loss, images_per_s = format_number(row.train_loss, ".4f"), format_number(row.images_per_s, ".0f")
         return (
             f"{row.epoch:>5} {self.time(row):>8} {self.score(row.top1):>8} {self.score(row.top5):>8} {loss:>8} "
-            f"{row.lr:>9.6f} {row.images_per_s:>8.0f} {row.px:>4}"
+            f"{row.lr:>9.6f} {images_per_s:>8} {row.px:>4}"
         )
 
 

@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from helpers.run_folders import rows
+from helpers.run_folders import rows, run_folder
 
+from training.reporting.report_html import page
+from training.reporting.run_folder import read_runs
 from training.runlog.epoch_table import EpochTable, duration, score_digits
 
 
@@ -29,3 +32,10 @@ def test_line_says_that_there_is_no_finite_loss() -> None:
     row = replace(rows([50])[0], train_loss=math.nan, hours=0.002)
     line = EpochTable(images=400, unit="seconds", an_hour=3600).line(row)
     assert line.split()[:5] == ["1", "7.20", "30.0", "50.0", "n/a"]
+
+
+def test_epoch_that_was_continued_at_its_end_has_no_speed(tmp_path: Path) -> None:
+    (run,) = read_runs([run_folder(tmp_path / "run", [50])])
+    run = replace(run, rows=[replace(run.rows[0], images_per_s=math.nan, data_wait_percent=math.nan)])
+    assert run.table.line(run.rows[0]).split()[-2:] == ["n/a", "128"]
+    assert "<td>n/a</td><td>n/a</td></tr>" in page([run], None)
